@@ -1,0 +1,310 @@
+"""The resolved configuration of a run: frozen dataclasses, each field with its doc beside it.
+
+A task's recipe is a `Config`; `--set train.epochs=3` and the flags of `launch.py` replace fields of it, and the result
+is validated as a whole. Everything in it decides the outcome of the run, so its hash, with the hash of the shard set,
+is the run id. What does not (nodes, time limits, folders) stands in `fashion_dist.cluster` instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from fashion_dist.errors import ConfigError, unknown
+
+Scalar = bool | int | float | str
+
+
+def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} = {value!r} is not possible; allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and the switches that networks of ours understand."""
+
+    name: str = "fashionnet"
+    """A network of `fashion_dist.models`, or a torchvision or timm name."""
+    weights: str = "none"
+    """`none` (from scratch), `imagenet` (the library's published weights), or the path of a state dict."""
+    dropout: float = 0.0
+    """Probability of dropping a feature before the heads."""
+    pool: Literal["avg", "max"] = "avg"
+    """Global pooling of our own networks."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation layer of our own networks."""
+    init: Literal["kaiming", "xavier", "normal", "orthogonal"] = "kaiming"
+    """Weight initialisation of our own networks."""
+    freeze: str = "none"
+    """`none`, `backbone` (train the heads alone), or `epochs:N` (the backbone joins after N epochs)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
+        kind, _, count = self.freeze.partition(":")
+        good = self.freeze in ("none", "backbone") or (kind == "epochs" and count.isdigit() and int(count) > 0)
+        _require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate over time."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """SGD is with Nesterov momentum."""
+    lr: float = 0.1
+    """Peak learning rate, for the global batch."""
+    momentum: float = 0.9
+    """SGD's momentum, Adam's first beta."""
+    weight_decay: float = 5e-4
+    """Not applied to biases and normalisation layers."""
+    schedule: Literal["cosine", "constant", "step", "onecycle"] = "cosine"
+    """After warm-up: half a cosine to `final_lr`; flat; tenfold down at 60 % and 85 % of the epochs; or one cycle."""
+    warmup_epochs: float = 1.0
+    """Linear rise from zero; counted in steps, so a fraction is fine."""
+    final_lr: float = 0.0
+    """The learning rate that cosine and onecycle end at, as a fraction of `lr`."""
+    clip_norm: float = 0.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    backbone_lr: float = 1.0
+    """The backbone's learning rate as a fraction of the heads'."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", self.lr, "lr > 0")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= momentum < 1")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "weight_decay >= 0")
+        _require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "warmup_epochs >= 0")
+        _require(0 <= self.final_lr <= 1, "optim.final_lr", self.final_lr, "0 <= final_lr <= 1")
+        _require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "clip_norm >= 0")
+        _require(self.backbone_lr >= 0, "optim.backbone_lr", self.backbone_lr, "backbone_lr >= 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What an image goes through. Probabilities and ranges of training only; evaluation is resize and centre crop."""
+
+    image_px: int = 112
+    """Height and width of what the network sees."""
+    eval_resize: float = 1.14
+    """Evaluation resizes the shorter side to `image_px * eval_resize`, then crops the centre."""
+    crop_scale: tuple[float, float] = (0.25, 1.0)
+    """Area of the random crop, as a fraction of the image (Szegedy et al. 2015)."""
+    crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
+    """Aspect ratio (width / height) of the random crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    brightness: float = 0.0
+    """Factor drawn from [1 - b, 1 + b]."""
+    contrast: float = 0.0
+    """Factor drawn from [1 - c, 1 + c]."""
+    saturation: float = 0.0
+    """Factor drawn from [1 - s, 1 + s]."""
+    hue: float = 0.0
+    """Rotation drawn from [-h, h] degrees."""
+    grayscale: float = 0.0
+    """Probability of losing all colour."""
+    erase: float = 0.0
+    """Probability of erasing one rectangle (Zhong et al. 2017)."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per-channel mean of RGB in [0, 1]; the default is ImageNet's."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per-channel standard deviation of RGB in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        _require(8 <= self.image_px <= 1024, "data.image_px", self.image_px, "8 to 1024")
+        _require(1 <= self.eval_resize <= 4, "data.eval_resize", self.eval_resize, "1 to 4")
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < low <= high <= 1")
+        low, high = self.crop_ratio
+        _require(0 < low <= high, "data.crop_ratio", self.crop_ratio, "0 < low <= high")
+        for name in ("flip", "grayscale", "erase"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"data.{name}", value, "a probability, 0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"data.{name}", value, "0 to 1")
+        _require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
+        _require(min(self.std) > 0, "data.std", self.std, "each above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, in which precision, and what counts as best."""
+
+    epochs: int = 30
+    """Passes over the training split."""
+    batch_size: int = 64
+    """The global batch: what all ranks take together in one optimiser step."""
+    accumulate: int = 1
+    """Micro-batches a rank computes one after the other for one step; the global batch stays the same."""
+    eval_batch_size: int = 64
+    """Samples in one forward pass of evaluation; blocks of this size are dealt to the ranks whole."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast type; `auto` is bf16 where the hardware computes in it (CUDA, AMX, AVX512-BF16), else fp32."""
+    label_smoothing: float = 0.0
+    """Of cross-entropy (Szegedy et al. 2016)."""
+    mixup: float = 0.0
+    """Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix's Beta distribution (Yun et al. 2019); 0 is off."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights that is evaluated and kept; 0 is off."""
+    monitor: str = ""
+    """The validation metric that `best` and early stopping mean; empty is the task's own."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more of `monitor` is better."""
+    patience: int = 0
+    """Epochs without a better `monitor` before training stops early; 0 never stops early."""
+    seed: int = 0
+    """Of the weights, the order and every augmentation."""
+    compile: bool = False
+    """`torch.compile` the model."""
+    checkpoint_steps: int = 0
+    """Optimiser steps between checkpoints within an epoch; 0 is at the ends of epochs only."""
+    checkpoint_min: float = 10.0
+    """Minutes after which the next step saves a checkpoint, whatever `checkpoint_steps` says."""
+    keep: int = 2
+    """Checkpoints kept behind the last one, for falling back."""
+    on_nonfinite: Literal["fail", "skip"] = "fail"
+    """What all ranks do when the loss of any of them is not finite."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size"):
+            value = getattr(self, name)
+            _require(value >= 1, f"train.{name}", value, "1 or more")
+        for name in ("patience", "checkpoint_steps", "keep", "seed", "checkpoint_min", "mixup", "cutmix"):
+            value = getattr(self, name)
+            _require(value >= 0, f"train.{name}", value, "0 or more")
+        _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
+        _require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the outcome of a run, next to the shard set."""
+
+    task: str
+    """Name of the module in `fashion_dist.tasks`."""
+    dataset: str
+    """The folder under HOME/shards."""
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+    """The task's own settings, spelt `task.NAME` on the command line."""
+
+    def override(self, settings: Iterable[str]) -> Config:
+        """This configuration with `key=value` settings applied, in order.
+
+        Keys are dotted field names (`optim.lr`), or `task.NAME` for the task's own options; values are read by the
+        field's type, tuples as comma-separated values.
+
+        Raises:
+            ConfigError: an unknown key (the nearest are named), or a value its field does not take.
+        """
+        config = self
+        for setting in settings:
+            key, separator, text = setting.partition("=")
+            if not separator:
+                raise ConfigError(f"--set takes key=value, not {setting!r}")
+            config = config._replace(key.strip(), text.strip())
+        return config
+
+    def _replace(self, key: str, text: str) -> Config:
+        known = self.keys()
+        if key not in known:
+            raise unknown("setting", key, known, limit=8)
+        section, _, name = key.partition(".")
+        if section == "task":
+            kind = type(self.options[name])
+            return dataclasses.replace(self, options={**self.options, name: _parse(key, text, kind)})
+        if not name:
+            return dataclasses.replace(self, **{key: _parse(key, text, str)})
+        owner = getattr(self, section)
+        value = _parse(key, text, get_type_hints(type(owner))[name])
+        return dataclasses.replace(self, **{section: dataclasses.replace(owner, **{name: value})})
+
+    def keys(self) -> list[str]:
+        """Every key that `override` takes."""
+        return [*(key for key in self.flat() if key not in ("task", "dataset"))]
+
+    def flat(self) -> dict[str, Any]:
+        """All settings under their dotted keys, in the order of the fields."""
+        flat: dict[str, Any] = {"task": self.task, "dataset": self.dataset}
+        for section in ("model", "optim", "data", "train"):
+            owner = getattr(self, section)
+            flat |= {f"{section}.{f.name}": getattr(owner, f.name) for f in dataclasses.fields(owner)}
+        return flat | {f"task.{name}": value for name, value in self.options.items()}
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys, the same text for equal configurations."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The configuration that `to_json` wrote; raises `ConfigError` for keys it does not know."""
+        return _build(cls, json.loads(text), "")
+
+    def run_id(self, data_hash: str) -> str:
+        """`<task>-<10 hex digits>`: the same for the same configuration and shard set, wherever it runs."""
+        digest = hashlib.sha256((self.to_json() + data_hash).encode()).hexdigest()
+        return f"{self.task}-{digest[:10]}"
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise unknown("setting", prefix + key, [prefix + name for name in hints])
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            made[key] = _build(typing.cast("type[Any]", hint), value, f"{prefix}{key}.")
+        else:
+            made[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def _parse(key: str, text: str, hint: Any) -> Any:
+    """`text` as a value of the type `hint`; raises ConfigError naming what the key takes."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        choices = get_args(hint)
+        if text not in choices:
+            raise ConfigError(f"{key} = {text!r} is not possible; allowed: {', '.join(choices)}")
+        return text
+    if origin is tuple:
+        parts = [part.strip() for part in text.strip("()[]").split(",")]
+        kinds = get_args(hint)
+        if len(parts) != len(kinds):
+            raise ConfigError(f"{key} takes {len(kinds)} comma-separated values, not {text!r}")
+        return tuple(_parse(key, part, kind) for part, kind in zip(parts, kinds, strict=True))
+    assert not isinstance(hint, types.UnionType), f"no reading of {hint} for {key}"
+    if hint is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise ConfigError(f"{key} takes true or false, not {text!r}")
+        return words[text.lower()]
+    if hint is str:
+        if not text.isprintable():
+            raise ConfigError(f"{key} has a control character in {text!r}")
+        return text
+    try:
+        value = hint(text)
+    except ValueError:
+        article = "a whole number" if hint is int else "a number"
+        raise ConfigError(f"{key} takes {article}, not {text!r}") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(f"{key} takes a finite number, not {text!r}")
+    return value

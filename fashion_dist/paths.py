@@ -1,0 +1,166 @@
+"""Every path formula of the working folder. Nothing else in the project joins these paths.
+
+    HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
+      shards/<dataset>/                a shard set (format: shards/README.md)
+      weights/                         published weights that launch.py fetched for nodes without network
+      sweeps/<sweep id>/
+      runs/<run id>/                   mode 0700
+        config.json                    the resolved configuration
+        run.json                       shard set, its hash, versions, the command that made the run
+        job.json                       the last submission: cluster, job id, nodes
+        state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
+        lock.json                      the job that may write here
+        metrics.jsonl                  one line per measured point; the truth about the run
+        checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.checkpoint
+        errors/rank_<r>.json           a failing rank's own exception
+        predictions/<split>/rank_<r>.parquet
+        submission/                    the task's submission files
+        report/                        pictures and the page
+        logs/                          stdout, stderr and job files of every submission
+        wandb/
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fashion_dist.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def run(self) -> Path:
+        """Shard set, its hash, versions, the command that made the run."""
+        return self.path / "run.json"
+
+    @property
+    def job(self) -> Path:
+        """The last submission."""
+        return self.path / "job.json"
+
+    @property
+    def state(self) -> Path:
+        """What the run is doing now; replaced atomically."""
+        return self.path / "state.json"
+
+    @property
+    def lock(self) -> Path:
+        """The job that may write here."""
+        return self.path / "lock.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of committed checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def errors(self) -> Path:
+        """Folder of the ranks' own exceptions."""
+        return self.path / "errors"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the scheduler's and submitit's files."""
+        return self.path / "logs"
+
+    @property
+    def report(self) -> Path:
+        """Folder of pictures and the page."""
+        return self.path / "report"
+
+    @property
+    def submission(self) -> Path:
+        """Folder of the task's submission files."""
+        return self.path / "submission"
+
+    def predictions(self, split: str) -> Path:
+        """Folder of one split's prediction files, one per rank."""
+        return self.path / "predictions" / split
+
+
+@dataclass(frozen=True)
+class Home:
+    """The working folder."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, home: str | None = None) -> Home:
+        """`home`, else `$FASHION_DIST_HOME`, else `./workspace`; made absolute, not created."""
+        chosen = Path(home or os.environ.get("FASHION_DIST_HOME") or "workspace").expanduser().absolute()
+        text = str(chosen)
+        if not text.isprintable() or "%" in text:
+            # Slurm and submitit expand % in file names, and values reach #SBATCH lines.
+            raise ConfigError(f"the working folder {text!r} may not have a % or a control character in its path")
+        return cls(chosen)
+
+    @property
+    def shards(self) -> Path:
+        """Folder of the shard sets."""
+        return self.path / "shards"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs."""
+        return self.path / "runs"
+
+    @property
+    def weights(self) -> Path:
+        """Folder of published weights."""
+        return self.path / "weights"
+
+    @property
+    def sweeps(self) -> Path:
+        """Folder of the sweeps."""
+        return self.path / "sweeps"
+
+    def shard_set(self, dataset: str) -> Path:
+        """The folder of one dataset's shard set."""
+        return self.shards / dataset
+
+    def run_dir(self, run_id: str) -> RunDir:
+        """The folder of one run; it need not exist."""
+        return RunDir(self.runs / run_id)
+
+    def find_run(self, name: str) -> RunDir:
+        """The run that `name` means: a folder, a run id, or a unique beginning of one.
+
+        Raises:
+            ConfigError: no such run (the nearest are named) or several.
+        """
+        if (RunDir(Path(name)).config).is_file():
+            return RunDir(Path(name).absolute())
+        ids = sorted(path.name for path in self.runs.iterdir() if path.is_dir()) if self.runs.is_dir() else []
+        if name in ids:
+            return self.run_dir(name)
+        matches = [run_id for run_id in ids if name and run_id.startswith(name)]
+        if len(matches) == 1:
+            return self.run_dir(matches[0])
+        if matches:
+            shown = ", ".join(matches[:8]) + (" ..." if len(matches) > 8 else "")
+            raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
+        if not ids:
+            raise ConfigError(f"no run {name!r}: {self.runs} has no runs yet; python jobs/launch.py --task NAME makes one")
+        raise unknown("run", name, ids)

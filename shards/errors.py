@@ -1,0 +1,58 @@
+"""What can go wrong with a shard set.
+
+    ShardsError
+    ├── InputError (also ValueError)   the user's mistake: one sentence says what, where and what is allowed
+    │   └── RowsError                  several bad rows or files at once: the first 20 and their count
+    └── DamageError                    stored bytes are not what was packed: names shard, key and offset
+
+Commands exit with status 2 for `InputError` and 1 for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ShardsError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InputError(ShardsError, ValueError):
+    """The user's mistake; nothing was written."""
+
+
+class RowsError(InputError):
+    """Several bad rows: `str()` lists the first 20 of them and how many there are.
+
+    Args:
+        where: the file or folder the rows stand in.
+        problems: one sentence a row, in the order they were found.
+    """
+
+    SHOWN = 20
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        lines = [f"{where}: {count} bad row{'s' if count != 1 else ''}, nothing was written", *self.problems[: self.SHOWN]]
+        if count > self.SHOWN:
+            lines.append(f"... and {count - self.SHOWN} more")
+        super().__init__("\n  ".join(lines))
+
+
+class DamageError(ShardsError):
+    """A sample whose bytes do not match the index (short read, CRC) or do not decode.
+
+    Args:
+        shard: name of the tar.
+        key: the sample's key.
+        offset: byte offset of the image in the tar.
+        reason: what was found.
+    """
+
+    def __init__(self, shard: str, key: str, offset: int, reason: str) -> None:
+        self.shard, self.key, self.offset, self.reason = shard, key, offset, reason
+        super().__init__(f"shard {shard}, key {key!r}, offset {offset}: {reason}")
+
+    def __reduce__(self) -> tuple[type[DamageError], tuple[str, str, int, str]]:
+        return type(self), (self.shard, self.key, self.offset, self.reason)
