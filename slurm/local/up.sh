@@ -1,0 +1,437 @@
+#!/usr/bin/env bash
+# Starts a real Slurm with accounting on this machine: munged, MariaDB, slurmdbd, slurmctld and 2 to 4 slurmd.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<TEXT
+usage: slurm/local/up.sh [--env | --help]
+
+Starts a real Slurm on this machine, or says that one is up. A second call changes nothing; after a daemon has died
+it starts that daemon again. Needs root; on Debian it installs what is missing.
+
+  --env    print the line that lets a shell find the cluster:  eval "\$(slurm/local/up.sh --env)"
+
+Settings, from the environment:
+  FASHION_DIST_SLURM_DIR  folder of all its state           (now $STATE)
+  NODES                   nodes, 1 to 4                     (default 2)
+  CPUS_PER_NODE           CPUs Slurm believes a node has    (default: cores / nodes, at least 1; may exceed the cores)
+  GRACE_S                 seconds a pre-empted job is given (default 30)
+  NETNS=1                 each node in its own network namespace with its own host name and address
+TEXT
+}
+
+NODES_ASKED="${NODES:-}"
+NODES="${NODES:-2}"
+GRACE_S="${GRACE_S:-30}"
+NETNS="${NETNS:-0}"
+CTLD_PORT=16817
+DBD_PORT=16819
+NODE_PORT=17000 # node i listens on NODE_PORT + i
+
+check_settings() {
+  check_state_path
+  [[ "$NODES" =~ ^[1-4]$ ]] || die 2 "NODES=$NODES: choose 1 to 4"
+  [[ "$GRACE_S" =~ ^[0-9]+$ ]] || die 2 "GRACE_S=$GRACE_S: choose a whole number of seconds"
+  [[ "$NETNS" =~ ^[01]$ ]] || die 2 "NETNS=$NETNS: choose 0 or 1"
+  CPUS_PER_NODE="${CPUS_PER_NODE:-$(($(nproc) / NODES > 0 ? $(nproc) / NODES : 1))}"
+  [[ "$CPUS_PER_NODE" =~ ^[1-9][0-9]*$ ]] || die 2 "CPUS_PER_NODE=$CPUS_PER_NODE: choose a whole number from 1"
+}
+
+# --- what runs already -------------------------------------------------------------------------------------------
+
+# Nodes that are in a state in which they take jobs.
+usable_nodes() {
+  SLURM_CONF="$CONF" timeout 10 sinfo -h -N -o '%N %t' 2>/dev/null |
+    awk '$2 ~ /^(idle|mix|alloc|comp)$/ { n[$1] } END { print length(n) }'
+}
+
+all_up() {
+  read_nodes
+  ((${#NODE_NAMES[@]})) && [[ "$(usable_nodes)" == "${#NODE_NAMES[@]}" ]] || return 1
+  # slurmctld counts a node as usable for some seconds after its slurmd has died, so the processes are asked too.
+  local name
+  for name in "${NODE_NAMES[@]}"; do our_pid slurmd "$STATE/run/slurmd.$name.pid" >/dev/null || return 1; done
+  our_pid slurmdbd "$STATE/run/slurmdbd.pid" >/dev/null
+}
+
+# The same for users who may not look into root's processes.
+conf_answers() { [[ -r "$CONF" ]] && SLURM_CONF="$CONF" timeout 15 sinfo -h >/dev/null 2>&1; }
+
+# Somebody else's cluster: the configuration this shell or machine has, unless that is ours.
+foreign_answers() {
+  command -v sinfo >/dev/null || return 1
+  [[ "${SLURM_CONF:-}" != "$CONF" ]] || return 1
+  timeout 15 sinfo -h >/dev/null 2>&1
+}
+
+print_env() {
+  check_state_path
+  if conf_answers; then
+    printf 'export SLURM_CONF=%s\n' "$CONF"
+  elif foreign_answers; then
+    printf '# the Slurm of this machine answers as it is\n'
+  else
+    die 1 "no Slurm answers here; start one with $LOCAL_DIR/up.sh"
+  fi
+}
+
+say_ready() {
+  say "up: $1"
+  say "type next:  export SLURM_CONF=$CONF; sinfo"
+}
+
+# --- packages ----------------------------------------------------------------------------------------------------
+
+declare -A PACKAGE_OF=(
+  [slurmctld]=slurmctld [slurmd]=slurmd [slurmdbd]=slurmdbd [sinfo]=slurm-client [munged]=munge
+  [mariadbd]=mariadb-server [mariadb-install-db]=mariadb-server
+)
+
+missing_packages() {
+  local program
+  ((NETNS)) && PACKAGE_OF[ip]=iproute2
+  for program in "${!PACKAGE_OF[@]}"; do
+    command -v "$program" >/dev/null || printf '%s\n' "${PACKAGE_OF[$program]}"
+  done | sort -u
+}
+
+# Debian starts a service when its package is configured. invoke-rc.d asks policy-rc.d first; 101 means "do not".
+forbid_service_starts() {
+  POLICY=/usr/sbin/policy-rc.d
+  POLICY_SAVED=""
+  if [[ -e "$POLICY" ]]; then
+    local answer=0
+    "$POLICY" slurmctld start >/dev/null 2>&1 || answer=$?
+    ((answer != 101)) || return 0
+    POLICY_SAVED="$(mktemp "$POLICY.XXXXXX")"
+    cp -p "$POLICY" "$POLICY_SAVED"
+  fi
+  trap restore_policy EXIT
+  printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+  chmod 755 "$POLICY"
+}
+
+restore_policy() {
+  if [[ -n "$POLICY_SAVED" ]]; then mv -f "$POLICY_SAVED" "$POLICY"; else rm -f "$POLICY"; fi
+  trap - EXIT
+}
+
+install_packages() {
+  local packages=() log
+  mapfile -t packages < <(missing_packages)
+  ((${#packages[@]})) || return 0
+  if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+    die 2 "not installed: ${packages[*]} (Debian's package names); this is not Debian, so install them and run this again"
+  fi
+  log="$(mktemp -t fashion-dist-apt.XXXXXX)"
+  say "installing ${packages[*]} (a minute or two; log $log)"
+  export DEBIAN_FRONTEND=noninteractive
+  local apt=(apt-get -q -o DPkg::Lock::Timeout=300)
+  # Lists can be absent (container images ship none) or older than the mirror: update always, it takes seconds.
+  "${apt[@]}" update >"$log" 2>&1 || say "apt-get update failed, trying with the lists that are here"
+  forbid_service_starts
+  if ! "${apt[@]}" install -y --no-install-recommends "${packages[@]}" >>"$log" 2>&1; then
+    tail -n 25 "$log" >&2
+    die 1 "apt-get could not install ${packages[*]}; its whole log is $log"
+  fi
+  [[ -z "$(trap -p EXIT)" ]] || restore_policy
+  rm -f "$log"
+  hash -r
+}
+
+# --- configuration -----------------------------------------------------------------------------------------------
+
+node_name() { printf 'n%d' "$1"; }
+# Loopback has all of 127/8, so every node can have its own address; 127.0.1.1 is often the host's own name.
+node_address() { if ((NETNS)); then printf '10.77.0.%d' $((10 + $1)); else printf '127.0.1.%d' $((10 + $1)); fi; }
+controller_address() { if ((NETNS)); then printf '10.77.0.1'; else printf '127.0.0.1'; fi; }
+
+make_folders() {
+  if [[ -d "$STATE" && ! -e "$MARKER" && -n "$(ls -A "$STATE")" ]]; then
+    die 2 "$STATE is not empty and not ours; choose another folder with FASHION_DIST_SLURM_DIR"
+  fi
+  umask 022
+  mkdir -p "$STATE"/{log,run,munge,mariadb/data,ctld,spool,tmp}
+  touch "$MARKER"
+  # munged refuses a folder that another user or group can write, and runs as its own user, as mariadbd does.
+  chmod 755 "$STATE"
+  chown munge: "$STATE/munge"
+  chmod 755 "$STATE/munge"
+  chown mysql: "$STATE/mariadb" "$STATE/mariadb/data"
+  chown slurm: "$STATE/ctld" "$STATE/run" "$STATE/log"
+  chmod 755 "$STATE/mariadb"
+  chmod 700 "$STATE/ctld" "$STATE/mariadb/data"
+  chmod 1777 "$STATE/tmp"
+  runuser -u munge -- test -x "$STATE/munge" ||
+    die 2 "the user munge cannot enter $STATE: a folder above it is closed; choose another with FASHION_DIST_SLURM_DIR"
+  if [[ ! -e "$STATE/munge/munge.key" ]]; then
+    (umask 077 && head -c 1024 /dev/urandom >"$STATE/munge/munge.key")
+    chown munge: "$STATE/munge/munge.key"
+  fi
+}
+
+write_slurm_conf() {
+  local host controller memory_mb i
+  host="$(hostname -s)"
+  controller="$(controller_address)"
+  # A tenth is left to the daemons and to whoever else works here.
+  memory_mb="$(awk -v n="$NODES" '/^MemTotal:/ { print int($2 * 0.9 / 1024 / n) }' /proc/meminfo)"
+  {
+    cat <<TEXT
+# Written by slurm/local/up.sh at each start; changes here are lost.
+ClusterName=fashiondist
+SlurmctldHost=$host($controller)
+SlurmctldPort=$CTLD_PORT
+SlurmUser=slurm
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+# cred_expire is also how long a requeued job waits before it may start again; 120 s by default.
+AuthInfo=socket=$STATE/munge/munge.socket,cred_expire=10
+StateSaveLocation=$STATE/ctld
+SlurmctldPidFile=$STATE/run/slurmctld.pid
+SlurmctldLogFile=$STATE/log/slurmctld.log
+SlurmdSpoolDir=$STATE/spool/%n
+SlurmdPidFile=$STATE/run/slurmd.%n.pid
+SlurmdLogFile=$STATE/log/slurmd.%n.log
+TmpFS=$STATE/tmp
+MailProg=/bin/true
+
+# One host plays several nodes, without systemd: no cgroups, and the CPUs below are believed, not counted.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=$((memory_mb / CPUS_PER_NODE))
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=5
+
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=$controller
+AccountingStoragePort=$DBD_PORT
+AccountingStoragePass=$STATE/munge/munge.socket
+
+# Short times, so that a fault test sees in seconds what a big cluster does in minutes.
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
+SlurmctldTimeout=30
+SlurmdTimeout=15
+KillWait=5
+ReturnToService=2
+MaxArraySize=1001
+JobRequeue=1
+
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+
+TEXT
+    for ((i = 1; i <= NODES; i++)); do
+      printf 'NodeName=%s NodeHostname=%s NodeAddr=%s Port=%d CPUs=%d RealMemory=%d State=UNKNOWN\n' \
+        "$(node_name "$i")" "$( ((NETNS)) && node_name "$i" || printf '%s' "$host")" "$(node_address "$i")" \
+        $((NODE_PORT + i)) "$CPUS_PER_NODE" "$memory_mb"
+    done
+    printf 'PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=%d\n' "$GRACE_S"
+    printf 'PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF\n'
+  } >"$CONF"
+  # cgroup/v1 without a plugin that uses it touches nothing; the default looks for a mounted /sys/fs/cgroup and, on
+  # a cgroup v2 machine, asks systemd for a scope.
+  printf 'CgroupPlugin=cgroup/v1\n' >"$STATE/cgroup.conf"
+}
+
+write_dbd_conf() {
+  (
+    umask 077
+    cat >"$STATE/slurmdbd.conf" <<TEXT
+# Written by slurm/local/up.sh at each start; changes here are lost.
+DbdHost=$(hostname -s)
+DbdAddr=$(controller_address)
+DbdPort=$DBD_PORT
+SlurmUser=slurm
+AuthType=auth/munge
+AuthInfo=socket=$STATE/munge/munge.socket
+PidFile=$STATE/run/slurmdbd.pid
+LogFile=$STATE/log/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=slurm
+StorageLoc=slurm_acct_db
+TEXT
+  )
+  chown slurm: "$STATE/slurmdbd.conf"
+  cat >"$STATE/mariadb.cnf" <<TEXT
+# Written by slurm/local/up.sh at each start; changes here are lost.
+[mariadbd]
+user=mysql
+datadir=$STATE/mariadb/data
+socket=$STATE/mariadb/mariadb.sock
+pid-file=$STATE/mariadb/mariadbd.pid
+log-error=$STATE/mariadb/mariadbd.log
+skip-networking
+performance-schema=OFF
+innodb-buffer-pool-size=64M
+innodb-log-file-size=16M
+innodb-flush-log-at-trx-commit=2
+TEXT
+}
+
+write_hosts() {
+  local i lines=()
+  for ((i = 1; i <= NODES; i++)); do lines+=("$(node_address "$i") $(node_name "$i")"); done
+  set_hosts "${lines[@]}" || die 1 "cannot write /etc/hosts, where the nodes' names have to stand"
+  for ((i = 1; i <= NODES; i++)); do
+    [[ "$(getent ahostsv4 "$(node_name "$i")" | awk 'NR == 1 { print $1 }')" == "$(node_address "$i")" ]] ||
+      die 1 "$(node_name "$i") does not resolve to $(node_address "$i"): another line of /etc/hosts has that name"
+  done
+}
+
+# A bridge on the host and one veth pair per node: cutting link fdv<i> cuts node n<i> off.
+make_networks() {
+  local i space
+  ip link show "$BRIDGE" >/dev/null 2>&1 || ip link add "$BRIDGE" type bridge
+  ip address replace "$(controller_address)/24" dev "$BRIDGE"
+  ip link set "$BRIDGE" up
+  for ((i = 1; i <= NODES; i++)); do
+    space="fd-$(node_name "$i")"
+    [[ -e "/run/netns/$space" ]] && continue
+    ip netns add "$space"
+    ip link add "fdv$i" type veth peer name eth0 netns "$space"
+    ip link set "fdv$i" master "$BRIDGE" up
+    ip -n "$space" address add "$(node_address "$i")/24" dev eth0
+    ip -n "$space" link set eth0 up
+    ip -n "$space" link set lo up
+    ip -n "$space" route add default via "$(controller_address)"
+  done
+}
+
+# --- daemons -----------------------------------------------------------------------------------------------------
+
+# A daemon gets no variable of the caller's shell (keys, a virtual environment) and does not hold the lock or its
+# output open, or "make" would wait for it.
+clean() {
+  env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LANG=C.UTF-8 \
+    SLURM_CONF="$CONF" MYSQL_UNIX_PORT="$STATE/mariadb/mariadb.sock" "$@" </dev/null 9>&-
+}
+
+# wait_for SECONDS LOG WHAT COMMAND...: waits until COMMAND succeeds, or shows the end of LOG and gives up.
+wait_for() {
+  local deadline=$((SECONDS + $1)) log="$2" what="$3"
+  shift 3
+  local answer
+  until answer="$("$@" 2>&1)"; do
+    if ((SECONDS >= deadline)); then
+      [[ -r "$log" ]] && { printf -- '--- end of %s\n' "$log"; tail -n 20 "$log"; printf -- '---\n'; } >&2
+      [[ -n "$answer" ]] && printf '%s\n' "$answer" | tail -n 5 >&2
+      die 1 "$what did not come up; its log is $log"
+    fi
+    sleep 0.2
+  done
+}
+
+munge_answers() { munge -n -S "$STATE/munge/munge.socket"; }
+start_munged() {
+  local pid_file="$STATE/munge/munged.pid" log="$STATE/munge/munged.log"
+  our_pid munged "$pid_file" >/dev/null && return
+  say "starting munged"
+  rm -f "$STATE/munge/munge.socket"* "$pid_file"
+  clean runuser -u munge -- munged --key-file="$STATE/munge/munge.key" --socket="$STATE/munge/munge.socket" \
+    --pid-file="$pid_file" --log-file="$log" --seed-file="$STATE/munge/munged.seed" --num-threads=2 \
+    >>"$STATE/log/munged.out" 2>&1 || { tail -n 5 "$STATE/log/munged.out" >&2; die 1 "munged refused to start"; }
+  wait_for 10 "$log" munged munge_answers
+}
+
+mariadb_answers() { mariadb-admin --no-defaults --socket="$STATE/mariadb/mariadb.sock" ping; }
+start_mariadbd() {
+  our_pid mariadbd "$STATE/mariadb/mariadbd.pid" >/dev/null && return
+  say "starting mariadbd"
+  rm -f "$STATE/mariadb/mariadbd.pid" "$STATE/mariadb/mariadb.sock"
+  if [[ ! -e "$STATE/mariadb/.made" ]]; then
+    find "$STATE/mariadb/data" -mindepth 1 -delete # what an interrupted first start may have left
+    clean mariadb-install-db --defaults-file="$STATE/mariadb.cnf" --user=mysql --datadir="$STATE/mariadb/data" --skip-test-db \
+      --auth-root-authentication-method=socket >"$STATE/mariadb/mariadb-install.log" 2>&1 ||
+      { tail -n 20 "$STATE/mariadb/mariadb-install.log" >&2; die 1 "MariaDB's data folder could not be made"; }
+    touch "$STATE/mariadb/.made"
+  fi
+  clean setsid --fork mariadbd --defaults-file="$STATE/mariadb.cnf" >>"$STATE/mariadb/mariadbd.out" 2>&1
+  wait_for 30 "$STATE/mariadb/mariadbd.log" mariadbd mariadb_answers
+  # The socket says who the user is, so that no password lies in a file.
+  mariadb --no-defaults --socket="$STATE/mariadb/mariadb.sock" -e "
+    CREATE DATABASE IF NOT EXISTS slurm_acct_db;
+    CREATE USER IF NOT EXISTS slurm@localhost IDENTIFIED VIA unix_socket;
+    GRANT ALL ON slurm_acct_db.* TO slurm@localhost;"
+}
+
+dbd_answers() { SLURM_CONF="$CONF" timeout 5 sacctmgr -n show cluster; }
+start_slurmdbd() {
+  our_pid slurmdbd "$STATE/run/slurmdbd.pid" >/dev/null && return
+  say "starting slurmdbd"
+  clean slurmdbd >>"$STATE/log/slurmdbd.out" 2>&1 || true # the wait below shows why
+  wait_for 40 "$STATE/log/slurmdbd.log" slurmdbd dbd_answers
+}
+
+ctld_answers() { SLURM_CONF="$CONF" timeout 5 scontrol ping | grep -q 'UP'; }
+start_slurmctld() {
+  our_pid slurmctld "$STATE/run/slurmctld.pid" >/dev/null && return
+  say "starting slurmctld"
+  clean slurmctld -f "$CONF" >>"$STATE/log/slurmctld.out" 2>&1 || true
+  wait_for 30 "$STATE/log/slurmctld.log" slurmctld ctld_answers
+}
+
+start_slurmd() {
+  local name="$1" enter=()
+  our_pid slurmd "$STATE/run/slurmd.$name.pid" >/dev/null && return
+  say "starting slurmd $name"
+  mkdir -p "$STATE/spool/$name"
+  # Not "ip netns exec": it mounts another /sys, in which slurmd finds no cgroups and dies.
+  ((NETNS)) && enter=(nsenter "--net=/run/netns/fd-$name" unshare --uts -- bash -c "hostname $name; exec \"\$@\"" bash)
+  clean "${enter[@]}" slurmd -f "$CONF" -N "$name" >>"$STATE/log/slurmd.$name.out" 2>&1 || true
+}
+
+main() {
+  case "${1:-}" in
+    --env) print_env && return ;;
+    --help | -h) usage && return ;;
+    "") ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+  check_settings
+  if ((EUID != 0)); then
+    if conf_answers; then say_ready "already, in $STATE" && return; fi
+    if foreign_answers; then say "a Slurm that is not ours answers here; leaving it alone" && return; fi
+    die 2 "starting Slurm takes root (daemons run under their own users, and node names stand in /etc/hosts)"
+  fi
+  take_lock
+  if ours_running >/dev/null; then
+    read_nodes
+    [[ -z "$NODES_ASKED" || "$NODES_ASKED" == "${#NODE_NAMES[@]}" ]] ||
+      die 2 "up with ${#NODE_NAMES[@]} nodes, not NODES=$NODES_ASKED; run $LOCAL_DIR/down.sh first"
+    # A repair keeps the configuration that the living daemons have read.
+    NODES="${#NODE_NAMES[@]}"
+    NETNS="$(if grep -q 'NodeAddr=10\.77\.' "$CONF"; then printf 1; else printf 0; fi)"
+    all_up && say_ready "already, ${NODE_NAMES[*]}" && return
+    say "some of it has died; starting that again"
+  elif foreign_answers; then
+    say "a Slurm that is not ours answers here (sinfo); leaving it alone"
+    return
+  else
+    install_packages
+    make_folders
+    write_slurm_conf
+    write_dbd_conf
+  fi
+  ((NETNS)) && make_networks
+  write_hosts
+  start_munged
+  start_mariadbd
+  start_slurmdbd
+  start_slurmctld
+  local i
+  for ((i = 1; i <= NODES; i++)); do start_slurmd "$(node_name "$i")"; done
+  wait_for 30 "$STATE/log/slurmd.n1.log" "a node" all_up
+  say_ready "$NODES nodes, $CPUS_PER_NODE CPUs each, in $SECONDS s; logs in $STATE/log"
+}
+
+main "$@"
