@@ -1,0 +1,227 @@
+"""What every command of `jobs/` shares: parsing, one-line errors, exit status, progress and the result.
+
+Exit status: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM. A mistake is one line on stderr;
+with `--json` stdout gets `{"error": ..., "exit_status": ...}` as well, so that a program never has to read prose.
+Imports no torch and, until something is drawn, no rich: `--help` and a refusal have to answer in half a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import tyro
+
+from fashion_dist.errors import ConfigError, FashionDistError, InputError, ShardsError, unknown
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+A = TypeVar("A", bound="CommonArgs")
+
+EXIT_DONE, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonArgs:
+    """The flags that every command takes; the docstring under a field is its help."""
+
+    home: str = ""
+    """The working folder; else $FASHION_DIST_HOME, else ./workspace."""
+    json: bool = False
+    """Print the result as one JSON object on stdout."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command made, where it lies, and what to type next.
+
+    Args:
+        headline: one sentence, for a person.
+        paths: what was made, by what to call it.
+        next: complete commands that make sense now, with why they do ("follow it": "python jobs/...").
+        data: further values for `--json`; for a person they are in the headline or in `text`.
+        text: several lines shown to a person as they are, such as a table.
+        exit_status: of the whole command; 1 where the work that was followed failed.
+    """
+
+    headline: str
+    paths: Mapping[str, Path | str] = field(default_factory=dict)
+    next: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    exit_status: int = EXIT_DONE
+
+    def to_text(self) -> str:
+        """The lines for a person; labels are aligned."""
+        lines = [self.text] if self.text else []
+        if self.headline:
+            lines.append(self.headline)
+        width = max((len(name) for name in [*self.paths, *self.next]), default=0)
+        lines += [f"  {name:<{width}}  {path}" for name, path in self.paths.items()]
+        lines += [f"  {why:<{width}}  {command}" for why, command in self.next.items()]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """One line of JSON; a key of `data` wins over the common ones."""
+        common = {"message": self.headline, "paths": self.paths, "next": self.next, "exit_status": self.exit_status}
+        return json.dumps({**common, **self.data}, default=str)
+
+
+def run(args_type: type[A], main: Callable[[A], Result], argv: Sequence[str] | None = None) -> NoReturn:
+    """Parses the command line, calls `main`, prints its result and exits with the status this module promises.
+
+    Errors that nobody foresaw keep their traceback and end with status 1.
+    """
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in tokens
+    signal.signal(signal.SIGTERM, _terminate)  # so that `finally` runs, and child processes are not left behind
+    try:
+        result = main(parse(args_type, tokens))
+        status = result.exit_status
+        print(result.to_json() if as_json else result.to_text(), flush=True)
+    except InputError as error:
+        status = _complain(error, EXIT_MISTAKE, as_json)
+    except (FashionDistError, ShardsError) as error:
+        status = _complain(error, EXIT_FAILED, as_json)
+    except BrokenPipeError:
+        # `status.py | head`: the reader has seen enough; flushing at exit would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_DONE
+    except OSError as error:
+        status = _complain(error, EXIT_FAILED, as_json)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        status = EXIT_INTERRUPTED
+    sys.exit(status)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(EXIT_TERMINATED)
+
+
+def _complain(error: Exception, status: int, as_json: bool) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps({"error": str(error), "exit_status": status}), flush=True)
+    return status
+
+
+def parse(args_type: type[A], argv: Sequence[str]) -> A:
+    """The arguments as an instance of the dataclass `args_type`.
+
+    Raises:
+        ConfigError: an unknown flag (the nearest are named) or a value its flag does not take.
+        SystemExit: status 0 after `--help`.
+    """
+    _refuse_unknown_flags(args_type, argv)
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return tyro.cli(args_type, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code == EXIT_DONE:
+            raise
+    raise ConfigError(_one_line(stderr.getvalue()))
+
+
+def _refuse_unknown_flags(args_type: type[CommonArgs], argv: Sequence[str]) -> None:
+    known = ["--" + name.name.replace("_", "-") for name in dataclasses.fields(args_type)] + ["--help"]
+    for token in argv:
+        flag = token.partition("=")[0].replace("_", "-")
+        if token == "--":
+            return
+        if flag.startswith("--") and flag not in known:
+            raise unknown("option", flag, known, limit=6)
+
+
+def _one_line(report: str) -> str:
+    """The first paragraph of the box that tyro draws around an error, as one sentence."""
+    lines = [line.strip("│╭╮╰╯─ ").strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", report).splitlines()]
+    body = lines[1:]  # the first line is the box's title
+    rule = next((i for i, line in enumerate(body) if not line), len(body))
+    text = " ".join(body[:rule])
+    if number := re.match(r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", text):
+        return f"{number[1]} takes a whole number, not {number[2]}"
+    if number := re.match(r"Error parsing (\S+): could not convert string to float: (.*)", text):
+        return f"{number[1]} takes a number, not {number[2]}"
+    if missing := re.match(r"Missing from .*?: (-\S+)", text):
+        return f"{missing[1]} is required; --help shows all options"
+    return text or "the command line cannot be read; --help shows all options"
+
+
+def settings(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The flat list of `--set a=1 b=2 --set c=3`, which is parsed as groups."""
+    return tuple(setting for group in groups for setting in group)
+
+
+class Progress:
+    """Bars on a terminal, else a plain line at most every `PLAIN_S` seconds and one at a stage's end; to stderr.
+
+    Called as `progress(stage, done, total)`: a new stage begins a new bar. Cheap enough to call for each item.
+    """
+
+    PLAIN_S = 5.0
+    DRAW_S = 0.1
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._enabled = enabled
+        self._bars: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._shown = 0.0
+
+    def __enter__(self) -> Progress:
+        if self._enabled and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Shows that `done` of `total` items of `stage` are finished."""
+        if not self._enabled:
+            return
+        now = time.monotonic()
+        first = stage not in self._started
+        started = self._started.setdefault(stage, now)
+        pause = self.DRAW_S if self._bars is not None else self.PLAIN_S
+        if not first and done < total and now - self._shown < pause:
+            return
+        self._shown = now
+        if self._bars is not None:
+            if first:
+                self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._bars.update(self._tasks[stage], completed=done, total=total)
+        elif not first or total > 1:
+            rate = done / (now - started) if now > started else 0.0
+            print(f"{stage}: {done}/{total}" + (f", {rate:.0f}/s" if done else ""), file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """One line beside the bars."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        elif self._enabled:
+            print(text, file=sys.stderr, flush=True)
