@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from fashion_dist.errors import RunError
 
@@ -89,7 +90,7 @@ class Link:
         flat = torch.cat([values[name].detach().double().reshape(-1) for name in names])
         if self.world.world_size > 1:
             dist.all_reduce(flat)
-        parts = flat.split([values[name].numel() for name in names])
+        parts = torch.split(flat, [values[name].numel() for name in names])
         return {name: part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
 
     def broadcast(self, tensors: list[Tensor]) -> None:
@@ -158,17 +159,20 @@ def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_
             device_id=device if device.type == "cuda" else None,
         )  # fmt: skip
         control = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(control, dist.ProcessGroup), "every rank is a member of the control group"
     except (dist.DistError, RuntimeError) as error:
-        raise RunError(f"rank {world.rank} could not join {world.world_size} ranks in {timeout_s:.0f} s: {error}") from error
+        raise RunError(
+            f"rank {world.rank} could not join {world.world_size} ranks in {timeout_s:.0f} s: {error}"
+        ) from error
     try:
         yield Link(world, device, control)
     finally:
         dist.destroy_process_group()
 
 
-def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta) -> dist.Store:
+def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta) -> Store:
     if world.is_main:
-        store = dist.TCPStore(address, 0, world.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
+        store = TCPStore(address, 0, world.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
         rendezvous.parent.mkdir(parents=True, exist_ok=True)
         temporary = rendezvous.with_name(f".{rendezvous.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"address": address, "port": store.port}))
@@ -177,10 +181,12 @@ def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta
     deadline = time.monotonic() + timeout.total_seconds()
     while not rendezvous.is_file():
         if time.monotonic() > deadline:
-            raise RunError(f"rank {world.rank}: rank 0 did not start within {timeout.total_seconds():.0f} s ({rendezvous})")
+            raise RunError(
+                f"rank {world.rank}: rank 0 did not start within {timeout.total_seconds():.0f} s ({rendezvous})"
+            )
         time.sleep(0.05)
     where = json.loads(rendezvous.read_text())
-    return dist.TCPStore(where["address"], where["port"], world.world_size, is_master=False, timeout=timeout)
+    return TCPStore(where["address"], where["port"], world.world_size, is_master=False, timeout=timeout)
 
 
 def describe(world: World) -> dict[str, int]:

@@ -1,23 +1,23 @@
 """Every path formula of the working folder. Nothing else in the project joins these paths.
 
-    HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
-      shards/<dataset>/                a shard set (format: shards/README.md)
-      weights/                         published weights that launch.py fetched for nodes without network
-      sweeps/<sweep id>/
-      runs/<run id>/                   mode 0700
-        config.json                    the resolved configuration
-        run.json                       shard set, its hash, versions, the command that made the run
-        job.json                       the last submission: cluster, job id, nodes
-        state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
-        lock.json                      the job that may write here
-        metrics.jsonl                  one line per measured point; the truth about the run
-        checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.checkpoint
-        errors/rank_<r>.json           a failing rank's own exception
-        predictions/<split>/rank_<r>.parquet
-        submission/                    the task's submission files
-        report/                        pictures and the page
-        logs/                          stdout, stderr and job files of every submission
-        wandb/
+HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
+  shards/<dataset>/                a shard set (format: shards/README.md)
+  weights/                         published weights that launch.py fetched for nodes without network
+  sweeps/<sweep id>/
+  runs/<run id>/                   mode 0700
+    config.json                    the resolved configuration
+    run.json                       shard set, its hash, versions, the command that made the run
+    job.json                       the last submission: cluster, job id, nodes
+    state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
+    lock.json                      the job that may write here
+    metrics.jsonl                  one line per measured point; the truth about the run
+    checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.checkpoint
+    errors/rank_<r>.json           a failing rank's own exception
+    predictions/<split>/rank_<r>.parquet
+    submission/                    the task's submission files
+    report/                        pictures and the page
+    logs/                          stdout, stderr and job files of every submission
+    wandb/
 """
 
 from __future__ import annotations
@@ -162,5 +162,7 @@ class Home:
             shown = ", ".join(matches[:8]) + (" ..." if len(matches) > 8 else "")
             raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
         if not ids:
-            raise ConfigError(f"no run {name!r}: {self.runs} has no runs yet; python jobs/launch.py --task NAME makes one")
+            raise ConfigError(
+                f"no run {name!r}: {self.runs} has no runs yet; python jobs/launch.py --task NAME makes one"
+            )
         raise unknown("run", name, ids)

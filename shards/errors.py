@@ -34,7 +34,10 @@ class RowsError(InputError):
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        lines = [f"{where}: {count} bad row{'s' if count != 1 else ''}, nothing was written", *self.problems[: self.SHOWN]]
+        lines = [
+            f"{where}: {count} bad row{'s' if count != 1 else ''}, nothing was written",
+            *self.problems[: self.SHOWN],
+        ]
         if count > self.SHOWN:
             lines.append(f"... and {count - self.SHOWN} more")
         super().__init__("\n  ".join(lines))
