@@ -83,15 +83,10 @@ take_lock() {
   flock -w 120 9 || die 1 "another up.sh or down.sh has held $STATE.lock for two minutes"
 }
 
-# set_hosts LINE...: puts our lines into /etc/hosts in place of those we put there before.
+# Puts the lines on standard input into /etc/hosts, in place of those put there before.
 # Written in place: in containers the file is a mount and cannot be replaced by a rename.
 set_hosts() {
   local kept
   kept="$(grep -vF "$HOSTS_TAG" /etc/hosts || true)"
-  if (($#)); then kept+=$'\n'"$(printf "%s  $HOSTS_TAG\n" "$@")"; fi
-  printf '%s\n' "$kept" >/etc/hosts
-}
-
-remove_hosts() {
-  if grep -qF "$HOSTS_TAG" /etc/hosts; then set_hosts; fi
+  { printf '%s\n' "$kept" && sed "s/\$/  $HOSTS_TAG/"; } >/etc/hosts
 }

@@ -94,7 +94,7 @@ main() {
     end_leftovers
     say "nothing of ours was running"
   fi
-  remove_hosts
+  if grep -qF "$HOSTS_TAG" /etc/hosts; then set_hosts </dev/null; fi
   remove_networks
   if ((purge)); then
     rm -rf "$STATE" "$STATE.lock"
