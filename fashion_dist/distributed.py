@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -92,6 +92,23 @@ class Link:
             dist.all_reduce(flat)
         parts = torch.split(flat, [values[name].numel() for name in names])
         return {name: part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
+
+    def sum_unequal(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`sum` where a rank may have nothing to add and pass no tensors at all."""
+        if self._control is None:
+            return self.sum(values)
+        shapes: list[dict[str, torch.Size] | None] = [None] * self.world.world_size
+        mine = {name: value.shape for name, value in values.items()}
+        dist.all_gather_object(shapes, mine, group=self._control)
+        known = {name: shape for theirs in shapes for name, shape in (theirs or {}).items()}
+        zeros = {name: torch.zeros(shape, device=self.device) for name, shape in known.items() if name not in values}
+        return self.sum({**values, **zeros})
+
+    def gradients(self, parallel: nn.Module, exchange: bool) -> contextlib.AbstractContextManager[Any]:
+        """The context of one backward pass: gradients are added over the ranks, or only locally for a later one."""
+        if exchange or not isinstance(parallel, torch.nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return parallel.no_sync()
 
     def broadcast(self, tensors: list[Tensor]) -> None:
         """Every rank's `tensors` become rank 0's, in place."""

@@ -1,0 +1,180 @@
+"""Checkpoints that are committed or absent.
+
+    checkpoints/
+      step-00000480/   state.pt  manifest.json      the history, bounded; the newest is where a run resumes
+      best-00000400/   state.pt  manifest.json      the best by the monitored metric
+
+Saving: serialise in memory (the only part the training loop waits for), then, in a thread: write into a hidden folder,
+fsync, write the manifest with the SHA-256 of the state, fsync, rename, fsync the parent. A kill at any moment leaves a
+complete checkpoint or a hidden folder that the next start removes.
+
+Loading verifies the hash and reads tensors and plain values only (`weights_only=True`), so a checkpoint can run no
+code. A damaged one is passed over with a warning for the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fashion_dist.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_STATE = "state.pt"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A committed checkpoint's folder and what its manifest says of it."""
+
+    path: Path
+    step: int
+    facts: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoint folder of one run.
+
+    Args:
+        folder: where; created at the first save.
+        keep: step checkpoints kept behind the newest one.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, name: str, step: int, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Commit `state` as `<name>-<step>`; returns when it is copied, and writes it in the background.
+
+        One write is in flight at a time: a second save waits for the first, and raises what the first one failed of.
+
+        Args:
+            name: `step` or `best`.
+            step: optimiser steps done.
+            state: tensors and plain values.
+            facts: plain values for the manifest.
+
+        Raises:
+            CheckpointError: an earlier write failed; the message has the path and the bytes needed.
+        """
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        self.wait()
+        self._pending = self._writer.submit(self._commit, name, step, buffer.getbuffer(), dict(facts))
+
+    def wait(self) -> None:
+        """Return when nothing is in flight; raises CheckpointError when the last write failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _commit(self, name: str, step: int, data: memoryview, facts: dict[str, Any]) -> None:
+        final = self.folder / f"{name}-{step:08d}"
+        temporary = self.folder / f".{final.name}.{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            _write_synced(temporary / _STATE, data)
+            manifest = {**facts, "step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            _write_synced(temporary / _MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+            _sync_folder(temporary)
+            if final.exists():
+                # A resumed run reaches the same step again; what it saved there before is the same state.
+                shutil.rmtree(final)
+            temporary.rename(final)
+            _sync_folder(self.folder)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise _write_error(final, len(data), error) from error
+        kept = self.keep + 1 if name == "step" else 1
+        for old in self._folders(name)[kept:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _folders(self, name: str) -> list[Path]:
+        """Committed folders, newest step first."""
+        return sorted(self.folder.glob(f"{name}-*"), reverse=True)
+
+    def clean(self) -> None:
+        """Remove what killed writers left behind; only the run's lock holder may call this."""
+        for leftover in self.folder.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def load(self, name: str = "step", map_location: str | torch.device = "cpu") -> tuple[Saved, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, or None without any.
+
+        Raises:
+            CheckpointError: there are checkpoints and all are damaged.
+        """
+        folders = self._folders(name)
+        for folder in folders:
+            try:
+                return _load(folder, map_location)
+            except CheckpointError as error:
+                logger.warning("%s; falling back to the one before", error)
+        if folders:
+            raise CheckpointError(f"{self.folder}: all {len(folders)} checkpoints named {name!r} are damaged")
+        return None
+
+    def close(self) -> None:
+        """Wait for the last write and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+
+def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[str, Any]]:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        data = (folder / _STATE).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
+        raise CheckpointError(f"checkpoint {folder} is damaged: {_STATE} is not what its manifest says")
+    try:
+        state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; each means that this file is no checkpoint of ours
+        raise CheckpointError(f"checkpoint {folder} is refused: {error}") from error
+    return Saved(folder, manifest["step"], manifest), state
+
+
+def _write_synced(path: Path, data: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some network filesystems refuse fsync on folders; their rename is then as durable as it gets.
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(path: Path, size: int, error: OSError) -> CheckpointError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CheckpointError(f"no space for checkpoint {path}: {size:,} bytes needed; the one before is intact")
+    return CheckpointError(f"checkpoint {path} ({size:,} bytes) could not be written: {error}")

@@ -1,0 +1,68 @@
+"""Mixup and CutMix on a batch, drawn from (seed, step) so that every rank and every resumed run mixes alike.
+
+A sample's partner is its neighbour in the global batch (0 with 1, 2 with 3, ...): as long as each rank's slice is even,
+the pairs do not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fashion_dist.config import TrainConfig
+
+Loss = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A batch of which each image may hold a share of its partner's.
+
+    Args:
+        images: [n, ..., 3, H, W].
+        partner: int64 [n], or None where nothing was mixed.
+        share: the fraction of its own image that each sample kept.
+    """
+
+    images: Tensor
+    partner: Tensor | None = None
+    share: float = 1.0
+
+    def loss(self, loss: Loss, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`loss` of the batch: the mean of its own targets' and its partners', weighted by their shares."""
+        own = loss(targets)
+        if self.partner is None:
+            return own
+        other = loss({name: values[self.partner] for name, values in targets.items()})
+        return {name: self.share * value + (1 - self.share) * other[name] for name, value in own.items()}
+
+
+def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:
+    """Mix `images` [n, ..., 3, H, W] as `settings` says; with both mixup and CutMix on, every step takes one of them."""
+    if not settings.mixup and not settings.cutmix:
+        return Mixed(images)
+    draw = np.random.default_rng((settings.seed, step))
+    cut = bool(settings.cutmix) and (not settings.mixup or draw.random() < 0.5)
+    alpha = settings.cutmix if cut else settings.mixup
+    share = float(draw.beta(alpha, alpha))
+    index = torch.arange(len(images), device=images.device)
+    partner = (index ^ 1).clamp(max=len(images) - 1)
+    if not cut:
+        return Mixed(torch.lerp(images[partner], images, share), partner, share)
+    top, bottom, left, right = cut_box(*images.shape[-2:], share, draw)
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images[partner][..., top:bottom, left:right]
+    area = (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
+    return Mixed(mixed, partner, 1 - area)
+
+
+def cut_box(height: int, width: int, share: float, draw: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of a box of about 1 - share of the area, centred anywhere and cut at the edges."""
+    side = (1 - share) ** 0.5
+    y, x = draw.integers(height), draw.integers(width)
+    half_y, half_x = int(height * side) // 2, int(width * side) // 2
+    return max(0, y - half_y), min(height, y + half_y), max(0, x - half_x), min(width, x + half_x)

@@ -1,0 +1,134 @@
+"""Networks: a backbone that turns images into features, and named linear heads on it.
+
+Our own backbones are the modules of this folder, found by file name; other names are torchvision's, then timm's.
+Plain `nn.Module`s: nothing here knows of ranks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fashion_dist.config import ModelConfig
+from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.model_names import known_models, own_models
+
+
+class Network(nn.Module):
+    """A backbone and one linear head per output.
+
+    Args:
+        backbone: images [N, 3, H, W] -> features [N, C].
+        num_features: C.
+        heads: width of each named output.
+        dropout: probability of dropping a feature before the heads, in training.
+    """
+
+    def __init__(self, backbone: nn.Module, num_features: int, heads: Mapping[str, int], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_features = num_features
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleDict({name: nn.Linear(num_features, width) for name, width in heads.items()})
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] -> what the heads see, [N, C]."""
+        features: Tensor = self.backbone(images)
+        return features
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [N, 3, H, W] -> logits [N, width] by the name of the head."""
+        features = self.dropout(self.features(images))
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def build_network(config: ModelConfig, heads: Mapping[str, int], image_px: int) -> Network:
+    """The network of `config` with fresh heads.
+
+    Raises:
+        ConfigError: an unknown name, a network without a linear classifier to replace, or weights that do not fit.
+    """
+    backbone, num_features = build_backbone(config, image_px)
+    return Network(backbone, num_features, heads, config.dropout)
+
+
+def build_backbone(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
+    """The backbone of `config` and its number of features; loads `config.weights` into it when they are a path."""
+    if config.name in own_models():
+        backbone, num_features = importlib.import_module(f"{__name__}.{config.name}").build(config, image_px)
+    else:
+        backbone, num_features = _from_library(config.name)
+    if config.weights not in ("none", "imagenet"):
+        load_weights(backbone, Path(config.weights))
+    return backbone, num_features
+
+
+def _from_library(name: str) -> tuple[nn.Module, int]:
+    import torchvision
+
+    if name in torchvision.models.list_models(module=torchvision.models):
+        model = torchvision.models.get_model(name, weights=None)
+        return model, _drop_classifier(model, name)
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown("model", name, known_models())
+    model = timm.create_model(name, num_classes=0)
+    return model, int(model.num_features)
+
+
+def _drop_classifier(model: nn.Module, name: str) -> int:
+    """Replace the last linear layer by the identity; returns how many features it took."""
+    linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != 1000:
+        raise ConfigError(f"model {name!r} does not end in a linear classifier; choose a classification network")
+    path, classifier = linear[-1]
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
+    return classifier.in_features
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
+
+    Raises:
+        ConfigError: the file does not fit; missing and unexpected keys are named.
+    """
+    state = _read_state_dict(path)
+    own = backbone.state_dict()
+    matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    missing = sorted(own.keys() - matched.keys() - {key for key in own if key.endswith("num_batches_tracked")})
+    unexpected = sorted(state.keys() - matched.keys())
+    # A published file has the classifier that ours has not: at most one layer's weight and bias.
+    if missing or len({key.rpartition(".")[0] for key in unexpected}) > 1:
+        raise ConfigError(
+            f"{path} does not fit the model: missing {_some(missing)}; unexpected or of another shape {_some(unexpected)}"
+        )
+    backbone.load_state_dict(matched, strict=False)
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"weights {path} are not a file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; each means that this is no state dict
+        raise ConfigError(f"weights {path} are not a state dict: {error}") from error
+    loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ConfigError(f"weights {path} are not a state dict of tensors")
+    return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _some(names: list[str], shown: int = 6) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "nothing") + rest

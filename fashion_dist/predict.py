@@ -1,0 +1,71 @@
+"""Predictions that carry keys: each rank writes the rows of the samples it saw, and nobody guesses an order."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fashion_dist.data import Batch, Loader
+from fashion_dist.learner import Learner
+
+if TYPE_CHECKING:
+    from fashion_dist.session import Session, SplitFeed
+
+
+def forward_all(learner: Learner, loader: Loader) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """This rank's blocks of a split with the evaluated model's outputs, in fp32.
+
+    Blocks have the same samples in the same order whatever the number of ranks, so that outputs do too.
+    """
+    model = learner.evaluated_model()
+    # Between forwards each rank's normalisation statistics are its own; rank 0's are the ones that are saved.
+    learner.link.broadcast([buffer for buffer in model.buffers() if buffer.numel()])
+    model.eval()
+    for batch in loader.epoch(0):
+        with torch.inference_mode(), learner.autocast():
+            outputs = model(batch.images)
+        yield batch, {name: value.float() for name, value in outputs.items()}
+
+
+def predict(session: Session, feed: SplitFeed, name: str) -> None:
+    """Write `predictions/<split>/rank_<r>.parquet`: index, key and the task's columns, one row per example.
+
+    The folder is made anew and appears whole, by rename, once every rank has written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    link, task, config = session.link, session.task, session.config
+    final = session.folder.predictions(name)
+    temporary = final.with_name(f".{name}.new")
+    if link.world.is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    link.barrier()
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch, outputs in forward_all(session.learner, feed.loader):
+        for column, values in {"index": batch.index.numpy(), **task.rows(outputs, config)}.items():
+            columns.setdefault(column, []).append(values)
+    if columns:
+        joined = {column: np.concatenate(parts) for column, parts in columns.items()}
+        table = pa.table({column: _arrow(values) for column, values in joined.items()})
+        keys = [feed.key(int(i)) for i in joined["index"]]
+        pq.write_table(table.add_column(1, "key", pa.array(keys)), temporary / f"rank_{link.world.rank}.parquet")
+    link.barrier()
+    if link.world.is_main:
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    link.barrier()
+
+
+def _arrow(values: np.ndarray) -> object:
+    """A column of an array [N] or [N, K]."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])

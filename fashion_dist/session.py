@@ -1,0 +1,176 @@
+"""A run in the hands of one rank: its parts, its position, and one split's way to the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fashion_dist.checkpoint import Checkpoints
+from fashion_dist.config import Config
+from fashion_dist.data import Batch, Loader, LoaderOptions
+from fashion_dist.distributed import Link
+from fashion_dist.errors import CheckpointError
+from fashion_dist.learner import Learner
+from fashion_dist.paths import RunDir
+from fashion_dist.state import StateFile
+from fashion_dist.tasks import Task
+from fashion_dist.tracking import Tracker, WandbMode
+from shards import ShardSet
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What may differ between two starts of the same run without changing its outcome."""
+
+    loader: LoaderOptions = LoaderOptions()
+    wandb: WandbMode = "auto"
+    attempt: int = 1
+    """Number of this start of the run, from 1."""
+    predict: tuple[str, ...] = ("test",)
+    """Splits to predict with the best weights at the end, where the shard set has them."""
+
+
+@dataclass
+class Position:
+    """Where a run is. This, the weights and the optimiser are its whole state."""
+
+    epoch: int = 0
+    step: int = 0
+    """Optimiser steps done within `epoch`."""
+    total: int = 0
+    """Optimiser steps done in all."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """`metric`, `value` and `epoch` of the best evaluation so far."""
+
+
+@dataclass
+class Session:
+    """One run in the hands of this rank; only rank 0's writes anything."""
+
+    folder: RunDir
+    config: Config
+    task: Task
+    shard_set: ShardSet
+    link: Link
+    learner: Learner
+    checkpoints: Checkpoints
+    options: FitOptions
+    stop: Callable[[], bool]
+    position: Position = field(default_factory=Position)
+    state_file: StateFile | None = None
+    tracker: Tracker | None = None
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def tell(self, **values: Any) -> None:
+        """Update state.json."""
+        if self.state_file is not None:
+            self.state_file.update(**values)
+
+    def log(self, split: str, epoch: float, values: Mapping[str, float]) -> None:
+        """Add a line to metrics.jsonl."""
+        if self.tracker is not None:
+            self.tracker.log(split, self.position.total, epoch, values)
+
+    def save(self) -> None:
+        """Commit a checkpoint of this moment."""
+        if self.link.world.is_main:
+            facts = {
+                "config": plain(self.config),
+                "data_hash": self.shard_set.data_hash,
+                "torch": torch.__version__,
+                "precision": str(self.learner.dtype),
+                "world_size": self.link.world.world_size,
+            }
+            state = self.learner.state() | {"position": dataclasses.asdict(self.position)}
+            self.checkpoints.save("step", self.position.total, state, facts)
+        self.saved_at = time.monotonic()
+
+    def save_best(self, metrics: Mapping[str, float]) -> None:
+        """Commit the evaluated weights as the best so far."""
+        if self.link.world.is_main:
+            state = {"model": self.learner.evaluated_model().state_dict()}
+            facts = {"metrics": dict(metrics), **self.position.best}
+            self.checkpoints.save("best", self.position.total, state, facts)
+
+    def resume(self) -> None:
+        """Take up the last whole checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is of another shard set or recipe, or the ranks do not see the same one.
+        """
+        if self.link.world.is_main:
+            self.checkpoints.clean()
+        self.link.barrier()
+        found = self.checkpoints.load("step", self.learner.device)
+        if not self.link.all_agree(str(found and found[0].path.name)):
+            raise CheckpointError(f"{self.checkpoints.folder}: the ranks do not see the same last checkpoint")
+        if found is None:
+            return
+        saved, state = found
+        for name, mine in (("data_hash", self.shard_set.data_hash), ("config", plain(self.config))):
+            if saved.facts[name] != mine:
+                what = "shard set" if name == "data_hash" else "recipe"
+                raise CheckpointError(f"checkpoint {saved.path} is of another {what}; --fresh starts over beside it")
+        self.learner.restore(state)
+        self.position = Position(**state["position"])
+
+
+class SplitFeed:
+    """One split on its way to the model: its examples, their targets on the device, and the loader.
+
+    Args:
+        session: whose configuration, ranks and device.
+        name: `train` is shuffled and augmented; every other split is read in order, whole.
+    """
+
+    def __init__(self, session: Session, name: str) -> None:
+        config, world = session.config, session.link.world
+        self.split = session.shard_set.split(name)
+        self.training = name == "train"
+        self.examples = session.task.make_examples(self.split, config)
+        self.targets = {
+            key: torch.from_numpy(np.ascontiguousarray(values)).to(session.link.device)
+            for key, values in self.examples.targets.items()
+        }
+        self.loader = Loader(
+            self.split,
+            self.examples.images,
+            config.data,
+            batch_size=config.train.batch_size if self.training else config.train.eval_batch_size,
+            accumulate=config.train.accumulate if self.training else 1,
+            training=self.training,
+            rank=world.rank,
+            world_size=world.world_size,
+            seed=config.train.seed,
+            device=session.link.device,
+            dtype=session.learner.dtype,
+            options=session.options.loader,
+        )
+
+    def targets_of(self, batch: Batch) -> dict[str, Tensor]:
+        """The targets of a batch, by name."""
+        return {key: values[batch.index.to(values.device)] for key, values in self.targets.items()}
+
+    def key(self, index: int) -> str:
+        """The key of example `index`: its images' keys, joined by blanks where there are several."""
+        return " ".join(self.split.keys[int(row)] for row in self.examples.images[index])
+
+    def __enter__(self) -> SplitFeed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loader.close()
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as JSON reads it back, which is how a checkpoint keeps it."""
+    values: dict[str, Any] = json.loads(config.to_json())
+    return values

@@ -1,0 +1,245 @@
+"""The training of one run, from its folder to its best checkpoint: read this file first.
+
+    fit           set up, resume, epochs, predictions
+    train_epoch   the steps of one epoch, from any step
+    train_step    forward, backward, clip, step
+    evaluate      a split's metrics, every sample once
+
+Everything random is drawn from (seed, step, rank) or (seed, epoch, sample), so the state of a run is its weights and
+(epoch, step): a run killed anywhere and started again goes on with the very next sample.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fashion_dist.checkpoint import Checkpoints
+from fashion_dist.config import Config
+from fashion_dist.data import Batch
+from fashion_dist.distributed import Link
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.learner import Learner
+from fashion_dist.mix import mix_batch
+from fashion_dist.optim import learning_rate, set_learning_rate
+from fashion_dist.paths import RunDir
+from fashion_dist.predict import forward_all, predict
+from fashion_dist.session import FitOptions, Session, SplitFeed
+from fashion_dist.state import StateFile
+from fashion_dist.tasks import load
+from fashion_dist.tracking import Tracker
+from shards import ShardSet
+
+LOG_STEPS = 20
+"""Steps between two training lines in metrics.jsonl; each costs one small all-reduce."""
+
+
+def fit(
+    folder: RunDir,
+    config: Config,
+    shard_set: ShardSet,
+    link: Link,
+    options: FitOptions = FitOptions(),  # noqa: B008  frozen, so shared defaults are safe
+    stop: Callable[[], bool] = lambda: False,
+) -> Literal["done", "stopped"]:
+    """Train the run in `folder` from where it stands to its end, and predict with its best weights.
+
+    Args:
+        folder: the run's folder, which this job alone writes to.
+        config: what to train.
+        shard_set: on what.
+        link: the ranks of the job.
+        options: what may differ between two starts.
+        stop: asked at every step; True on any rank ends the run at a step that all ranks agree on, checkpointed.
+
+    Returns:
+        `done`, or `stopped` when `stop` ended it and a later start is to go on.
+
+    Raises:
+        ConfigError: the batch does not divide over the ranks, or a split or the monitored metric does not exist.
+        CheckpointError: the checkpoint is of another shard set or recipe, or cannot be written.
+        RunError: the loss is not finite.
+        DamageError: a sample's bytes are not what was packed.
+    """
+    state_file = StateFile(folder.state, options.attempt) if link.world.is_main else None
+    if state_file is not None:
+        state_file.update(state="running", phase="starting", epochs=config.train.epochs)
+    task = load(config.task)
+    torch.manual_seed(config.train.seed)  # every rank makes the same first weights
+    learner = Learner(task.build_model(config, shard_set.schema), config, link)
+    checkpoints = Checkpoints(folder.checkpoints, config.train.keep)
+    session = Session(folder, config, task, shard_set, link, learner, checkpoints, options, stop, state_file=state_file)
+    try:
+        session.resume()
+        if link.world.is_main:
+            session.tracker = Tracker(folder, config, session.position.total, options.attempt, options.wandb)
+        with SplitFeed(session, "train") as train, SplitFeed(session, "val") as val:
+            outcome = _epochs(session, train, val)
+        if outcome == "done":
+            _predict(session)
+    finally:
+        checkpoints.close()
+        if session.tracker is not None:
+            session.tracker.close()
+    session.tell(state=outcome)
+    return outcome
+
+
+def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done", "stopped"]:
+    """Train epoch by epoch until the last one, early stopping, or a stop."""
+    settings, position = session.config.train, session.position
+    metric = settings.monitor or session.task.monitor
+    total_steps = train.loader.steps * settings.epochs
+    session.tell(phase="training", epoch=position.epoch, best=position.best, total_steps=total_steps)
+    while position.epoch < settings.epochs and not _no_better_for(session, settings.patience):
+        if not train_epoch(session, train):
+            session.save()
+            return "stopped"
+        session.tell(phase="evaluating")
+        found = evaluate(session, val)
+        if metric not in found:
+            raise ConfigError(f"train.monitor = {metric!r} is not measured; known: {', '.join(sorted(found))}")
+        position.epoch, position.step = position.epoch + 1, 0
+        session.log("val", position.epoch, found)
+        if _is_better(found[metric], position.best, settings.mode):
+            position.best = {"metric": metric, "value": found[metric], "epoch": position.epoch}
+            session.save_best(found)
+        session.save()
+        session.tell(phase="training", epoch=position.epoch, best=position.best)
+    return "done"
+
+
+def _is_better(value: float, best: Mapping[str, float], mode: Literal["max", "min"]) -> bool:
+    return not best or (value > best["value"] if mode == "max" else value < best["value"])
+
+
+def _no_better_for(session: Session, patience: int) -> bool:
+    best = session.position.best
+    return bool(patience and best) and session.position.epoch - int(best["epoch"]) >= patience
+
+
+def train_epoch(session: Session, train: SplitFeed) -> bool:
+    """The steps of the current epoch from `position.step` on; False when a stop was agreed on before its end."""
+    position, settings, learner = session.position, session.config.train, session.learner
+    steps = train.loader.steps
+    learner.train(position.epoch)
+    batches = train.loader.epoch(position.epoch, position.step)
+    window: list[dict[str, Tensor]] = []
+    started = time.monotonic()
+    while position.step < steps:
+        window.append(train_step(session, train, [next(batches) for _ in range(settings.accumulate)]))
+        position.step += 1
+        position.total += 1
+        if len(window) == LOG_STEPS or position.step == steps:
+            rate = len(window) * settings.batch_size / (time.monotonic() - started)
+            _log_window(session, window, position.epoch + position.step / steps, rate)
+            window, started = [], time.monotonic()
+        session.tell(epoch=position.epoch, step=position.total)
+        if session.link.any_so_far(session.stop()):
+            return False
+        if position.step < steps and _checkpoint_due(session):
+            session.save()
+    return True
+
+
+def _checkpoint_due(session: Session) -> bool:
+    settings = session.config.train
+    by_steps = bool(settings.checkpoint_steps) and session.position.total % settings.checkpoint_steps == 0
+    return by_steps or time.monotonic() - session.saved_at >= 60 * settings.checkpoint_min
+
+
+def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -> dict[str, Tensor]:
+    """One optimiser step on this rank's micro-batches; returns the loss terms' means as scalars on the device."""
+    config, learner, link, position = session.config, session.learner, session.link, session.position
+    # Dropout draws from (seed, step, rank): a resumed run draws what the undisturbed one did.
+    torch.manual_seed((config.train.seed * 1_000_003 + position.total) * 65_536 + link.world.rank)
+    lr = learning_rate(position.total, train.loader.steps, config.train.epochs, config.optim)
+    set_learning_rate(learner.optimizer, lr)
+    learner.optimizer.zero_grad(set_to_none=True)
+    terms: dict[str, Tensor] = {}
+    for i, batch in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1
+        with link.gradients(learner.parallel, exchange=last):
+            with learner.autocast():
+                mixed = mix_batch(batch.images, config.train, position.total)
+                outputs = learner.parallel(mixed.images)
+                found = mixed.loss(lambda t, o=outputs: session.task.loss(o, t, config), train.targets_of(batch))  # type: ignore[misc]
+            learner.scaler.scale(found["loss"] / len(micro_batches)).backward()
+        for name, value in found.items():
+            terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(micro_batches)
+    norm = learner.clip_gradients()
+    if _worth_a_step(session, norm):
+        learner.scaler.step(learner.optimizer)
+        if learner.average is not None:
+            learner.average.update_parameters(learner.model)
+    learner.scaler.update()
+    return {**terms, "gradient_norm": norm}
+
+
+def _worth_a_step(session: Session, norm: Tensor) -> bool:
+    """Whether the gradient is finite. It was added over the ranks, so all of them find the same."""
+    learner, policy = session.learner, session.config.train.on_nonfinite
+    if learner.scaler.is_enabled():
+        return True  # the scaler finds overflows itself, skips the step and lowers its scale
+    if norm.device.type == "cuda" and policy == "fail":
+        return True  # asking would wait for the GPU at every step; _log_window asks every LOG_STEPS
+    if bool(norm.isfinite()):
+        return True
+    if policy == "fail":
+        raise _not_finite(session)
+    return False
+
+
+def _not_finite(session: Session) -> RunError:
+    at = session.position
+    return RunError(
+        f"the gradient is not finite at epoch {at.epoch}, step {at.total}: lower optim.lr, set optim.clip_norm, "
+        f"or pass such steps over with --set train.on_nonfinite=skip"
+    )
+
+
+def _log_window(session: Session, window: list[dict[str, Tensor]], epoch: float, samples_per_s: float) -> None:
+    link, learner = session.link, session.learner
+    means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
+    added = link.sum(means)
+    values = {name: float(value) / link.world.world_size for name, value in added.items()}
+    if session.config.train.on_nonfinite == "fail" and not learner.scaler.is_enabled():
+        if not torch.isfinite(torch.tensor(values["gradient_norm"])):
+            raise _not_finite(session)
+    lr = max(group["lr"] for group in learner.optimizer.param_groups)
+    session.log("train", epoch, {**values, "lr": lr, "samples_per_s": samples_per_s})
+    session.tell(samples_per_s=samples_per_s)
+
+
+def evaluate(session: Session, feed: SplitFeed) -> dict[str, float]:
+    """The task's metrics and loss terms over a split, each sample counted once whatever the number of ranks."""
+    task, config = session.task, session.config
+    totals: dict[str, Tensor] = {}
+    for batch, outputs in forward_all(session.learner, feed.loader):
+        targets = feed.targets_of(batch)
+        sums = dict(task.sums(outputs, targets, config))
+        terms = task.loss(outputs, targets, config)
+        sums |= {f"sum:{name}": value * len(batch.index) for name, value in terms.items()}
+        totals = {name: totals[name] + value if totals else value.double() for name, value in sums.items()}
+    totals = session.link.sum_unequal(totals)
+    terms = {name: float(totals.pop(name)) / len(feed.examples) for name in [*totals] if name.startswith("sum:")}
+    found = task.metrics({name: value.cpu().numpy() for name, value in totals.items()}, session.shard_set.schema)
+    return {**found, **{name.removeprefix("sum:"): value for name, value in terms.items()}}
+
+
+def _predict(session: Session) -> None:
+    """Predict the wanted splits with the best weights."""
+    session.tell(phase="predicting")
+    session.checkpoints.wait()
+    session.link.barrier()
+    found = session.checkpoints.load("best", session.learner.device)
+    assert found is not None, "an evaluation always leaves a best checkpoint"
+    session.learner.evaluated_model().load_state_dict(found[1]["model"])
+    for name in session.options.predict:
+        if name in session.shard_set.splits:
+            with SplitFeed(session, name) as feed:
+                predict(session, feed, name)
