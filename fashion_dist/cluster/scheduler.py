@@ -1,0 +1,247 @@
+"""Questions to Slurm and to this machine's processes. Whoever asks gets an answer or `RunError`, never a guess.
+
+A job is known by a `JobRef`. On Slurm that is the job id; locally it is the process that started the ranks, with the
+time it started at, because process ids are used again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fashion_dist.errors import RunError
+
+Cluster = Literal["slurm", "local"]
+Presence = Literal["queued", "running", "gone", "unknown"]
+
+_TIMEOUT_S = 20.0
+_QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD"}
+_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
+
+@dataclass(frozen=True)
+class JobRef:
+    """One submitted job."""
+
+    cluster: Cluster
+    job_id: str
+    host: str = ""
+    """Where a local job runs; empty on Slurm."""
+    started: int = 0
+    """When a local job's process started, in clock ticks since boot; 0 on Slurm."""
+
+    @classmethod
+    def of_process(cls, pid: int) -> JobRef:
+        """The local job whose controlling process is `pid`, on this host."""
+        return cls("local", str(pid), socket.gethostname(), process_started(pid) or 0)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> JobRef | None:
+        """What `to_json` gave; None where there is no job in it."""
+        if not values.get("job_id"):
+            return None
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return f"Slurm job {self.job_id}" if self.cluster == "slurm" else f"local job {self.job_id} on {self.host}"
+
+    @property
+    def cancel_command(self) -> str:
+        """What a user types to end it."""
+        return f"scancel {self.job_id}" if self.cluster == "slurm" else f"kill {self.job_id}"
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One line of the queue.
+
+    Args:
+        job_id: with `_<index>` in an array.
+        state: Slurm's long state, such as RUNNING.
+        reason: why it waits.
+        nodes: its node list; empty while it waits.
+        left_s: seconds until its time limit; None without one.
+    """
+
+    job_id: str
+    name: str
+    state: str
+    reason: str
+    nodes: str
+    left_s: int | None
+    comment: str
+
+    @property
+    def presence(self) -> Presence:
+        """Queued or running; what Slurm is still cleaning up after runs no longer, but may yet be requeued."""
+        if self.state in _QUEUED:
+            return "queued"
+        return "gone" if self.state in _ENDED else "running"
+
+
+def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
+    """The standard output of a scheduler's command.
+
+    Raises:
+        RunError: it is not installed, failed, or did not answer in time; with its own words.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except FileNotFoundError:
+        raise RunError(f"{command[0]} is not on the PATH: this machine has no Slurm commands") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(f"{command[0]} did not answer within {timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        words = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+        raise RunError(f"{command[0]}: {words}")
+    return done.stdout
+
+
+def slurm_answers() -> bool:
+    """Whether jobs can be submitted from here."""
+    if shutil.which("sbatch") is None:
+        return False
+    try:
+        return bool(ask(["sinfo", "--noheader", "--format=%P"], timeout_s=10).strip())
+    except RunError:
+        return False
+
+
+def partitions() -> list[str]:
+    """The partitions that Slurm shows this user."""
+    return sorted({line.strip().rstrip("*") for line in ask(["sinfo", "--noheader", "--format=%P"]).split()})
+
+
+def node_cpus(partition: str) -> int:
+    """The CPUs of the smallest node of a partition; empty is the default partition."""
+    chosen = [f"--partition={partition}"] if partition else []
+    rows = [line.split() for line in ask(["sinfo", "--noheader", "--format=%P %c", *chosen]).splitlines()]
+    counts = [int(row[1].rstrip("+")) for row in rows if len(row) == 2 and (partition or row[0].endswith("*"))]
+    return min(counts, default=1)
+
+
+def max_array_size() -> int:
+    """How many tasks one array may have."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
+    return int(found[1]) - 1 if found else 1000
+
+
+def seconds(text: str) -> int | None:
+    """Slurm's `[days-][[hours:]minutes:]seconds` as seconds; None for UNLIMITED, INVALID and the like."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", text.strip())
+    if found is None:
+        return None
+    days, hours, minutes, rest = (int(group or 0) for group in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def parse_queue(text: str) -> list[Queued]:
+    """The lines of `squeue` in the format that `queue` asks for; the comment comes last as it may hold a bar."""
+    jobs = []
+    for line in text.splitlines():
+        parts = line.split("|", 6)
+        if len(parts) == 7:
+            job_id, state, reason, nodes, left, name, comment = (part.strip() for part in parts)
+            jobs.append(Queued(job_id, name, state, reason, nodes, seconds(left), comment))
+    return jobs
+
+
+def queue(*, job_ids: Iterable[str] = (), name: str = "") -> list[Queued]:
+    """The jobs in Slurm's queue: those ids, or else this user's, those of one name when it is given.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    ids = ",".join(job_ids)
+    chosen = [f"--jobs={ids}"] if ids else ["--me"]
+    if name:
+        chosen.append(f"--name={name}")
+    try:
+        return parse_queue(ask(["squeue", "--noheader", "--array", "--format=%i|%T|%r|%N|%L|%j|%k", *chosen]))
+    except RunError as error:
+        if "Invalid job id" in str(error):  # said of a job that has left the queue
+            return []
+        raise
+
+
+def accounting(job_ids: Iterable[str]) -> dict[str, str]:
+    """The last state of jobs by sacct, such as `{"12": "TIMEOUT"}`; without accounting nothing."""
+    ids = ",".join(job_ids)
+    if not ids:
+        return {}
+    try:
+        text = ask(["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={ids}"])
+    except RunError:
+        return {}
+    rows = (line.partition("|") for line in text.splitlines())
+    return {job_id: state.split()[0] for job_id, _, state in rows if state.strip()}
+
+
+def presence(job: JobRef) -> Presence:
+    """Whether a job waits, runs or is gone; `unknown` when only another machine could say.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    if job.cluster == "slurm":
+        found = queue(job_ids=[job.job_id])
+        states = {entry.presence for entry in found}
+        return "running" if "running" in states else "queued" if "queued" in states else "gone"
+    if job.host != socket.gethostname():
+        return "unknown"
+    return "running" if process_started(int(job.job_id)) == job.started else "gone"
+
+
+def process_started(pid: int) -> int | None:
+    """When a process of this machine started, in clock ticks since boot; None when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])  # fields 3 (state) and 22 (starttime) of proc(5)
+
+
+def find_process(*arguments: str) -> int | None:
+    """This user's process whose command line holds all of these arguments as whole words, or None."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            mine = path.stat().st_uid == os.getuid()
+        except OSError:
+            continue
+        if mine and all(argument in words for argument in arguments):
+            return int(path.parent.name)
+    return None
+
+
+def cancel(job: JobRef) -> None:
+    """End a job: its ranks save a checkpoint within the cluster's grace time, and are not requeued.
+
+    Raises:
+        RunError: Slurm refused, or the job runs on another machine.
+    """
+    if job.cluster == "slurm":
+        ask(["scancel", job.job_id])
+    elif presence(job) == "running":
+        os.kill(int(job.job_id), signal.SIGTERM)
+    elif presence(job) == "unknown":
+        raise RunError(f"{job} can only be ended there: {job.cancel_command}")
+
+
+def requeue(job_id: str) -> None:
+    """Put a running Slurm job back into the queue, under its id."""
+    ask(["scontrol", "requeue", job_id])
