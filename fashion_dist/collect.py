@@ -55,9 +55,8 @@ def read_predictions(run: RunDir, split: str, wait_s: float = 0.0) -> dict[str, 
     deadline = time.monotonic() + wait_s
     while not (files := sorted(folder.glob("rank_*.parquet"))):
         if time.monotonic() >= deadline:
-            raise InputError(
-                f"run {run.run_id} has no predictions for {split!r} yet ({folder}); see python jobs/status.py {run.run_id}"
-            )
+            hint = f"python jobs/status.py {run.run_id} shows how far it is"
+            raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
         time.sleep(0.5)
     tables = [pq.read_table(file) for file in files]
     return {name: np.concatenate([_numpy(table[name]) for table in tables]) for name in tables[0].column_names}

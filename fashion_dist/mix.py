@@ -42,7 +42,7 @@ class Mixed:
 
 
 def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:
-    """Mix `images` [n, ..., 3, H, W] as `settings` says; with both mixup and CutMix on, every step takes one of them."""
+    """Mix `images` [n, ..., 3, H, W] as `settings` says; with both mixup and CutMix on, a step takes one of them."""
     if not settings.mixup and not settings.cutmix:
         return Mixed(images)
     draw = np.random.default_rng((settings.seed, step))

@@ -30,7 +30,7 @@ from shards import ShardSet
 class FitOptions:
     """What may differ between two starts of the same run without changing its outcome."""
 
-    loader: LoaderOptions = LoaderOptions()
+    loader: LoaderOptions = field(default_factory=LoaderOptions)
     wandb: WandbMode = "auto"
     attempt: int = 1
     """Number of this start of the run, from 1."""

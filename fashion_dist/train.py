@@ -11,6 +11,7 @@ Everything random is drawn from (seed, step, rank) or (seed, epoch, sample), so 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -207,9 +208,9 @@ def _log_window(session: Session, window: list[dict[str, Tensor]], epoch: float,
     means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
     added = link.sum(means)
     values = {name: float(value) / link.world.world_size for name, value in added.items()}
-    if session.config.train.on_nonfinite == "fail" and not learner.scaler.is_enabled():
-        if not torch.isfinite(torch.tensor(values["gradient_norm"])):
-            raise _not_finite(session)
+    must_be_finite = session.config.train.on_nonfinite == "fail" and not learner.scaler.is_enabled()
+    if must_be_finite and not math.isfinite(values["gradient_norm"]):
+        raise _not_finite(session)
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
     session.log("train", epoch, {**values, "lr": lr, "samples_per_s": samples_per_s})
     session.tell(samples_per_s=samples_per_s)

@@ -107,7 +107,8 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
     # A published file has the classifier that ours has not: at most one layer's weight and bias.
     if missing or len({key.rpartition(".")[0] for key in unexpected}) > 1:
         raise ConfigError(
-            f"{path} does not fit the model: missing {_some(missing)}; unexpected or of another shape {_some(unexpected)}"
+            f"{path} does not fit the model: missing {_some(missing)}; "
+            f"unexpected or of another shape {_some(unexpected)}"
         )
     backbone.load_state_dict(matched, strict=False)
 

@@ -126,7 +126,7 @@ def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
 
 
 def submission(columns: Mapping[str, Sequence[object] | np.ndarray], schema: Schema, config: Config) -> dict[str, str]:
-    """`category.csv` and `attribute.csv` as the assignment's grader reads them, in the order of the split's own file."""
+    """`category.csv` and `attribute.csv` as the assignment wants them, in the order of the split's file."""
     order = np.argsort(np.asarray(columns["row"]), kind="stable")
     paths, categories, attributes = columns["file_path"], columns["category"], columns["attributes"]
     return {

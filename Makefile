@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up themselves; each needs only make, git and Python 3.10 or newer.
+PYTHON ?= python3
+WORKSPACE ?= workspace
+BIN := .venv/bin
+
+.PHONY: install demo test lint faults bench cluster-up cluster-down
+
+install: .venv/installed
+
+.venv/installed: constraints.txt pyproject.toml
+	@sh tests/install.sh $(PYTHON)
+
+demo: .venv/installed
+	@$(BIN)/python jobs/demo.py --home $(WORKSPACE) $(if $(DATA),--data $(DATA))
+
+test: lint
+	@bash tests/run.sh
+
+lint: .venv/installed
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+faults: .venv/installed
+	@bash tests/run.sh faults
+
+bench: .venv/installed
+	@$(BIN)/python jobs/bench.py loader --home $(WORKSPACE)
+
+cluster-up:
+	@slurm/local/up.sh
+
+cluster-down:
+	@slurm/local/down.sh
