@@ -76,9 +76,31 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def attempts(self) -> Path:
+        """Every start of the run and how it ended."""
+        return self.path / "attempts.json"
+
+    def rendezvous(self, attempt: int) -> Path:
+        """Where the ranks of one start find each other."""
+        return self.path / "rendezvous" / f"attempt-{attempt}.json"
+
+    @property
+    def heartbeats(self) -> Path:
+        """Folder of the ranks' signs of life."""
+        return self.path / "heartbeats"
+
+    def heartbeat(self, rank: int) -> Path:
+        """One rank's sign of life."""
+        return self.heartbeats / f"rank_{rank}.json"
+
+    @property
     def errors(self) -> Path:
         """Folder of the ranks' own exceptions."""
         return self.path / "errors"
+
+    def error(self, rank: int) -> Path:
+        """One rank's own exception."""
+        return self.errors / f"rank_{rank}.json"
 
     @property
     def logs(self) -> Path:

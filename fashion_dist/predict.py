@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.data import Batch, Loader
+from fashion_dist.distributed import Link, World
 from fashion_dist.learner import Learner
+from fashion_dist.tasks import load
 
 if TYPE_CHECKING:
+    from fashion_dist.runs import OpenRun
     from fashion_dist.session import Session, SplitFeed
 
 
@@ -69,3 +74,26 @@ def _arrow(values: np.ndarray) -> object:
 
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def predict_run(run: OpenRun, split: str) -> None:
+    """Predict `split` with the best weights of a run, in this process alone.
+
+    Raises:
+        CheckpointError: the run has no best weights yet.
+    """
+    from fashion_dist.session import FitOptions, Session, SplitFeed
+
+    task = load(run.config.task)
+    checkpoints = Checkpoints(run.folder.checkpoints)
+    link = Link(World(), World().device())
+    # The average is a copy of the model's shape; best weights are its state, so one plain model is enough here.
+    config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, ema=0.0))
+    learner = Learner(task.build_model(config, run.shard_set.schema), config, link)
+    session = Session(run.folder, config, task, run.shard_set, link, learner, checkpoints, FitOptions(), lambda: False)
+    try:
+        session.load_best()
+        with SplitFeed(session, split) as feed:
+            predict(session, feed, split)
+    finally:
+        checkpoints.close()

@@ -122,6 +122,17 @@ class Session:
         self.learner.restore(state)
         self.position = Position(**state["position"])
 
+    def load_best(self) -> None:
+        """Give the evaluated model the best weights so far.
+
+        Raises:
+            CheckpointError: there are none yet.
+        """
+        found = self.checkpoints.load("best", self.learner.device)
+        if found is None:
+            raise CheckpointError(f"run {self.folder.run_id} has no best weights yet in {self.checkpoints.folder}")
+        self.learner.evaluated_model().load_state_dict(found[1]["model"])
+
 
 class SplitFeed:
     """One split on its way to the model: its examples, their targets on the device, and the loader.

@@ -237,9 +237,7 @@ def _predict(session: Session) -> None:
     session.tell(phase="predicting")
     session.checkpoints.wait()
     session.link.barrier()
-    found = session.checkpoints.load("best", session.learner.device)
-    assert found is not None, "an evaluation always leaves a best checkpoint"
-    session.learner.evaluated_model().load_state_dict(found[1]["model"])
+    session.load_best()
     for name in session.options.predict:
         if name in session.shard_set.splits:
             with SplitFeed(session, name) as feed:

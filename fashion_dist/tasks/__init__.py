@@ -57,6 +57,7 @@ class Task:
         rows: (outputs, config) -> prediction columns, N rows each.
         submission: (columns of predictions and facts in the split's order, schema, config) -> {file name: text}.
         monitor: the metric that `best` means; more is better.
+        shown_metrics: the metrics that the run's curves show beside it.
         examples: (split, config, epoch) -> Examples, where an example is not one image.
     """
 
@@ -70,6 +71,7 @@ class Task:
     rows: Callable[[Tensors, Config], dict[str, np.ndarray]]
     submission: Callable[[Mapping[str, Sequence[object] | np.ndarray], Schema, Config], dict[str, str]]
     monitor: str
+    shown_metrics: tuple[str, ...] = ()
     examples: Callable[[Split, Config, int], Examples] | None = None
 
     def make_examples(self, split: Split, config: Config, epoch: int = 0) -> Examples:

@@ -160,4 +160,5 @@ TASK = Task(
     rows=rows,
     submission=submission,
     monitor="score",
+    shown_metrics=("accuracy", "attribute_f1"),
 )

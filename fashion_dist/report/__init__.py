@@ -1,0 +1,1 @@
+"""Pictures and pages of runs, drawn from metrics.jsonl and the predictions alone."""
