@@ -3,7 +3,8 @@
     ShardsError
     ├── InputError (also ValueError)   the user's mistake: one sentence says what, where and what is allowed
     │   └── RowsError                  several bad rows or files at once: the first 20 and their count
-    └── DamageError                    stored bytes are not what was packed: names shard, key and offset
+    ├── DamageError                    stored bytes are not what was packed: names shard, key and offset
+    └── SpaceError                     no space left: names the path and the bytes needed
 
 Commands exit with status 2 for `InputError` and 1 for the rest.
 """
@@ -59,3 +60,14 @@ class DamageError(ShardsError):
 
     def __reduce__(self) -> tuple[type[DamageError], tuple[str, str, int, str]]:
         return type(self), (self.shard, self.key, self.offset, self.reason)
+
+
+class SpaceError(ShardsError):
+    """No space left: `str()` names the path, the bytes needed and the bytes free."""
+
+    def __init__(self, path: str, needed: int, free: int) -> None:
+        self.path, self.needed, self.free = path, needed, free
+        super().__init__(f"no space left for {path}: {needed} bytes needed, {free} free")
+
+    def __reduce__(self) -> tuple[type[SpaceError], tuple[str, int, int]]:
+        return type(self), (self.path, self.needed, self.free)

@@ -1,0 +1,75 @@
+"""`index.parquet`, one row a sample in the order of the tars, and the DALI index beside each tar.
+
+Columns: shard (int32, position in the manifest), offset (int64, of the image's first byte), size (int64), crc32
+(uint32, of the image), key, split (dictionary), width, height (int32, as shown), and one column per fact. One row group
+per shard, so that a split's columns are read without the others'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.record import Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PLACES = ("offset", "size", "crc32", "key", "width", "height")
+"""What a shard's rows hold beside the facts."""
+
+
+def arrow_schema(schema: Schema) -> pa.Schema:
+    """Columns and types of the index."""
+    import pyarrow as pa
+
+    kinds: dict[str, Any] = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
+    fields = [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+    ]
+    fields += [
+        pa.field(name, kinds.get(kind) or pa.list_(pa.int32(), schema.width(name)))
+        for name, kind in schema.facts.items()
+    ]
+    return pa.schema(fields)
+
+
+def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:
+    """Writes the index under a temporary name, fsyncs it and names it.
+
+    Args:
+        shards: (split, columns `PLACES` and facts) of each shard, in order; only one is held at a time.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = arrow_schema(schema)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(temporary, columns, compression="zstd", use_dictionary=["split"]) as writer:
+            for number, (split, rows) in enumerate(shards):
+                count = len(rows["key"])
+                values = {**rows, "shard": [number] * count, "split": pa.array([split] * count).dictionary_encode()}
+                arrays = [pa.array(values[field.name], field.type) for field in columns]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=columns), row_group_size=max(1, count))
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def dali_index(samples: Iterable[Sequence[tuple[str, int, int, str]]]) -> bytes:
+    """DALI's index `v1.2`: the number of samples, then a line of `extension offset size name` per member of each."""
+    lines = [" ".join(f"{ext} {offset} {size} {name}" for ext, offset, size, name in sample) for sample in samples]
+    return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()

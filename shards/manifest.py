@@ -1,0 +1,160 @@
+"""`manifest.json`: what a shard set is. It is written last; a folder without one is not a set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.errors import DamageError, InputError
+from shards.record import Schema
+
+FORMAT = "fashion-dist shards 1"
+MANIFEST = "manifest.json"
+INDEX = "index.parquet"
+REJECTED = "rejected.csv"
+CARD = "card.html"
+SCHEMA_MEMBER = "__shards__/schema.json"
+"""First member of each tar, so that a set is rebuilt from its tars alone; WebDataset readers skip it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar.
+
+    Args:
+        name: file name.
+        split: the split it belongs to.
+        samples: number of samples.
+        size: bytes of the tar.
+        sha256: of the whole tar.
+    """
+
+    name: str
+    split: str
+    samples: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a set but its samples.
+
+    Args:
+        dataset: name of the reader that made it.
+        schema: facts and their names.
+        shards: in the order of the index.
+        tables: name -> SHA-256 of the rows of each table beside the shards.
+        options: what it was packed with.
+        source_hash: of the records, so that the same command finds its work done.
+        rejected: number of images that were left out, listed in `rejected.csv`.
+        converted: format -> number of images stored as PNG because DALI cannot decode that format.
+        tar_folder: where the tars are when they are not beside the manifest.
+    """
+
+    dataset: str
+    schema: Schema
+    shards: tuple[Shard, ...]
+    tables: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source_hash: str = ""
+    rejected: int = 0
+    converted: Mapping[str, int] = field(default_factory=dict)
+    tar_folder: str | None = None
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples per split, in the order of the index."""
+        counts: dict[str, int] = {}
+        for shard in self.shards:
+            counts[shard.split] = counts.get(shard.split, 0) + shard.samples
+        return counts
+
+    @property
+    def data_hash(self) -> str:
+        """64 hex digits that change if and only if what a run would read changes."""
+        told = [
+            json.dumps([self.schema.to_json(), dict(self.tables)], sort_keys=True),
+            *(f"{shard.split} {shard.samples} {shard.sha256}" for shard in self.shards),
+        ]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Indented JSON, the same text for equal manifests."""
+        value = {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "data_hash": self.data_hash,
+            "splits": self.splits,
+            "schema": self.schema.to_json(),
+            "options": dict(self.options),
+            "source_hash": self.source_hash,
+            "rejected": self.rejected,
+            "converted": dict(self.converted),
+            "tar_folder": self.tar_folder,
+            "tables": dict(self.tables),
+            "shards": [vars(shard) for shard in self.shards],
+        }
+        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """The manifest in `folder`.
+
+        Raises:
+            FileNotFoundError: there is none.
+            InputError: it was written by another version.
+            DamageError: it is not what was written.
+        """
+        path = folder / MANIFEST
+        try:
+            value = json.loads(path.read_bytes())
+            if value["format"] != FORMAT:
+                raise InputError(f"{path} is in the format {value['format']!r}; this version reads {FORMAT!r}")
+            manifest = cls(
+                dataset=value["dataset"],
+                schema=Schema.from_json(value["schema"]),
+                shards=tuple(Shard(**shard) for shard in value["shards"]),
+                tables=value["tables"],
+                options=value["options"],
+                source_hash=value["source_hash"],
+                rejected=value["rejected"],
+                converted=value["converted"],
+                tar_folder=value["tar_folder"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise DamageError(str(path), "", 0, f"not a manifest: {type(error).__name__}: {error}") from None
+        if manifest.data_hash != value["data_hash"]:
+            raise DamageError(str(path), "", 0, "its data_hash is not that of its own shards and schema")
+        return manifest
+
+
+def write_durably(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write `content` under a temporary name, fsync it, and give it its name: all or nothing, whenever it is killed."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for part in [content] if isinstance(content, bytes) else content:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,213 @@
+"""Packing: plan, write the shards (here or elsewhere), finish. Killed at any moment, it continues when run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from shards import readers, writer
+from shards import plan as planning
+from shards.errors import InputError, SpaceError
+from shards.lock import Lock
+from shards.manifest import Manifest
+from shards.plan import OnProgress, PackOptions, Plan, ShardPlan
+
+STAGING = ".packing"
+RunShards = Callable[[Plan, Sequence[ShardPlan], OnProgress], None]
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+def pack(
+    dataset: str,
+    source: Path,
+    out: Path,
+    options: PackOptions | None = None,
+    read_options: readers.ReadOptions | None = None,
+    *,
+    workers: int = 1,
+    run_shards: RunShards | None = None,
+    replace: bool = False,
+    on_progress: OnProgress = _silent,
+) -> Manifest:
+    """Packs `source`, laid out as `dataset`, into the shard set `out`.
+
+    The same source and options give the same bytes, whatever the workers. When `out` was left half packed, finished
+    shards are kept. When it is already packed from the same source, nothing is done.
+
+    Args:
+        workers: processes on this machine.
+        run_shards: writes the shards it is given in another way, such as an array job.
+        replace: pack again over a set made from another source or with other options.
+        on_progress: called as (stage, done, total).
+
+    Raises:
+        InputError: the source, an option or the folder is not as it must be; nothing has a final name.
+        SpaceError: the disk is too small.
+    """
+    options = options or PackOptions()
+    if workers < 1:
+        raise InputError(f"workers {workers} is not possible; allowed: 1 or more")
+    reader = readers.load(dataset)
+    opened = reader.read(source, read_options or readers.ReadOptions())
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    staging = out / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        with Lock(staging / "lock", str(out)):
+            plan = _plan(staging, dataset, opened, options, on_progress)
+            done = _already(out, plan, replace)
+            if done is not None:
+                shutil.rmtree(staging)
+                return done
+            todo = [shard for shard in plan.shards if not writer.rows_path(staging, shard).exists()]
+            _check_space(out, todo)
+            if todo:
+                (run_shards or _with_workers(workers))(plan, todo, on_progress)
+            manifest = writer.finish(plan, out, on_progress)
+            writer.commit(manifest, out, staging)
+            return manifest
+    except InputError:
+        _remove_unplanned(staging, created)
+        raise
+
+
+def _plan(staging: Path, dataset: str, source: readers.Source, options: PackOptions, on_progress: OnProgress) -> Plan:
+    """A plan of the source, staged; the one already there, with its finished shards, if it is the same."""
+    for stray in staging.glob("*.tmp"):
+        stray.unlink(missing_ok=True)
+    fresh = staging / "planning"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    plan = planning.make(fresh, dataset, source, options, on_progress)
+    try:
+        staged = Plan.load(staging)
+    except FileNotFoundError:
+        staged = None
+    if staged is None or staged.fingerprint != plan.fingerprint:
+        for path in staging.iterdir():
+            if path.name not in ("lock", "planning"):
+                path.unlink()
+        for path in fresh.iterdir():
+            path.replace(staging / path.name)
+    shutil.rmtree(fresh)
+    plan = dataclasses.replace(plan, folder=staging)
+    plan.save()
+    return plan
+
+
+def _already(out: Path, plan: Plan, replace: bool) -> Manifest | None:
+    """The set in `out` if it is the one that `plan` would make."""
+    try:
+        manifest = Manifest.load(out)
+    except FileNotFoundError:
+        return None
+    if manifest.source_hash == plan.source_hash:
+        return manifest
+    if replace:
+        return None
+    raise InputError(
+        f"{out} is already packed, from another source or with other options; --replace packs it again, "
+        "--out packs into another folder"
+    )
+
+
+def _check_space(out: Path, todo: Iterable[ShardPlan]) -> None:
+    needed = sum(shard.size for shard in todo)
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise SpaceError(str(out), needed, free)
+
+
+def _remove_unplanned(staging: Path, created: list[Path]) -> None:
+    """Leaves nothing behind where nothing was finished."""
+    if staging.is_dir() and not any(staging.glob("*.rows.json")):
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in created:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+
+def write_range(staging: Path, names: Sequence[str]) -> None:
+    """Writes the named shards of the plan in `staging`, skipping finished ones: the work of one task of an array job."""
+    plan = Plan.load(staging)
+    for shard in plan.shards:
+        if shard.name in names and not writer.rows_path(staging, shard).exists():
+            writer.write_shard(plan, shard, lambda _: None)
+
+
+def _with_workers(workers: int) -> RunShards:
+    def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
+        total = sum(shard.last - shard.first for shard in todo)
+        if min(workers, len(todo)) == 1:
+            done = 0
+
+            def count(samples: int) -> None:
+                nonlocal done
+                done += samples
+                on_progress("pack", done, total)
+
+            for shard in todo:
+                writer.write_shard(plan, shard, count)
+        else:
+            _in_processes(plan, todo, workers, lambda done: on_progress("pack", done, total))
+
+    return run
+
+
+class _Worker:
+    """What a worker process was started with."""
+
+    samples: Any = None
+
+
+def _start_worker(samples: object, stop: Event) -> None:
+    """Sets up a worker process; it ends itself when told to, or when its parent was killed."""
+    _Worker.samples = samples
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
+    parent = os.getppid()
+
+    def watch() -> None:
+        while not stop.wait(0.2) and os.getppid() == parent:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(staging: Path, shard: ShardPlan) -> None:
+    def count(samples: int) -> None:
+        with _Worker.samples.get_lock():
+            _Worker.samples.value += samples
+
+    writer.write_shard(Plan.load(staging), shard, count)
+
+
+def _in_processes(plan: Plan, todo: Sequence[ShardPlan], workers: int, on_done: Callable[[int], None]) -> None:
+    context = multiprocessing.get_context("spawn")
+    samples, stop = context.Value("q", 0), context.Event()
+    largest_first = sorted(todo, key=lambda shard: -shard.size)
+    with ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (samples, stop)) as pool:
+        waiting: set[Future[None]] = {pool.submit(_work, plan.folder, shard) for shard in largest_first}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                on_done(samples.value)
+                for future in done:
+                    future.result()
+        except BaseException:
+            stop.set()
+            raise

@@ -1,0 +1,103 @@
+"""Readers of raw data sets: one file each, found by file name. Dropping a file with a `READER` here adds a data set.
+
+A reader checks the whole source and streams its images as `Record`s; it never decodes an image and writes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.errors import InputError
+from shards.record import Record, Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user may choose about a source; a reader refuses what it has no use for.
+
+    Args:
+        categories: keep these categories, numbered in this order.
+        attributes: keep these attributes, numbered in this order.
+        variant: which of a source's several ways to split it.
+        val_fraction: part of the training images to hold out where the source has no validation split.
+        seed: of that choice, and of whatever a reader draws.
+        strict: rows that would be counted and left out stop the packing.
+    """
+
+    categories: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    variant: str = ""
+    val_fraction: float = 0.1
+    seed: int = 0
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Something that was left out: a line of `rejected.csv`."""
+
+    where: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raw data set, opened.
+
+    Args:
+        schema: the facts of every record.
+        root: the folder that no file may lie outside of.
+        records: streams the images, once.
+        tables: name -> rows of tables beside the shards, such as outfits; asked for after the records.
+        problems: filled while the records are streamed, one sentence a bad row; any of them stops the packing.
+        rejected: filled likewise with what is counted, listed and left out.
+        total: number of records, where it is known before.
+    """
+
+    schema: Schema
+    root: Path
+    records: Callable[[], Iterator[Record]]
+    tables: Callable[[], Mapping[str, pa.Table]] = dict
+    problems: list[str] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One raw data set's layout.
+
+    Args:
+        layout: one sentence on what the source folder holds, for messages.
+        read: (source folder, options) -> the opened source; raises `InputError` when it is not laid out so.
+        draw: for data sets that are drawn instead of found: (folder to draw into, seed, on_progress).
+        uses: the `ReadOptions` that change anything here, beside seed and strict.
+    """
+
+    layout: str
+    read: Callable[[Path, ReadOptions], Source]
+    draw: Callable[[Path, int, Callable[[str, int, int], Any]], None] | None = None
+    uses: tuple[str, ...] = ()
+
+
+def names() -> list[str]:
+    """The data sets that can be packed: the modules of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> Reader:
+    """The reader of the module `name`; raises InputError naming the known ones."""
+    if name not in names():
+        raise InputError(f"unknown dataset {name!r}; known: {', '.join(names())}")
+    reader = importlib.import_module(f"{__name__}.{name}").READER
+    assert isinstance(reader, Reader), f"{__name__}.{name}.READER is not a Reader"
+    return reader

@@ -1,0 +1,176 @@
+"""DeepFashion: the assignment's CSV files, and the official Category and Attribute Prediction benchmark.
+
+The CSV layout: `train.csv` and `val.csv` with the columns `file_path,category_label` and then one 0/1 column per
+attribute, `test.csv` with `file_path`, `categories.txt` with one name a line. The benchmark's layout is described in
+`shards.readers._deep_fashion_lists`. Both give the same facts:
+
+    file_path    as the source spells it
+    row          position in its CSV file or list, from 0: the order of a submission
+    category     0-based; None where it is not given
+    attributes   0 or 1 each (-1 unknown); None where they are not given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from shards.errors import InputError
+from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists
+from shards.record import Record, Schema
+
+LABEL = "category_label"
+
+
+def read(source: Path, options: ReadOptions) -> Source:
+    """The data set in `source`, which holds `train.csv` or the benchmark's lists, or a folder `deep_fashion` that does."""
+    for folder in (source, source / "deep_fashion"):
+        if (folder / "train.csv").is_file():
+            return read_csv(folder, options)
+        if _deep_fashion_lists.found(folder):
+            return _deep_fashion_lists.read(folder, options)
+    raise InputError(f"{source} holds no DeepFashion: {READER.layout}")
+
+
+def read_csv(folder: Path, options: ReadOptions) -> Source:
+    """The assignment's layout in `folder`."""
+    header, _ = _csv.rows(folder / "train.csv", ["file_path", LABEL])
+    attributes = [name for name in header if name not in ("file_path", LABEL)]
+    categories = _categories(folder)
+    kept_categories = select("category", options.categories, categories)
+    kept_attributes = select("attribute", options.attributes, attributes)
+    names = {"attributes": tuple(attributes[i] for i in kept_attributes)}
+    if categories:
+        names = {"category": tuple(categories[i] for i in kept_categories)} | names
+    facts = {"file_path": "str", "row": "int", "category": "int"}
+    if kept_attributes:
+        facts["attributes"] = f"ints:{len(kept_attributes)}"
+    else:
+        del names["attributes"]
+    problems: list[str] = []
+    reading = _Csv(folder, attributes, kept_attributes, len(categories), kept_categories, problems)
+    return Source(Schema(facts, names), folder, reading.records, problems=problems)
+
+
+def select(kind: str, wanted: tuple[str, ...], known: list[str]) -> list[int]:
+    """Positions of `wanted` in `known`, or all of them; raises InputError naming the known ones."""
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        shown = ", ".join(known[:60]) + (" ..." if len(known) > 60 else "")
+        raise InputError(f"unknown {kind} {unknown[0]!r}; known: {shown or 'none'}")
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"a {kind} is named twice in {', '.join(wanted)}")
+    return [known.index(name) for name in wanted] if wanted else list(range(len(known)))
+
+
+def _categories(folder: Path) -> list[str]:
+    path = folder / "categories.txt"
+    if not path.is_file():
+        return []
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+class _Csv:
+    """Streams the rows of the three CSV files and notes what is wrong with them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        attributes: list[str],
+        kept_attributes: list[int],
+        category_count: int,
+        kept_categories: list[int],
+        problems: list[str],
+    ) -> None:
+        self.folder, self.attributes, self.problems = folder, attributes, problems
+        self.kept_attributes = kept_attributes
+        self.category_count = category_count
+        self.new_number = {old: new for new, old in enumerate(kept_categories)}
+        self.locate = Locator(folder)
+        self.seen: dict[str, str] = {}
+
+    def records(self) -> Iterator[Record]:
+        """Records of train, val (where there is one) and test."""
+        for split in ("train", "val", "test"):
+            if split == "train" or (self.folder / f"{split}.csv").is_file():
+                yield from self._split(split)
+
+    def _split(self, split: str) -> Iterator[Record]:
+        path = self.folder / f"{split}.csv"
+        labelled = [] if split == "test" else [LABEL, *self.attributes]
+        header, rows = _csv.rows(path, ["file_path", *labelled])
+        extra = [name for name in header if name not in ("file_path", LABEL, *self.attributes)]
+        if extra:
+            raise InputError(f"{path} has the column {extra[0]!r}, which train.csv lacks")
+        at_path = header.index("file_path")
+        at_label = header.index(LABEL) if LABEL in header else -1
+        at_attributes = [header.index(self.attributes[i]) for i in self.kept_attributes if self.attributes[i] in header]
+        for row, (line, cells) in enumerate(rows):
+            where = f"{path.name}, line {line}"
+            if len(cells) != len(header):
+                self.problems.append(f"{where}: {len(cells)} cells, {len(header)} columns")
+                continue
+            file_path = cells[at_path]
+            category = self._category(where, cells[at_label]) if at_label >= 0 else None
+            attributes = self._attributes(where, [cells[i] for i in at_attributes])
+            if file_path in self.seen:
+                self.problems.append(f"{where}: {file_path!r} is already in {self.seen[file_path]}")
+                continue
+            self.seen[file_path] = where
+            image = self.locate(file_path)
+            if image is None:
+                self.problems.append(f"{where}: the path {file_path!r} leads out of {self.folder}")
+                continue
+            if category is not None and self.category_count:
+                if category not in self.new_number:
+                    continue  # not among the --categories
+                category = self.new_number[category]
+            facts = {"file_path": file_path, "row": row, "category": category}
+            if self.kept_attributes:
+                facts["attributes"] = attributes
+            yield Record(file_path[: -len(image.suffix)] if image.suffix else file_path, image, facts, split, where)
+
+    def _category(self, where: str, text: str) -> int | None:
+        if text.isascii() and text.isdigit():
+            category = int(text)
+            if category < self.category_count or not self.category_count:
+                return category
+        top = self.category_count - 1
+        allowed = f"0 to {top}" if self.category_count else "a whole number from 0"
+        self.problems.append(f"{where}: {LABEL} is {text!r}, allowed: {allowed}")
+        return None
+
+    def _attributes(self, where: str, cells: list[str]) -> list[int] | None:
+        if not cells:
+            return None
+        if not all(cell in ("0", "1") for cell in cells):
+            column = next(i for i, cell in enumerate(cells) if cell not in ("0", "1"))
+            name = self.attributes[self.kept_attributes[column]]
+            self.problems.append(f"{where}: attribute {name} is {cells[column]!r}, allowed: 0, 1")
+            return None
+        return [int(cell) for cell in cells]
+
+
+class Locator:
+    """Finds files that are spelt from a folder or from the folder above it, as the assignment's paths are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._inside: dict[str, bool] = {}
+
+    def __call__(self, file_path: str) -> Path | None:
+        """The file that `file_path` means, whether or not it exists; None if the path leads outside."""
+        parts = PurePosixPath(file_path).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            return None
+        if parts[0] not in self._inside:
+            self._inside[parts[0]] = len(parts) == 1 or (self.folder / parts[0]).is_dir()
+        return self.folder.joinpath(*parts) if self._inside[parts[0]] else self.folder.joinpath(*parts[1:])
+
+
+READER = Reader(
+    layout="train.csv, val.csv and test.csv (columns file_path, category_label, then the attributes), or the official "
+    "benchmark's Anno_coarse/list_category_img.txt and its neighbours",
+    read=read,
+    uses=("categories", "attributes"),
+)

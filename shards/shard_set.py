@@ -1,0 +1,246 @@
+"""The read side: a shard set opened, its splits, and their columns loaded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from shards.errors import DamageError, InputError
+from shards.manifest import INDEX, MANIFEST, Manifest
+from shards.record import Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A packed data set; opening reads the manifest only.
+
+    Args:
+        path: the set's folder.
+        manifest: its `manifest.json`.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> ShardSet:
+        """The set in the folder `path`.
+
+        Raises:
+            InputError: there is none, or its packing was not finished; names the command that makes it.
+            DamageError: the manifest is not what was written.
+        """
+        folder = Path(path).absolute()
+        try:
+            return cls(folder, Manifest.load(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        dataset = folder.name
+        make = f"python jobs/pack.py --dataset {dataset} --source DIR"
+        if (folder / ".packing").is_dir():
+            raise InputError(f"{folder} is half packed; the command that began it finishes it: {make}")
+        if folder.is_dir() and any(folder.glob("*.tar")):
+            raise InputError(
+                f"{folder} holds tars but no {MANIFEST}; `{make}` packs it anew, `python jobs/pack.py --reindex {folder}` "
+                "makes a set of the tars as they are"
+            )
+        raise InputError(f"{folder} is no shard set (no {MANIFEST}); make it: {make}")
+
+    @property
+    def schema(self) -> Schema:
+        """Facts and names."""
+        return self.manifest.schema
+
+    @property
+    def data_hash(self) -> str:
+        """Changes if and only if what a run would read changes."""
+        return self.manifest.data_hash
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples per split."""
+        return self.manifest.splits
+
+    @property
+    def tar_folder(self) -> Path:
+        """Where the tars are: beside the manifest, unless a read-only folder was indexed from elsewhere."""
+        return self.path / self.manifest.tar_folder if self.manifest.tar_folder else self.path
+
+    def split(self, name: str) -> Split:
+        """The split `name`; raises InputError naming those there are."""
+        if name not in self.splits:
+            raise InputError(f"{self.path} has no split {name!r}; it has: {', '.join(self.splits)}")
+        row0 = 0
+        for other, count in self.splits.items():
+            if other == name:
+                break
+            row0 += count
+        shard_names = tuple(shard.name for shard in self.manifest.shards)
+        return Split(name, self.schema, self.path, self.tar_folder, shard_names, row0, self.splits[name])
+
+    def table(self, name: str) -> pa.Table:
+        """The table `name` beside the shards, such as outfits; raises InputError naming those there are."""
+        import pyarrow.parquet as pq
+
+        if name not in self.manifest.tables:
+            known = ", ".join(self.manifest.tables) or "none"
+            raise InputError(f"{self.path} has no table {name!r}; it has: {known}")
+        return pq.read_table(self.path / f"{name}.parquet", memory_map=True)
+
+
+class Keys(Sequence[str]):
+    """The keys of a split, kept as one buffer; an array of rows gives an object array."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, rows: int) -> str: ...
+    @overload
+    def __getitem__(self, rows: slice) -> list[str]: ...
+    @overload
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
+    def __getitem__(self, rows: int | slice | np.ndarray) -> str | list[str] | np.ndarray:
+        """One key, a list of them, or (for an int array [n]) an object array [n]."""
+        if isinstance(rows, slice):
+            return list(self._column[rows].to_pylist())
+        if isinstance(rows, np.ndarray):
+            taken: np.ndarray = self._column.take(rows).to_numpy(zero_copy_only=False)
+            return taken
+        if not -len(self) <= rows < len(self):
+            raise IndexError(f"row {rows} of {len(self)} keys")
+        return str(self._column[int(rows) % len(self)].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), 65536):
+            yield from self._column[start : start + 65536].to_pylist()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a set; columns are read on first use, N = `len(split)`.
+
+    Args:
+        name: such as `train`.
+        schema: facts and names of the set.
+        path: the set's folder.
+        tar_folder: where the tars are.
+        shard_names: file names of all tars of the set; `shard` counts in these.
+        row0: first row of this split in the index, so that a sample's id is `row0` plus its row here.
+        samples: N.
+    """
+
+    name: str
+    schema: Schema
+    path: Path
+    tar_folder: Path
+    shard_names: tuple[str, ...]
+    row0: int
+    samples: int
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded columns: another process reads its own."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    @cached_property
+    def shard(self) -> np.ndarray:
+        """int32 [N], positions in `shard_names`."""
+        return self._column("shard", np.int32)
+
+    @cached_property
+    def offset(self) -> np.ndarray:
+        """int64 [N], of the image's first byte in its tar."""
+        return self._column("offset", np.int64)
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """int64 [N], bytes of the encoded image."""
+        return self._column("size", np.int64)
+
+    @cached_property
+    def crc32(self) -> np.ndarray:
+        """uint32 [N], of the encoded image."""
+        return self._column("crc32", np.uint32)
+
+    @cached_property
+    def width(self) -> np.ndarray:
+        """int32 [N], pixels as shown (EXIF rotation applied)."""
+        return self._column("width", np.int32)
+
+    @cached_property
+    def height(self) -> np.ndarray:
+        """int32 [N], pixels as shown."""
+        return self._column("height", np.int32)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The stored keys; `shards.decode_key` gives back dots."""
+        return Keys(self._read("key").column(0))
+
+    def facts(self, *names: str) -> dict[str, np.ndarray]:
+        """Columns of facts: int -> int64 [N] (unknown -1), float -> float64 [N] (NaN), str -> object [N] (None),
+        ints:K -> int32 [N, K] (unknown: all -1).
+
+        Raises:
+            InputError: a fact the set does not have; names those it has.
+        """
+        for name in names:
+            if name not in self.schema.facts:
+                raise InputError(f"{self.path} has no fact {name!r}; it has: {', '.join(self.schema.facts)}")
+        return {name: self._fact(name) for name in names}
+
+    def _fact(self, name: str) -> np.ndarray:
+        kind = self.schema.facts[name]
+        column = self._read(name).column(0).combine_chunks()
+        if kind == "str":
+            values: np.ndarray = column.to_numpy(zero_copy_only=False)
+            return values
+        if kind in ("int", "float"):
+            filled = column.fill_null(-1 if kind == "int" else float("nan"))
+            return np.array(filled.to_numpy(zero_copy_only=False), np.int64 if kind == "int" else np.float64)
+        width = self.schema.width(name)
+        vectors = np.full((self.samples, width), -1, np.int32)
+        known = ~np.asarray(column.is_null().to_numpy(zero_copy_only=False), bool)
+        vectors[known] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        return vectors
+
+    def _column(self, name: str, kind: type[np.generic]) -> np.ndarray:
+        return np.asarray(self._read(name).column(0).to_numpy(), kind)
+
+    def _read(self, name: str) -> pa.Table:
+        """One column of this split, from the row groups that hold it."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(self.path / INDEX, memory_map=True)
+            groups, before, position = [], 0, 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if position < self.row0 + self.samples and position + rows > self.row0:
+                    if not groups:
+                        before = position
+                    groups.append(group)
+                position += rows
+            table = file.read_row_groups(groups, columns=[name], use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            fix = f"`python jobs/pack.py --reindex {self.path}` rebuilds it"
+            raise DamageError(INDEX, "", 0, f"column {name} cannot be read: {error}; {fix}") from None
+        table = table.slice(self.row0 - before, self.samples)
+        if len(table) != self.samples:
+            raise DamageError(INDEX, "", 0, f"{len(table)} rows of split {self.name}, the manifest says {self.samples}")
+        return table
