@@ -111,6 +111,16 @@ class DataConfig:
     """Probability of losing all colour."""
     erase: float = 0.0
     """Probability of erasing one rectangle (Zhong et al. 2017)."""
+    rand_ops: int = 0
+    """Colour operations picked at random for each image, in the manner of RandAugment (Cubuk et al. 2020)."""
+    rand_magnitude: float = 0.5
+    """Strength of those operations, 0 to 1."""
+    cache_px: int = 0
+    """Images are first reduced to this shorter side, so that a cache of them is of bounded size; 0 keeps their pixels."""
+    balance: str = ""
+    """A target of whole numbers whose classes get the same share of every epoch; empty reads every example once."""
+    weigh: str = ""
+    """A target whose values are the weights with which examples are drawn; empty reads every example once."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per-channel mean of RGB in [0, 1]; the default is ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -129,6 +139,11 @@ class DataConfig:
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"data.{name}", value, "0 to 1")
+        _require(0 <= self.rand_ops <= 8, "data.rand_ops", self.rand_ops, "0 to 8")
+        _require(0 <= self.rand_magnitude <= 1, "data.rand_magnitude", self.rand_magnitude, "0 to 1")
+        allowed = f"0, or image_px ({self.image_px}) to 4096"
+        _require(self.cache_px == 0 or self.image_px <= self.cache_px <= 4096, "data.cache_px", self.cache_px, allowed)
+        _require(not (self.balance and self.weigh), "data.weigh", self.weigh, "empty when data.balance is given")
         _require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
         _require(min(self.std) > 0, "data.std", self.std, "each above 0")
 

@@ -114,7 +114,7 @@ class Tracker:
         self._file.close()
         if self._wandb is not None:
             try:
-                self._wandb.finish(quiet=True)
+                self._wandb.finish()
             except Exception as error:  # as in summary
                 self._give_up(error)
             self._wandb = None

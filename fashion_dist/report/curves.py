@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ def _label(axes: Axes, title: str, unit: str) -> None:
 
 def _attempt_starts(points: list[dict[str, Any]]) -> list[float]:
     """The epochs at which a later attempt took the run up."""
-    return [p["epoch"] for before, p in zip(points, points[1:], strict=False) if before["attempt"] != p["attempt"]]
+    return [p["epoch"] for before, p in itertools.pairwise(points) if before["attempt"] != p["attempt"]]
 
 
 def _write_csv(path: Path, points: list[dict[str, Any]]) -> None:

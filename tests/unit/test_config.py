@@ -1,0 +1,66 @@
+"""What a user may set, how a mistake is refused, and when two runs are the same run."""
+
+from __future__ import annotations
+
+import pytest
+
+from fashion_dist.config import Config, ConfigError
+from fashion_dist.tasks.deepfashion import RECIPE
+
+
+def test_override_replaces_values_by_type() -> None:
+    config = RECIPE.override(
+        ["optim.lr=0.05", "train.epochs=3", "data.crop_scale=0.3, 0.9", "train.compile=yes", "task.threshold=0.5"]
+    )
+    assert config.optim.lr == 0.05
+    assert config.train.epochs == 3
+    assert config.data.crop_scale == (0.3, 0.9)
+    assert config.train.compile is True
+    assert config.options["threshold"] == 0.5
+    assert RECIPE.options["threshold"] != 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("optim.rl=1", ["optim.rl", "optim.lr"]),
+        ("task.treshold=1", ["task.threshold"]),
+        ("nonsense", ["key=value", "nonsense"]),
+        ("train.epochs=many", ["train.epochs", "whole number", "many"]),
+        ("train.epochs=0", ["train.epochs", "1 or more"]),
+        ("optim.lr=nan", ["optim.lr", "finite"]),
+        ("optim.lr=-1", ["optim.lr", "lr > 0"]),
+        ("optim.name=lion", ["optim.name", "lion", "sgd, adam, adamw"]),
+        ("data.crop_scale=0.5", ["data.crop_scale", "2 comma-separated"]),
+        ("data.crop_scale=0.9,0.5", ["data.crop_scale", "low <= high"]),
+        ("train.compile=maybe", ["train.compile", "true or false"]),
+        ("model.freeze=epochs:0", ["model.freeze", "epochs:N"]),
+        ("model.name=a\nb", ["control character"]),
+        ("task=other", ["setting", "'task'"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_what_is_allowed(setting: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        RECIPE.override([setting])
+    message = str(refused.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_json_round_trip_keeps_everything() -> None:
+    config = RECIPE.override(["data.crop_scale=0.3,0.9", "task.attribute_weight=2.5", "model.name=resnet18"])
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_json_with_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ConfigError, match="epochz"):
+        Config.from_json(RECIPE.to_json().replace('"epochs"', '"epochz"'))
+
+
+def test_run_id_is_the_configuration_and_the_data() -> None:
+    same = Config.from_json(RECIPE.to_json())
+    assert same.run_id("data") == RECIPE.run_id("data")
+    assert RECIPE.override(["train.seed=1"]).run_id("data") != RECIPE.run_id("data")
+    assert RECIPE.run_id("other data") != RECIPE.run_id("data")
+    assert RECIPE.run_id("data").startswith("deepfashion-")
