@@ -8,8 +8,9 @@ LOCAL_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 STATE="$(realpath -m "${FASHION_DIST_SLURM_DIR:-/var/tmp/fashion-dist-slurm}")"
 CONF="$STATE/slurm.conf"
 MARKER="$STATE/.fashion-dist-slurm"
-HOSTS_TAG="# fashion-dist-slurm"
+HOSTS_TAG="# fashion-dist-slurm $STATE" # two state folders must not take each other's lines
 BRIDGE="fdbr0"
+NETNS_MADE="$STATE/netns-made"
 
 say() { printf 'slurm: %s\n' "$*"; }
 # die STATUS MESSAGE: 1 the work failed, 2 the user's mistake or a missing part.
@@ -87,6 +88,6 @@ take_lock() {
 # Written in place: in containers the file is a mount and cannot be replaced by a rename.
 set_hosts() {
   local kept
-  kept="$(grep -vF "$HOSTS_TAG" /etc/hosts || true)"
-  { printf '%s\n' "$kept" && sed "s/\$/  $HOSTS_TAG/"; } >/etc/hosts
+  kept="$(grep -v " $HOSTS_TAG\$" /etc/hosts || true)"
+  { printf '%s\n' "$kept" && sed "s|\$|  $HOSTS_TAG|"; } >/etc/hosts
 }

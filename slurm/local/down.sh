@@ -58,11 +58,12 @@ end_leftovers() {
 
 remove_networks() {
   local space
-  command -v ip >/dev/null || return 0
+  [[ -e "$NETNS_MADE" ]] || return 0
   for space in /run/netns/fd-n[1-4]; do
     [[ -e "$space" ]] && ip netns delete "${space##*/}"
   done
   if ip link show "$BRIDGE" >/dev/null 2>&1; then ip link delete "$BRIDGE"; fi
+  rm -f "$NETNS_MADE"
 }
 
 main() {
@@ -94,7 +95,7 @@ main() {
     end_leftovers
     say "nothing of ours was running"
   fi
-  if grep -qF "$HOSTS_TAG" /etc/hosts; then set_hosts </dev/null; fi
+  if grep -q " $HOSTS_TAG\$" /etc/hosts; then set_hosts </dev/null; fi
   remove_networks
   if ((purge)); then
     rm -rf "$STATE" "$STATE.lock"

@@ -291,6 +291,7 @@ write_hosts() {
 # A bridge on the host and one veth pair per node: cutting link fdv<i> cuts node n<i> off.
 make_networks() {
   local i space
+  touch "$NETNS_MADE"
   ip link show "$BRIDGE" >/dev/null 2>&1 || ip link add "$BRIDGE" type bridge
   ip address replace "$(controller_address)/24" dev "$BRIDGE"
   ip link set "$BRIDGE" up
