@@ -21,7 +21,7 @@ class Args(cli.CommonArgs):
 
 def main(args: Args) -> cli.Result:
     """Report on one run."""
-    from fashion_dist.report.curves import draw_curves
+    from fashion_dist.report.curves import best_metrics, draw_curves
     from fashion_dist.runs import open_run
     from fashion_dist.state import RunState
     from fashion_dist.tasks import load
@@ -39,7 +39,7 @@ def main(args: Args) -> cli.Result:
         headline,
         paths={"curves": written["png"], "as vectors": written["svg"], "numbers": written["csv"]},
         next={"submission": f"python jobs/collect.py {opened.folder.run_id}"},
-        data={"run": opened.folder.run_id, "best": best},
+        data={"run": opened.folder.run_id, "best": best, "metrics": best_metrics(opened.folder, best.get("epoch"))},
     )
 
 

@@ -70,6 +70,14 @@ def draw_curves(run: RunDir, metrics: Sequence[str], best_epoch: int | None = No
     return written
 
 
+def best_metrics(run: RunDir, best_epoch: float | None) -> dict[str, Any]:
+    """What the evaluation after epoch `best_epoch` measured; empty where there is none."""
+    for point in read_metrics(run.metrics):
+        if point["split"] == "val" and point["epoch"] == best_epoch:
+            return {name: value for name, value in point.items() if name not in _PLAIN}
+    return {}
+
+
 def _line(axes: Axes, points: list[dict[str, Any]], name: str, label: str, colour: str, style: str = "-") -> None:
     shown = [(p["epoch"], p[name]) for p in points if p.get(name) is not None]
     if shown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 from fashion_dist.paths import RunDir
@@ -22,7 +23,15 @@ def test_lines_are_there_as_soon_as_they_are_logged(tmp_path: Path) -> None:
     tracker = Tracker(run, RECIPE, resumed_step=0, attempt=1, mode="off")
     tracker.log("train", 20, 0.5, {"loss": 1.5, "lr": 0.1})
     assert read_metrics(run.metrics) == [
-        {**read_metrics(run.metrics)[0], "split": "train", "step": 20, "epoch": 0.5, "loss": 1.5, "lr": 0.1, "attempt": 1}
+        {
+            **read_metrics(run.metrics)[0],
+            "split": "train",
+            "step": 20,
+            "epoch": 0.5,
+            "loss": 1.5,
+            "lr": 0.1,
+            "attempt": 1,
+        }
     ]
     tracker.close()
 
@@ -60,6 +69,9 @@ def test_wandb_offline_gets_the_same_points(tmp_path: Path) -> None:
     tracker.close()
     files = list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1
+    deadline = time.monotonic() + 20  # W&B's helper process writes on after finish() has returned
+    while b"val/score" not in files[0].read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"val/score" in files[0].read_bytes()
     assert len(read_metrics(run.metrics)) == 1
 
