@@ -144,6 +144,11 @@ class Home:
         return self.path / "shards"
 
     @property
+    def raw(self) -> Path:
+        """Folder of the data sets that were drawn rather than found."""
+        return self.path / "raw"
+
+    @property
     def runs(self) -> Path:
         """Folder of the runs."""
         return self.path / "runs"

@@ -51,16 +51,20 @@ def main(args: Args) -> cli.Result:
     """Does what the flags say."""
     if not args.dataset:
         raise ConfigError(f"--dataset NAME is required; known: {', '.join(readers.names())}")
-    readers.load(args.dataset)
-    if not args.source:
-        raise ConfigError("--source DIR is required")
-    out = Path(args.out).absolute() if args.out else Home.find(args.home).shard_set(args.dataset)
+    reader = readers.load(args.dataset)
+    if not args.source and reader.draw is None:
+        raise ConfigError(f"--source DIR is required: the folder that holds {reader.layout}")
+    home = Home.find(args.home)
+    source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
+    out = Path(args.out).absolute() if args.out else home.shard_set(args.dataset)
     options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad)
     read_options = ReadOptions(args.categories, args.attributes, seed=args.seed)
     with cli.Progress() as progress:
+        if not args.source and reader.draw is not None:
+            reader.draw(source, args.seed, args.workers, progress)
         manifest = pack_set(
             args.dataset,
-            Path(args.source).expanduser().absolute(),
+            source,
             out,
             options,
             read_options,

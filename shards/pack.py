@@ -14,8 +14,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from shards import readers, writer
 from shards import plan as planning
+from shards import readers, writer
 from shards.errors import InputError, SpaceError
 from shards.lock import Lock
 from shards.manifest import Manifest

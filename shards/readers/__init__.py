@@ -79,13 +79,13 @@ class Reader:
     Args:
         layout: one sentence on what the source folder holds, for messages.
         read: (source folder, options) -> the opened source; raises `InputError` when it is not laid out so.
-        draw: for data sets that are drawn instead of found: (folder to draw into, seed, on_progress).
+        draw: for data sets that are drawn instead of found: (folder to draw into, seed, workers, on_progress).
         uses: the `ReadOptions` that change anything here, beside seed and strict.
     """
 
     layout: str
     read: Callable[[Path, ReadOptions], Source]
-    draw: Callable[[Path, int, Callable[[str, int, int], Any]], None] | None = None
+    draw: Callable[[Path, int, int, Callable[[str, int, int], Any]], None] | None = None
     uses: tuple[str, ...] = ()
 
 
