@@ -1,0 +1,64 @@
+"""What several tests share: a small data set of drawn garments, packed once a session."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards import PackOptions, ReadOptions, pack
+from shards.readers.synthetic import ATTRIBUTES, CATEGORIES, draw_garment
+
+COUNTS = {"train": 96, "val": 40, "test": 37}
+
+
+def draw_garments(folder: Path, counts: dict[str, int] | None = None) -> Path:
+    """The assignment's layout with a few drawn garments; the test labels are in nobody's file."""
+    for split, count in (counts or COUNTS).items():
+        (folder / split).mkdir(parents=True)
+        rows: list[list[object]] = []
+        for number in range(count):
+            rng = np.random.default_rng([7, len(split), number])
+            category = number % len(CATEGORIES)
+            data, attributes = draw_garment(rng, CATEGORIES[category])
+            (folder / split / f"{number:04d}.jpg").write_bytes(data)
+            labels = [category, *(int(name in attributes) for name in ATTRIBUTES)] if split != "test" else []
+            rows.append([f"{split}/{number:04d}.jpg", *labels])
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            header = ["file_path", "category_label", *ATTRIBUTES] if split != "test" else ["file_path"]
+            csv.writer(file).writerows([header, *rows])
+    (folder / "categories.txt").write_text("\n".join(CATEGORIES) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def garments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw data set of drawn garments."""
+    return draw_garments(tmp_path_factory.mktemp("raw") / "deep_fashion")
+
+
+@pytest.fixture(scope="session")
+def packed_home(garments: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder whose shard set `deep_fashion` holds the drawn garments; for tests that only read it."""
+    return _pack(garments, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def make_home(garments: Path, tmp_path: Path) -> Callable[[], Path]:
+    """Makes working folders of the test's own, packed like `packed_home`."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        home = tmp_path / f"home{len(made)}"
+        made.append(home)
+        return _pack(garments, home)
+
+    return make
+
+
+def _pack(source: Path, home: Path) -> Path:
+    pack("deep_fashion", source, home / "shards" / "deep_fashion", PackOptions(), ReadOptions(), workers=1)
+    return home
