@@ -7,13 +7,20 @@
 Format, guarantees and ways to read the tars without this package: shards/README.md.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from shards.errors import DamageError, InputError, RowsError, ShardsError, SpaceError
-from shards.manifest import Manifest
-from shards.pack import pack
-from shards.plan import PackOptions
-from shards.readers import ReadOptions
-from shards.record import Record, Schema, decode_key, encode_key
-from shards.shard_set import ShardSet, Split
+
+if TYPE_CHECKING:
+    from shards.manifest import Manifest
+    from shards.pack import pack
+    from shards.plan import PackOptions
+    from shards.readers import ReadOptions
+    from shards.record import Record, Schema, decode_key, encode_key
+    from shards.shard_set import ShardSet, Split
 
 __all__ = [
     "DamageError",
@@ -32,3 +39,26 @@ __all__ = [
     "encode_key",
     "pack",
 ]
+
+# Imported when first asked for: commands that only need the errors have to answer in half a second. Take the function
+# `pack` from here; importing the module shards.pack first would put the module in its place.
+_HOMES = {
+    "Manifest": "manifest",
+    "PackOptions": "plan",
+    "ReadOptions": "readers",
+    "Record": "record",
+    "Schema": "record",
+    "ShardSet": "shard_set",
+    "Split": "shard_set",
+    "decode_key": "record",
+    "encode_key": "record",
+    "pack": "pack",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"shards.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
