@@ -36,6 +36,7 @@ COLOURS = {
 ATTRIBUTES = (*COLOURS, "colorful", "patterned", "plain")
 CATEGORIES = tuple(SHAPES)
 _SUPERSAMPLED = 2
+_Y, _X = (np.mgrid[:IMAGE_PX, :IMAGE_PX] / IMAGE_PX - 0.5).astype(np.float32)
 _WALLS = ((236, 234, 230), (205, 205, 210), (176, 160, 140), (150, 170, 165), (225, 210, 190), (95, 98, 108))
 
 
@@ -110,9 +111,11 @@ def draw_garment(rng: np.random.Generator, category: str) -> tuple[bytes, set[st
     pixels = _background(rng)
     pixels = _blend(pixels, cloth, _mask(shape.outline, place))
     if shape.lining:
-        pixels = _blend(pixels, np.broadcast_to(lining, pixels.shape), _mask(shape.lining, place))
-    pixels = _blend(pixels, pixels * (0.55 if cloth.mean() > 60 else 2.2), 0.85 * _mask(shape.details, place))
-    pixels = pixels * rng.uniform(0.82, 1.1) + rng.normal(0, rng.uniform(1, 6), pixels.shape)
+        pixels = _blend(pixels, lining, _mask(shape.lining, place))
+    shade = np.float32(0.6 if cloth.mean() > 60 else 2.0)
+    pixels = pixels * (1 + (shade - 1) * _mask(shape.details, place))
+    grain = rng.standard_normal((IMAGE_PX, IMAGE_PX, 1), np.float32) * np.float32(rng.uniform(1, 7))
+    pixels = pixels * np.float32(rng.uniform(0.8, 1.0)) + grain
     file = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue(), attributes
@@ -165,7 +168,7 @@ def _cloth(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, set[str]]:
         cloth = np.where(_pattern(rng)[:, :, None], colours[1], colours[0])
         cloth = np.where(_pattern(rng)[:, :, None], colours[2], cloth)
         attributes = {*names[:3], "patterned", "colorful"}
-    return (cloth * _folds(rng)).astype(np.float32), lining, attributes
+    return cloth * _folds(rng), lining, attributes
 
 
 def _shade(rng: np.random.Generator, colour: tuple[int, int, int]) -> np.ndarray:
@@ -174,41 +177,39 @@ def _shade(rng: np.random.Generator, colour: tuple[int, int, int]) -> np.ndarray
 
 def _pattern(rng: np.random.Generator) -> np.ndarray:
     """Bool [px, px]: stripes, checks or dots."""
-    y, x = np.mgrid[:IMAGE_PX, :IMAGE_PX]
-    angle, period = rng.uniform(0, np.pi), rng.uniform(9, 20)
-    u = (x * np.cos(angle) + y * np.sin(angle)) / period
-    v = (y * np.cos(angle) - x * np.sin(angle)) / period
+    angle, period = rng.uniform(0, np.pi), rng.uniform(9, 20) / IMAGE_PX
+    cos, sin = np.float32(np.cos(angle) / period), np.float32(np.sin(angle) / period)
+    u, v = _X * cos + _Y * sin, _Y * cos - _X * sin
+    u, v = u - np.floor(u), v - np.floor(v)
     kind = rng.integers(3)
     if kind == 0:
-        made = u % 1 < 0.45
+        made = u < 0.45
     elif kind == 1:
-        made = (u % 1 < 0.5) ^ (v % 1 < 0.5)
+        made = (u < 0.5) ^ (v < 0.5)
     else:
-        made = (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.12
+        made = (u - 0.5) ** 2 + (v - 0.5) ** 2 < 0.12
     return np.asarray(made)
 
 
 def _folds(rng: np.random.Generator) -> np.ndarray:
     """Float [px, px, 1] around 1: soft shadows."""
-    y, x = np.mgrid[:IMAGE_PX, :IMAGE_PX] / IMAGE_PX
-    fx, fy, phase = rng.uniform(-4, 4), rng.uniform(-2, 2), rng.uniform(0, 6)
-    waves = np.sin(2 * np.pi * (fx * x + fy * y) + phase)
-    return np.asarray(1 + 0.09 * waves + rng.uniform(-0.12, 0.12) * (x - 0.5))[:, :, None]
+    fx, fy, phase, slope = (np.float32(rng.uniform(-k, k)) for k in (25, 12, 6, 0.12))
+    return np.asarray(1 + np.float32(0.09) * np.sin(fx * _X + fy * _Y + phase) + slope * _X)[:, :, None]
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
     """float32 [px, px, 3]: a wall in uneven light, with things that are no garment."""
-    y, x = np.mgrid[:IMAGE_PX, :IMAGE_PX] / IMAGE_PX - 0.5
-    wall = np.asarray(_WALLS[rng.integers(len(_WALLS))], np.float32) + rng.normal(0, 8, 3)
-    light = 1 + rng.uniform(-0.25, 0.25) * x + rng.uniform(-0.25, 0.25) * y
-    pixels = wall * light[:, :, None]
+    wall = (np.asarray(_WALLS[rng.integers(len(_WALLS))]) + rng.normal(0, 8, 3)).astype(np.float32)
+    across, down = (np.float32(slope) for slope in rng.uniform(-0.25, 0.25, 2))
+    pixels = wall * (1 + across * _X + down * _Y)[:, :, None]
     if rng.random() < 0.5:
-        pixels[y > rng.uniform(0.15, 0.4)] *= rng.uniform(0.6, 0.9)  # a floor
+        pixels[int(IMAGE_PX * rng.uniform(0.65, 0.9)) :] *= np.float32(rng.uniform(0.6, 0.9))  # a floor
     for _ in range(rng.integers(0, 4)):
-        left, top = rng.uniform(-0.5, 0.45, 2)
-        inside = (x > left) & (x < left + rng.uniform(0.03, 0.25)) & (y > top) & (y < top + rng.uniform(0.03, 0.25))
-        pixels[inside] = pixels[inside] * 0.6 + 0.4 * np.asarray(rng.uniform(0, 255, 3))
-    return np.asarray(pixels, np.float32)
+        left, top = (IMAGE_PX * rng.uniform(0, 0.95, 2)).astype(int)
+        width, height = (IMAGE_PX * rng.uniform(0.03, 0.25, 2)).astype(int)
+        thing = pixels[top : top + height, left : left + width]
+        thing += (rng.uniform(0, 255, 3).astype(np.float32) - thing) * np.float32(0.4)
+    return np.asarray(pixels)
 
 
 READER = Reader(layout="what pack.py draws when no --source is given", read=read, draw=draw)
