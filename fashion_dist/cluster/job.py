@@ -1,0 +1,271 @@
+"""What runs in each rank: find the place, take the run's lock, listen to signals, train, and say how it ended.
+
+Everything is read from the run folder, nothing from the pickle but the folder's path: a job that was requeued, killed
+with its node or launched again starts the same way. Besides submitit this module starts a rank on its own:
+
+    srun python -m fashion_dist.cluster.job RUN_FOLDER        in an sbatch script written by hand
+    python -m fashion_dist.cluster.job RUN_FOLDER             one rank, no cluster
+
+Torch is imported only after the thread counts are set, which OpenMP reads once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fashion_dist.cluster import failures, lock, record, scheduler
+from fashion_dist.cluster.place import Place, own_address, read_place
+from fashion_dist.cluster.watch import Watch
+from fashion_dist.config import Config
+from fashion_dist.errors import ConfigError, InputError, RunBusyError, RunError
+from fashion_dist.files import read_json, write_json
+from fashion_dist.paths import RunDir
+
+if TYPE_CHECKING:
+    from fashion_dist.data.options import LoaderOptions
+
+EXIT_REQUEUE_LOCAL = 144
+"""By which rank 0 asks submitit's local controller to start the ranks again."""
+
+DOOM_S = 20.0
+"""A rank that has failed ends within this time, whatever threads still hang."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What submitit pickles: the run's folder."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Run this rank to the run's end, or to the next stop."""
+        from fashion_dist.cluster import submit
+
+        submit.forget_results()
+        run_rank(RunDir(Path(self.run_dir)))
+
+    def checkpoint(self) -> object:
+        """For a signal that comes before `run_rank` listens: the same again. No collective, no state."""
+        from fashion_dist.cluster import submit
+
+        return submit.again(type(self)(self.run_dir))
+
+
+class StopFlag:
+    """Set by signals, asked by the training loop at each step.
+
+    USR2 is the scheduler's warning before the time limit or a pre-emption: save and go on later. TERM ends the run
+    here: save. Python runs handlers between bytecodes of the main thread, so one that comes during a collective
+    waits for its end.
+    """
+
+    def __init__(self) -> None:
+        self.requeue = False
+        self.cancel = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop at the next step."""
+        return self.requeue or self.cancel
+
+    def install(self) -> None:
+        """Listen; replaces submitit's handlers, which would leave in the middle of a step."""
+        signal.signal(signal.SIGUSR2, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        print(f"{signal.Signals(number).name}: stopping at the next step", file=sys.stderr, flush=True)
+        if number == signal.SIGUSR2:
+            self.requeue = True
+        else:
+            self.cancel = True
+
+
+def run_rank(run: RunDir) -> None:
+    """This rank's whole life; raises what ended it, after it has been written to the run folder.
+
+    Raises:
+        SystemExit: rank 0 of a local job asks to be started again.
+        RunBusyError: another job holds the run folder.
+    """
+    stop = StopFlag()
+    stop.install()
+    faulthandler.enable()
+    place = read_place(os.environ)
+    threads = set_threads(place)
+    submission = record.Submission.read(run)
+    options = submission.options if submission is not None else record.JobOptions()
+    holder = _enter(run, place, options.peer_timeout_s)
+    watch = Watch(run, place, holder, stalled_s=min(60.0, options.peer_timeout_s / 2))
+    watch.start()
+    try:
+        outcome = _train(run, place, holder, submission, options, threads, stop, watch)
+        if place.is_main:
+            _leave(run, place, holder, options, outcome, stop)
+    except (Exception, KeyboardInterrupt) as error:
+        watch.doom(DOOM_S)
+        failure = failures.report(run, place.rank, holder.attempt, error)
+        print(failure.sentence, file=sys.stderr, flush=True)
+        if place.is_main:
+            _fail(run, holder, failure)
+        raise
+    finally:
+        if place.is_main:
+            lock.release(run, holder)
+    watch.stop()
+
+
+def set_threads(place: Place) -> int:
+    """Give each rank its share of this node's cores, before torch asks; returns the number."""
+    share = len(os.sched_getaffinity(0)) // place.local_world_size
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
+    threads = max(1, cores or share)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    return threads
+
+
+def _enter(run: RunDir, place: Place, timeout_s: float) -> lock.Holder:
+    """Rank 0 takes the lock and numbers the attempt; the others wait for that."""
+    if not place.is_main:
+        return lock.await_holder(run, place.job, place.restart, timeout_s)
+    attempt = len(record.attempts(run)) + 1
+    holder = lock.take(run, place.job, place.restart, attempt)
+    record.begin_attempt(
+        run,
+        {
+            "attempt": attempt, "job": place.job.to_json(), "restart": place.restart, "host": holder.host,
+            "nodes": place.node_list or holder.host, "ranks": place.world_size,
+        },
+    )  # fmt: skip
+    # A peer's leftovers of the last start must not pass for this one's.
+    for path in (*run.heartbeats.glob("rank_*.json"), *run.rendezvous(1).parent.glob("attempt-*.json")):
+        path.unlink(missing_ok=True)
+    return holder
+
+
+def _train(
+    run: RunDir,
+    place: Place,
+    holder: lock.Holder,
+    submission: record.Submission | None,
+    options: record.JobOptions,
+    threads: int,
+    stop: StopFlag,
+    watch: Watch,
+) -> str:  # fmt: skip
+    """`done` or `stopped`."""
+    address, interface = own_address(place, submission.resources.network_interface if submission else "")
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    config = Config.from_json(run.config.read_text())
+    facts = read_json(run.run)
+
+    from fashion_dist.distributed import World, connect
+    from fashion_dist.session import FitOptions
+    from fashion_dist.train import fit
+    from shards import ShardSet
+
+    shard_set = ShardSet.open(Path(facts["shard_set"]))
+    if shard_set.data_hash != facts["data_hash"]:
+        raise ConfigError(f"{facts['shard_set']} has changed since this run was launched; launch again for a new run")
+    world = World(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node, place.nodes)
+
+    def ask() -> bool:
+        watch.steps += 1
+        return stop.requested
+
+    fit_options = FitOptions(loader=loader_options(options, threads), wandb=options.wandb, attempt=holder.attempt)
+    print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
+    with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
+        return fit(run, config, shard_set, link, fit_options, ask)
+
+
+def loader_options(options: record.JobOptions, threads: int) -> LoaderOptions:
+    """What the loader is told of the job's options."""
+    from fashion_dist.data.options import LoaderOptions
+
+    return LoaderOptions(
+        stage=options.stage, cache=options.cache, bad_samples=options.bad_samples, threads=threads
+    )  # fmt: skip
+
+
+def _leave(
+    run: RunDir, place: Place, holder: lock.Holder, options: record.JobOptions, outcome: str, stop: StopFlag
+) -> None:
+    """Rank 0 notes how the attempt ended, and asks for another one where the scheduler wants the run to go on."""
+    if outcome == "done":
+        record.end_attempt(run, holder.attempt, "done")
+        return
+    end = _why_stopped(place, stop, run)
+    message = f"{end}; launch again to go on"
+    reached = sum(attempt["end"] == "time limit" for attempt in record.attempts(run)) + (end == "time limit")
+    goes_on = end in ("time limit", "pre-empted")
+    if goes_on and reached > options.time_limits:
+        goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
+    elif goes_on:
+        message = f"{end}; goes on by itself"
+    record.end_attempt(run, holder.attempt, end, message)
+    write_json(run.state, {**read_json(run.state), "message": message})
+    if not goes_on:
+        return
+    lock.release(run, holder)
+    if place.job.cluster == "local":
+        raise SystemExit(EXIT_REQUEUE_LOCAL)
+    try:
+        scheduler.requeue(place.job.job_id)
+    except RunError as error:
+        raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
+
+
+def _why_stopped(place: Place, stop: StopFlag, run: RunDir) -> record.End:
+    """What the signal meant: Slurm sends the same ones for different reasons, so it is asked."""
+    if place.job.cluster == "local":
+        return "time limit" if stop.requeue and not stop.cancel else "cancelled"
+    entries = scheduler.queue(job_ids=[place.job.job_id])
+    if not entries or entries[0].state in ("CANCELLED", "TIMEOUT", "NODE_FAIL"):
+        return "cancelled"
+    facts = scheduler.ask(["scontrol", "show", "job", place.job.job_id])
+    if "PreemptTime=" in facts and "PreemptTime=None" not in facts and "PreemptTime=Unknown" not in facts:
+        return "pre-empted"
+    submission = record.Submission.read(run)
+    delay_s = submission.resources.signal_delay_s if submission is not None else 120
+    left_s = entries[0].left_s
+    if left_s is not None and left_s <= delay_s + 60:
+        return "time limit"
+    return "pre-empted" if stop.requeue else "cancelled"
+
+
+def _fail(run: RunDir, holder: lock.Holder, failure: failures.Failure) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the rank's own log has the words
+        record.end_attempt(run, holder.attempt, "failed", failure.sentence)
+        values = {**read_json(run.state), "state": "failed", "attempt": holder.attempt, "message": failure.sentence}
+        write_json(run.state, {**values, "updated": time.time()})
+
+
+def main(argv: list[str]) -> int:
+    """`python -m fashion_dist.cluster.job RUN_FOLDER`; returns the exit status."""
+    if len(argv) != 1 or not RunDir(Path(argv[0])).config.is_file():
+        print(
+            "error: usage: python -m fashion_dist.cluster.job RUN_FOLDER (a folder with a config.json)", file=sys.stderr
+        )
+        return 2
+    try:
+        run_rank(RunDir(Path(argv[0]).absolute()))
+    except (RunBusyError, InputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""A thread in each rank that notices what the training loop cannot: lost parents, lost locks and stalled peers.
+
+A stopped or unreachable process reports nothing, and its peers only learn after the process group's timeout that
+somebody is missing. So each rank writes a sign of life every few seconds, and ranks 0 and 1 look at all of them. Ages
+are measured by the watcher's own clock, from one change of the file to the next: clocks of nodes are never compared.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from fashion_dist.cluster import failures, lock
+from fashion_dist.cluster.place import Place
+from fashion_dist.files import read_json, write_json
+from fashion_dist.paths import RunDir
+
+EXIT_ORPHANED = 3
+
+
+class Watch(threading.Thread):
+    """Started once the attempt is known; a daemon, so it ends with the rank.
+
+    Args:
+        run: the run's folder.
+        place: this rank's place.
+        holder: the lock as rank 0 took it.
+        stalled_s: after this long without a sign of life a rank counts as stalled.
+        beat_s: seconds between signs of life.
+    """
+
+    def __init__(
+        self, run: RunDir, place: Place, holder: lock.Holder, stalled_s: float = 60.0, beat_s: float = 5.0
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.steps = 0
+        self._run, self._place, self._holder = run, place, holder
+        self._stalled_s, self._beat_s = stalled_s, beat_s
+        self._parent = os.getppid()
+        self._end = threading.Event()
+        self._doomed_at = float("inf")
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._named: set[int] = set()
+
+    def run(self) -> None:
+        """Beat and look until `stop`."""
+        self._run.heartbeats.mkdir(mode=0o700, exist_ok=True)
+        beat, last = 0, time.monotonic()
+        while not self._end.wait(self._beat_s if self._doomed_at == float("inf") else 0.2):
+            now = time.monotonic()
+            if now > self._doomed_at:
+                os._exit(1)
+            if now - last > 3 * self._beat_s:
+                self._seen.clear()  # the whole job was suspended, and the peers with it
+            last, beat = now, beat + 1
+            self._beat(beat)
+            self._require_parent()
+            if self._place.is_main:
+                self._require_lock()
+            if self._place.rank < 2:
+                self._look_at_peers(now)
+
+    def stop(self) -> None:
+        """End the thread; the rank has done its work."""
+        self._end.set()
+
+    def doom(self, seconds: float) -> None:
+        """End this process after that long, come what may: it has failed and told so, and a thread may hang."""
+        self._doomed_at = time.monotonic() + seconds
+
+    def _beat(self, beat: int) -> None:
+        values = {
+            "attempt": self._holder.attempt, "beat": beat, "steps": self.steps, "host": socket.gethostname(),
+            "pid": os.getpid(), "where": where(),
+        }  # fmt: skip
+        try:
+            write_json(self._run.heartbeat(self._place.rank), values)
+        except OSError as error:  # a full disk is the checkpoint's to report
+            print(f"no sign of life could be written: {error}", file=sys.stderr, flush=True)
+
+    def _require_parent(self) -> None:
+        if os.getppid() != self._parent:
+            print("the process that started this rank is gone; ending", file=sys.stderr, flush=True)
+            os._exit(EXIT_ORPHANED)
+
+    def _require_lock(self) -> None:
+        now = lock.holder(self._run)
+        if now is not None and now != self._holder:
+            # This node was taken for dead and the run goes on elsewhere; two writers would spoil it.
+            print(f"the run is now held by {now.job}; ending", file=sys.stderr, flush=True)
+            os._exit(EXIT_ORPHANED)
+
+    def _look_at_peers(self, now: float) -> None:
+        for rank in range(self._place.world_size):
+            values = read_json(self._run.heartbeat(rank))
+            if values.get("attempt") != self._holder.attempt or rank in self._named:
+                continue
+            beat, since = self._seen.get(rank, (-1, now))
+            if values["beat"] != beat:
+                self._seen[rank] = (values["beat"], now)
+            elif now - since > self._stalled_s:
+                self._named.add(rank)
+                self._name_stalled(rank, values["host"], values["steps"], values["where"])
+
+    def _name_stalled(self, rank: int, host: str, steps: int, place: str) -> None:
+        message = (
+            f"no sign of life for {self._stalled_s:.0f} s: the process is stopped or its node is gone; "
+            f"last seen in {place} after {steps} steps of this start"
+        )
+        print(f"rank {rank} on {host}: {message}; this rank waits here:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr)
+        failures.report_stalled(self._run, rank, self._holder.attempt, host, message)
+
+
+def where() -> str:
+    """The innermost of our functions that the main thread is in, such as `train.train_step:170`."""
+    frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if {"fashion_dist", "shards"} & set(path.parts):
+            return f"{path.stem}.{frame.f_code.co_name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "the libraries"
