@@ -160,9 +160,10 @@ class SplitFeed:
             training=self.training,
             rank=world.rank,
             world_size=world.world_size,
+            local_world_size=world.local_world_size,
             seed=config.train.seed,
             device=session.link.device,
-            dtype=session.learner.dtype,
+            dtype=torch.bfloat16 if session.learner.dtype == torch.bfloat16 else torch.float32,
             options=session.options.loader,
         )
 
