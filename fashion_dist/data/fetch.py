@@ -1,0 +1,209 @@
+"""Encoded images out of the shards: positioned reads, checked, ahead of the decoder.
+
+`pread`, not `mmap`: a shard that shrinks while it is read is an error naming shard, key and offset, not a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fashion_dist.errors import DamageError, InputError
+from shards import Split
+
+OPEN_FILES = 64
+"""Shards of one loader that are open at once; the one not used for longest is closed first."""
+_CHUNK_S = 0.004
+"""What one pool task should take: shorter wastes time on handing over, longer leaves slow disks waiting."""
+
+Encoded = np.ndarray
+"""uint8 [size], the bytes of one image file."""
+
+
+class ShardFiles:
+    """The shards of one split, open for positioned reads by any number of threads."""
+
+    def __init__(self, split: Split, open_files: int = OPEN_FILES) -> None:
+        self._split = split
+        self._limit = open_files
+        self._open: OrderedDict[int, _Handle] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, row: int) -> Encoded:
+        """The bytes of the image in `row`, checked.
+
+        Raises:
+            DamageError: they cannot be read, or are not what was packed.
+        """
+        split = self._split
+        shard, offset, size = int(split.shard[row]), int(split.offset[row]), int(split.size[row])
+        try:
+            handle = self._acquire(shard)
+            try:
+                data = os.pread(handle.descriptor, size, offset)
+                while len(data) < size:
+                    more = os.pread(handle.descriptor, size - len(data), offset + len(data))
+                    if not more:
+                        raise self.damage(row, f"the shard ends after {len(data)} of the image's {size} bytes")
+                    data += more
+            finally:
+                self._release(handle)
+        except OSError as error:
+            raise self.damage(row, f"cannot be read: {error.strerror or error}") from error
+        found = zlib.crc32(data)
+        if found != int(split.crc32[row]):
+            raise self.damage(row, f"the image's CRC-32 is {found:08x}, packed was {int(split.crc32[row]):08x}")
+        return np.frombuffer(data, np.uint8)
+
+    def damage(self, row: int, reason: str) -> DamageError:
+        """The error that names the image in `row`."""
+        split = self._split
+        return DamageError(split.shard_names[split.shard[row]], split.keys[row], int(split.offset[row]), reason)
+
+    def check(self) -> None:
+        """See in milliseconds that the shards are the ones the index is about.
+
+        Raises:
+            InputError: a shard is missing, shorter than the index says, or has another sample where one should be.
+        """
+        split = self._split
+        order = np.lexsort((split.offset, split.shard))
+        firsts = np.flatnonzero(np.r_[True, np.diff(split.shard[order]) != 0]) if len(order) else []
+        lasts = np.r_[firsts[1:], len(order)] - 1 if len(order) else []
+        for first, last in zip(order[firsts], order[lasts], strict=True):
+            name = split.shard_names[split.shard[first]]
+            path = split.tar_folder / name
+            try:
+                length = path.stat().st_size
+                with path.open("rb", buffering=0) as file:
+                    for row in {int(first), int(last)}:
+                        header = os.pread(file.fileno(), 512, int(split.offset[row]) - 512)
+                        _check_header(header, split, row, length)
+            except FileNotFoundError:
+                raise InputError(
+                    f"{path}: no such shard, but the index names it; {_REINDEX.format(split.path)}"
+                ) from None
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Close all files; reads under way in other threads finish first."""
+        with self._lock:
+            for handle in self._open.values():
+                handle.leave()
+            self._open.clear()
+
+    def _acquire(self, shard: int) -> _Handle:
+        with self._lock:
+            handle = self._open.get(shard)
+            if handle is None:
+                path = self._split.tar_folder / self._split.shard_names[shard]
+                handle = self._open[shard] = _Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                if len(self._open) > self._limit:
+                    self._open.popitem(last=False)[1].leave()
+            else:
+                self._open.move_to_end(shard)
+            handle.users += 1
+            return handle
+
+    def _release(self, handle: _Handle) -> None:
+        with self._lock:
+            handle.leave()
+
+
+@dataclass
+class _Handle:
+    """A file descriptor, closed when the table of open files and the last reader have left it."""
+
+    descriptor: int
+    users: int = 1
+
+    def leave(self) -> None:
+        self.users -= 1
+        if self.users == 0:
+            os.close(self.descriptor)
+
+
+_REINDEX = "python jobs/pack.py --reindex {} makes a fitting index"
+
+
+def _check_header(header: bytes, split: Split, row: int, length: int) -> None:
+    name = split.shard_names[split.shard[row]]
+    end = int(split.offset[row]) + int(split.size[row])
+    where = f"{split.tar_folder / name}: does not match the index"
+    advice = _REINDEX.format(split.path)
+    if end > length:
+        raise InputError(f"{where}, which has an image up to byte {end} of {length}; pack again, or {advice}")
+    if header[257:262] != b"ustar" or int(header[124:135].strip(b" \0") or b"0", 8) != int(split.size[row]):
+        raise InputError(f"{where}: no image of {int(split.size[row])} bytes at {int(split.offset[row])}; {advice}")
+
+
+@dataclass
+class Fetched:
+    """The images of one batch on their way."""
+
+    rows: np.ndarray
+    images: list[Encoded | DamageError | None]
+    parts: list[Future[None]] = field(default_factory=list)
+
+    def wait(self) -> list[Encoded | DamageError | None]:
+        """Each image's bytes, what is wrong with it, or None where it was not wanted; blocks until all are read."""
+        for part in self.parts:
+            part.result()
+        return self.images
+
+    def cancel(self) -> None:
+        """Do not begin what has not begun."""
+        for part in self.parts:
+            part.cancel()
+
+
+class Fetcher:
+    """Reads batches ahead with a pool that grows to as many threads as the disk's slowness asks for."""
+
+    def __init__(self, files: ShardFiles, split: Split, threads: int) -> None:
+        self._files = files
+        self._split = split
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
+        self._read_s = 0.0
+        """Running mean of the time that one image takes."""
+
+    def start(self, rows: np.ndarray, wanted: np.ndarray) -> Fetched:
+        """Begin to read the images in `rows` (int64 [n]) that are `wanted` (bool [n])."""
+        batch = Fetched(rows, [None] * len(rows))
+        positions = np.flatnonzero(wanted)
+        if len(positions):
+            count = len(positions)
+            tasks = int(np.clip(np.ceil(count * self._read_s / _CHUNK_S), 1, min(count, self._threads)))
+            # In the order they lie on the disk, so that neighbours are read one after the other.
+            at = rows[positions]
+            positions = positions[np.lexsort((self._split.offset[at], self._split.shard[at]))]
+            batch.parts = [self._pool.submit(self._read, batch, part) for part in np.array_split(positions, tasks)]
+        return batch
+
+    def ahead(self, batch: int) -> int:
+        """How many batches of that many images should be under way: enough to keep the pool busy on a slow disk."""
+        return int(np.clip(np.ceil(4 * self._threads / max(batch, 1)), 2, 64)) if self._read_s > 0.001 else 2
+
+    def close(self) -> None:
+        """Drop what has not begun and wait for what has."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, batch: Fetched, positions: Sequence[int]) -> None:
+        began = time.perf_counter()
+        for position in positions:
+            try:
+                batch.images[position] = self._files.read(int(batch.rows[position]))
+            except DamageError as error:
+                batch.images[position] = error
+        taken = (time.perf_counter() - began) / len(positions)
+        self._read_s += 0.2 * (taken - self._read_s)

@@ -1,0 +1,270 @@
+"""The loader: every example exactly once an epoch, from any step on, the same whatever the number of ranks."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from fashion_dist.config import DataConfig
+from fashion_dist.data.batch import Batch
+from fashion_dist.data.cpu import CpuEngine
+from fashion_dist.data.damage import BadSamples, substitutes
+from fashion_dist.data.fetch import Encoded, Fetcher, ShardFiles
+from fashion_dist.data.options import LoaderOptions
+from fashion_dist.data.plan import (
+    Division,
+    balanced_weights,
+    epoch_order,
+    eval_blocks,
+    occurrences,
+    weighted_order,
+)
+from fashion_dist.data.render import Rendered
+from fashion_dist.data.work import Planner, Work
+from fashion_dist.errors import ConfigError, DamageError
+from shards import Split
+
+_SUBSTITUTE = 1 << 20
+"""Counted as a repeat, so that an example that stands in for another one is not treated as in its own place."""
+
+
+class Loader:
+    """One split on its way to one rank's model.
+
+    Args:
+        split: where the images are.
+        images: int64 [N, k], the images of each example, as rows of the split.
+        data: what happens to them.
+        batch_size: in training the global batch; in evaluation the size of the blocks that are dealt to the ranks.
+        training: shuffled, augmented and without the remainder of the last batch; or in order, each example once.
+        rank, world_size: this process among all; `local_world_size` of them are on this node.
+        seed: of the run.
+        accumulate: micro-batches a step.
+        device: where batches are wanted.
+        dtype: float32 or bfloat16, of the batches.
+        options: how to work.
+        classes: int [N]; every class gets the same share of an epoch.
+        weights: float [N]; examples are drawn in proportion. Neither: each example once.
+        bad_log: file that lists skipped samples, one JSON object a line.
+
+    Raises:
+        ConfigError: settings that do not fit each other or the split.
+        InputError: the shards are not those of the index.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        images: np.ndarray,
+        data: DataConfig,
+        *,
+        batch_size: int,
+        training: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        local_world_size: int = 1,
+        seed: int = 0,
+        accumulate: int = 1,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        options: LoaderOptions | None = None,
+        classes: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        bad_log: Path | None = None,
+    ) -> None:
+        self._options = options = options or LoaderOptions()
+        self._images = np.ascontiguousarray(images, np.int64)
+        self._training, self._seed = training, seed
+        self._rank, self._world_size, self._batch_size = rank, world_size, batch_size
+        assert self._images.ndim == 2 and 0 <= rank < world_size
+        self._weights, self._classes = _draw_weights(len(images), classes, weights)
+        self._division = Division(len(images), batch_size, world_size, accumulate) if training else None
+        micro_size = self._division.micro_size if self._division else min(batch_size, max(len(images), 1))
+        self._files = ShardFiles(split)
+        self._files.check()
+        self._shards = np.asarray(split.shard)[self._images[:, 0]]
+        self._planner = Planner(split, self._images, data, training, seed)
+        self._bad = BadSamples(options.bad_samples, bad_log)
+        threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
+        self._max_images = micro_size * self._images.shape[1]
+        self._engine = CpuEngine(data, self._max_images, threads, dtype, self._planner.stored_sizes, None)
+        self._fetcher = Fetcher(self._files, split, options.read_threads)
+        self._running: Generator[Batch] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps an epoch; in evaluation the batches this rank yields."""
+        if self._division:
+            return self._division.steps
+        return len(list(eval_blocks(len(self._images), self._batch_size, self._rank, self._world_size)))
+
+    @property
+    def bad_samples(self) -> list[DamageError]:
+        """The damaged samples this rank met and skipped."""
+        return list(self._bad.found.values())
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's micro-batches of an epoch, from optimiser step `start` on; ends an iteration not yet exhausted.
+
+        Raises:
+            DamageError: a sample cannot be read or decoded and the policy is to fail; names shard, key and offset.
+        """
+        if self._running is not None:
+            self._running.close()
+        self._running = self._run(epoch, start)
+        return self._running
+
+    def close(self) -> None:
+        """Stop all threads and give memory and files back."""
+        if self._running is not None:
+            self._running.close()
+        self._fetcher.close()
+        self._engine.close()
+        self._files.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, epoch: int, start: int) -> Generator[Batch]:
+        """Three stages, each a batch ahead of the next: reading, decoding, rendering."""
+        coming = self._works(epoch, start)
+        reading: deque[Work] = deque()
+        decoding: Work | None = None
+        rendering: deque[tuple[Work, Rendered]] = deque()
+        try:
+            while True:
+                while len(reading) < self._fetcher.ahead(self._max_images) and (work := next(coming, None)) is not None:
+                    reading.append(self._fetch(work))
+                if decoding is None and reading:
+                    decoding = self._decode(reading.popleft(), epoch)
+                    continue
+                if decoding is not None:
+                    done, rendered = self._render(decoding, epoch)
+                    # The decoder goes on with the next batch before this one is waited for.
+                    decoding = self._decode(reading.popleft(), epoch) if reading else None
+                    rendering.append((done, rendered))
+                    if len(rendering) < 2 and decoding is not None:
+                        continue
+                if not rendering:
+                    return
+                done, rendered = rendering.popleft()
+                if len(done.index):
+                    yield self._batch(done, rendered)
+                del done, rendered
+        finally:
+            for work in reading:
+                if work.fetched is not None:
+                    work.fetched.cancel()
+            self._engine.drop()
+            for _, rendered in rendering:
+                rendered.wait()
+
+    def _works(self, epoch: int, start: int) -> Iterator[Work]:
+        count = len(self._images)
+        if not self._division:
+            for block in list(eval_blocks(count, self._batch_size, self._rank, self._world_size))[start:]:
+                index = np.arange(block.start, block.stop)
+                yield self._planner.work(index, epoch, np.zeros_like(index))
+            return
+        if self._weights is None:
+            order, repeats = epoch_order(self._shards, self._seed, epoch), np.zeros(count, np.int64)
+        else:
+            order = weighted_order(self._weights, self._classes, self._seed, epoch)
+            repeats = occurrences(order)
+        for step in range(start, self._division.steps):
+            for micro in range(self._division.accumulate):
+                at = self._division.positions(self._rank, step, micro)
+                yield self._planner.work(order[at], epoch, repeats[at])
+
+    def _fetch(self, work: Work) -> Work:
+        missing = self._engine.missing(work.rows)
+        known = np.isin(work.rows, list(self._bad.found)) if self._bad.found else np.zeros(len(missing), bool)
+        return replace(work, fetched=self._fetcher.start(work.rows, missing & ~known))
+
+    def _decode(self, work: Work, epoch: int) -> Work:
+        assert work.fetched is not None, "fetching comes first"
+        encoded: list[Encoded | None] = []
+        for row, image in zip(work.rows.tolist(), work.fetched.wait(), strict=True):
+            if isinstance(image, DamageError):
+                self._bad.add(row, image)
+                image = None
+            encoded.append(image)
+        work, encoded = self._repair(work, encoded, epoch)
+        self._engine.begin(work, encoded)
+        return replace(work, encoded=encoded)
+
+    def _render(self, work: Work, epoch: int) -> tuple[Work, Rendered]:
+        wrong = self._engine.finish()
+        while wrong:
+            for position, reason in wrong.items():
+                row = int(work.rows[position])
+                self._bad.add(row, self._files.damage(row, reason))
+            work, encoded = self._repair(work, list(work.encoded), epoch)
+            self._engine.begin(work, encoded)
+            wrong = self._engine.finish()
+        return work, self._engine.render()
+
+    def _batch(self, work: Work, rendered: Rendered) -> Batch:
+        images = rendered.wait()
+        k = self._images.shape[1]
+        images = images.view(-1, k, *images.shape[1:]) if k > 1 else images
+        return Batch(images.movedim(-1, -3), torch.from_numpy(np.ascontiguousarray(work.index)))
+
+    def _repair(self, work: Work, encoded: list[Encoded | None], epoch: int) -> tuple[Work, list[Encoded | None]]:
+        """The work without damaged images: in training others stand in, so that every rank stays in step."""
+        if self._bad.first_of(work.rows) is None:
+            return work, encoded
+        k = self._images.shape[1]
+        bad = np.array([self._bad.first_of(rows) is not None for rows in work.rows.reshape(-1, k)])
+        if not self._training:
+            kept = np.flatnonzero(np.repeat(~bad, k))
+            return work.without(bad), [encoded[i] for i in kept]
+        for position in np.flatnonzero(bad).tolist():
+            other, images = self._substitute(int(work.index[position]), epoch)
+            work = work.with_example(position, other)
+            encoded[position * k : (position + 1) * k] = images
+        return work, encoded
+
+    def _substitute(self, example: int, epoch: int) -> tuple[Work, list[Encoded | None]]:
+        for other in substitutes(example, len(self._images)):
+            work = self._planner.work(np.array([other]), epoch, np.array([_SUBSTITUTE]))
+            if self._bad.first_of(work.rows) is not None:
+                continue
+            images: list[Encoded | None] = []
+            for row in work.rows.tolist():
+                try:
+                    images.append(self._files.read(row))
+                except DamageError as error:
+                    self._bad.add(row, error)
+                    break
+            else:
+                return work, images
+        raise self._bad.first_of(self._images[example]) or AssertionError(example)
+
+
+def _draw_weights(
+    count: int, classes: np.ndarray | None, weights: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Weights [N] and groups [N] of a drawn order; no weights where each example is read once."""
+    groups = np.zeros(count, np.int64)
+    if classes is not None:
+        if classes.ndim != 1 or not (classes >= 0).any():
+            raise ConfigError("a balanced order needs one class per example, and examples that have one")
+        return balanced_weights(classes), np.asarray(classes)
+    if weights is None:
+        return None, groups
+    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise ConfigError("a weighted order needs one finite weight >= 0 per example, and one above 0")
+    return np.asarray(weights, np.float64), groups
