@@ -16,14 +16,13 @@ from fashion_dist.data.pipeline import Pixels
 def bounded_sizes(sizes: np.ndarray, cache_px: int) -> np.ndarray:
     """Width and height of what crops are taken from: the shorter side is at most `cache_px` (0: as stored).
 
-    Args:
-        sizes: int32 [n, 2], as stored.
+    Takes and gives int32 [n, 2].
     """
     shorter = sizes.min(axis=1)
     if cache_px == 0 or not (shorter > cache_px).any():
         return sizes
     factor = np.minimum(cache_px / np.maximum(shorter, 1), 1.0)
-    return np.maximum(np.rint(sizes * factor[:, None]), 1).astype(np.int32)
+    return np.asarray(np.maximum(np.rint(sizes * factor[:, None]), 1), np.int32)
 
 
 class Cache:

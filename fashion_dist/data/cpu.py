@@ -118,7 +118,7 @@ class CpuEngine:
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
         """Bool [n], of which images all is decoded: those that the cache will keep, and those to be reduced."""
-        reduced = (self._bounded[rows] != self._sizes[rows]).any(axis=1)
+        reduced: np.ndarray = (self._bounded[rows] != self._sizes[rows]).any(axis=1)
         return reduced | self._cache.keeps(rows) if self._cache else reduced
 
 

@@ -58,15 +58,17 @@ class Draws:
 
     def with_rows(self, start: int, others: Draws) -> Draws:
         """The same with `others` in place from `start` on."""
-        fields = []
-        for mine, other in zip(self._arrays(), others._arrays(), strict=True):
-            changed = mine.copy()
-            changed[start : start + len(other)] = other
-            fields.append(changed)
-        return Draws(*fields, self.diagonal)
 
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        return self.boxes, self.flips, self.colours, self.erased
+        def merged(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            return np.concatenate([mine[:start], theirs, mine[start + len(theirs) :]])
+
+        return Draws(
+            merged(self.boxes, others.boxes),
+            merged(self.flips, others.flips),
+            merged(self.colours, others.colours),
+            merged(self.erased, others.erased),
+            self.diagonal,
+        )
 
 
 def image_ids(ids: np.ndarray, occasions: np.ndarray) -> np.ndarray:
@@ -75,12 +77,7 @@ def image_ids(ids: np.ndarray, occasions: np.ndarray) -> np.ndarray:
 
 
 def draw(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, seed: int, epoch: int) -> Draws:
-    """The random treatment in training.
-
-    Args:
-        sizes: int32 [n, 2], width and height of the images.
-        ids: uint64 [n] of `image_ids`.
-    """
+    """The random treatment in training of images of `sizes` (int32 [n, 2]: width, height) by `ids` of `image_ids`."""
 
     def random(purpose: int) -> np.ndarray:
         return uniform(seed, epoch, purpose, ids)

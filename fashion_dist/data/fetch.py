@@ -10,7 +10,6 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -76,8 +75,8 @@ class ShardFiles:
         """
         split = self._split
         order = np.lexsort((split.offset, split.shard))
-        firsts = np.flatnonzero(np.r_[True, np.diff(split.shard[order]) != 0]) if len(order) else []
-        lasts = np.r_[firsts[1:], len(order)] - 1 if len(order) else []
+        firsts = np.flatnonzero(np.diff(split.shard[order], prepend=-1))
+        lasts = np.append(firsts[1:], len(order)) - 1 if len(order) else firsts
         for first, last in zip(order[firsts], order[lasts], strict=True):
             name = split.shard_names[split.shard[first]]
             path = split.tar_folder / name
@@ -198,9 +197,9 @@ class Fetcher:
         """Drop what has not begun and wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, batch: Fetched, positions: Sequence[int]) -> None:
+    def _read(self, batch: Fetched, positions: np.ndarray) -> None:
         began = time.perf_counter()
-        for position in positions:
+        for position in positions.tolist():
             try:
                 batch.images[position] = self._files.read(int(batch.rows[position]))
             except DamageError as error:

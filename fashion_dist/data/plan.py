@@ -16,7 +16,7 @@ import numpy as np
 from fashion_dist.errors import ConfigError
 
 WINDOW_SAMPLES = 16384
-"""Samples that are shuffled together: whole shards, in an order of their own. A rank then reads a few shards at a time."""
+"""Samples that are shuffled together: whole shards, in an order of their own; a rank reads a few shards at a time."""
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -54,10 +54,8 @@ def uniform(seed: int, epoch: int, purpose: int, ids: np.ndarray) -> np.ndarray:
 def epoch_order(shards: np.ndarray, seed: int, epoch: int, window: int = WINDOW_SAMPLES) -> np.ndarray:
     """The order in which one epoch reads its examples: int64 [N], a permutation.
 
-    Shards are put in random order and joined to windows of at least `window` samples; each window is shuffled.
-
-    Args:
-        shards: int [N], the shard each example (its first image) lies in.
+    Shards are put in random order and joined to windows of about `window` samples; each window is shuffled. `shards`
+    is int [N], the shard that each example (its first image) lies in.
     """
     counts = np.bincount(shards, minlength=1)
     shard_order = np.argsort(hashes(seed, epoch, _SHARDS, np.arange(len(counts))), kind="stable")
@@ -73,17 +71,16 @@ def weighted_order(weights: np.ndarray, groups: np.ndarray, seed: int, epoch: in
 
     Systematic sampling (Madow 1949) over examples sorted by group and shuffled within: every example is drawn its
     expected number of times rounded up or down, and so is every group, where drawing one by one would scatter both.
-
-    Args:
-        weights: float [N], not negative, with a positive sum.
-        groups: int [N], such as the class; zeros where there is none.
+    `weights` is float [N], not negative, with a positive sum; `groups` int [N], such as the class, or zeros.
     """
     count = len(weights)
     order = np.lexsort((hashes(seed, epoch, _ORDER, np.arange(count)), groups))
     edges = np.cumsum(weights[order].astype(np.float64))
     start = float(uniform(seed, epoch, _WEIGHTED, np.zeros(1, np.int64))[0])
     points = (np.arange(count) + start) * (edges[-1] / count)
-    drawn = order[np.minimum(np.searchsorted(edges, points, side="right"), np.flatnonzero(weights[order])[-1])]
+    drawn: np.ndarray = order[
+        np.minimum(np.searchsorted(edges, points, side="right"), np.flatnonzero(weights[order])[-1])
+    ]
     return drawn[np.argsort(hashes(seed, epoch, _SHARDS, np.arange(count)), kind="stable")]
 
 
@@ -154,7 +151,7 @@ class Division:
         return self.batch_size // (self.world_size * self.accumulate)
 
     def positions(self, rank: int, step: int, micro: int) -> slice:
-        """Where in the epoch's order micro-batch `micro` of `rank` stands: ranks hold contiguous parts of each batch."""
+        """Where in the epoch's order a rank's micro-batch stands: ranks hold contiguous parts of each global batch."""
         start = step * self.batch_size + (rank * self.accumulate + micro) * self.micro_size
         return slice(start, start + self.micro_size)
 

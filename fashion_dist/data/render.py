@@ -69,11 +69,10 @@ class Renderer:
         torch.set_num_threads(mine)
 
     def start(self, pixels_of: Callable[[int], np.ndarray], draws: Draws, out: Tensor) -> Rendered:
-        """Begin to render into `out` (float [n, P, P, 3]).
+        """Begin to render into `out` (float [n, P, P, 3]) the pixels of the crop boxes.
 
-        Args:
-            pixels_of: position -> uint8 [height, width, 3], the pixels of the crop box; called in the pool.
-            draws: the treatment; its boxes are not looked at.
+        `pixels_of` gives the uint8 [height, width, 3] of a position and is called in the pool; the boxes in `draws` are
+        not looked at.
         """
 
         def render(part: np.ndarray) -> None:
@@ -83,12 +82,9 @@ class Renderer:
         return self._spread(render, out)
 
     def start_block(self, block: np.ndarray, rows: np.ndarray, draws: Draws, out: Tensor) -> Rendered:
-        """Begin to render images that need no resizing, many at once: 28 px images would take longer to name one by one.
+        """Begin to render the `rows` (int64 [n]) of `block` (uint8 [N, P, P, 3]) as they are, without crop or resizing.
 
-        Args:
-            block: uint8 [N, P, P, 3].
-            rows: int64 [n], which of them.
-            draws: of diagonal colours and whole boxes.
+        Many at once: images of 28 px would take longer to name one by one than to render. `draws` has diagonal colours.
         """
         side = self._side
 
