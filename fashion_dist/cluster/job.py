@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING
 from fashion_dist.cluster import failures, lock, record, scheduler
 from fashion_dist.cluster.place import Place, own_address, read_place
 from fashion_dist.cluster.watch import Watch
-from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, InputError, RunBusyError, RunError
+from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
 
@@ -167,17 +166,13 @@ def _train(
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-    config = Config.from_json(run.config.read_text())
-    facts = read_json(run.run)
 
     from fashion_dist.distributed import World, connect
+    from fashion_dist.runs import open_folder
     from fashion_dist.session import FitOptions
     from fashion_dist.train import fit
-    from shards import ShardSet
 
-    shard_set = ShardSet.open(Path(facts["shard_set"]))
-    if shard_set.data_hash != facts["data_hash"]:
-        raise ConfigError(f"{facts['shard_set']} has changed since this run was launched; launch again for a new run")
+    opened = open_folder(run)
     world = World(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node, place.nodes)
 
     def ask() -> bool:
@@ -187,7 +182,7 @@ def _train(
     fit_options = FitOptions(loader=loader_options(options, threads), wandb=options.wandb, attempt=holder.attempt)
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
-        return fit(run, config, shard_set, link, fit_options, ask)
+        return fit(run, opened.config, opened.shard_set, link, fit_options, ask)
 
 
 def loader_options(options: record.JobOptions, threads: int) -> LoaderOptions:

@@ -307,10 +307,3 @@ def dry_run(plan: Plan) -> str:
         title = f"on this machine, {plan.resources.ranks} times"
         text = submit.local_command(plan.run.logs)
     return f"# resolved configuration\n{plan.config.to_json()}\n# {title}\n{text}"
-
-
-def typed(script: str, run: RunDir, flags: str = "") -> str:
-    """A command about a run that works when pasted, from the same folder."""
-    default = Home.find().runs == run.path.parent
-    home = "" if default else f" --home {shlex.quote(str(run.path.parent.parent))}"
-    return f"python jobs/{script}.py {run.run_id}{home}{' ' + flags if flags else ''}"

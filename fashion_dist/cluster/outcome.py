@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fashion_dist import cli
 from fashion_dist.cluster.follow import follow
-from fashion_dist.cluster.launch import Launched, Plan, typed
-from fashion_dist.cluster.view import RunView, duration
+from fashion_dist.cluster.launch import Launched, Plan
+from fashion_dist.cluster.view import RunView, duration, typed
 from fashion_dist.paths import RunDir
 
 

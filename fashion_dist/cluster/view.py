@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from fashion_dist.cluster import failures, record, scheduler
 from fashion_dist.cluster.scheduler import JobRef, Presence
 from fashion_dist.errors import RunError
 from fashion_dist.files import read_json
-from fashion_dist.paths import RunDir
+from fashion_dist.paths import Home, RunDir
 from fashion_dist.state import RunState
 
 STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "done", "new")
@@ -258,3 +259,10 @@ def line(view: RunView) -> str:
     if p.best:
         parts.append(f"best {p.best['metric']} {p.best['value']:.4f} (epoch {p.best['epoch']})")
     return "  ".join(parts)
+
+
+def typed(script: str, run: RunDir, flags: str = "") -> str:
+    """A command about a run that works when pasted, from the same folder."""
+    default = Home.find().runs == run.path.parent
+    home = "" if default else f" --home {shlex.quote(str(run.path.parent.parent))}"
+    return f"python jobs/{script}.py {run.run_id}{home}{' ' + flags if flags else ''}"
