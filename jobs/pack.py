@@ -45,6 +45,12 @@ class Args(cli.CommonArgs):
     """Keep these categories, numbered in this order."""
     attributes: tuple[str, ...] = ()
     """Keep these attributes, numbered in this order."""
+    variant: str = ""
+    """Of polyvore_outfits: disjoint (default) or nondisjoint."""
+    val_fraction: float = 0.1
+    """Part of the training images to hold out where the source has no validation split."""
+    strict: bool = False
+    """Stop at rows that would be counted, listed and left out."""
 
 
 def main(args: Args) -> cli.Result:
@@ -58,7 +64,9 @@ def main(args: Args) -> cli.Result:
     source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
     out = Path(args.out).absolute() if args.out else home.shard_set(args.dataset)
     options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad)
-    read_options = ReadOptions(args.categories, args.attributes, seed=args.seed)
+    read_options = ReadOptions(
+        args.categories, args.attributes, args.variant, args.val_fraction, seed=args.seed, strict=args.strict
+    )
     with cli.Progress() as progress:
         if not args.source and reader.draw is not None:
             reader.draw(source, args.seed, args.workers, progress)

@@ -16,7 +16,7 @@ from shards.errors import DamageError, InputError, RowsError, ShardsError, Space
 
 if TYPE_CHECKING:
     from shards.manifest import Manifest
-    from shards.pack import pack
+    from shards.packing import pack
     from shards.plan import PackOptions
     from shards.readers import ReadOptions
     from shards.record import Record, Schema, decode_key, encode_key
@@ -40,8 +40,7 @@ __all__ = [
     "pack",
 ]
 
-# Imported when first asked for: commands that only need the errors have to answer in half a second. Take the function
-# `pack` from here; importing the module shards.pack first would put the module in its place.
+# Imported when first asked for: commands that only need the errors have to answer in half a second.
 _HOMES = {
     "Manifest": "manifest",
     "PackOptions": "plan",
@@ -52,7 +51,7 @@ _HOMES = {
     "Split": "shard_set",
     "decode_key": "record",
     "encode_key": "record",
-    "pack": "pack",
+    "pack": "packing",
 }
 
 

@@ -47,6 +47,8 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
     """Writes the index under a temporary name, fsyncs it and names it.
 
     Args:
+        path: the final name.
+        schema: the facts' types.
         shards: (split, columns `PLACES` and facts) of each shard, in order; only one is held at a time.
     """
     import pyarrow as pa

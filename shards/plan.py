@@ -330,6 +330,8 @@ def arrange(
         splits: uint8 [N], positions in `split_names`.
         hashes: uint64 [N], the order within a split.
         sizes: int64 [N], bytes in the tar.
+        split_names: the splits, in any order.
+        shard_mb: size of a shard, 0 for a choice by size.
 
     Returns:
         int64 [N], the records in order of packing; shards of about equal size within a split.

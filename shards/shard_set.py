@@ -228,7 +228,8 @@ class Split:
 
         try:
             file = pq.ParquetFile(self.path / INDEX, memory_map=True)
-            groups, before, position = [], 0, 0
+            groups: list[int] = []
+            before = position = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if position < self.row0 + self.samples and position + rows > self.row0:

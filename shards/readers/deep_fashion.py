@@ -23,7 +23,7 @@ LABEL = "category_label"
 
 
 def read(source: Path, options: ReadOptions) -> Source:
-    """The data set in `source`, which holds `train.csv` or the benchmark's lists, or a folder `deep_fashion` that does."""
+    """The data set in `source`, which holds `train.csv` or the benchmark's lists, or in its folder `deep_fashion`."""
     for folder in (source, source / "deep_fashion"):
         if (folder / "train.csv").is_file():
             return read_csv(folder, options)

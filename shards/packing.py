@@ -47,6 +47,11 @@ def pack(
     shards are kept. When it is already packed from the same source, nothing is done.
 
     Args:
+        dataset: name of a reader.
+        source: what the reader reads.
+        out: the set's folder; made when it is missing.
+        options: how to pack.
+        read_options: what to take from the source.
         workers: processes on this machine.
         run_shards: writes the shards it is given in another way, such as an array job.
         replace: pack again over a set made from another source or with other options.
@@ -142,7 +147,7 @@ def _remove_unplanned(staging: Path, created: list[Path]) -> None:
 
 
 def write_range(staging: Path, names: Sequence[str]) -> None:
-    """Writes the named shards of the plan in `staging`, skipping finished ones: the work of one task of an array job."""
+    """Writes those of the named shards that are not finished: the work of one task of an array job."""
     plan = Plan.load(staging)
     for shard in plan.shards:
         if shard.name in names and not writer.rows_path(staging, shard).exists():

@@ -1,0 +1,40 @@
+"""The 65-category clip-art set (Office-Home's Clipart domain): class folders named by number, a flat test folder.
+
+Facts as in `image_folder`. Class folders sort as numbers (0, 1, 2, ... 10). Names come from `classes.csv` where there
+is one. Without `valid/`, a tenth of every class is held out (`--val-fraction`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shards.errors import InputError
+from shards.readers import Reader, ReadOptions, Source, _csv, image_folder
+
+
+def read(source: Path, options: ReadOptions) -> Source:
+    """The set in `source`, which holds `train/`, or a folder `clipart` that does."""
+    for root in (source, source / "clipart"):
+        if (root / "train").is_dir():
+            return image_folder.read_tree(root, options, _class_names)
+    raise InputError(f"{source} holds no {READER.layout}")
+
+
+def _class_names(root: Path, folders: list[str]) -> Mapping[str, str]:
+    """The class names by folder: the column `name` of `classes.csv`, or the first of its `examples`."""
+    if not (root / "classes.csv").is_file():
+        return {}
+    header, rows = _csv.rows(root / "classes.csv", ["label"])
+    told = next((column for column in ("name", "examples") if column in header), None)
+    if told is None:
+        return {}
+    names = {cells[header.index("label")]: cells[header.index(told)].split(",")[0].strip() for _, cells in rows}
+    return {folder: names[folder] for folder in folders if names.get(folder)}
+
+
+READER = Reader(
+    layout="train/<class>/*, valid/<class>/* (optional) and test/* of images in class folders",
+    read=read,
+    uses=("val_fraction",),
+)
