@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.cluster.view import typed
 from fashion_dist.paths import Home
 
 
@@ -39,7 +40,7 @@ def main(args: Args) -> cli.Result:
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split}, each exactly once",
         paths={file.name: file for file in files},
-        next={"see it": f"python jobs/report.py {opened.folder.run_id}"},
+        next={"see it": typed("report", opened.folder)},
         data={"run": opened.folder.run_id, "samples": count},
     )
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.cluster.view import typed
 from fashion_dist.paths import Home
 
 
@@ -33,7 +34,7 @@ def main(args: Args) -> cli.Result:
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split} predicted",
         paths={"predictions": opened.folder.predictions(args.split)},
-        next={"submission": f"python jobs/collect.py {opened.folder.run_id} --split {args.split}"},
+        next={"submission": typed("collect", opened.folder, f"--split {args.split}")},
         data={"run": opened.folder.run_id, "samples": count},
     )
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.cluster.view import typed
 from fashion_dist.paths import Home
 
 
@@ -38,7 +39,7 @@ def main(args: Args) -> cli.Result:
     return cli.Result(
         headline,
         paths={"curves": written["png"], "as vectors": written["svg"], "numbers": written["csv"]},
-        next={"submission": f"python jobs/collect.py {opened.folder.run_id}"},
+        next={"submission": typed("collect", opened.folder)},
         data={"run": opened.folder.run_id, "best": best, "metrics": best_metrics(opened.folder, best.get("epoch"))},
     )
 
