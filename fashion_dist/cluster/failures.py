@@ -100,21 +100,27 @@ def _from_json(values: Mapping[str, Any]) -> Failure | None:
         return None
 
 
-def cause(failures: Sequence[Failure], killed: Mapping[int, str] | None = None) -> str:
-    """The sentence that says why a start of the run failed; empty when nothing is known.
+@dataclass(frozen=True)
+class Cause:
+    """Why a start of the run failed: the rank whose log tells more, and the sentence."""
+
+    rank: int
+    sentence: str
+
+
+def cause(failures: Sequence[Failure], killed: Mapping[int, str] | None = None) -> Cause | None:
+    """Why a start of the run failed, or None when nothing is known.
 
     Args:
         failures: the ranks' own reports.
         killed: ranks that ended without a report, such as `{1: "killed by signal 9"}`, first come first.
     """
-    own = sorted((f for f in failures if not f.is_of_a_peer), key=lambda f: (f.elapsed_s, f.rank))
+    in_order = sorted(failures, key=lambda f: (f.elapsed_s, f.rank))
+    own = [Cause(f.rank, f.sentence) for f in in_order if not f.is_of_a_peer]
     reported = {f.rank for f in failures}
-    silent = [f"rank {rank} was {words}" for rank, words in (killed or {}).items() if rank not in reported]
-    peers = sorted((f for f in failures if f.is_of_a_peer), key=lambda f: (f.elapsed_s, f.rank))
-    for candidates in ([f.sentence for f in own], silent, [f.sentence for f in peers]):
-        if candidates:
-            return candidates[0]
-    return ""
+    silent = [Cause(rank, f"rank {rank} was {words}") for rank, words in (killed or {}).items() if rank not in reported]
+    peers = [Cause(f.rank, f.sentence) for f in in_order if f.is_of_a_peer]
+    return next(iter([*own, *silent, *peers]), None)
 
 
 _SIGNALLED = "Killed|Out Of Memory|Segmentation fault|Aborted|Bus error|Illegal instruction|Terminated"

@@ -21,7 +21,7 @@ PLAIN_S = 15.0
 """Longest silence without a terminal; a new epoch, phase or state is said at once."""
 
 SETTLE_S = 20.0
-"""How long files may come late: the scheduler's answer can be ahead of a network filesystem."""
+"""Longest wait for the ranks of a run that is over to be gone as well."""
 
 
 def follow(run: RunDir, show: Callable[[RunView], None] | None = None) -> RunView:
@@ -46,19 +46,22 @@ def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
             slurm, asked = Scheduler(), now
         view = look(run, slurm)
         show(view)
-        if view.state in ("done", "cancelled"):
-            return view
         if view.is_active:
             over_since = None
         else:
             over_since = over_since or now
-            # The last word of a job that has just left the queue may still be on its way, or its requeue.
-            wait_s = SETTLE_S if view.job is not None and view.job.cluster == "slurm" and not view.detail else ASK_S
-            if view.job is not None and view.job.cluster == "local":
-                wait_s = POLL_S
-            if now - over_since > wait_s:
+            if now - over_since > _patience_s(view):
                 return view
         time.sleep(POLL_S)
+
+
+def _patience_s(view: RunView) -> float:
+    """How long to believe that a run which seems over might say more: its ranks end, its files arrive."""
+    if view.there != "gone":
+        return SETTLE_S
+    if view.state == "done" or view.job is None or view.job.cluster == "local":
+        return 0.0
+    return ASK_S  # a job that requeues itself is out of the queue for a moment
 
 
 class Lines:

@@ -38,6 +38,7 @@ class RunView:
         state: one of `STATES`.
         detail: why it waits or failed, in a sentence; may be empty.
         job: its last job.
+        there: whether that job waits, runs or is gone.
         nodes: the nodes of its last start.
         attempts: how often it was started.
         progress: state.json's numbers.
@@ -51,6 +52,7 @@ class RunView:
     state: str
     detail: str = ""
     job: JobRef | None = None
+    there: Presence = "gone"
     nodes: str = ""
     attempts: int = 0
     progress: RunState = field(default_factory=RunState)
@@ -131,7 +133,7 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     ):
         state = "cancelled"
     base = RunView(
-        run_id=run.run_id, task=str(config.get("task", "")), state=state, job=job, attempts=len(starts),
+        run_id=run.run_id, task=str(config.get("task", "")), state=state, job=job, there=there, attempts=len(starts),
         nodes=str(starts[-1]["nodes"]) if starts else "", progress=progress, left_s=_left_s(progress, config),
         config=_flat(config),
     )  # fmt: skip
@@ -181,21 +183,15 @@ def why(run: RunDir, job: JobRef | None, starts: list[dict[str, Any]], ended: st
         killed = failures.killed_by_signal(codes)
     else:
         killed = failures.killed_by_srun(log_of(run, job, 0))
-    sentence = failures.cause(reports, killed)
+    found = failures.cause(reports, killed)
+    log = log_of(run, job, found.rank if found else 0)
     known = next((words for state, words in _BY_SLURM.items() if ended.startswith(state)), "")
-    own = [report for report in reports if not report.is_of_a_peer]
-    if known and not own:
-        sentence = known + (f" ({sentence})" if sentence else "")
-    rank = next((f.rank for f in reports if f.sentence == sentence), 0)
-    log = log_of(run, job, rank)
-    if not sentence:
-        last = _last_line(log)
-        sentence = (
-            f"the job ended without a report; the last line of its log: {last}"
-            if last
-            else "the job ended without a word"
-        )
-    return sentence, log
+    if known and all(report.is_of_a_peer for report in reports):
+        return known + (f" ({found.sentence})" if found else ""), log
+    if found is not None:
+        return found.sentence, log
+    last = _last_line(log)
+    return f"the job ended without a report; its log ends with: {last}" if last else "the job ended without a word", log
 
 
 def log_of(run: RunDir, job: JobRef, rank: int) -> Path:
