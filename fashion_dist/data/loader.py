@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -14,8 +13,8 @@ import torch
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.batch import Batch
-from fashion_dist.data.cpu import CpuEngine
 from fashion_dist.data.damage import BadSamples, substitutes
+from fashion_dist.data.engine import make_engine
 from fashion_dist.data.fetch import Encoded, Fetcher, ShardFiles
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.plan import (
@@ -92,9 +91,17 @@ class Loader:
         self._shards = np.asarray(split.shard)[self._images[:, 0]]
         self._planner = Planner(split, self._images, data, training, seed)
         self._bad = BadSamples(options.bad_samples, bad_log)
-        threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
         self._max_images = micro_size * self._images.shape[1]
-        self._engine = CpuEngine(data, self._max_images, threads, dtype, self._planner.stored_sizes, None)
+        self._engine, self.cache_note = make_engine(
+            data,
+            options,
+            self._planner,
+            max_images=self._max_images,
+            device=device or torch.device("cpu"),
+            dtype=dtype,
+            local_world_size=local_world_size,
+            name=f"{split.tar_folder} {split.name} {data.cache_px}",
+        )
         self._fetcher = Fetcher(self._files, split, options.read_threads)
         self._running: Generator[Batch] | None = None
 
@@ -206,15 +213,14 @@ class Loader:
         return replace(work, encoded=encoded)
 
     def _render(self, work: Work, epoch: int) -> tuple[Work, Rendered]:
-        wrong = self._engine.finish()
-        while wrong:
-            for position, reason in wrong.items():
+        while isinstance(rendered := self._engine.finish(work), dict):
+            for position, reason in rendered.items():
                 row = int(work.rows[position])
                 self._bad.add(row, self._files.damage(row, reason))
             work, encoded = self._repair(work, list(work.encoded), epoch)
             self._engine.begin(work, encoded)
-            wrong = self._engine.finish()
-        return work, self._engine.render()
+            work = replace(work, encoded=encoded)
+        return work, rendered
 
     def _batch(self, work: Work, rendered: Rendered) -> Batch:
         images = rendered.wait()

@@ -7,10 +7,14 @@ names the culprits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fashion_dist.data.draws import Draws
 
 Pixels = np.ndarray
 """uint8 [height, width, 3], RGB."""
@@ -102,6 +106,88 @@ class Decoder:
         return [np.asarray(decoded[i]) for i in range(len(decoded))]
 
 
+class Graph:
+    """Everything in one DALI graph: decode or take pixels, crop, resize, flip, colours, erase.
+
+    Args:
+        side: P, of the output.
+        max_images: largest batch.
+        threads: DALI's worker threads on the CPU.
+        device_id: the GPU; None builds the same graph of CPU operators.
+        encoded: images come as files, else as RGB pixels of the crop box.
+        hw_decoder_load: share of the JPEGs for the GPU's hardware decoder.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        max_images: int,
+        threads: int,
+        device_id: int | None,
+        encoded: bool,
+        hw_decoder_load: float = 0.65,
+    ) -> None:
+        self._encoded = encoded
+        self._device_id = device_id
+        self._build = lambda: _graph_pipeline(side, max_images, threads, device_id, encoded, hw_decoder_load)
+        self._pipe: Any = None
+
+    def start(self, images: Sequence[Any], draws: Draws) -> None:
+        """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
+        if self._pipe is None:
+            self._pipe = self._build()
+        feed = self._pipe.feed_input
+        if self._encoded or self._device_id is None:
+            feed("images", list(images))
+        else:
+            import torch
+
+            feed("images", list(images), cuda_stream=torch.cuda.current_stream(self._device_id))
+        if self._encoded:
+            feed("anchor", np.ascontiguousarray(draws.boxes[:, :2]))
+            feed("shape", np.ascontiguousarray(draws.boxes[:, 2:]))
+        feed("flip", draws.flips.astype(np.int32))
+        feed("matrix", np.ascontiguousarray(draws.colours[:, :, :3]))
+        feed("offset", np.ascontiguousarray(draws.colours[:, :, 3]))
+        feed("erase_anchor", draws.erased[:, :2].astype(np.float32))
+        feed("erase_shape", draws.erased[:, 2:].astype(np.float32))
+        self._pipe.schedule_run()
+
+    def finish(self) -> Any:
+        """float32 [n, P, P, 3] as a DLPack tensor, in order with torch's current stream; no host synchronisation.
+
+        Raises:
+            RuntimeError: an image does not decode; the graph builds itself anew for the next batch.
+        """
+        import torch
+
+        try:
+            if self._device_id is None:
+                (images,) = self._pipe.share_outputs()
+            else:
+                (images,) = self._pipe.share_outputs(cuda_stream=torch.cuda.current_stream(self._device_id))
+            self._pipe.release_outputs()
+        except RuntimeError:
+            self._pipe = None
+            raise
+        return images.as_tensor()
+
+    def discard(self) -> None:
+        """Forget the batch that was begun."""
+        with contextlib.suppress(RuntimeError):
+            self.finish()
+
+    def probe(self, image: np.ndarray, draws: Draws) -> str | None:
+        """What is wrong with one image, or None; only while no batch is under way."""
+        try:
+            self.start([image], draws)
+            self.finish()
+        except RuntimeError as error:
+            self._pipe = None
+            return f"does not decode: {reason_of(error)}"
+        return None
+
+
 def reason_of(error: Exception) -> str:
     """The one telling line of DALI's message."""
     lines = [line.strip() for line in str(error).splitlines()]
@@ -143,3 +229,38 @@ def _slice(encoded: Any, anchor: Any, shape: Any, device: str, **arguments: Any)
         output_type=types.RGB,
         **arguments,
     )
+
+
+def _graph_pipeline(
+    side: int, max_images: int, threads: int, device_id: int | None, encoded: bool, hw_decoder_load: float
+) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
+
+    device = "cpu" if device_id is None else "gpu"
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=max_images, num_threads=threads, device_id=device_id, prefetch_queue_depth=1, exec_dynamic=True
+    )
+    def graph() -> Any:
+        def numbers(name: str, kind: Any, ndim: int) -> Any:
+            return fn.external_source(name=name, dtype=kind, ndim=ndim)
+
+        if encoded:
+            files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
+            anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
+            if device == "gpu":
+                images = _slice(files, anchor, shape, "mixed", hw_decoder_load=hw_decoder_load)
+            else:
+                images = _slice(files, anchor, shape, "cpu")
+        else:
+            images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
+        images = fn.resize(images, resize_x=side, resize_y=side, interp_type=types.INTERP_LINEAR, antialias=True)
+        images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
+        matrix, offset = numbers("matrix", types.FLOAT, 2), numbers("offset", types.FLOAT, 1)
+        images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
+        anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)
+        return fn.erase(images, anchor=anchor, shape=shape, axis_names="WH", fill_value=0.0)
+
+    pipe = graph()
+    pipe.build()
+    return pipe

@@ -105,15 +105,6 @@ class Renderer:
         assert block.shape[1:3] == (side, side)
         return self._spread(render, out)
 
-    def reduce(self, pixels: np.ndarray, size: np.ndarray) -> np.ndarray:
-        """The image at `size` (width, height); itself where it has that size."""
-        width, height = int(size[0]), int(size[1])
-        if pixels.shape[:2] == (height, width):
-            return pixels
-        reduced = np.empty((height, width, 3), np.uint8)
-        resize(torch.from_numpy(pixels), torch.from_numpy(reduced))
-        return reduced
-
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -147,6 +138,16 @@ class Renderer:
             self._local.resized = torch.empty((self._side, self._side, 3), dtype=torch.uint8)
             self._local.floats = torch.empty((self._side, self._side, 3))
         return self._local.resized, self._local.floats
+
+
+def reduce(pixels: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The image (uint8 [height, width, 3]) at `size` (width, height); itself where it has that size."""
+    width, height = size.tolist()
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    reduced = np.empty((height, width, 3), np.uint8)
+    resize(torch.from_numpy(pixels), torch.from_numpy(reduced))
+    return reduced
 
 
 def resize(image: Tensor, out: Tensor) -> None:

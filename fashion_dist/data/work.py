@@ -62,7 +62,8 @@ class Planner:
         self._images = images
         self.stored_sizes = np.column_stack([split.width, split.height])
         """int32 [images of the split, 2], width and height."""
-        self._sizes = bounded_sizes(self.stored_sizes, data.cache_px)
+        self.sizes = bounded_sizes(self.stored_sizes, data.cache_px)
+        """int32 [images of the split, 2], width and height of what crops are taken from."""
         self._data = data
         self._training = training
         self._seed = seed
@@ -72,7 +73,7 @@ class Planner:
         images = self._images[index]
         k = images.shape[1]
         rows = images.ravel()
-        sizes = self._sizes[rows]
+        sizes = self.sizes[rows]
         if not self._training:
             return Work(index, rows, centre(self._data, sizes))
         occasions = repeats

@@ -1,0 +1,122 @@
+"""Decoding on the CPU, with a cache in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fashion_dist.data.cache import Keeper, bounded_sizes
+from fashion_dist.data.fetch import Encoded
+from fashion_dist.data.pipeline import Decoder, Pixels
+from fashion_dist.data.render import reduce
+from fashion_dist.data.work import Work
+
+
+class CachedDecoder:
+    """The pixels of crop boxes, out of the cache or decoded; one batch at a time is between `begin` and `finish`.
+
+    Args:
+        max_images: largest number of images in a batch.
+        threads: DALI's.
+        sizes: int32 [N, 2], width and height of the images of the split as they are stored.
+        cache_px: images are reduced to this shorter side first; 0 is as they are.
+        cache: where decoded images are kept, or None.
+    """
+
+    def __init__(self, max_images: int, threads: int, sizes: np.ndarray, cache_px: int, cache: Keeper | None) -> None:
+        self._sizes = sizes
+        self._bounded = bounded_sizes(sizes, cache_px)
+        self._cache = cache
+        self._decoder = Decoder(max_images, threads)
+        self._wanted = np.zeros(0, np.int64)
+
+    def missing(self, rows: np.ndarray) -> np.ndarray:
+        """Bool [n], which of the images (rows of the split) must be fetched and decoded."""
+        return self._cache.missing(rows) if self._cache else np.ones(len(rows), bool)
+
+    def begin(self, work: Work, encoded: Sequence[Encoded | None]) -> None:
+        """Begin to decode the batch; `encoded` is None where the cache has the image."""
+        self._wanted = np.array([i for i, image in enumerate(encoded) if image is not None], np.int64)
+        boxes = np.where(self._whole(work.rows)[:, None], whole_boxes(self._sizes[work.rows]), work.draws.boxes)
+        self._decoder.start([image for image in encoded if image is not None], boxes[self._wanted])
+
+    def finish(self, work: Work) -> Decoded:
+        """Wait for the batch begun last."""
+        found: list[Pixels | None] = [None] * len(work.rows)
+        wrong: dict[int, str] = {}
+        for position, pixels in zip(self._wanted.tolist(), self._decoder.finish(), strict=True):
+            if isinstance(pixels, str):
+                wrong[position] = pixels
+            else:
+                found[position] = pixels
+        return Decoded(work, found, self._whole(work.rows), self._bounded[work.rows], self._cache, wrong)
+
+    def block(self, work: Work, side: int) -> np.ndarray | None:
+        """All of the cache as uint8 [places, side, side, 3], if it has the whole batch and no crop needs resizing."""
+        if self._cache is None or len(self._wanted) or (block := self._cache.block(side)) is None:
+            return None
+        return block if (work.draws.boxes == whole_boxes(self._bounded[work.rows])).all() else None
+
+    def probe(self, image: Encoded, row: int) -> str | None:
+        """What is wrong with one image, or None; only between batches."""
+        return self._decoder.probe(image, whole_boxes(self._sizes[row][None])[0])
+
+    def close(self) -> None:
+        """Forget a batch that was begun, and the cache."""
+        self.drop()
+        if self._cache is not None:
+            self._cache.close()
+
+    def drop(self) -> None:
+        """Forget a batch that was begun and not finished."""
+        if self._decoder.busy:
+            self._decoder.finish()
+
+    def _whole(self, rows: np.ndarray) -> np.ndarray:
+        """Bool [n], of which images all is decoded: those that the cache will keep, and those to be reduced."""
+        reduced: np.ndarray = (self._bounded[rows] != self._sizes[rows]).any(axis=1)
+        return reduced | self._cache.keeps(rows) if self._cache else reduced
+
+
+class Decoded:
+    """A decoded batch: `pixels` gives the crops, from any thread, and fills the cache on the way."""
+
+    def __init__(
+        self,
+        work: Work,
+        found: list[Pixels | None],
+        whole: np.ndarray,
+        sizes: np.ndarray,
+        cache: Keeper | None,
+        wrong: dict[int, str],
+    ) -> None:
+        self._work = work
+        self._found = found
+        self._is_whole = whole
+        self._sizes = sizes
+        self._cache = cache
+        self.wrong = wrong
+        """What is wrong with the images at these positions; empty, as a rule."""
+
+    def pixels(self, position: int) -> Any:
+        """uint8 [height, width, 3], the crop box of the image at `position`; a tensor where the GPU keeps it."""
+        row, pixels = int(self._work.rows[position]), self._found[position]
+        if pixels is None:
+            assert self._cache is not None, "only a cache leaves images undecoded"
+            kept = self._cache.get(row)
+            left, top, width, height = self._work.draws.boxes[position].tolist()
+            return kept[top : top + height, left : left + width]
+        if not self._is_whole[position]:
+            return pixels
+        pixels = reduce(pixels, self._sizes[position])
+        if self._cache is not None:
+            self._cache.put(row, pixels)
+        left, top, width, height = self._work.draws.boxes[position].tolist()
+        return pixels[top : top + height, left : left + width]
+
+
+def whole_boxes(sizes: np.ndarray) -> np.ndarray:
+    """int32 [n, 4], the boxes (left, top, width, height) that are all of the images of `sizes` [n, 2]."""
+    return np.column_stack([np.zeros_like(sizes), sizes]).astype(np.int32)
