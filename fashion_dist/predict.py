@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
@@ -53,9 +54,10 @@ def predict(session: Session, feed: SplitFeed, name: str) -> None:
         temporary.mkdir(parents=True)
     link.barrier()
     columns: dict[str, list[np.ndarray]] = {}
-    for batch, outputs in forward_all(session.learner, feed.loader):
-        for column, values in {"index": batch.index.numpy(), **task.rows(outputs, config)}.items():
-            columns.setdefault(column, []).append(values)
+    with _one_thread():
+        for batch, outputs in forward_all(session.learner, feed.loader):
+            for column, values in {"index": batch.index.numpy(), **task.rows(outputs, config)}.items():
+                columns.setdefault(column, []).append(values)
     if columns:
         joined = {column: np.concatenate(parts) for column, parts in columns.items()}
         table = pa.table({column: _arrow(values) for column, values in joined.items()})
@@ -66,6 +68,20 @@ def predict(session: Session, feed: SplitFeed, name: str) -> None:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     link.barrier()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread on the CPU, so that predictions are the same bits whatever the cores of a rank.
+
+    Elementwise kernels treat the last few values of each thread's share differently, in the last bit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _arrow(values: np.ndarray) -> object:
