@@ -199,8 +199,7 @@ def make_engine(
     """
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
     on_gpu = device.type == "cuda"
-    if on_gpu and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
+    device = torch.empty(0, device=device).device  # with its index
     choice = choose(options, planner.sizes, torch.cuda.mem_get_info(device)[0] if on_gpu else None)
     cache: Keeper | None = None
     if choice.place == "ram":

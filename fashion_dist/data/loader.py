@@ -26,6 +26,7 @@ from fashion_dist.data.plan import (
     weighted_order,
 )
 from fashion_dist.data.render import Rendered
+from fashion_dist.data.stage import stage
 from fashion_dist.data.work import Planner, Work
 from fashion_dist.errors import ConfigError, DamageError
 from shards import Split
@@ -86,6 +87,8 @@ class Loader:
         self._weights, self._classes = _draw_weights(len(images), classes, weights)
         self._division = Division(len(images), batch_size, world_size, accumulate) if training else None
         micro_size = self._division.micro_size if self._division else min(batch_size, max(len(images), 1))
+        if options.stage != "off":
+            split = stage(split, options.stage)
         self._files = ShardFiles(split)
         self._files.check()
         self._shards = np.asarray(split.shard)[self._images[:, 0]]

@@ -8,7 +8,7 @@ names the culprits.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +129,9 @@ class Graph:
     ) -> None:
         self._encoded = encoded
         self._device_id = device_id
-        self._build = lambda: _graph_pipeline(side, max_images, threads, device_id, encoded, hw_decoder_load)
+        self._build: Callable[[], Any] = lambda: _graph_pipeline(
+            side, max_images, threads, device_id, encoded, hw_decoder_load
+        )
         self._pipe: Any = None
 
     def start(self, images: Sequence[Any], draws: Draws) -> None:

@@ -1,0 +1,111 @@
+"""Shards copied to a node's own disk before they are read: once per node, verified, resumable."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fashion_dist.errors import ConfigError, DamageError
+from shards import Manifest, Split
+
+Progress = Callable[[str, int, int], None]
+"""(what, bytes done, bytes in all)"""
+
+_CHUNK = 1 << 22
+_LOG = logging.getLogger(__name__)
+_TELL_EVERY_S = 5.0
+
+
+def stage(split: Split, where: str, on_progress: Progress | None = None) -> Split:
+    """The same split with its shards on local disk.
+
+    The first process of a node copies, the others wait for it. A copy gets its name when its SHA-256 is the
+    manifest's; copies that are there already, from an earlier attempt or another run, are taken as they are.
+
+    Args:
+        split: as opened.
+        where: a folder, or `auto` for `$SLURM_TMPDIR`, else `$TMPDIR`.
+        on_progress: told every few megabytes; without it the log is, every few seconds.
+
+    Raises:
+        ConfigError: no such folder, or no room in it.
+        DamageError: a shard is not the one that was packed.
+    """
+    manifest = Manifest.load(split.path)
+    used = {split.shard_names[i] for i in np.unique(split.shard)}
+    shards = [shard for shard in manifest.shards if shard.name in used]
+    base = _folder(where) / f"fashion-dist-{os.getuid()}"
+    folder = base / manifest.data_hash[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            missing = [shard for shard in shards if not _is_there(folder / shard.name, shard.size)]
+            _check_room(folder, sum(shard.size for shard in missing))
+            tell = on_progress or _Told()
+            done, total = 0, sum(shard.size for shard in missing)
+            for shard in missing:
+                for copied in _copy(split.tar_folder / shard.name, folder / shard.name, shard.sha256):
+                    tell("stage", done + copied, total)
+                done += shard.size
+    except OSError as error:
+        raise ConfigError(f"--stage {where}: cannot copy shards to {folder}: {error.strerror or error}") from error
+    return replace(split, tar_folder=folder)
+
+
+def _folder(where: str) -> Path:
+    if where != "auto":
+        return Path(where).expanduser().absolute()
+    for name in ("SLURM_TMPDIR", "TMPDIR"):
+        if os.environ.get(name):
+            return Path(os.environ[name])
+    raise ConfigError("--stage auto needs $SLURM_TMPDIR or $TMPDIR, and neither is set; give a folder, or --stage off")
+
+
+def _is_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(f"--stage needs {needed / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} GB free")
+
+
+def _copy(source: Path, target: Path, sha256: str) -> Iterator[int]:
+    """Yield the bytes copied so far."""
+    temporary = target.with_name(f".{target.name}.part")
+    digest, done = hashlib.sha256(), 0
+    with source.open("rb") as reading, temporary.open("wb") as writing:
+        while data := reading.read(_CHUNK):
+            digest.update(data)
+            writing.write(data)
+            done += len(data)
+            yield done
+    if digest.hexdigest() != sha256:
+        temporary.unlink()
+        raise DamageError(
+            source.name, "", 0, "its SHA-256 is not the manifest's; python jobs/pack.py --verify says more"
+        )
+    temporary.replace(target)
+
+
+class _Told:
+    """Progress for the log."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _TELL_EVERY_S
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _TELL_EVERY_S
+            _LOG.info("%s: %.1f of %.1f GB", what, done / 1e9, total / 1e9)
