@@ -22,7 +22,7 @@ Settings, from the environment:
 TEXT
 }
 
-NODES_ASKED="${NODES:-}"
+NODES_ASKED="${NODES:-}" CPUS_ASKED="${CPUS_PER_NODE:-}" NETNS_ASKED="${NETNS:-}" GRACE_ASKED="${GRACE_S:-}"
 NODES="${NODES:-2}"
 GRACE_S="${GRACE_S:-30}"
 NETNS="${NETNS:-0}"
@@ -283,9 +283,12 @@ write_hosts() {
   for ((i = 1; i <= NODES; i++)); do printf '%s %s\n' "$(node_address "$i")" "$(node_name "$i")"; done | set_hosts ||
     die 1 "cannot write /etc/hosts, where the nodes' names have to stand"
   for ((i = 1; i <= NODES; i++)); do
-    [[ "$(getent ahostsv4 "$(node_name "$i")" | awk 'NR == 1 { print $1 }')" == "$(node_address "$i")" ]] ||
+    [[ "$(getent -s files hosts "$(node_name "$i")" | awk 'NR == 1 { print $1 }')" == "$(node_address "$i")" ]] ||
       die 1 "$(node_name "$i") does not resolve to $(node_address "$i"): another line of /etc/hosts has that name"
   done
+  # Slurm resolves with AI_ADDRCONFIG, to which loopback is no network.
+  getent ahostsv4 "$(node_name 1)" >/dev/null ||
+    die 1 "this machine has no network interface with an IPv4 address besides loopback; without one Slurm resolves no name"
 }
 
 # A bridge on the host and one veth pair per node: cutting link fdv<i> cuts node n<i> off.
@@ -391,6 +394,20 @@ start_slurmd() {
   clean "${enter[@]}" slurmd -f "$CONF" -N "$name" >>"$STATE/log/slurmd.$name.out" 2>&1 || true
 }
 
+# A repair keeps the configuration that the living daemons have read, and refuses to change it.
+keep_settings() {
+  local asked now
+  read_nodes
+  NODES="${#NODE_NAMES[@]}"
+  CPUS_PER_NODE="$(sed -n 's/^NodeName=n1 .* CPUs=\([0-9]*\) .*/\1/p' "$CONF")"
+  GRACE_S="$(sed -n 's/^PartitionName=normal .* GraceTime=//p' "$CONF")"
+  NETNS="$(if [[ -e "$NETNS_MADE" ]]; then printf 1; else printf 0; fi)"
+  now="NODES=$NODES CPUS_PER_NODE=$CPUS_PER_NODE GRACE_S=$GRACE_S NETNS=$NETNS"
+  asked="NODES=${NODES_ASKED:-$NODES} CPUS_PER_NODE=${CPUS_ASKED:-$CPUS_PER_NODE}"
+  asked+=" GRACE_S=${GRACE_ASKED:-$GRACE_S} NETNS=${NETNS_ASKED:-$NETNS}"
+  [[ "$asked" == "$now" ]] || die 2 "up with $now; for $asked run $LOCAL_DIR/down.sh first"
+}
+
 main() {
   case "${1:-}" in
     --env) print_env && return ;;
@@ -406,12 +423,7 @@ main() {
   fi
   take_lock
   if ours_running >/dev/null; then
-    read_nodes
-    [[ -z "$NODES_ASKED" || "$NODES_ASKED" == "${#NODE_NAMES[@]}" ]] ||
-      die 2 "up with ${#NODE_NAMES[@]} nodes, not NODES=$NODES_ASKED; run $LOCAL_DIR/down.sh first"
-    # A repair keeps the configuration that the living daemons have read.
-    NODES="${#NODE_NAMES[@]}"
-    NETNS="$(if grep -q 'NodeAddr=10\.77\.' "$CONF"; then printf 1; else printf 0; fi)"
+    keep_settings
     all_up && say_ready "already, ${NODE_NAMES[*]}" && return
     say "some of it has died; starting that again"
   elif foreign_answers; then

@@ -104,6 +104,14 @@ def test_up_twice_changes_nothing(local_cluster: SlurmCluster) -> None:
     assert {path.name: path.read_text() for path in (state_folder() / "run").glob("*.pid")} == before
 
 
+@needs_root
+def test_up_refuses_to_change_a_running_cluster(local_cluster: SlurmCluster) -> None:
+    done = run(UP, GRACE_S="7")
+    assert done.returncode == 2
+    assert "GRACE_S=7" in done.stderr
+    assert "down.sh first" in done.stderr
+
+
 def test_the_printed_line_leads_a_bare_shell_to_the_cluster(local_cluster: SlurmCluster) -> None:
     bare = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     line = f'eval "$({UP} --env)" && scontrol ping'
