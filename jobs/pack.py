@@ -1,4 +1,4 @@
-"""Packs a raw data set into shards; checks or re-indexes shards that are already there."""
+"""Packs a raw data set into shards, checks a shard set, or indexes WebDataset tars that are already there."""
 
 from __future__ import annotations
 
@@ -13,34 +13,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
-from shards import PackOptions, ReadOptions, ShardSet, readers
-from shards import pack as pack_set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(cli.CommonArgs):
-    """Pack a raw data set into shards."""
+    """Pack a raw data set into shards, or check or index what is packed."""
 
     dataset: str = ""
-    """What the source is laid out as: deep_fashion, polyvore_outfits, clipart, fashion_mnist, image_folder, synthetic."""
+    """The source's layout: deep_fashion, polyvore_outfits, clipart, fashion_mnist, image_folder; or synthetic."""
     source: str = ""
-    """The folder of the raw data set, or the folder it stands in."""
+    """The folder of the raw data set, or the folder it stands in; without one, synthetic is drawn."""
+    verify: str = ""
+    """Check every byte of the shard set in this folder, and nothing else."""
+    reindex: str = ""
+    """Make a shard set of the WebDataset tars in this folder, and nothing else."""
     out: str = ""
-    """The set's folder; else HOME/shards/DATASET."""
-    resize: int = 0
-    """Re-encode images whose shorter side is longer than this many pixels; 0 keeps every byte."""
+    """The set's folder; else HOME/shards/DATASET, or the folder of --reindex."""
     workers: int = len(os.sched_getaffinity(0))
     """Processes on this machine."""
+    nodes: int = 0
+    """Pack as one Slurm array of this many tasks; 0 packs here."""
+    preset: str = ""
+    """Cluster preset of the array."""
+    resize: int = 0
+    """Re-encode images whose shorter side is longer than this many pixels; 0 keeps every byte."""
     shard_mb: float = 0.0
-    """Size of a shard; 0 chooses 64, or less for a small set."""
+    """MB a shard; 0 chooses 64, or less for a small set."""
     seed: int = 0
-    """Of the order of packing."""
+    """Of the order of packing, of held-out images, and of drawing."""
     check: Literal["decode", "header"] = "decode"
     """Decode each image once, or only parse its header and look for its end."""
     skip_bad: bool = False
     """List images that do not decode in rejected.csv instead of stopping."""
+    strict: bool = False
+    """Stop at rows that would be counted, listed and left out."""
     replace: bool = False
-    """Pack again over a set made from another source or with other options."""
+    """Pack again over the set that is there, such as one of another source or with other options."""
     categories: tuple[str, ...] = ()
     """Keep these categories, numbered in this order."""
     attributes: tuple[str, ...] = ()
@@ -49,17 +57,24 @@ class Args(cli.CommonArgs):
     """Of polyvore_outfits: disjoint (default) or nondisjoint."""
     val_fraction: float = 0.1
     """Part of the training images to hold out where the source has no validation split."""
-    strict: bool = False
-    """Stop at rows that would be counted, listed and left out."""
 
 
 def main(args: Args) -> cli.Result:
-    """Does what the flags say."""
-    if not args.dataset:
-        raise ConfigError(f"--dataset NAME is required; known: {', '.join(readers.names())}")
+    """Does the one thing that the flags ask for."""
+    asked = [name for name in ("dataset", "verify", "reindex") if getattr(args, name)]
+    if len(asked) != 1:
+        raise ConfigError("exactly one of --dataset NAME, --verify DIR and --reindex DIR is needed")
+    if args.workers < 1:
+        raise ConfigError(f"--workers {args.workers} is not possible; allowed: 1 or more")
+    return {"dataset": _pack, "verify": _verify, "reindex": _reindex}[asked[0]](args)
+
+
+def _pack(args: Args) -> cli.Result:
+    from shards import PackOptions, ReadOptions, pack, readers
+
     reader = readers.load(args.dataset)
     if not args.source and reader.draw is None:
-        raise ConfigError(f"--source DIR is required: the folder that holds {reader.layout}")
+        raise ConfigError(f"--source DIR is needed: the folder that holds {reader.layout}")
     home = Home.find(args.home)
     source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
     out = Path(args.out).absolute() if args.out else home.shard_set(args.dataset)
@@ -70,7 +85,7 @@ def main(args: Args) -> cli.Result:
     with cli.Progress() as progress:
         if not args.source and reader.draw is not None:
             reader.draw(source, args.seed, args.workers, progress)
-        manifest = pack_set(
+        manifest = pack(
             args.dataset,
             source,
             out,
@@ -81,12 +96,47 @@ def main(args: Args) -> cli.Result:
             on_progress=progress,
         )
     counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
-    shard_set = ShardSet.open(out)
+    rejected = {"rejected": out / "rejected.csv"} if manifest.rejected else {}
     return cli.Result(
-        f"packed {args.dataset}: {counts} images in {len(manifest.shards)} shards",
+        f"packed {args.dataset}: {counts} images in {len(manifest.shards)} shards"
+        + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
+        paths={"shard set": out, **rejected},
+        next={"check every byte": f"python jobs/pack.py --verify {out}"},
+        data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
+    )
+
+
+def _verify(args: Args) -> cli.Result:
+    from shards.verify import verify
+
+    folder = Path(args.verify).expanduser().absolute()
+    with cli.Progress() as progress:
+        faults = verify(folder, workers=args.workers, on_progress=progress)
+    told = "every byte is as it was packed" if not faults else f"{len(faults)} fault{'s' * (len(faults) > 1)} found"
+    return cli.Result(
+        f"{folder}: {told}",
+        data={"faults": [vars(fault) for fault in faults]},
+        text="\n".join(map(str, faults)),
+        exit_status=cli.EXIT_FAILED if faults else cli.EXIT_DONE,
+    )
+
+
+def _reindex(args: Args) -> cli.Result:
+    from shards.reindex import reindex
+
+    folder = Path(args.reindex).expanduser().absolute()
+    out = Path(args.out).expanduser().absolute() if args.out else folder
+    with cli.Progress() as progress:
+        manifest = reindex(folder, out, skip_bad=args.skip_bad, workers=args.workers, on_progress=progress)
+    counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
+    facts = ", ".join(manifest.schema.facts) or "none"
+    ignored = ", ".join(f"{count} {name}" for name, count in manifest.options["ignored"].items())
+    return cli.Result(
+        f"indexed {len(manifest.shards)} tars: {counts} images; facts: {facts}"
+        + (f"; members not read: {ignored}" if ignored else ""),
         paths={"shard set": out},
         next={"check every byte": f"python jobs/pack.py --verify {out}"},
-        data={"splits": manifest.splits, "data_hash": shard_set.data_hash, "rejected": manifest.rejected},
+        data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )
 
 

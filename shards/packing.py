@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 from shards import plan as planning
-from shards import readers, writer
+from shards import processes, readers, writer
 from shards.errors import InputError, SpaceError
 from shards.lock import Lock
 from shards.manifest import Manifest
@@ -54,7 +47,7 @@ def pack(
         read_options: what to take from the source.
         workers: processes on this machine.
         run_shards: writes the shards it is given in another way, such as an array job.
-        replace: pack again over a set made from another source or with other options.
+        replace: pack again over whatever set is in `out`.
         on_progress: called as (stage, done, total).
 
     Raises:
@@ -114,14 +107,14 @@ def _plan(staging: Path, dataset: str, source: readers.Source, options: PackOpti
 
 def _already(out: Path, plan: Plan, replace: bool) -> Manifest | None:
     """The set in `out` if it is the one that `plan` would make."""
+    if replace:
+        return None
     try:
         manifest = Manifest.load(out)
     except FileNotFoundError:
         return None
     if manifest.source_hash == plan.source_hash:
         return manifest
-    if replace:
-        return None
     raise InputError(
         f"{out} is already packed, from another source or with other options; --replace packs it again, "
         "--out packs into another folder"
@@ -157,62 +150,12 @@ def write_range(staging: Path, names: Sequence[str]) -> None:
 def _with_workers(workers: int) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
         total = sum(shard.last - shard.first for shard in todo)
-        if min(workers, len(todo)) == 1:
-            done = 0
-
-            def count(samples: int) -> None:
-                nonlocal done
-                done += samples
-                on_progress("pack", done, total)
-
-            for shard in todo:
-                writer.write_shard(plan, shard, count)
-        else:
-            _in_processes(plan, todo, workers, lambda done: on_progress("pack", done, total))
+        jobs = [(plan.folder, shard) for shard in sorted(todo, key=lambda shard: -shard.size)]
+        processes.each(_work, jobs, workers, lambda done: on_progress("pack", done, total))
 
     return run
 
 
-class _Worker:
-    """What a worker process was started with."""
-
-    samples: Any = None
-
-
-def _start_worker(samples: object, stop: Event) -> None:
-    """Sets up a worker process; it ends itself when told to, or when its parent was killed."""
-    _Worker.samples = samples
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    parent = os.getppid()
-
-    def watch() -> None:
-        while not stop.wait(0.2) and os.getppid() == parent:
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _work(staging: Path, shard: ShardPlan) -> None:
-    def count(samples: int) -> None:
-        with _Worker.samples.get_lock():
-            _Worker.samples.value += samples
-
+def _work(job: tuple[Path, ShardPlan], count: Callable[[int], None]) -> None:
+    staging, shard = job
     writer.write_shard(Plan.load(staging), shard, count)
-
-
-def _in_processes(plan: Plan, todo: Sequence[ShardPlan], workers: int, on_done: Callable[[int], None]) -> None:
-    context = multiprocessing.get_context("spawn")
-    samples, stop = context.Value("q", 0), context.Event()
-    largest_first = sorted(todo, key=lambda shard: -shard.size)
-    with ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (samples, stop)) as pool:
-        waiting: set[Future[None]] = {pool.submit(_work, plan.folder, shard) for shard in largest_first}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                on_done(samples.value)
-                for future in done:
-                    future.result()
-        except BaseException:
-            stop.set()
-            raise

@@ -364,16 +364,21 @@ def shard_count(total: int, shard_mb: float) -> int:
     return max(-(-total // (AUTO_SHARD_MB * MB)), min(AUTO_SHARDS, -(-total // (AUTO_LEAST_MB * MB))))
 
 
-def write_table(path: Path, table: Any) -> str:
-    """Writes a table beside the shards; returns the SHA-256 of its rows, whatever version of Parquet wrote them."""
-    import pyarrow.parquet as pq
-
+def table_hash(table: Any) -> str:
+    """SHA-256 of a table's rows, the same whatever version of Parquet wrote them."""
     digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
     for batch in table.combine_chunks().to_batches(max_chunksize=10_000):
         digest.update(json.dumps(batch.to_pylist(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def write_table(path: Path, table: Any) -> str:
+    """Writes a table beside the shards; returns its hash."""
+    import pyarrow.parquet as pq
+
     temporary = path.with_name(f"{path.name}.tmp")
     pq.write_table(table, temporary, compression="zstd")
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
-    return digest.hexdigest()
+    return table_hash(table)

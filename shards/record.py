@@ -119,18 +119,23 @@ def folded(stored: str) -> str:
 
 
 def key_fault(key: str) -> str | None:
-    """Why `key` (before `encode_key`) cannot name a sample, or None."""
+    """Why `key` (before `encode_key`) cannot name a sample in a tar of ours, or None."""
+    fault = stored_key_fault(key)
+    if fault is not None:
+        return fault
+    name_bytes = len(encode_key(key).encode())
+    if name_bytes + len(".json") > MAX_NAME_BYTES:
+        limit = MAX_NAME_BYTES - len(".json")
+        return f"key {key!r} takes {name_bytes} bytes in the tar; at most {limit} fit beside .json in a tar's name"
+    return None
+
+
+def stored_key_fault(key: str) -> str | None:
+    """Why `key` cannot name a sample in any tar, or None."""
     if not key:
         return "an empty key"
     if not key.isprintable():
         return f"key {key!r} has a control character"
-    try:
-        name_bytes = len(encode_key(key).encode())
-    except UnicodeEncodeError:
-        return f"key {key!r} is not valid Unicode"
-    if name_bytes + len(".json") > MAX_NAME_BYTES:
-        limit = MAX_NAME_BYTES - len(".json")
-        return f"key {key!r} takes {name_bytes} bytes in the tar; at most {limit} fit beside .json in a tar's name"
     if key.startswith("/"):
         return f"key {key!r} starts with /"
     parts = key.split("/")

@@ -48,10 +48,8 @@ class ShardSet:
         if (folder / ".packing").is_dir():
             raise InputError(f"{folder} is half packed; the command that began it finishes it: {make}")
         if folder.is_dir() and any(folder.glob("*.tar")):
-            raise InputError(
-                f"{folder} holds tars but no {MANIFEST}; `{make}` packs it anew, `python jobs/pack.py --reindex {folder}` "
-                "makes a set of the tars as they are"
-            )
+            index = f"`python jobs/pack.py --reindex {folder}` makes a set of the tars as they are"
+            raise InputError(f"{folder} holds tars but no {MANIFEST}; `{make}` packs it anew, {index}")
         raise InputError(f"{folder} is no shard set (no {MANIFEST}); make it: {make}")
 
     @property

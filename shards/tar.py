@@ -5,10 +5,12 @@ The format is POSIX.1-1988 `ustar`: 512-byte headers, contents padded to 512 byt
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from shards.errors import DamageError
 
@@ -58,12 +60,6 @@ class Member:
     kind: str
     offset: int
     size: int
-    linkname: str = ""
-
-    @property
-    def end(self) -> int:
-        """Where the next header begins."""
-        return self.offset + self.size + -self.size % BLOCK
 
 
 KINDS = {
@@ -71,30 +67,81 @@ KINDS = {
     b"4": "block device", b"5": "folder", b"6": "FIFO", b"x": "PAX header", b"g": "PAX header", b"L": "GNU long name",
     b"K": "GNU long link", b"S": "sparse file",
 }  # fmt: skip
+_WITHOUT_CONTENT = frozenset({"symbolic link", "hard link", "character device", "block device", "folder", "FIFO"})
+_MAX_NAME_CONTENT = 1 << 20
 
 
-def walk(path: Path) -> Iterator[Member]:
-    """The members of an uncompressed tar in order, read header by header; nothing is extracted.
+class Walk:
+    """The members of an uncompressed tar and their contents, read once from the first byte to the last.
 
-    Raises:
-        DamageError: a header with a wrong checksum, content cut short, or no end; names the offset.
+    Nothing is extracted or interpreted but names: those in PAX and GNU headers are given to the member that follows.
+    Iterating gives (member, content) and raises `DamageError` at a header with a wrong checksum, at content cut short
+    and at a tar without an end; afterwards `sha256` and `size` are those of the whole file.
     """
-    with path.open("rb") as file:
-        total = os.fstat(file.fileno()).st_size
-        position, name = 0, ""
-        while True:
-            file.seek(position)
-            block = file.read(BLOCK)
-            if len(block) < BLOCK:
-                raise DamageError(path.name, name, position, "the tar ends without its two zero blocks: it was cut")
-            if block == _ZEROS:
-                return
-            member = _parse(path, block, position)
-            if member.offset + member.size > total:
-                reason = f"{member.size} bytes of content announced, {max(0, total - member.offset)} there"
-                raise DamageError(path.name, member.name, member.offset, reason)
-            yield member
-            position, name = member.end, member.name
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits of what was read so far; of the whole file after iterating."""
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[tuple[Member, bytes]]:
+        with self.path.open("rb", buffering=1 << 20) as file:
+            total = os.fstat(file.fileno()).st_size
+            long_name, last = "", ""
+            while True:
+                position = self.size
+                block = self._read(file, BLOCK)
+                if len(block) < BLOCK:
+                    raise DamageError(
+                        self.path.name, last, position, "the tar was cut: it has no zero blocks at its end"
+                    )
+                if block == _ZEROS:
+                    while self._read(file, 1 << 20):
+                        pass
+                    return
+                member = _parse(self.path, block, position)
+                if member.offset + member.size > total:
+                    reason = f"the tar was cut: {member.size} bytes of content announced, {total - member.offset} there"
+                    raise DamageError(self.path.name, member.name, member.offset, reason)
+                content = self._read(file, member.size + -member.size % BLOCK)[: member.size]
+                if member.kind in ("PAX header", "GNU long name"):
+                    long_name = _long_name(self.path, member, content, block[156:157]) or long_name
+                    continue
+                if long_name:
+                    member, long_name = replace(member, name=long_name), ""
+                last = member.name
+                yield member, content
+
+    def _read(self, file: BinaryIO, count: int) -> bytes:
+        data = file.read(count)
+        self._hash.update(data)
+        self.size += len(data)
+        return data
+
+
+def _long_name(path: Path, member: Member, content: bytes, kind: bytes) -> str:
+    """The name that a PAX or GNU header gives to the next member, if any."""
+    if member.size > _MAX_NAME_CONTENT:
+        raise DamageError(path.name, member.name, member.offset, f"a {member.kind} of {member.size} bytes")
+    if kind == b"L":
+        return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    name = ""
+    while kind == b"x" and content:
+        length, _, _ = content.partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(content):
+            raise DamageError(path.name, member.name, member.offset, "a PAX header that cannot be read")
+        record, content = content[len(length) + 1 : int(length) - 1], content[int(length) :]
+        keyword, _, value = record.partition(b"=")
+        if keyword == b"size":
+            raise DamageError(path.name, member.name, member.offset, "a PAX header that overrides a size")
+        if keyword == b"path":
+            name = value.decode("utf-8", "surrogateescape")
+    return name
 
 
 def _parse(path: Path, block: bytes, position: int) -> Member:
@@ -103,16 +150,13 @@ def _parse(path: Path, block: bytes, position: int) -> Member:
         size = _number(block[124:136])
     except ValueError:
         raise DamageError(path.name, "", position, "not a tar header") from None
-    if sum(block) - sum(block[148:156]) + 8 * 32 != told:
+    if sum(block) - sum(block[148:156]) + 8 * ord(" ") != told:
         raise DamageError(path.name, "", position, "not a tar header: its checksum does not match")
-    name = block[:100].rstrip(b"\0")
+    name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
     kind = KINDS.get(block[156:157], f"entry of type {block[156:157]!r}")
-    if kind in ("symbolic link", "hard link", "character device", "block device", "folder", "FIFO"):
-        size = 0
-    link = block[157:257].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-    return Member(full.split("\0", 1)[0], kind, position + BLOCK, size, link)
+    return Member(full, kind, position + BLOCK, 0 if kind in _WITHOUT_CONTENT else size)
 
 
 def _number(text: bytes) -> int:

@@ -73,9 +73,10 @@ class _Tar:
         self.file.close()
 
 
-def schema_member(schema: Schema, split: str) -> bytes:
+def schema_member(dataset: str, schema: Schema, split: str) -> bytes:
     """Content of the first member of each tar."""
-    return json.dumps({**schema.to_json(), "split": split}, ensure_ascii=False, separators=(",", ":")).encode()
+    value = {"dataset": dataset, "split": split, **schema.to_json()}
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def rows_path(folder: Path, shard: ShardPlan) -> Path:
@@ -119,7 +120,7 @@ def _write_tar(
     decode, resize_px, skip_bad = plan.options.check == "decode", plan.options.resize_px, plan.options.skip_bad
     unreported = 0
     try:
-        archive.add(SCHEMA_MEMBER, schema_member(plan.schema, shard.split))
+        archive.add(SCHEMA_MEMBER, schema_member(plan.dataset, plan.schema, shard.split))
         for entry in plan.entries(shard):
             unreported += 1
             if unreported == 64:
@@ -199,7 +200,7 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         on_progress("index", 0, 1)
         index.write(staging / INDEX, plan.schema, _index_rows(plan))
         if rejected:
-            write_durably(staging / REJECTED, _rejected_csv(rejected))
+            write_durably(staging / REJECTED, rejected_csv(rejected))
         on_progress("index", 1, 1)
         _name_finally(plan, manifest, out)
         return manifest
@@ -258,7 +259,8 @@ def _index_rows(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
             yield shard.split, columns | {name: rows[name] for name in index.PLACES}
 
 
-def _rejected_csv(rejected: list[Rejected]) -> bytes:
+def rejected_csv(rejected: list[Rejected]) -> bytes:
+    """Content of `rejected.csv`."""
     import csv
     import io
 

@@ -101,3 +101,14 @@ def load(name: str) -> Reader:
     reader = importlib.import_module(f"{__name__}.{name}").READER
     assert isinstance(reader, Reader), f"{__name__}.{name}.READER is not a Reader"
     return reader
+
+
+def select(kind: str, wanted: tuple[str, ...], known: list[str]) -> list[int]:
+    """Positions of `wanted` in `known`, or all of them; raises InputError naming the known ones."""
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        shown = ", ".join(known[:60]) + (" ..." if len(known) > 60 else "")
+        raise InputError(f"unknown {kind} {unknown[0]!r}; known: {shown or 'none'}")
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"a {kind} is named twice in {', '.join(wanted)}")
+    return [known.index(name) for name in wanted] if wanted else list(range(len(known)))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from shards.errors import InputError
-from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists
+from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, select
 from shards.record import Record, Schema
 
 LABEL = "category_label"
@@ -50,17 +50,6 @@ def read_csv(folder: Path, options: ReadOptions) -> Source:
     problems: list[str] = []
     reading = _Csv(folder, attributes, kept_attributes, len(categories), kept_categories, problems)
     return Source(Schema(facts, names), folder, reading.records, problems=problems)
-
-
-def select(kind: str, wanted: tuple[str, ...], known: list[str]) -> list[int]:
-    """Positions of `wanted` in `known`, or all of them; raises InputError naming the known ones."""
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        shown = ", ".join(known[:60]) + (" ..." if len(known) > 60 else "")
-        raise InputError(f"unknown {kind} {unknown[0]!r}; known: {shown or 'none'}")
-    if len(set(wanted)) < len(wanted):
-        raise InputError(f"a {kind} is named twice in {', '.join(wanted)}")
-    return [known.index(name) for name in wanted] if wanted else list(range(len(known)))
 
 
 def _categories(folder: Path) -> list[str]:

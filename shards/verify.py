@@ -1,0 +1,178 @@
+"""Re-reads every byte of a shard set and lists every fault."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards import index, processes
+from shards.errors import DamageError, InputError
+from shards.manifest import INDEX, REJECTED, Manifest, Shard
+from shards.plan import OnProgress, table_hash
+from shards.record import Schema
+from shards.reindex import stored
+from shards.scan import Scanned, scan
+from shards.shard_set import ShardSet
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as it was packed; `key` is empty where a whole file is meant."""
+
+    shard: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}, key {self.key!r}: {self.reason}" if self.key else f"{self.shard}: {self.reason}"
+
+
+def verify(
+    folder: Path, *, workers: int = 1, on_progress: OnProgress = lambda _stage, _done, _total: None
+) -> list[Fault]:
+    """All faults of the set in `folder`: SHA-256 of each tar, CRC of each sample, index and DALI index against the tar,
+    facts against schema and index, tables.
+
+    Raises:
+        InputError: `folder` is no shard set.
+        DamageError: its manifest cannot be read.
+    """
+    shard_set = ShardSet.open(folder)
+    manifest = shard_set.manifest
+    total = sum(shard.size for shard in manifest.shards)
+    faults, groups = _check_files(shard_set)
+    jobs = [(folder, shard_set.tar_folder, number, groups) for number in range(len(manifest.shards))]
+    for found in processes.each(_check_shard, jobs, workers, lambda done: on_progress("verify", done, total)):
+        faults += found
+    return faults
+
+
+def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
+    """Faults of everything but the tars, and whether the index can be read shard by shard."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    faults: list[Fault] = []
+    manifest, folder = shard_set.manifest, shard_set.path
+    readable = False
+    try:
+        metadata = pq.read_metadata(folder / INDEX)
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        readable = counts == [shard.samples for shard in manifest.shards]
+        if not readable:
+            faults.append(Fault(INDEX, "", f"its rows per shard are {counts[:8]}..., not those of the manifest"))
+        wanted = index.arrow_schema(manifest.schema)
+        if not pq.read_schema(folder / INDEX).equals(wanted):
+            faults.append(Fault(INDEX, "", f"its columns are not those of the schema: {', '.join(wanted.names)}"))
+            readable = False
+    except (OSError, pa.ArrowException) as error:
+        faults.append(Fault(INDEX, "", f"cannot be read: {error}"))
+    for name, told in manifest.tables.items():
+        path = folder / f"{name}.parquet"
+        try:
+            if table_hash(pq.read_table(path)) != told:
+                faults.append(Fault(path.name, "", "its rows are not those that were packed"))
+        except (OSError, pa.ArrowException) as error:
+            faults.append(Fault(path.name, "", f"cannot be read: {error}"))
+    known = {shard.name for shard in manifest.shards}
+    strangers = sorted(path.name for path in shard_set.tar_folder.glob("*.tar") if path.name not in known)
+    rejected_only = manifest.options.get("reindexed", False)
+    faults += [Fault(name, "", "a tar that the manifest does not know") for name in strangers if not rejected_only]
+    return faults, readable
+
+
+def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any]) -> list[Fault]:
+    """Faults of one shard."""
+    folder, tar_folder, number, indexed = job
+    manifest = Manifest.load(folder)
+    shard = manifest.shards[number]
+    path = tar_folder / shard.name
+    faults: list[Fault] = []
+    rows = _index_rows(folder, number) if indexed else []
+    try:
+        faults += _check_samples(path, rows)
+        scanned = scan(path, lambda _: None)
+    except FileNotFoundError:
+        faults.append(Fault(shard.name, "", "does not exist"))
+    except OSError as error:
+        faults.append(Fault(shard.name, "", f"cannot be read: {error.strerror}"))
+    except (DamageError, InputError) as error:
+        faults.append(Fault(shard.name, "", str(error)))
+    else:
+        if scanned.sha256 != shard.sha256:
+            faults.append(Fault(shard.name, "", f"SHA-256 {scanned.sha256[:16]}..., packed as {shard.sha256[:16]}..."))
+        faults += _compare(folder, shard, manifest.schema, scanned, rows, indexed)
+    count(shard.size)
+    return faults
+
+
+def _index_rows(folder: Path, number: int) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.ParquetFile(folder / INDEX).read_row_group(number).to_pylist()
+    return rows
+
+
+def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
+    """Reads each image where the index says it is: names damage by key even in a tar that cannot be walked."""
+    faults = []
+    with path.open("rb") as file:
+        for row in rows:
+            data = os.pread(file.fileno(), row["size"], row["offset"])
+            if len(data) != row["size"]:
+                reason = f"{len(data)} of {row['size']} bytes at offset {row['offset']}"
+                faults.append(Fault(path.name, row["key"], reason))
+            elif zlib.crc32(data) != row["crc32"]:
+                faults.append(
+                    Fault(path.name, row["key"], f"CRC of the image at offset {row['offset']} does not match")
+                )
+    return faults
+
+
+def _compare(
+    folder: Path, shard: Shard, schema: Schema, scanned: Scanned, rows: list[dict[str, Any]], indexed: bool
+) -> list[Fault]:
+    """Faults of index, DALI index and facts against what the tar holds."""
+    faults = []
+    rejected = _rejected_keys(folder)
+    faults += [Fault(shard.name, key, reason) for key, reason in scanned.problems if key not in rejected]
+    at = {key: position for position, key in enumerate(scanned.rows["key"])}
+    for number, row in enumerate(rows):
+        position = at.get(row["key"])
+        if position is None:
+            faults.append(Fault(shard.name, row["key"], "in the index, but not in the tar"))
+            continue
+        if position != number:
+            faults.append(Fault(shard.name, row["key"], f"row {number} of the index, sample {position} of the tar"))
+        for name in index.PLACES:
+            if name != "crc32" and row[name] != scanned.rows[name][position]:
+                told = f"the index says {row[name]!r}, the tar {scanned.rows[name][position]!r}"
+                faults.append(Fault(shard.name, row["key"], f"{name}: {told}"))
+        facts = scanned.facts[position]
+        fault = schema.fault({name: stored(facts.get(name)) for name in schema.facts})
+        if fault is not None:
+            faults.append(Fault(shard.name, row["key"], fault))
+        for name in schema.facts:
+            if fault is None and row[name] != stored(facts.get(name)):
+                told = f"the index says {row[name]!r}, the tar {facts.get(name)!r}"
+                faults.append(Fault(shard.name, row["key"], f"fact {name}: {told}"))
+    if indexed:
+        known = {row["key"] for row in rows} | rejected
+        faults += [Fault(shard.name, key, "in the tar, but not in the index") for key in at if key not in known]
+    idx = folder / f"{shard.name.removesuffix('.tar')}.idx"
+    if not idx.is_file() or idx.read_bytes() != index.dali_index(scanned.members):
+        faults.append(Fault(idx.name, "", "is missing" if not idx.is_file() else "is not the DALI index of its tar"))
+    return faults
+
+
+def _rejected_keys(folder: Path) -> set[str]:
+    import csv
+
+    if not (folder / REJECTED).is_file():
+        return set()
+    with (folder / REJECTED).open(encoding="utf-8", newline="") as file:
+        return {row["key"] for row in csv.DictReader(file)}
