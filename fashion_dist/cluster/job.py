@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from fashion_dist.cluster import failures, lock, record, scheduler
 from fashion_dist.cluster.place import Place, own_address, read_place
-from fashion_dist.cluster.watch import Watch
+from fashion_dist.cluster.watch import Watch, signals_of_all
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
@@ -67,13 +68,12 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
-        self.requeue = False
-        self.cancel = False
+        self.signals: list[str] = []
 
     @property
     def requested(self) -> bool:
         """Whether to stop at the next step."""
-        return self.requeue or self.cancel
+        return bool(self.signals)
 
     def install(self) -> None:
         """Listen; replaces submitit's handlers, which would leave in the middle of a step."""
@@ -81,11 +81,9 @@ class StopFlag:
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        print(f"{signal.Signals(number).name}: stopping at the next step", file=sys.stderr, flush=True)
-        if number == signal.SIGUSR2:
-            self.requeue = True
-        else:
-            self.cancel = True
+        name = signal.Signals(number).name
+        self.signals.append(name)
+        print(f"{name}: stopping at the next step", file=sys.stderr, flush=True)
 
 
 def run_rank(run: RunDir) -> None:
@@ -108,7 +106,7 @@ def run_rank(run: RunDir) -> None:
     try:
         outcome = _train(run, place, holder, submission, options, threads, stop, watch)
         if place.is_main:
-            _leave(run, place, holder, options, outcome, stop)
+            _leave(run, place, holder, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
         watch.doom(DOOM_S)
         failure = failures.report(run, place.rank, holder.attempt, error)
@@ -182,7 +180,12 @@ def _train(
     fit_options = FitOptions(loader=loader_options(options, threads), wandb=options.wandb, attempt=holder.attempt)
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
-        return fit(run, opened.config, opened.shard_set, link, fit_options, ask)
+        outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask)
+        if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
+            watch.signals = stop.signals
+            watch.beat()
+            link.barrier()
+        return outcome
 
 
 def loader_options(options: record.JobOptions, threads: int) -> LoaderOptions:
@@ -194,21 +197,18 @@ def loader_options(options: record.JobOptions, threads: int) -> LoaderOptions:
     )  # fmt: skip
 
 
-def _leave(
-    run: RunDir, place: Place, holder: lock.Holder, options: record.JobOptions, outcome: str, stop: StopFlag
-) -> None:
+def _leave(run: RunDir, place: Place, holder: lock.Holder, options: record.JobOptions, outcome: str) -> None:
     """Rank 0 notes how the attempt ended, and asks for another one where the scheduler wants the run to go on."""
     if outcome == "done":
         record.end_attempt(run, holder.attempt, "done")
         return
-    end = _why_stopped(place, stop, run)
-    message = f"{end}; launch again to go on"
+    end = _why_stopped(run, place, holder)
     reached = sum(attempt["end"] == "time limit" for attempt in record.attempts(run)) + (end == "time limit")
     goes_on = end in ("time limit", "pre-empted")
     if goes_on and reached > options.time_limits:
         goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
-    elif goes_on:
-        message = f"{end}; goes on by itself"
+    else:
+        message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
     record.end_attempt(run, holder.attempt, end, message)
     write_json(run.state, {**read_json(run.state), "message": message})
     if not goes_on:
@@ -222,22 +222,24 @@ def _leave(
         raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
 
 
-def _why_stopped(place: Place, stop: StopFlag, run: RunDir) -> record.End:
-    """What the signal meant: Slurm sends the same ones for different reasons, so it is asked."""
+def _why_stopped(run: RunDir, place: Place, holder: lock.Holder) -> record.End:
+    """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
+    signals = signals_of_all(run, holder.attempt, place.world_size)
     if place.job.cluster == "local":
-        return "time limit" if stop.requeue and not stop.cancel else "cancelled"
+        return "time limit" if signals == {"SIGUSR2"} else "cancelled"
     entries = scheduler.queue(job_ids=[place.job.job_id])
-    if not entries or entries[0].state in ("CANCELLED", "TIMEOUT", "NODE_FAIL"):
+    if not entries or entries[0].presence == "gone":
         return "cancelled"
     facts = scheduler.ask(["scontrol", "show", "job", place.job.job_id])
-    if "PreemptTime=" in facts and "PreemptTime=None" not in facts and "PreemptTime=Unknown" not in facts:
+    preempted = re.search(r"PreemptTime=(\S+)", facts)
+    if preempted is not None and preempted[1] not in ("None", "Unknown"):
         return "pre-empted"
     submission = record.Submission.read(run)
     delay_s = submission.resources.signal_delay_s if submission is not None else 120
     left_s = entries[0].left_s
     if left_s is not None and left_s <= delay_s + 60:
         return "time limit"
-    return "pre-empted" if stop.requeue else "cancelled"
+    return "pre-empted" if "SIGUSR2" in signals else "cancelled"
 
 
 def _fail(run: RunDir, holder: lock.Holder, failure: failures.Failure) -> None:

@@ -124,7 +124,8 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
         job = JobRef.from_json(starts[-1]["job"])
     there: Presence = slurm.presence(job) if job is not None else "gone"
     began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"]) == job
-    state = _state(progress, there, began=began, submitted=job is not None)
+    fresh = began and progress.attempt == starts[-1]["attempt"]
+    state = _state(progress, there, fresh=fresh, submitted=job is not None)
     if (
         state == "failed"
         and job is not None
@@ -145,20 +146,17 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     return dataclasses.replace(base, detail=progress.message if state == "stopped" else "")
 
 
-def _state(progress: RunState, there: Presence, *, began: bool, submitted: bool) -> str:
-    """The run's state; `began` says that the last job has started to work on it."""
+def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool) -> str:
+    """The run's state; `fresh` says that state.json was written by the last start of the last job."""
     if progress.state == "done":
         return "done"
     if there == "queued":
         return "queued"
     if there in ("running", "unknown"):
-        # Until the job has written something, state.json is a former one's.
-        return "running" if began and progress.state == "running" else progress.state if began else "starting"
+        return progress.state if fresh else "starting"
     if not submitted:
         return "new"
-    if progress.state == "stopped" and began:
-        return "stopped"
-    return "failed"
+    return "stopped" if fresh and progress.state == "stopped" else "failed"
 
 
 def _has_report(run: RunDir, starts: list[dict[str, Any]]) -> bool:
@@ -246,8 +244,8 @@ def line(view: RunView) -> str:
         if p.phase == "training":
             parts.append(f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}")
             parts.append(f"step {p.step}/{p.total_steps}" if p.total_steps else f"step {p.step}")
-            parts.append(f"{p.samples_per_s:.0f} samples/s")
-            parts.append(f"{duration(view.left_s)} left")
+            if view.left_s is not None:
+                parts.append(f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left")
         else:
             parts.append(p.phase)
         if view.attempts > 1:

@@ -40,26 +40,28 @@ class Watch(threading.Thread):
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.steps = 0
+        self.signals: list[str] = []
         self._run, self._place, self._holder = run, place, holder
         self._stalled_s, self._beat_s = stalled_s, beat_s
         self._parent = os.getppid()
         self._end = threading.Event()
         self._doomed_at = float("inf")
+        self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
 
     def run(self) -> None:
         """Beat and look until `stop`."""
         self._run.heartbeats.mkdir(mode=0o700, exist_ok=True)
-        beat, last = 0, time.monotonic()
+        last = time.monotonic()
         while not self._end.wait(self._beat_s if self._doomed_at == float("inf") else 0.2):
             now = time.monotonic()
             if now > self._doomed_at:
                 os._exit(1)
             if now - last > 3 * self._beat_s:
                 self._seen.clear()  # the whole job was suspended, and the peers with it
-            last, beat = now, beat + 1
-            self._beat(beat)
+            last = now
+            self.beat()
             self._require_parent()
             if self._place.is_main:
                 self._require_lock()
@@ -74,10 +76,12 @@ class Watch(threading.Thread):
         """End this process after that long, come what may: it has failed and told so, and a thread may hang."""
         self._doomed_at = time.monotonic() + seconds
 
-    def _beat(self, beat: int) -> None:
+    def beat(self) -> None:
+        """Write this rank's sign of life now."""
+        self._beats += 1
         values = {
-            "attempt": self._holder.attempt, "beat": beat, "steps": self.steps, "host": socket.gethostname(),
-            "pid": os.getpid(), "where": where(),
+            "attempt": self._holder.attempt, "beat": self._beats, "steps": self.steps, "host": socket.gethostname(),
+            "pid": os.getpid(), "where": where(), "signals": self.signals,
         }  # fmt: skip
         try:
             write_json(self._run.heartbeat(self._place.rank), values)
@@ -116,6 +120,16 @@ class Watch(threading.Thread):
         print(f"rank {rank} on {host}: {message}; this rank waits here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr)
         failures.report_stalled(self._run, rank, self._holder.attempt, host, message)
+
+
+def signals_of_all(run: RunDir, attempt: int, world_size: int) -> set[str]:
+    """The signals that any rank of this start has written down."""
+    found: set[str] = set()
+    for rank in range(world_size):
+        values = read_json(run.heartbeat(rank))
+        if values.get("attempt") == attempt:
+            found |= set(values["signals"])
+    return found
 
 
 def where() -> str:
