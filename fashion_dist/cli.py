@@ -155,10 +155,12 @@ def _refuse_unknown_flags(args_type: type[CommonArgs], argv: Sequence[str]) -> N
 
 def _one_line(report: str) -> str:
     """The first paragraph of the box that tyro draws around an error, as one sentence."""
-    lines = [line.strip("│╭╮╰╯─ ").strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", report).splitlines()]
-    body = lines[1:]  # the first line is the box's title
-    rule = next((i for i, line in enumerate(body) if not line), len(body))
-    text = " ".join(body[:rule])
+    lines = [line.strip(" │") for line in re.sub(r"\x1b\[[0-9;]*m", "", report).splitlines()]
+    is_rule = [not line.strip("─-╭╮╰╯ ") for line in lines]
+    # The first line is the title; drawn in ASCII, a rule follows it.
+    start = next((i for i in range(1, len(lines)) if not is_rule[i]), len(lines))
+    end = next((i for i in range(start, len(lines)) if is_rule[i]), len(lines))
+    text = " ".join(lines[start:end])
     if number := re.match(r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", text):
         return f"{number[1]} takes a whole number, not {number[2]}"
     if number := re.match(r"Error parsing (\S+): could not convert string to float: (.*)", text):

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import tyro
+
+from fashion_dist import cli
+from fashion_dist.errors import ConfigError, RunError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(cli.CommonArgs):
+    """Do a thing."""
+
+    task: str
+    """Its name."""
+    nodes: int = 1
+    """How many."""
+    rate: float = 0.5
+    """How fast."""
+    cluster: Literal["auto", "local"] = "auto"
+    """Where."""
+    time_min: cli.MaybeInt = None
+    """How long."""
+    set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Settings."""
+    wait: bool = False
+    """Follow."""
+
+
+def run(main: object, *argv: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.run(Args, main, argv)  # type: ignore[arg-type]
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_settings_may_be_given_at_once_or_one_by_one() -> None:
+    args = cli.parse(Args, ["--task", "x", "--set", "a=1", "b=2", "--set", "c=3", "--wait"])
+    assert cli.settings(args.set) == ("a=1", "b=2", "c=3")
+    assert (args.task, args.wait, args.time_min, args.home) == ("x", True, None, "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--task", "x", "--node", "2"], "unknown option '--node'; nearest: --nodes"),
+        (["--task", "x", "--nodes", "two"], "--nodes takes a whole number, not 'two'"),
+        (["--task", "x", "--rate", "fast"], "--rate takes a number, not 'fast'"),
+        (["--task", "x", "--cluster", "slum"], "'auto', 'local'"),
+        (["--task", "x", "--nodes"], "--nodes"),
+        (["--task", "x", "stray"], "stray"),
+        ([], "--task is required"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def never(_: Args) -> cli.Result:
+        raise AssertionError("main was called")
+
+    assert run(never, *argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+def test_errors_have_their_status_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    def mistaken(_: Args) -> cli.Result:
+        raise ConfigError("no such thing")
+
+    def failed(_: Args) -> cli.Result:
+        raise RunError("rank 1 died")
+
+    def full(_: Args) -> cli.Result:
+        raise OSError(28, "No space left on device", "/x")
+
+    def interrupted(_: Args) -> cli.Result:
+        raise KeyboardInterrupt
+
+    assert run(mistaken, "--task", "x", "--json") == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": "no such thing", "exit_status": 2}
+    assert err == "error: no such thing\n"
+    assert run(failed, "--task", "x") == 1
+    assert capsys.readouterr() == ("", "error: rank 1 died\n")
+    assert run(full, "--task", "x") == 1
+    assert "No space left on device: '/x'" in capsys.readouterr().err
+    assert run(interrupted, "--task", "x") == 130
+
+
+def test_a_result_is_text_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    result = cli.Result(
+        "made it", {"run folder": Path("/r")}, {"follow": "python x"}, {"run_id": "r-1"}, text="a\nb", exit_status=1
+    )
+    assert run(lambda _: result, "--task", "x") == 1
+    assert capsys.readouterr().out == "a\nb\nmade it\n  run folder  /r\n  follow      python x\n"
+    assert run(lambda _: result, "--task", "x", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "message": "made it",
+        "paths": {"run folder": "/r"},
+        "next": {"follow": "python x"},
+        "exit_status": 1,
+        "run_id": "r-1",
+    }
+
+
+def test_an_unforeseen_error_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.run(Args, lambda _: cli.Result(str(1 // 0)), ["--task", "x"])
+
+
+def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli.Progress() as progress:
+        for done in range(1001):
+            progress("packing", done, 1000)
+        progress.say("half way")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "packing: 0/1000"
+    assert lines[-2].startswith("packing: 1000/1000")
+    assert lines[-1] == "half way"
+    assert len(lines) < 10  # one per item would be the mistake
+
+
+@pytest.mark.parametrize("command", ["launch", "status", "pack", "collect", "predict", "report"])
+def test_help_loads_no_torch(command: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{command}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path(r'{ROOT / 'jobs' / command}.py', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 0, stop.code\n"
+        "heavy = {'torch', 'nvidia.dali', 'wandb', 'submitit', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout and "--home" in done.stdout
