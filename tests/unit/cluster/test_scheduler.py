@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashion_dist.cluster import scheduler
+from fashion_dist.cluster.scheduler import JobRef
+from fashion_dist.errors import RunError
+
+
+@given(st.integers(0, 30), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_slurms_times_are_read(days: int, hours: int, minutes: int, seconds: int) -> None:
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    shown = f"{days}-{hours:02}:{minutes:02}:{seconds:02}" if days else f"{hours}:{minutes:02}:{seconds:02}"
+    assert scheduler.seconds(shown) == total
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5:07", 307), ("42", 42), ("UNLIMITED", None), ("INVALID", None)])
+def test_slurms_odd_times(text: str, seconds: int | None) -> None:
+    assert scheduler.seconds(text) == seconds
+
+
+def test_a_queue_is_read_whatever_the_comment_holds() -> None:
+    text = (
+        "12|RUNNING|None|n[1-2]|59:01|deepfashion-1|a|b|c\n"
+        "13_4|PENDING|Resources||1:00:00|x y|\n"
+        "14|COMPLETING|None|n1|0:00|z|\n"
+        "half a line\n"
+    )
+    running, waiting, ending = scheduler.parse_queue(text)
+    assert (running.job_id, running.nodes, running.left_s, running.comment) == ("12", "n[1-2]", 3541, "a|b|c")
+    assert (running.presence, waiting.presence, ending.presence) == ("running", "queued", "running")
+    assert (waiting.job_id, waiting.reason, waiting.name) == ("13_4", "Resources", "x y")
+
+
+def test_a_local_job_is_its_process_and_not_its_number() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        job = JobRef.of_process(process.pid)
+        assert scheduler.presence(job) == "running"
+        recycled = JobRef("local", job.job_id, job.host, job.started - 1)
+        assert scheduler.presence(recycled) == "gone"
+        elsewhere = JobRef("local", job.job_id, "another-host", job.started)
+        assert scheduler.presence(elsewhere) == "unknown"
+        assert JobRef.from_json(job.to_json()) == job
+    finally:
+        process.kill()
+        zombie = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert zombie is not None
+    assert scheduler.presence(job) == "gone"  # not reaped yet
+    process.communicate()
+    assert scheduler.presence(job) == "gone"
+
+
+def test_cancel_ends_only_the_process_that_is_meant() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    job = JobRef.of_process(process.pid)
+    scheduler.cancel(JobRef("local", job.job_id, socket.gethostname(), job.started - 1))
+    assert process.poll() is None
+    scheduler.cancel(job)
+    assert process.wait() == -15
+    process.communicate()
+
+
+def test_a_command_that_is_missing_or_fails_says_so() -> None:
+    with pytest.raises(RunError, match="no-such-command is not on the PATH"):
+        scheduler.ask(["no-such-command"])
+    with pytest.raises(RunError, match=r"sh: words of its own"):
+        scheduler.ask(["sh", "-c", "echo words of its own >&2; exit 3"])
+    with pytest.raises(RunError, match="did not answer within 0 s"):
+        scheduler.ask(["sleep", "5"], timeout_s=0.05)
