@@ -11,7 +11,11 @@ Commands exit with status 2 for `InputError` and 1 for the rest.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of an `OSError` that mean a full disk, a quota or a limit on file sizes."""
 
 
 class ShardsError(Exception):

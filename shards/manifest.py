@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,19 +137,33 @@ class Manifest:
         return manifest
 
 
-def write_durably(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write `content` under a temporary name, fsync it, and give it its name: all or nothing, whenever it is killed."""
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` under a temporary name and give it its name: all or nothing, whenever it is killed.
+
+    `durable` makes that hold for power cuts, too.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            for part in [content] if isinstance(content, bytes) else content:
-                file.write(part)
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def fsync_files(paths: Iterable[Path]) -> None:
+    """Make many files durable; side by side, because file systems commit waiting ones together."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(_fsync, paths))
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:

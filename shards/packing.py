@@ -15,6 +15,8 @@ from shards.manifest import Manifest
 from shards.plan import OnProgress, PackOptions, Plan, ShardPlan
 
 STAGING = ".packing"
+_WORTH_PROCESSES_BYTES = 400_000_000
+"""Copying less than this takes less time than starting processes does; decoding always takes more."""
 RunShards = Callable[[Plan, Sequence[ShardPlan], OnProgress], None]
 
 
@@ -69,7 +71,7 @@ def pack(
             if done is not None:
                 shutil.rmtree(staging)
                 return done
-            todo = [shard for shard in plan.shards if not writer.rows_path(staging, shard).exists()]
+            todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
             _check_space(out, todo)
             if todo:
                 (run_shards or _with_workers(workers))(plan, todo, on_progress)
@@ -142,20 +144,27 @@ def _remove_unplanned(staging: Path, created: list[Path]) -> None:
 def write_range(staging: Path, names: Sequence[str]) -> None:
     """Writes those of the named shards that are not finished: the work of one task of an array job."""
     plan = Plan.load(staging)
-    for shard in plan.shards:
-        if shard.name in names and not writer.rows_path(staging, shard).exists():
-            writer.write_shard(plan, shard, lambda _: None)
+    todo = [shard for shard in plan.shards if shard.name in names and not writer.is_finished(plan, shard, staging)]
+    writer.write_shards(plan, todo, lambda _: None)
 
 
 def _with_workers(workers: int) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
         total = sum(shard.last - shard.first for shard in todo)
-        jobs = [(plan.folder, shard) for shard in sorted(todo, key=lambda shard: -shard.size)]
-        processes.each(_work, jobs, workers, lambda done: on_progress("pack", done, total))
+
+        def on_done(done: int) -> None:
+            on_progress("pack", done, total)
+
+        decodes = plan.options.check == "decode" or plan.options.resize_px > 0
+        if not decodes and sum(shard.size for shard in todo) < _WORTH_PROCESSES_BYTES:
+            processes.each(_work, [(plan.folder, tuple(todo))], 1, on_done)
+        else:
+            jobs = [(plan.folder, (shard,)) for shard in sorted(todo, key=lambda shard: -shard.size)]
+            processes.each(_work, jobs, workers, on_done)
 
     return run
 
 
-def _work(job: tuple[Path, ShardPlan], count: Callable[[int], None]) -> None:
-    staging, shard = job
-    writer.write_shard(Plan.load(staging), shard, count)
+def _work(job: tuple[Path, tuple[ShardPlan, ...]], count: Callable[[int], None]) -> None:
+    staging, shards = job
+    writer.write_shards(Plan.load(staging), shards, count)

@@ -68,7 +68,8 @@ class Schema:
                 ok = (
                     isinstance(value, (list, tuple))
                     and len(value) == self.width(name)
-                    and all(type(item) is int and -(2**31) <= item < 2**31 for item in value)
+                    and set(map(type, value)) == {int}
+                    and -(2**31) <= min(value) <= max(value) < 2**31
                 )
             if not ok:
                 return f"fact {name} is {str(value)[:60]!r}, not of type {kind}"
@@ -90,14 +91,14 @@ class Record:
 
     Args:
         key: the image's name, unique in the set whatever the case; may contain dots (see `encode_key`).
-        image: the file, or its encoded bytes.
+        image: the path of the file, or its encoded bytes.
         facts: one value for each fact of the schema; None for a label that is not known.
         split: such as `train`, `val` or `test`.
         where: the file and line that named it, for messages.
     """
 
     key: str
-    image: Path | bytes
+    image: Path | str | bytes
     facts: Mapping[str, Any]
     split: str
     where: str = ""

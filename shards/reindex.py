@@ -14,7 +14,7 @@ from typing import Any
 from shards import index, processes
 from shards.errors import InputError, RowsError
 from shards.lock import Lock
-from shards.manifest import INDEX, MANIFEST, Manifest, Shard, fsync_folder, write_durably
+from shards.manifest import INDEX, MANIFEST, Manifest, Shard, fsync_folder, write_whole
 from shards.plan import OnProgress, table_hash
 from shards.readers import Rejected
 from shards.readers._folders import natural
@@ -107,7 +107,7 @@ def _reindex(
     for one in kept:
         (staging / f"{one.name}.idx").replace(out / f"{one.name.removesuffix('.tar')}.idx")
     if rejected:
-        write_durably(out / "rejected.csv", rejected_csv(rejected))
+        write_whole(out / "rejected.csv", rejected_csv(rejected))
     on_progress("index", 1, 1)
     ignored: dict[str, int] = {}
     for one in order:
@@ -123,7 +123,7 @@ def _reindex(
         rejected=len(rejected),
         tar_folder=None if here else str(tars[0].parent.absolute()),
     )
-    write_durably(out / MANIFEST, manifest.to_json().encode())
+    write_whole(out / MANIFEST, manifest.to_json().encode())
     fsync_folder(out)
     return manifest
 

@@ -17,15 +17,11 @@ from shards.errors import DamageError
 BLOCK = 512
 END = bytes(2 * BLOCK)
 
-_TEMPLATE = bytearray(BLOCK)
-_TEMPLATE[100:108] = b"0000644\0"
-_TEMPLATE[108:116] = _TEMPLATE[116:124] = b"0000000\0"
-_TEMPLATE[136:148] = b"00000000000\0"
-_TEMPLATE[148:156] = b" " * 8
-_TEMPLATE[156:157] = b"0"
-_TEMPLATE[257:265] = b"ustar\x0000"
-_TEMPLATE[329:337] = _TEMPLATE[337:345] = b"0000000\0"
-_TEMPLATE_SUM = sum(_TEMPLATE)
+# The fields after the name and the size, for mode 0644, owner 0, time 0 and a regular file.
+_OWNER = b"0000644\0" + 2 * b"0000000\0"
+_TIME = b"00000000000\0"
+_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + 2 * b"0000000\0" + bytes(167)
+_SUM = sum(_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_REST)
 _ZEROS = bytes(BLOCK)
 _MAX_SIZE = 8**11
 
@@ -34,12 +30,9 @@ def header(name: bytes, size: int) -> bytes:
     """The 512 bytes before a regular file's content: mode 0644, no owner, mtime 0."""
     assert len(name) <= 100, name
     assert size < _MAX_SIZE, size
-    block = bytearray(_TEMPLATE)
     digits = b"%011o\0" % size
-    block[: len(name)] = name
-    block[124:136] = digits
-    block[148:156] = b"%06o\0 " % (_TEMPLATE_SUM + sum(name) + sum(digits))
-    return bytes(block)
+    checksum = b"%06o\0 " % (_SUM + sum(name) + sum(digits))
+    return b"".join((name.ljust(100, b"\0"), _OWNER, digits, _TIME, checksum, _REST))
 
 
 def padding(size: int) -> bytes:

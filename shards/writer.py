@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from shards import images, index, tar
-from shards.errors import InputError, SpaceError
+from shards.errors import NO_SPACE, InputError, SpaceError
 from shards.manifest import (
     CARD,
     INDEX,
@@ -23,8 +24,9 @@ from shards.manifest import (
     SCHEMA_MEMBER,
     Manifest,
     Shard,
+    fsync_files,
     fsync_folder,
-    write_durably,
+    write_whole,
 )
 from shards.plan import Entry, Plan, ShardPlan
 from shards.readers import Rejected
@@ -32,43 +34,60 @@ from shards.record import Schema
 
 _CHUNK = 1 << 20
 _OURS = re.compile(r"[a-z0-9_]+-[0-9]{5}\.(tar|idx)")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CHUNKS_HELD = 8
+"""How many chunks may wait to be written."""
+_SHARDS_HELD = 4
+"""How many written shards may wait to be durable."""
+_REPORTED = 64
+"""Samples between two reports of progress."""
 
 
 class _Tar:
-    """A tar under a temporary name, hashed while it is written."""
+    """A tar under a temporary name; a thread of its own hashes, writes and syncs while the next images are read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
         self.file = path.open("wb", buffering=0)
         self.hash = hashlib.sha256()
+        self.thread = thread
         self.parts: list[bytes] = []
         self.held = self.size = 0
+        self.writing: deque[Future[None]] = deque()
 
-    def add(self, name: str, content: bytes) -> int:
+    def add(self, name: bytes, content: bytes) -> int:
         """Appends a member; returns the offset of its content."""
-        head = tar.header(name.encode(), len(content))
-        self.parts += (head, content, tar.padding(len(content)))
+        size = len(content)
+        self.parts += (tar.header(name, size), content, tar.padding(size))
         offset = self.size + tar.BLOCK
-        self.size += tar.padded(len(content))
-        self.held += tar.padded(len(content))
+        taken = tar.padded(size)
+        self.size += taken
+        self.held += taken
         if self.held >= _CHUNK:
-            self.flush()
+            self._flush()
         return offset
 
-    def flush(self) -> None:
-        """Hands what is held to the file; one large write instead of six small ones a sample."""
-        data = b"".join(self.parts)
+    def _flush(self) -> None:
+        while len(self.writing) >= _CHUNKS_HELD:
+            self.writing.popleft().result()
+        self.writing.append(self.thread.submit(self._write, self.parts))
+        self.parts, self.held = [], 0
+
+    def _write(self, parts: list[bytes]) -> None:
+        data = b"".join(parts)
         self.hash.update(data)
         view = memoryview(data)
         while view:
             view = view[self.file.write(view) :]
-        self.parts, self.held = [], 0
 
-    def close(self) -> None:
-        """Ends the archive and makes it durable."""
+    def end(self) -> None:
+        """Ends the archive; what was added is written by the thread."""
         self.parts.append(tar.END)
         self.size += len(tar.END)
-        self.flush()
+        self._flush()
+
+    def sync(self) -> None:
+        """Makes the file durable, once the thread has written it."""
+        for written in self.writing:
+            written.result()
         os.fsync(self.file.fileno())
         self.file.close()
 
@@ -84,92 +103,153 @@ def rows_path(folder: Path, shard: ShardPlan) -> Path:
     return folder / f"{shard.name}.rows.json"
 
 
-def write_shard(plan: Plan, shard: ShardPlan, on_samples: Callable[[int], Any]) -> None:
-    """Writes one shard into the staging folder: tar, then DALI index, then rows.
+def is_finished(plan: Plan, shard: ShardPlan, out: Path) -> bool:
+    """Whether the shard was written, by this run or an earlier one."""
+    tars = (plan.folder / f"{shard.name}.tar", out / f"{shard.name}.tar")
+    try:
+        with rows_path(plan.folder, shard).open("rb") as file:
+            head, rows = json.loads(file.readline()), json.loads(file.readline())
+    except (FileNotFoundError, ValueError):
+        return False
+    whole = len(rows["facts"]) == head["samples"]
+    return whole and any(path.is_file() and path.stat().st_size == head["bytes"] for path in tars)
+
+
+def write_shards(plan: Plan, shards: Sequence[ShardPlan], on_samples: Callable[[int], Any]) -> None:
+    """Writes shards into the staging folder, each complete or not there: tar, then DALI index, then rows.
 
     Raises:
         InputError: an image that is none, is cut, or changed since the plan was made; names its file.
         SpaceError: the disk is full.
     """
+    with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(_SHARDS_HELD) as syncing:
+        ending: deque[Future[None]] = deque()
+        for shard in shards:
+            archive, rows, temporary = _begin_shard(plan, shard, writing, on_samples)
+            ending.append(syncing.submit(_end_shard, plan, shard, archive, rows, temporary))
+            while len(ending) > _SHARDS_HELD:
+                ending.popleft().result()
+        while ending:
+            ending.popleft().result()
+    fsync_folder(plan.folder)
+
+
+def _begin_shard(
+    plan: Plan, shard: ShardPlan, thread: ThreadPoolExecutor, on_samples: Callable[[int], Any]
+) -> tuple[_Tar, _Rows, Path]:
+    """Reads and checks one shard's images; `thread` goes on writing them."""
     temporary = plan.folder / f"{shard.name}.tar.{os.getpid()}.tmp"
+    archive: _Tar | None = None
     try:
-        rows, sample_members, archive = _write_tar(plan, shard, temporary, on_samples)
-        rows["sha256"], rows["bytes"] = archive.hash.hexdigest(), archive.size
-        temporary.replace(plan.folder / f"{shard.name}.tar")
-        write_durably(plan.folder / f"{shard.name}.idx", index.dali_index(sample_members))
-        write_durably(rows_path(plan.folder, shard), json.dumps(rows, ensure_ascii=False).encode())
-        fsync_folder(plan.folder)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
+        archive = _Tar(temporary, thread)
+        rows = _fill(plan, shard, archive, on_samples)
+        archive.end()
+    except BaseException as error:
+        if archive is not None:
+            thread.submit(archive.file.close).result()
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise SpaceError(str(temporary), shard.size, shutil.disk_usage(plan.folder).free) from None
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    return archive, rows, temporary
 
 
-def _write_tar(
-    plan: Plan, shard: ShardPlan, path: Path, on_samples: Callable[[int], Any]
-) -> tuple[dict[str, Any], list[list[tuple[str, int, int, str]]], _Tar]:
-    archive = _Tar(path)
-    members: list[list[tuple[str, int, int, str]]] = []
-    facts: list[str] = []
-    rows: dict[str, Any] = {name: [] for name in index.PLACES} | {"rejected": [], "converted": {}}
-    keys, offsets, sizes, crcs, widths, heights = (
-        rows[n] for n in ("key", "offset", "size", "crc32", "width", "height")
-    )
-    decode, resize_px, skip_bad = plan.options.check == "decode", plan.options.resize_px, plan.options.skip_bad
-    unreported = 0
+def _end_shard(plan: Plan, shard: ShardPlan, archive: _Tar, rows: _Rows, temporary: Path) -> None:
+    """Waits until the tar is written and durable, and names it."""
     try:
-        archive.add(SCHEMA_MEMBER, schema_member(plan.dataset, plan.schema, shard.split))
-        for entry in plan.entries(shard):
-            unreported += 1
-            if unreported == 64:
-                on_samples(unreported)
-                unreported = 0
-            data = entry.inline or _read(entry)
-            try:
-                image = images.prepare(data, decode=decode, resize_px=resize_px)
-            except images.BadImageError as error:
-                if not skip_bad:
-                    raise InputError(
-                        f"{entry.source}: {error}; --skip-bad lists such images and packs the rest"
-                    ) from None
-                rows["rejected"].append([entry.source, entry.key, str(error)])
-                continue
-            name, told = f"{entry.key}.{image.extension}", entry.facts.encode()
-            offset = archive.add(name, image.data)
-            facts_offset = archive.add(f"{entry.key}.json", told)
-            members.append(
-                [
-                    (image.extension, offset, len(image.data), name),
-                    ("json", facts_offset, len(told), f"{entry.key}.json"),
-                ]
-            )
-            keys.append(entry.key)
-            offsets.append(offset)
-            sizes.append(len(image.data))
-            crcs.append(zlib.crc32(image.data))
-            widths.append(image.width)
-            heights.append(image.height)
-            facts.append(entry.facts)
-            if image.converted:
-                rows["converted"][image.converted] = rows["converted"].get(image.converted, 0) + 1
-        archive.close()
-    finally:
+        archive.sync()
+        temporary.replace(plan.folder / f"{shard.name}.tar")
+        # These need no fsync of their own: a power cut leaves rows that do not parse, and the shard is written again.
+        write_whole(plan.folder / f"{shard.name}.idx", index.dali_index(rows.members()), durable=False)
+        rows_json = rows.to_json(archive.hash.hexdigest(), archive.size)
+        write_whole(rows_path(plan.folder, shard), rows_json, durable=False)
+    except OSError as error:
         archive.file.close()
+        temporary.unlink(missing_ok=True)
+        if error.errno in NO_SPACE:
+            raise SpaceError(str(temporary), shard.size, shutil.disk_usage(plan.folder).free) from None
+        raise
+
+
+class _Rows:
+    """What the index will say of one shard."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[int, int, int, str, int, int]] = []
+        self.extensions: list[str] = []
+        self.facts: list[str] = []
+        self.rejected: list[tuple[str, str, str]] = []
+        self.converted: dict[str, int] = {}
+
+    def members(self) -> list[list[tuple[str, int, int, str]]]:
+        """Extension, offset, size and name of each sample's two members."""
+        members = []
+        for (offset, size, _, key, _, _), ext, facts in zip(self.places, self.extensions, self.facts, strict=True):
+            after = offset - tar.BLOCK + tar.padded(size) + tar.BLOCK
+            members.append([(ext, offset, size, f"{key}.{ext}"), ("json", after, len(facts.encode()), f"{key}.json")])
+        return members
+
+    def to_json(self, sha256: str, size: int) -> bytes:
+        """A line about the shard, and a line of its columns."""
+        head = {
+            "samples": len(self.places),
+            "bytes": size,
+            "sha256": sha256,
+            "rejected": self.rejected,
+            "converted": self.converted,
+        }
+        columns = dict(zip(index.PLACES, zip(*self.places, strict=True), strict=True)) if self.places else {}
+        return (json.dumps(head) + "\n" + json.dumps({**columns, "facts": self.facts}, ensure_ascii=False)).encode()
+
+
+def _fill(plan: Plan, shard: ShardPlan, archive: _Tar, on_samples: Callable[[int], Any]) -> _Rows:
+    rows = _Rows()
+    decode, resize_px = plan.options.check == "decode", plan.options.resize_px
+    archive.add(SCHEMA_MEMBER.encode(), schema_member(plan.dataset, plan.schema, shard.split))
+    unreported = 0
+    for entry in plan.entries(shard):
+        unreported += 1
+        if unreported == _REPORTED:
+            on_samples(unreported)
+            unreported = 0
+        data = entry.inline or _read(entry)
+        try:
+            image = images.prepare(data, decode=decode, resize_px=resize_px)
+        except images.BadImageError as error:
+            if not plan.options.skip_bad:
+                told = f"{entry.source}: {error}; --skip-bad lists such images and packs the rest"
+                raise InputError(told) from None
+            rows.rejected.append((entry.source, entry.key, str(error)))
+            continue
+        key = entry.key
+        offset = archive.add(f"{key}.{image.extension}".encode(), image.data)
+        archive.add(f"{key}.json".encode(), entry.facts.encode())
+        rows.places.append((offset, len(image.data), zlib.crc32(image.data), key, image.width, image.height))
+        rows.extensions.append(image.extension)
+        rows.facts.append(entry.facts)
+        if image.converted:
+            rows.converted[image.converted] = rows.converted.get(image.converted, 0) + 1
     on_samples(unreported)
-    rows["facts"] = facts
-    return rows, members, archive
+    return rows
 
 
 def _read(entry: Entry) -> bytes:
+    """The whole file, by three system calls: millions of small files are read this way."""
     try:
-        with Path(entry.path).open("rb", buffering=0) as file:
-            data = file.read()
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(descriptor, entry.size + 1)
+            while 0 < len(data) < entry.size:
+                more = os.read(descriptor, entry.size + 1 - len(data))
+                if not more:
+                    break
+                data += more
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise InputError(f"{entry.source} cannot be read: {error.strerror}") from None
     if len(data) != entry.size:
-        raise InputError(f"{entry.source} had {entry.size} bytes when packing began and has {len(data)} now")
+        raise InputError(f"{entry.source} had {entry.size} bytes when packing began and has another size now")
     return data
 
 
@@ -198,14 +278,14 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         if not manifest.shards:
             raise InputError(f"all {len(rejected)} images of {plan.dataset} were rejected")
         on_progress("index", 0, 1)
-        index.write(staging / INDEX, plan.schema, _index_rows(plan))
+        index.write(staging / INDEX, plan.schema, _index_rows(plan, {shard.name for shard in shards}))
         if rejected:
-            write_durably(staging / REJECTED, rejected_csv(rejected))
+            write_whole(staging / REJECTED, rejected_csv(rejected))
         on_progress("index", 1, 1)
         _name_finally(plan, manifest, out)
         return manifest
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             needed = 200 * sum(shard.last - shard.first for shard in plan.shards)
             raise SpaceError(str(staging / INDEX), needed, shutil.disk_usage(out).free) from None
         raise
@@ -217,6 +297,8 @@ def _name_finally(plan: Plan, manifest: Manifest, out: Path) -> None:
     names = {INDEX, *(f"{table}.parquet" for table in plan.tables), *([REJECTED] if manifest.rejected else [])}
     for shard in manifest.shards:
         names |= {shard.name, shard.name.removesuffix(".tar") + ".idx"}
+    idx_files = (folder / name for name in names if name.endswith(".idx") for folder in (plan.folder, out))
+    fsync_files(path for path in idx_files if path.exists())
     for name in sorted(names):
         if (plan.folder / name).exists():
             (plan.folder / name).replace(out / name)
@@ -228,35 +310,34 @@ def _name_finally(plan: Plan, manifest: Manifest, out: Path) -> None:
 
 def commit(manifest: Manifest, out: Path, staging: Path) -> None:
     """Writes the manifest, which makes the folder a set, and removes the staging folder."""
-    write_durably(out / MANIFEST, manifest.to_json().encode())
+    write_whole(out / MANIFEST, manifest.to_json().encode())
     fsync_folder(out)
     shutil.rmtree(staging)
-
-
-def _rows(plan: Plan) -> Iterator[tuple[ShardPlan, dict[str, Any]]]:
-    for shard in plan.shards:
-        yield shard, json.loads(rows_path(plan.folder, shard).read_bytes())
 
 
 def _summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, int]]:
     shards: list[Shard] = []
     rejected = list(plan.rejected)
     converted: dict[str, int] = {}
-    for shard, rows in _rows(plan):
-        rejected += [Rejected(*item) for item in rows["rejected"]]
-        for name, count in rows["converted"].items():
+    for shard in plan.shards:
+        with rows_path(plan.folder, shard).open("rb") as file:
+            head = json.loads(file.readline())
+        rejected += [Rejected(*item) for item in head["rejected"]]
+        for name, count in head["converted"].items():
             converted[name] = converted.get(name, 0) + count
-        if rows["key"]:
-            shards.append(Shard(f"{shard.name}.tar", shard.split, len(rows["key"]), rows["bytes"], rows["sha256"]))
+        if head["samples"]:
+            shards.append(Shard(f"{shard.name}.tar", shard.split, head["samples"], head["bytes"], head["sha256"]))
     return tuple(shards), rejected, converted
 
 
-def _index_rows(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    for shard, rows in _rows(plan):
-        if rows["key"]:
-            facts = [json.loads(text) for text in rows["facts"]]
-            columns = {name: [item[name] for item in facts] for name in plan.schema.facts}
-            yield shard.split, columns | {name: rows[name] for name in index.PLACES}
+def _index_rows(plan: Plan, kept: Container[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for shard in plan.shards:
+        if f"{shard.name}.tar" in kept:
+            with rows_path(plan.folder, shard).open("rb") as file:
+                file.readline()
+                rows = json.loads(file.readline())
+            facts = json.loads(f"[{','.join(rows.pop('facts'))}]")
+            yield shard.split, rows | {name: [item[name] for item in facts] for name in plan.schema.facts}
 
 
 def rejected_csv(rejected: list[Rejected]) -> bytes:

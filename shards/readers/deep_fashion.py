@@ -13,10 +13,11 @@ attribute, `test.csv` with `file_path`, `categories.txt` with one name a line. T
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, select
+from shards.readers._folders import without_extension
 from shards.record import Record, Schema
 
 LABEL = "category_label"
@@ -117,7 +118,7 @@ class _Csv:
             facts = {"file_path": file_path, "row": row, "category": category}
             if self.kept_attributes:
                 facts["attributes"] = attributes
-            yield Record(file_path[: -len(image.suffix)] if image.suffix else file_path, image, facts, split, where)
+            yield Record(without_extension(file_path), image, facts, split, where)
 
     def _category(self, where: str, text: str) -> int | None:
         if text.isascii() and text.isdigit():
@@ -147,14 +148,14 @@ class Locator:
         self.folder = folder
         self._inside: dict[str, bool] = {}
 
-    def __call__(self, file_path: str) -> Path | None:
+    def __call__(self, file_path: str) -> str | None:
         """The file that `file_path` means, whether or not it exists; None if the path leads outside."""
-        parts = PurePosixPath(file_path).parts
-        if not parts or parts[0] == "/" or ".." in parts:
+        first, slash, rest = file_path.partition("/")
+        if not first or first == ".." or "/../" in file_path or file_path.endswith("/.."):
             return None
-        if parts[0] not in self._inside:
-            self._inside[parts[0]] = len(parts) == 1 or (self.folder / parts[0]).is_dir()
-        return self.folder.joinpath(*parts) if self._inside[parts[0]] else self.folder.joinpath(*parts[1:])
+        if first not in self._inside:
+            self._inside[first] = not slash or (self.folder / first).is_dir()
+        return f"{self.folder}/{file_path if self._inside[first] else rest}"
 
 
 READER = Reader(
