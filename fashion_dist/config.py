@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -62,6 +63,8 @@ class OptimConfig:
     """Peak learning rate, for the global batch."""
     momentum: float = 0.9
     """SGD's momentum, Adam's first beta."""
+    beta2: float = 0.999
+    """Adam's second beta."""
     weight_decay: float = 5e-4
     """Not applied to biases and normalisation layers."""
     schedule: Literal["cosine", "constant", "step", "onecycle"] = "cosine"
@@ -78,6 +81,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "lr > 0")
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= momentum < 1")
+        _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 <= beta2 < 1")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "weight_decay >= 0")
         _require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "warmup_epochs >= 0")
         _require(0 <= self.final_lr <= 1, "optim.final_lr", self.final_lr, "0 <= final_lr <= 1")
@@ -91,8 +95,15 @@ class DataConfig:
 
     image_px: int = 112
     """Height and width of what the network sees."""
+    start_px: int = 0
+    """Training begins at this size and grows by 32 px at equal intervals (progressive learning, Tan & Le 2021);
+    0 trains at `image_px` throughout."""
+    grow_until: float = 0.75
+    """Fraction of the epochs after which the images have their full size; only those epochs can be best."""
+    fit: Literal["crop", "squash"] = "crop"
+    """How an oblong image becomes square: by cutting, or by squashing it whole."""
     eval_resize: float = 1.14
-    """Evaluation resizes the shorter side to `image_px * eval_resize`, then crops the centre."""
+    """Evaluation resizes the shorter side (with `squash` both) to `image_px * eval_resize`, then crops the centre."""
     crop_scale: tuple[float, float] = (0.25, 1.0)
     """Area of the random crop, as a fraction of the image (Szegedy et al. 2015)."""
     crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
@@ -116,7 +127,7 @@ class DataConfig:
     rand_magnitude: float = 0.5
     """Strength of those operations, 0 to 1."""
     cache_px: int = 0
-    """Images are first reduced to this shorter side, so that a cache of them is of bounded size; 0 keeps their pixels."""
+    """Images are first reduced to this shorter side, which bounds the size of a cache; 0 keeps their pixels."""
     balance: str = ""
     """A target of whole numbers whose classes get the same share of every epoch; empty reads every example once."""
     weigh: str = ""
@@ -128,6 +139,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(8 <= self.image_px <= 1024, "data.image_px", self.image_px, "8 to 1024")
+        _require(self.start_px == 0 or self.start_px >= 8, "data.start_px", self.start_px, "0, or 8 and more")
+        _require(0 <= self.grow_until < 1, "data.grow_until", self.grow_until, "0 <= fraction < 1")
         _require(1 <= self.eval_resize <= 4, "data.eval_resize", self.eval_resize, "1 to 4")
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < low <= high <= 1")
@@ -146,6 +159,14 @@ class DataConfig:
         _require(not (self.balance and self.weigh), "data.weigh", self.weigh, "empty when data.balance is given")
         _require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
         _require(min(self.std) > 0, "data.std", self.std, "each above 0")
+
+    def px_at(self, epoch: int, epochs: int) -> int:
+        """Height and width of training images in `epoch` (from 0) of `epochs`."""
+        if not 0 < self.start_px < self.image_px or epoch == epochs - 1:
+            return self.image_px
+        stages = math.ceil((self.image_px - self.start_px) / 32)
+        stage = math.floor(stages * epoch / (self.grow_until * epochs)) if self.grow_until else stages
+        return min(self.start_px + 32 * stage, self.image_px)
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,8 @@ class TrainConfig:
     """Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off."""
     cutmix: float = 0.0
     """Alpha of CutMix's Beta distribution (Yun et al. 2019); 0 is off."""
+    mix: float = 1.0
+    """Share of the steps that mix, where `mixup` or `cutmix` is on."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights that is evaluated and kept; 0 is off."""
     monitor: str = ""
@@ -196,6 +219,7 @@ class TrainConfig:
         for name in ("patience", "checkpoint_steps", "keep", "seed", "checkpoint_min", "mixup", "cutmix"):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name}", value, "0 or more")
+        _require(0 <= self.mix <= 1, "train.mix", self.mix, "0 to 1")
         _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
         _require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
 

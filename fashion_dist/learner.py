@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,15 @@ class Learner:
         self.link = link
         self.device = link.device
         self.dtype = compute_dtype(config.train.precision, self.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = weight_average(self.model, config.train.ema) if config.train.ema else None
         self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self._compiled = torch.compile(self.model) if config.train.compile else self.model
+        self._compiled: nn.Module = self.model
+        if config.train.compile:
+            self._compiled = cast(nn.Module, torch.compile(self.model))
         self._frozen: bool | None = None
-        self.parallel = self._compiled
+        self.parallel: nn.Module = self._compiled
 
     def train(self, epoch: int) -> None:
         """Make the model ready to train in `epoch`, its backbone frozen or not as `model.freeze` says."""

@@ -6,7 +6,7 @@ the pairs do not depend on the number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +32,15 @@ class Mixed:
     partner: Tensor | None = None
     share: float = 1.0
 
-    def loss(self, loss: Loss, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`loss` of the batch: the mean of its own targets' and its partners', weighted by their shares."""
-        own = loss(targets)
+    def loss(self, loss: Loss, targets: Mapping[str, Tensor], unmixable: Collection[str] = ()) -> dict[str, Tensor]:
+        """`loss` of the batch: the mean of its own targets' and its partners', weighted by their shares.
+
+        The targets named `unmixable` say nothing of a mixed image: in a mixed batch they are unknown (-1).
+        """
         if self.partner is None:
-            return own
+            return loss(targets)
+        targets = {name: torch.full_like(t, -1) if name in unmixable else t for name, t in targets.items()}
+        own = loss(targets)
         other = loss({name: values[self.partner] for name, values in targets.items()})
         return {name: self.share * value + (1 - self.share) * other[name] for name, value in own.items()}
 
@@ -46,6 +50,8 @@ def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:
     if not settings.mixup and not settings.cutmix:
         return Mixed(images)
     draw = np.random.default_rng((settings.seed, step))
+    if draw.random() >= settings.mix:
+        return Mixed(images)
     cut = bool(settings.cutmix) and (not settings.mixup or draw.random() < 0.5)
     alpha = settings.cutmix if cut else settings.mixup
     share = float(draw.beta(alpha, alpha))
@@ -53,16 +59,17 @@ def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:
     partner = (index ^ 1).clamp(max=len(images) - 1)
     if not cut:
         return Mixed(torch.lerp(images[partner], images, share), partner, share)
-    top, bottom, left, right = cut_box(*images.shape[-2:], share, draw)
+    height, width = images.shape[-2:]
+    top, bottom, left, right = cut_box(height, width, share, draw)
     mixed = images.clone()
     mixed[..., top:bottom, left:right] = images[partner][..., top:bottom, left:right]
-    area = (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
+    area = (bottom - top) * (right - left) / (height * width)
     return Mixed(mixed, partner, 1 - area)
 
 
 def cut_box(height: int, width: int, share: float, draw: np.random.Generator) -> tuple[int, int, int, int]:
     """Top, bottom, left, right of a box of about 1 - share of the area, centred anywhere and cut at the edges."""
     side = (1 - share) ** 0.5
-    y, x = draw.integers(height), draw.integers(width)
+    y, x = int(draw.integers(height)), int(draw.integers(width))
     half_y, half_x = int(height * side) // 2, int(width * side) // 2
     return max(0, y - half_y), min(height, y + half_y), max(0, x - half_x), min(width, x + half_x)

@@ -14,6 +14,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.checkpoint
     errors/rank_<r>.json           a failing rank's own exception
     predictions/<split>/rank_<r>.parquet
+    measures/<split>/              tables of a labelled split, such as its confusion matrix
     submission/                    the task's submission files
     report/                        pictures and the page
     logs/                          stdout, stderr and job files of every submission
@@ -116,6 +117,10 @@ class RunDir:
     def submission(self) -> Path:
         """Folder of the task's submission files."""
         return self.path / "submission"
+
+    def measures(self, split: str) -> Path:
+        """Folder of what was measured on a split beside the metrics."""
+        return self.path / "measures" / split
 
     def predictions(self, split: str) -> Path:
         """Folder of one split's prediction files, one per rank."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from fashion_dist.checkpoint import Checkpoints
-from fashion_dist.config import Config
+from fashion_dist.config import Config, DataConfig
 from fashion_dist.data import Batch, Loader, LoaderOptions
 from fashion_dist.distributed import Link
 from fashion_dist.errors import CheckpointError
+from fashion_dist.files import write_text
 from fashion_dist.learner import Learner
 from fashion_dist.paths import RunDir
 from fashion_dist.state import StateFile
@@ -78,6 +79,14 @@ class Session:
         """Add a line to metrics.jsonl."""
         if self.tracker is not None:
             self.tracker.log(split, self.position.total, epoch, values)
+
+    def write_measures(self, split: str, tables: Mapping[str, str]) -> None:
+        """Keep what was measured on a split as files."""
+        if self.link.world.is_main and tables:
+            folder = self.folder.measures(split)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in tables.items():
+                write_text(folder / name, text)
 
     def save(self) -> None:
         """Commit a checkpoint of this moment."""
@@ -143,7 +152,7 @@ class SplitFeed:
     """
 
     def __init__(self, session: Session, name: str) -> None:
-        config, world = session.config, session.link.world
+        config = session.config
         self.split = session.shard_set.split(name)
         self.training = name == "train"
         self.examples = session.task.make_examples(self.split, config)
@@ -151,10 +160,23 @@ class SplitFeed:
             key: torch.from_numpy(np.ascontiguousarray(values)).to(session.link.device)
             for key, values in self.examples.targets.items()
         }
-        self.loader = Loader(
+        self._session = session
+        self._px = config.data.image_px
+        self.loader = self._load(config.data)
+
+    def resize_to(self, px: int) -> None:
+        """Give images of `px` pixels from now on."""
+        if px != self._px:
+            self._px = px
+            self.loader.close()
+            self.loader = self._load(dataclasses.replace(self._session.config.data, image_px=px, start_px=0))
+
+    def _load(self, data: DataConfig) -> Loader:
+        session, config, world = self._session, self._session.config, self._session.link.world
+        return Loader(
             self.split,
             self.examples.images,
-            config.data,
+            data,
             batch_size=config.train.batch_size if self.training else config.train.eval_batch_size,
             accumulate=config.train.accumulate if self.training else 1,
             training=self.training,

@@ -11,6 +11,7 @@ Everything random is drawn from (seed, step, rank) or (seed, epoch, sample), so 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -97,6 +98,9 @@ def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done
     total_steps = train.loader.steps * settings.epochs
     session.tell(phase="training", epoch=position.epoch, best=position.best, total_steps=total_steps)
     while position.epoch < settings.epochs and not _no_better_for(session, settings.patience):
+        px = session.config.data.px_at(position.epoch, settings.epochs)
+        train.resize_to(px)
+        val.resize_to(px)
         if not train_epoch(session, train):
             session.save()
             return "stopped"
@@ -106,7 +110,8 @@ def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done
             raise ConfigError(f"train.monitor = {metric!r} is not measured; known: {', '.join(sorted(found))}")
         position.epoch, position.step = position.epoch + 1, 0
         session.log("val", position.epoch, found)
-        if _is_better(found[metric], position.best, settings.mode):
+        # Weights of smaller images do badly on full ones (Touvron et al. 2019): they are never best.
+        if px == session.config.data.image_px and _is_better(found[metric], position.best, settings.mode):
             position.best = {"metric": metric, "value": found[metric], "epoch": position.epoch}
             session.save_best(found)
         session.save()
@@ -168,8 +173,10 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
             with learner.autocast():
                 mixed = mix_batch(batch.images, config.train, position.total)
                 outputs = learner.parallel(mixed.images)
-                found = mixed.loss(lambda t, o=outputs: session.task.loss(o, t, config), train.targets_of(batch))  # type: ignore[misc]
-            learner.scaler.scale(found["loss"] / len(micro_batches)).backward()
+                found = mixed.loss(
+                    functools.partial(_loss, session, outputs), train.targets_of(batch), session.task.unmixable
+                )
+            torch.autograd.backward(learner.scaler.scale(found["loss"] / len(micro_batches)))
         for name, value in found.items():
             terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(micro_batches)
     norm = learner.clip_gradients()
@@ -179,6 +186,10 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
             learner.average.update_parameters(learner.model)
     learner.scaler.update()
     return {**terms, "gradient_norm": norm}
+
+
+def _loss(session: Session, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return session.task.loss(outputs, targets, session.config)
 
 
 def _worth_a_step(session: Session, norm: Tensor) -> bool:
@@ -218,6 +229,11 @@ def _log_window(session: Session, window: list[dict[str, Tensor]], epoch: float,
 
 def evaluate(session: Session, feed: SplitFeed) -> dict[str, float]:
     """The task's metrics and loss terms over a split, each sample counted once whatever the number of ranks."""
+    return measure(session, feed)[0]
+
+
+def measure(session: Session, feed: SplitFeed) -> tuple[dict[str, float], dict[str, str]]:
+    """`evaluate`, and the task's tables of the same samples as {file name: text}."""
     task, config = session.task, session.config
     totals: dict[str, Tensor] = {}
     for batch, outputs in forward_all(session.learner, feed.loader):
@@ -227,13 +243,18 @@ def evaluate(session: Session, feed: SplitFeed) -> dict[str, float]:
         sums |= {f"sum:{name}": value * len(batch.index) for name, value in terms.items()}
         totals = {name: totals[name] + value if totals else value.double() for name, value in sums.items()}
     totals = session.link.sum_unequal(totals)
-    terms = {name: float(totals.pop(name)) / len(feed.examples) for name in [*totals] if name.startswith("sum:")}
-    found = task.metrics({name: value.cpu().numpy() for name, value in totals.items()}, session.shard_set.schema)
-    return {**found, **{name.removeprefix("sum:"): value for name, value in terms.items()}}
+    means = {
+        name.removeprefix("sum:"): float(totals.pop(name)) / len(feed.examples)
+        for name in [*totals]
+        if name.startswith("sum:")
+    }
+    arrays, schema = {name: value.cpu().numpy() for name, value in totals.items()}, session.shard_set.schema
+    tables = task.tables(arrays, schema, config) if task.tables is not None else {}
+    return {**task.metrics(arrays, schema), **means}, tables
 
 
 def _predict(session: Session) -> None:
-    """Predict the wanted splits with the best weights."""
+    """Predict the wanted splits with the best weights, and measure those whose labels are known."""
     session.tell(phase="predicting")
     session.checkpoints.wait()
     session.link.barrier()
@@ -242,3 +263,7 @@ def _predict(session: Session) -> None:
         if name in session.shard_set.splits:
             with SplitFeed(session, name) as feed:
                 predict(session, feed, name)
+                if feed.examples.labelled:
+                    metrics, tables = measure(session, feed)
+                    session.log(name, session.position.best["epoch"], metrics)
+                    session.write_measures(name, tables)

@@ -93,11 +93,11 @@ def draw(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, seed: int, epoch:
 
 
 def centre(data: DataConfig, sizes: np.ndarray) -> Draws:
-    """The treatment in evaluation: the centre square of the image, its side `1 / eval_resize` of the shorter side."""
+    """The treatment in evaluation: the centre, `1 / eval_resize` of the shorter side (crop) or of both (squash)."""
     count = len(sizes)
-    side = np.maximum(np.rint(sizes.min(axis=1) / data.eval_resize), 1).astype(np.int32)
-    corner = (sizes - side[:, None]) // 2
-    boxes = np.column_stack([corner, side, side]).astype(np.int32)
+    sides = sizes if data.fit == "squash" else np.repeat(sizes.min(axis=1, keepdims=True), 2, axis=1)
+    sides = np.maximum(np.rint(sides / data.eval_resize), 1).astype(np.int32)
+    boxes = np.column_stack([(sizes - sides) // 2, sides]).astype(np.int32)
     colours = np.broadcast_to(_affine(*_normalise(data, count)), (count, 3, 4))
     return Draws(boxes, np.zeros(count, bool), colours, np.zeros((count, 4), np.int32), diagonal=True)
 
@@ -106,7 +106,9 @@ def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: 
     """Random resized crops (Szegedy et al. 2015): int32 [n, 4], left, top, width, height, inside their images."""
     width, height = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
     low, high = data.crop_ratio
-    ratio = np.clip(width / height, low, high)
+    # Squashed, an image is a square: a ratio is one of that square, and so the image's own times as wide.
+    wide = width / height if data.fit == "squash" else np.ones_like(width)
+    ratio = wide * np.clip(width / height / wide, low, high)
     box_width = np.minimum(width, np.rint(height * ratio))
     box_height = np.minimum(height, np.rint(width / ratio))
     if data.crop_scale[0] < 1:
@@ -114,7 +116,7 @@ def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: 
         smallest, largest = data.crop_scale
         for attempt in range(_TRIES):
             area = width * height * (smallest + (largest - smallest) * uniform(seed, epoch, _AREA + attempt, ids))
-            ratio = low * (high / low) ** uniform(seed, epoch, _RATIO + attempt, ids)
+            ratio = wide * low * (high / low) ** uniform(seed, epoch, _RATIO + attempt, ids)
             tried_width, tried_height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
             fits = (
                 undecided & (tried_width >= 1) & (tried_width <= width) & (tried_height >= 1) & (tried_height <= height)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,46 @@ from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.model_names import known_models, own_models
 
 
-class Network(nn.Module):
-    """A backbone and one linear head per output.
+@dataclass(frozen=True)
+class Head:
+    """One output of a network.
 
     Args:
-        backbone: images [N, 3, H, W] -> features [N, C].
+        width: logits.
+        part: the part of the features it rests on, where the backbone names parts; empty is all of them.
+        hidden: width of a hidden layer; 0 is none.
+    """
+
+    width: int
+    part: str = ""
+    hidden: int = 0
+
+
+class Network(nn.Module):
+    """A backbone and one head per output.
+
+    Args:
+        backbone: images [N, 3, H, W] -> features [N, C]; may name parts of them in `parts: dict[str, slice]`.
         num_features: C.
-        heads: width of each named output.
+        heads: what each named output rests on.
         dropout: probability of dropping a feature before the heads, in training.
     """
 
-    def __init__(self, backbone: nn.Module, num_features: int, heads: Mapping[str, int], dropout: float = 0.0) -> None:
+    def __init__(self, backbone: nn.Module, num_features: int, heads: Mapping[str, Head], dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_features = num_features
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleDict({name: nn.Linear(num_features, width) for name, width in heads.items()})
+        parts: dict[str, slice] = getattr(backbone, "parts", {})
+        self._slices = {name: parts.get(head.part, slice(0, num_features)) for name, head in heads.items()}
+        self.heads = nn.ModuleDict({name: self._head(head, self._slices[name]) for name, head in heads.items()})
+
+    @staticmethod
+    def _head(head: Head, features: slice) -> nn.Module:
+        width_in = features.stop - features.start
+        if not head.hidden:
+            return nn.Linear(width_in, head.width)
+        return nn.Sequential(nn.Linear(width_in, head.hidden), nn.ReLU(), nn.Linear(head.hidden, head.width))
 
     def features(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> what the heads see, [N, C]."""
@@ -44,10 +69,10 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] -> logits [N, width] by the name of the head."""
         features = self.dropout(self.features(images))
-        return {name: head(features) for name, head in self.heads.items()}
+        return {name: head(features[:, self._slices[name]]) for name, head in self.heads.items()}
 
 
-def build_network(config: ModelConfig, heads: Mapping[str, int], image_px: int) -> Network:
+def build_network(config: ModelConfig, heads: Mapping[str, Head], image_px: int) -> Network:
     """The network of `config` with fresh heads.
 
     Raises:

@@ -1,20 +1,18 @@
-"""FashionNet: a small residual network that also names colours.
+"""FashionNet: a small network for pictures of clothes, sized for machines with few cores.
 
-What is new against the mainstream: beside the residual trunk, which sees shape, a *palette* branch sees colour alone.
-It names the colour of every pixel softly (two 1x1 convolutions and a softmax over learned colour names), and counts
-the names in windows of learned size about the middle of the picture, where the garment is. Its counts join the
-trunk's features before the heads. The branch costs a few per cent of the trunk and gives the attribute head what a deep trunk
-has to unlearn its invariances for.
-
-The trunk is a ResNet-D (He et al. 2019) of dense 3x3 convolutions with squeeze-and-excitation (Hu et al. 2018): dense
-convolutions run at several times the speed of depthwise ones on CPUs, so a narrow dense network beats a wide separable
-one of the same time.
+What is new against the mainstream: two kinds of evidence are kept apart. The *trunk* (a slim ResNet-D of dense 3x3
+convolutions with squeeze-and-excitation; dense ones run at several times the speed of grouped and depthwise ones on
+CPUs) sees randomly recoloured images in training, so that it cannot tell a garment's kind by its colour. The *palette*
+sees the true colours of the picture's middle, where the garment is: it names the colour of every pixel softly, filters
+it with a few small kernels, and averages both in windows of learned size. A head rests on the part that answers its
+question: `shape`, `look`, or both.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +20,14 @@ from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
 
-WIDTHS = (32, 64, 128, 256)
-DEPTHS = (1, 2, 2, 1)
-STEM_WIDTH = 24
-
 Norm = Callable[[int], nn.Module]
+
+
+def _group_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(math.gcd(8, width), width)
+
+
+_NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none": nn.Identity}
 
 
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:  # noqa: ARG001  every network's signature
@@ -37,118 +38,220 @@ def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:  # noqa:
 
 
 class FashionNet(nn.Module):
-    """Images [N, 3, H, W] -> features [N, `num_features`].
+    """Images [N, 3, H, W], normalised around 0 -> features [N, `num_features`].
 
     Args:
+        widths: channels of the four stages.
+        depths: blocks of each.
+        stem_width: channels of the first convolution.
         norm: makes the normalisation layer of so many channels.
-        pool: `avg` or `max`, over the trunk's last map.
+        pool: `avg` or `max`: of the trunk's last map, and of its shortcuts.
+        recolour: probability that the trunk sees an image recoloured, in training.
     """
 
-    def __init__(self, norm: Norm = nn.BatchNorm2d, pool: str = "avg") -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        depths: Sequence[int] = (1, 2, 2, 1),
+        stem_width: int = 24,
+        norm: Norm = nn.BatchNorm2d,
+        pool: str = "avg",
+        recolour: float = 0.8,
+    ) -> None:
         super().__init__()
-        bias = norm is nn.Identity
+        self.pool = pool
+        self.recolour = RandomRecolour(recolour)
         self.stem = nn.Sequential(
-            _conv(3, STEM_WIDTH, norm, stride=2, bias=bias), nn.ReLU(inplace=True),
-            _conv(STEM_WIDTH, WIDTHS[0], norm, stride=2, bias=bias), nn.ReLU(inplace=True),
+            *_conv(3, stem_width, norm, stride=2), nn.ReLU(inplace=True),
+            *_conv(stem_width, widths[0], norm, stride=2), nn.ReLU(inplace=True),
         )  # fmt: skip
         blocks: list[nn.Module] = []
-        width_in = WIDTHS[0]
-        for stage, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True)):
+        width_in = widths[0]
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for block in range(depth):
-                blocks.append(Block(width_in, width, 2 if stage and block == 0 else 1, norm))
+                blocks.append(Block(width_in, width, 2 if stage and block == 0 else 1, norm, pool))
                 width_in = width
         self.trunk = nn.Sequential(*blocks)
-        self.pool = pool
         self.palette = Palette()
-        self.num_features = WIDTHS[-1] + self.palette.num_features
+        self.num_features = width_in + self.palette.num_features
+        self.parts = {"shape": slice(0, width_in), "look": slice(width_in, self.num_features)}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> the trunk's pooled map beside the palette's counts, [N, C]."""
-        trunk = self.trunk(self.stem(images))
-        shape = trunk.mean((2, 3)) if self.pool == "avg" else trunk.amax((2, 3))
-        return torch.cat([shape, self.palette(images)], dim=1)
+        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`) beside the palette's averages (`look`), [N, C]."""
+        maps = self.trunk(self.stem(self.recolour(images)))
+        shape = maps.mean((2, 3)) if self.pool == "avg" else maps.amax((2, 3))
+        return torch.cat([shape, self.palette(images).to(shape.dtype)], dim=1)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with squeeze-and-excitation beside a shortcut that averages before it projects."""
+    """Two 3x3 convolutions with squeeze-and-excitation, beside a shortcut that pools before it projects.
 
-    def __init__(self, width_in: int, width: int, stride: int, norm: Norm) -> None:
+    He et al. 2019 (ResNet-D) and Hu et al. 2018. The branch begins at zero: by its last normalisation's weight, or
+    without normalisation by a learned scalar (SkipInit, De & Smith 2020).
+    """
+
+    def __init__(self, width_in: int, width: int, stride: int, norm: Norm, pool: str) -> None:
         super().__init__()
-        bias = norm is nn.Identity
-        self.first = _conv(width_in, width, norm, stride=stride, bias=bias)
-        self.second = _conv(width, width, norm, bias=bias)
+        self.first = nn.Sequential(*_conv(width_in, width, norm, stride=stride))
+        self.second = nn.Sequential(*_conv(width, width, norm))
         squeezed = max(8, width // 4)
-        self.squeeze = nn.Conv2d(width, squeezed, 1)
-        self.excite = nn.Conv2d(squeezed, width, 1)
-        shortcut: list[nn.Module] = [nn.AvgPool2d(2, 2, ceil_mode=True)] if stride > 1 else []
+        self.squeeze, self.excite = nn.Linear(width, squeezed), nn.Linear(squeezed, width)
+        self.scale = nn.Parameter(torch.zeros(())) if norm is nn.Identity else None
+        shortcut: list[nn.Module] = []
+        if stride > 1:
+            shortcut.append((nn.MaxPool2d if pool == "max" else nn.AvgPool2d)(stride, stride, ceil_mode=True))
         if width_in != width:
-            shortcut.append(_conv(width_in, width, norm, kernel=1, bias=bias))
+            shortcut += _conv(width_in, width, norm, kernel=1)
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, width, H / stride, W / stride]."""
+        """[N, C, H, W] -> [N, width, H / stride, W / stride], rounded up."""
         y = self.second(F.relu(self.first(x)))
-        gate = self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))).sigmoid()
-        return F.relu(self.shortcut(x) + y * gate)
+        gate = self.excite(F.relu(self.squeeze(y.mean((2, 3))))).sigmoid()
+        y = y * gate[:, :, None, None]
+        if self.scale is not None:
+            y = y * self.scale
+        return F.relu(self.shortcut(x) + y)
+
+
+class RandomRecolour(nn.Module):
+    """Recolour each image of a training batch: hue, saturation, gain and offset, one 3x3 matrix per image.
+
+    Draws from torch's generator, as dropout does; in evaluation it does nothing. Keeps [N, 3, H, W].
+
+    Args:
+        probability: of recolouring an image.
+        saturation: bounds of the factor.
+        gain: the factor is drawn from 1 - gain to 1 + gain.
+        offset: added to all channels, from -offset to offset, in units of the normalised image.
+    """
+
+    to_yiq: Tensor
+    from_yiq: Tensor
+
+    def __init__(
+        self,
+        probability: float,
+        saturation: tuple[float, float] = (0.2, 1.6),
+        gain: float = 0.3,
+        offset: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.probability, self.saturation, self.gain, self.offset = probability, saturation, gain, offset
+        to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+        self.register_buffer("to_yiq", to_yiq, persistent=False)
+        self.register_buffer("from_yiq", torch.linalg.inv(to_yiq), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, 3, H, W]."""
+        if not self.training or not self.probability:
+            return images
+        count, _, height, width = images.shape
+        draw = torch.rand(5, count, device=images.device)
+        angle = (2 * draw[0] - 1) * math.pi
+        saturation = self.saturation[0] + draw[1] * (self.saturation[1] - self.saturation[0])
+        turn = torch.zeros(count, 3, 3, device=images.device)
+        turn[:, 0, 0] = 1
+        turn[:, 1, 1] = turn[:, 2, 2] = saturation * angle.cos()
+        turn[:, 2, 1] = saturation * angle.sin()
+        turn[:, 1, 2] = -turn[:, 2, 1]
+        gain = 1 + (2 * draw[2] - 1) * self.gain
+        matrix = self.from_yiq @ turn @ self.to_yiq * gain[:, None, None]
+        offset = (2 * draw[3] - 1) * self.offset
+        kept = draw[4] >= self.probability
+        matrix = torch.where(kept[:, None, None], torch.eye(3, device=images.device), matrix)
+        offset = offset.masked_fill(kept, 0.0)
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = images.float().permute(0, 2, 3, 1).reshape(count, -1, 3)  # a view of channels_last images
+            mixed = torch.baddbmm(offset[:, None, None].expand(count, 1, 1), pixels, matrix.transpose(1, 2))
+        return mixed.view(count, height, width, 3).permute(0, 3, 1, 2).to(images.dtype)
 
 
 class Palette(nn.Module):
-    """Shares of softly named colours in windows about the middle: [N, 3, H, W] -> [N, 2 * names * windows].
+    """Colours and texture of the middle: [N, 3, H, W] -> [N, 2 * windows * (names + filters)].
+
+    Each pixel is named softly (1x1 convolutions and a softmax over learned colours) and filtered by 3x3 kernels that
+    begin as finite differences; both are averaged inside boxes about the middle whose sizes are learned. Costs under
+    1 % of the trunk.
 
     Args:
-        names: how many colour names to learn.
-        halves: first half-widths of the windows, as fractions of the image; learned.
+        names: colours to learn.
+        filters: kernels to learn.
+        half_sizes: first half-widths of the boxes, as fractions of the image.
     """
 
-    def __init__(self, names: int = 24, halves: tuple[float, ...] = (0.15, 0.22, 0.32)) -> None:
+    EDGE_SHARPNESS = 50.0
+    """Of a window's edge: it falls from 0.73 to 0.27 over 1/25 of the image's side."""
+
+    def __init__(self, names: int = 24, filters: int = 8, half_sizes: Sequence[float] = (0.16, 0.2, 0.25)) -> None:
         super().__init__()
         self.mix = nn.Conv2d(3, 32, 1)
         self.name = nn.Conv2d(32, names, 1)
-        self.log_half = nn.Parameter(torch.tensor(halves).log())
-        self.log_aspect = nn.Parameter(torch.zeros(len(halves)))
-        self.num_features = 2 * names * len(halves)
+        self.contrast = nn.Conv2d(3, filters, 3, padding=1, bias=False)
+        self.log_half_size = nn.Parameter(torch.tensor(list(half_sizes)).log())
+        self.log_aspect = nn.Parameter(torch.zeros(len(half_sizes)))
+        self.num_features = 2 * len(half_sizes) * (names + filters)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Spread the names over the colour cube, and begin the filters as differences along four directions."""
+        nn.init.normal_(self.mix.weight, std=1.0)
+        assert self.mix.bias is not None and self.name.bias is not None
+        nn.init.uniform_(self.mix.bias, -1.0, 1.0)
+        nn.init.normal_(self.name.weight, std=0.5)
+        nn.init.zeros_(self.name.bias)
+        self.contrast.weight.zero_()
+        neighbours = ((1, 2), (2, 1), (0, 0), (0, 2))
+        for index in range(self.contrast.out_channels):
+            row, column = neighbours[index % len(neighbours)]
+            colour = torch.full((3,), 1 / 3) if index < len(neighbours) else torch.randn(3) / 2
+            self.contrast.weight[index, :, 1, 1] = colour
+            self.contrast.weight[index, :, row, column] = -colour
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> shares and their logarithms."""
-        height = images.shape[2]
-        middle = F.avg_pool2d(images[:, :, height // 8 : height - height // 8, height // 8 : height - height // 8], 2)
-        named = self.name(F.relu(self.mix(middle))).float().softmax(dim=1)
-        reach = torch.linspace(-0.375, 0.375, named.shape[2], device=images.device).abs()
-        inside_y = ((self.log_half + self.log_aspect).exp()[:, None] - reach).mul(50).sigmoid()
-        inside_x = ((self.log_half - self.log_aspect).exp()[:, None] - reach).mul(50).sigmoid()
-        weight = inside_y[:, :, None] * inside_x[:, None, :]
-        shares = torch.einsum("nchw,khw->nkc", named, weight / weight.sum((1, 2), keepdim=True)).flatten(1)
-        return torch.cat([4 * shares, 0.4 * shares.clamp_min(1e-4).log()], dim=1)
+        """[N, 3, H, W] with H = W -> window averages and their logarithms."""
+        side = images.shape[2]
+        with torch.autocast(images.device.type, enabled=False):
+            margin = side // 12 * 2  # only the middle 2/3 is looked at
+            middle = images.float()[:, :, margin : side - margin, margin : side - margin]
+            texture = F.avg_pool2d(self.contrast(middle).abs(), 2)
+            named = self.name(F.relu(self.mix(F.avg_pool2d(middle, 2)))).softmax(dim=1)
+            maps = torch.cat([named, texture], dim=1)
+            window = self._windows(maps.shape[2], (side - 2 * margin) / side, images.device)
+            averages = (maps.flatten(2) @ window.T).flatten(1)
+            return torch.cat([4.0 * averages, 0.4 * averages.clamp_min(1e-4).log()], dim=1)
+
+    def _windows(self, cells: int, share: float, device: torch.device) -> Tensor:
+        """Weights of `cells` x `cells` cells that cover the middle `share` of the image, [windows, cells * cells]."""
+        centres = (torch.arange(cells, device=device) + 0.5) / cells - 0.5
+        distance = (centres * share).abs()
+        across = ((self.log_half_size + self.log_aspect).exp()[:, None] - distance).mul(self.EDGE_SHARPNESS).sigmoid()
+        down = ((self.log_half_size - self.log_aspect).exp()[:, None] - distance).mul(self.EDGE_SHARPNESS).sigmoid()
+        window = (down[:, :, None] * across[:, None, :]).flatten(1)
+        return window / window.sum(1, keepdim=True).clamp_min(1e-3)
 
 
-def _conv(width_in: int, width: int, norm: Norm, kernel: int = 3, stride: int = 1, bias: bool = False) -> nn.Module:
-    conv = nn.Conv2d(width_in, width, kernel, stride, kernel // 2, bias=bias)
-    return nn.Sequential(conv, norm(width))
+def _conv(width_in: int, width: int, norm: Norm, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(width_in, width, kernel, stride, kernel // 2, bias=norm is nn.Identity)
+    return [conv, norm(width)]
 
 
-def _group_norm(width: int) -> nn.Module:
-    return nn.GroupNorm(8, width)
-
-
-_NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none": nn.Identity}
-
-
-def initialise(backbone: nn.Module, scheme: str) -> None:
-    """Draw the trunk's convolutions anew by `scheme`: kaiming, xavier, normal (std 0.02) or orthogonal."""
-    draw: Callable[[Tensor], Tensor] = {
+@torch.no_grad()
+def initialise(backbone: FashionNet, scheme: str) -> None:
+    """Draw the trunk's weights by `scheme`: kaiming, xavier, normal (std 0.01), orthogonal; the palette its own."""
+    schemes: dict[str, Callable[[Tensor], Tensor]] = {
         "kaiming": functools.partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
-        "xavier": nn.init.xavier_normal_,
-        "normal": functools.partial(nn.init.normal_, std=0.02),
+        "xavier": nn.init.xavier_uniform_,
+        "normal": functools.partial(nn.init.normal_, std=0.01),
         "orthogonal": nn.init.orthogonal_,
-    }[scheme]
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+    }
+    draw = schemes[scheme]
+    for module in (*backbone.stem.modules(), *backbone.trunk.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             draw(module.weight)
-    for module in backbone.modules():
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in backbone.trunk.modules():
         if isinstance(module, Block) and isinstance(module.second[1], nn.BatchNorm2d | nn.GroupNorm):
-            # Blocks begin as their shortcuts (Goyal et al. 2017, section 5.1).
             nn.init.zeros_(module.second[1].weight)
-        if isinstance(module, Palette):
-            nn.init.normal_(module.mix.weight, std=1.0)
-            nn.init.uniform_(module.mix.bias, -1, 1)  # type: ignore[arg-type]
-            nn.init.normal_(module.name.weight, std=0.5)
+    backbone.palette.initialise()

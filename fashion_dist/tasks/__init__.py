@@ -41,6 +41,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any label is known; unknown ones are negative in every task's targets."""
+        return any(bool((values >= 0).any()) for values in self.targets.values())
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,8 +62,10 @@ class Task:
         rows: (outputs, config) -> prediction columns, N rows each.
         submission: (columns of predictions and facts in the split's order, schema, config) -> {file name: text}.
         monitor: the metric that `best` means; more is better.
+        unmixable: targets that say nothing of a mixed image (mixup, CutMix); its loss takes them as unknown, -1.
         shown_metrics: the metrics that the run's curves show beside it.
         examples: (split, config, epoch) -> Examples, where an example is not one image.
+        tables: (added sums, schema, config) -> {file name: text}, what is measured beside the metrics.
     """
 
     recipe: Config
@@ -71,8 +78,10 @@ class Task:
     rows: Callable[[Tensors, Config], dict[str, np.ndarray]]
     submission: Callable[[Mapping[str, Sequence[object] | np.ndarray], Schema, Config], dict[str, str]]
     monitor: str
+    unmixable: tuple[str, ...] = ()
     shown_metrics: tuple[str, ...] = ()
     examples: Callable[[Split, Config, int], Examples] | None = None
+    tables: Callable[[Arrays, Schema, Config], dict[str, str]] | None = None
 
     def make_examples(self, split: Split, config: Config, epoch: int = 0) -> Examples:
         """The examples of a split: the task's own, or one per image."""

@@ -24,19 +24,31 @@ RECIPE = Config(
     task="deepfashion",
     dataset="deep_fashion",
     model=ModelConfig(name="fashionnet"),
-    optim=OptimConfig(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=1.0),
-    # The attributes are colours: hue is left alone, and crops keep most of the garment.
-    data=DataConfig(image_px=112, crop_scale=(0.4, 1.0), brightness=0.1, contrast=0.1),
-    train=TrainConfig(epochs=40, batch_size=64, label_smoothing=0.1, ema=0.998),
-    options={"attribute_weight": 1.0, "threshold": 0.4},
+    optim=OptimConfig(name="adamw", lr=3e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=3.0),
+    # The attributes are colours and patterns of the middle, so the pixels keep their colours (the network recolours
+    # what its trunk sees) and evaluation takes the whole photo.
+    data=DataConfig(
+        image_px=128,
+        start_px=64,
+        fit="squash",
+        eval_resize=1.0,
+        crop_scale=(0.5, 1.0),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    ),
+    train=TrainConfig(epochs=60, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
+    options={"attribute_weight": 15.0, "threshold": 0.4},
 )
 
 
 def build_model(config: Config, schema: Schema) -> nn.Module:
     """The configured backbone with a head for each of the schema's categories and attributes."""
-    from fashion_dist.models import build_network
+    from fashion_dist.models import Head, build_network
 
-    heads = {name: len(schema.names[name]) for name in ("category", "attributes")}
+    heads = {
+        "category": Head(len(schema.names["category"]), part="shape"),
+        "attributes": Head(len(schema.names["attributes"]), part="look", hidden=96),
+    }
     return build_network(config.model, heads, config.data.image_px)
 
 
@@ -160,5 +172,6 @@ TASK = Task(
     rows=rows,
     submission=submission,
     monitor="score",
+    unmixable=("attributes",),
     shown_metrics=("accuracy", "attribute_f1"),
 )
