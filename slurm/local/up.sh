@@ -41,10 +41,10 @@ check_settings() {
 
 # --- what runs already -------------------------------------------------------------------------------------------
 
-# Nodes that are in a state in which they take jobs.
+# How many nodes take jobs, now or after those they have. Marked with * is a node that does not answer.
 usable_nodes() {
   SLURM_CONF="$CONF" timeout 10 sinfo -h -N -o '%N %t' 2>/dev/null |
-    awk '$2 ~ /^(idle|mix|alloc|comp)$/ { n[$1] } END { print length(n) }'
+    awk '$2 !~ /\*$|^(down|drain|drng|fail|unk|inval|boot)/ { n[$1] } END { print length(n) }'
 }
 
 all_up() {
@@ -408,6 +408,15 @@ keep_settings() {
   [[ "$asked" == "$now" ]] || die 2 "up with $now; for $asked run $LOCAL_DIR/down.sh first"
 }
 
+# Slurm drains a node whose job could not be killed in time, as happens on a busy machine, and leaves it so.
+resume_drained() {
+  local name reason
+  while read -r name reason; do
+    say "resuming $name, drained for: $reason"
+    SLURM_CONF="$CONF" scontrol update "NodeName=$name" State=RESUME
+  done < <(SLURM_CONF="$CONF" timeout 10 sinfo -h -N -t drain -o '%N %E' | sort -u)
+}
+
 main() {
   case "${1:-}" in
     --env) print_env && return ;;
@@ -425,7 +434,7 @@ main() {
   if ours_running >/dev/null; then
     keep_settings
     all_up && say_ready "already, ${NODE_NAMES[*]}" && return
-    say "some of it has died; starting that again"
+    say "not all of it works; repairing"
   elif foreign_answers; then
     say "a Slurm that is not ours answers here (sinfo); leaving it alone"
     return
@@ -443,6 +452,7 @@ main() {
   start_slurmctld
   local i
   for ((i = 1; i <= NODES; i++)); do start_slurmd "$(node_name "$i")"; done
+  resume_drained
   wait_for 30 "$STATE/log/slurmd.n1.log" "a node" all_up
   say_ready "$NODES nodes, $CPUS_PER_NODE CPUs each, in $SECONDS s; logs in $STATE/log"
 }

@@ -142,6 +142,15 @@ def test_up_starts_a_dead_slurmd_again(local_cluster: SlurmCluster) -> None:
 
 
 @needs_root
+def test_up_takes_a_drained_node_back(local_cluster: SlurmCluster) -> None:
+    output("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=a test")
+    done = run(UP)
+    assert done.returncode == 0, done.stderr
+    assert "resuming n2, drained for: a test" in done.stdout
+    assert "drain" not in output("sinfo", "--noheader", "--nodes=n2", "--format=%T")
+
+
+@needs_root
 def test_a_slurm_that_is_not_ours_is_left_alone(local_cluster: SlurmCluster, tmp_path: Path) -> None:
     # To another state folder the running cluster is somebody else's.
     elsewhere = {"FASHION_DIST_SLURM_DIR": str(tmp_path / "elsewhere")}
