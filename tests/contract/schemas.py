@@ -11,6 +11,12 @@ SCHEMAS = {
         facts={"file_path": "str", "row": "int", "category": "int", "attributes": "ints:5"},
         names={"category": ("dress", "hat", "shirt", "skirt"), "attributes": ("red", "blue", "a, b", "plain", "worn")},
     ),
+    "fashion_mnist": Schema(
+        facts={"row": "int", "label": "int"}, names={"label": tuple(f"garment {i}" for i in range(10))}
+    ),
+    "clipart": Schema(
+        facts={"file": "str", "row": "int", "label": "int"}, names={"label": tuple(f"group {i}" for i in range(65))}
+    ),
 }
 
 

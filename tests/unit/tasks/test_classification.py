@@ -1,0 +1,135 @@
+"""Tasks of one class per image: their metrics are scikit-learn's, and their files what the assignments ask for."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, top_k_accuracy_score
+
+from fashion_dist.errors import ConfigError
+from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary
+from shards import Schema
+
+NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+SCHEMA = Schema(facts={"label": "int", "row": "int"}, names={"label": NAMES})
+TASK, RECIPE = fashion_mnist.TASK, fashion_mnist.RECIPE
+
+
+def batch(count: int = 300, seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(10, (count,), generator=generator)
+    logits = torch.randn(count, 10, generator=generator) + 2 * torch.nn.functional.one_hot(label, 10)
+    return {"label": logits}, {"label": label}
+
+
+def added(outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.double().numpy() for name, value in TASK.sums(outputs, targets, RECIPE).items()}
+
+
+def read(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_metrics_and_loss_are_scikit_learns() -> None:
+    outputs, targets = batch()
+    rows, true = TASK.rows(outputs, RECIPE), targets["label"].numpy()
+    found = TASK.metrics(added(outputs, targets), SCHEMA)
+    assert found["accuracy"] == pytest.approx(accuracy_score(true, rows["label"]))
+    assert found["macro_f1"] == pytest.approx(f1_score(true, rows["label"], average="macro"))
+    for best in (3, 5):
+        expected = top_k_accuracy_score(true, rows["probability"], k=best)
+        assert found[f"top{best}_accuracy"] == pytest.approx(expected)
+    probability = outputs["label"].double().softmax(dim=1)
+    expected = log_loss(true, probability, labels=range(10))
+    assert float(TASK.loss(outputs, targets, RECIPE)["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_unknown_labels_count_for_nothing() -> None:
+    outputs, targets = batch()
+    known = added({"label": outputs["label"][:200]}, {"label": targets["label"][:200]})
+    masked = {"label": targets["label"].clone()}
+    masked["label"][200:] = -1
+    assert TASK.metrics(added(outputs, masked), SCHEMA) == TASK.metrics(known, SCHEMA)
+    some = TASK.loss({"label": outputs["label"][:200]}, {"label": targets["label"][:200]}, RECIPE)["loss"]
+    assert float(TASK.loss(outputs, masked, RECIPE)["loss"]) == pytest.approx(float(some))
+    none = TASK.loss(outputs, {"label": torch.full_like(targets["label"], -1)}, RECIPE)["loss"]
+    assert float(none) == 0
+
+
+def test_the_tables_say_which_classes_are_confused() -> None:
+    outputs, targets = batch()
+    assert TASK.tables is not None
+    tables = TASK.tables(added(outputs, targets), SCHEMA, RECIPE)
+    expected = confusion_matrix(targets["label"], outputs["label"].argmax(dim=1), labels=range(10))
+    head, *lines = read(tables["confusion.csv"])
+    assert head == ["truth", *NAMES]
+    assert [line[0] for line in lines] == list(NAMES)
+    assert np.array_equal(np.array([line[1:] for line in lines], int), expected)
+    _, *pairs = read(tables["confused.csv"])
+    counts = [int(pair[2]) for pair in pairs]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == expected.sum() - np.trace(expected)
+    truth, answer, count, share = pairs[0]
+    row, column = NAMES.index(truth), NAMES.index(answer)
+    assert int(count) == expected[row, column]
+    assert float(share) == pytest.approx(expected[row, column] / expected[row].sum(), abs=1e-4)
+
+
+def test_the_two_classes_are_clothing_and_the_rest() -> None:
+    task, recipe = fashion_mnist_binary.TASK, fashion_mnist_binary.RECIPE
+    assert recipe.dataset == RECIPE.dataset
+    targets = task.targets({"label": np.array([*range(10), -1])}, recipe)
+    clothing = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Shirt"}
+    assert targets["label"].tolist() == [*(int(name in clothing) for name in NAMES), -1]
+
+
+@pytest.mark.parametrize("module", [fashion_mnist, fashion_mnist_binary])
+def test_fashion_mnist_answers_in_the_order_of_the_published_file(module: object) -> None:
+    rows = TASK.rows(batch(40)[0], RECIPE)
+    if module is fashion_mnist_binary:
+        rows = {"label": rows["label"] % 2, "probability": rows["probability"][:, :2]}
+    shuffled = np.random.default_rng(0).permutation(40)
+    columns = {**rows, "row": shuffled, "key": [f"test/{i}" for i in shuffled]}
+    text = module.TASK.submission(columns, SCHEMA, RECIPE)["test.csv"]  # type: ignore[attr-defined]
+    head, *lines = read(text)
+    assert head[:2] == ["id", "label"]
+    assert [int(line[0]) for line in lines] == list(range(40))
+    assert [int(line[1]) for line in lines] == [int(rows["label"][i]) for i in np.argsort(shuffled)]
+
+
+def test_clipart_writes_names_without_endings_in_order() -> None:
+    files = ["test/0010.png", "test/0002.jpg", "test/0001.v2.png"]
+    columns = {"file": files, "row": np.array([2, 1, 0]), "label": np.array([7, 64, 0])}
+    text = clipart.TASK.submission(columns, SCHEMA, clipart.RECIPE)["test.txt"]
+    assert text == "id,label\n0001.v2, 0\n0002, 64\n0010, 7\n"
+
+
+def test_the_number_of_classes_is_checked() -> None:
+    with pytest.raises(ConfigError, match="needs 10 classes for the fact 'label'; the shard set names 3"):
+        TASK.build_model(RECIPE, Schema(facts={"label": "int"}, names={"label": ("a", "b", "c")}))
+    with pytest.raises(ConfigError, match="needs class names"):
+        clipart.TASK.build_model(clipart.RECIPE, Schema(facts={"label": "int"}))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("init", ["kaiming", "xavier", "normal", "orthogonal"])
+def test_the_dense_network_learns_with_every_switch(norm: str, init: str) -> None:
+    torch.manual_seed(0)
+    model = dataclasses.replace(RECIPE.model, norm=norm, init=init)  # type: ignore[arg-type]
+    network = TASK.build_model(dataclasses.replace(RECIPE, model=model), SCHEMA)
+    images, targets = torch.randn(64, 3, 28, 28), {"label": torch.arange(64) % 10}
+    images[torch.arange(64), :, targets["label"], :] += 3  # a bright line says the class
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = TASK.loss(network(images), targets, RECIPE)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
