@@ -28,6 +28,7 @@ from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.pipeline import Graph
 from fashion_dist.data.render import Rendered, Renderer
 from fashion_dist.data.work import Planner, Work
+from fashion_dist.errors import ConfigError
 
 
 class Engine(Protocol):
@@ -199,6 +200,8 @@ def make_engine(
     """
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
     on_gpu = device.type == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise ConfigError(f"decoding on {device} needs a CUDA GPU, and this rank has none; allowed: cpu")
     device = torch.empty(0, device=device).device  # with its index
     choice = choose(options, planner.sizes, torch.cuda.mem_get_info(device)[0] if on_gpu else None)
     cache: Keeper | None = None

@@ -103,6 +103,8 @@ def _open_shared(path: Path, size: int, ranks: int) -> mmap.mmap:
                 path.unlink()
             return mmap.mmap(descriptor, 0)
         finally:
+            # Closing would not unlock: the map keeps a duplicate of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 
