@@ -123,12 +123,16 @@ def cause(failures: Sequence[Failure], killed: Mapping[int, str] | None = None) 
     return next(iter([*own, *silent, *peers]), None)
 
 
-_SIGNALLED = "Killed|Out Of Memory|Segmentation fault|Aborted|Bus error|Illegal instruction|Terminated"
-_SRUN = re.compile(rf"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>{_SIGNALLED})", re.MULTILINE)
+_SRUN = re.compile(r"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>(?!Exited with).+)$", re.MULTILINE)
 
 
-def killed_by_srun(log: Path) -> dict[int, str]:
-    """The ranks that srun saw die of a signal, in the order it said so in the last start's part of `log`."""
+def start_mark(attempt: int) -> str:
+    """The line that begins a start's part of rank 0's log; a requeued job appends to the log it had."""
+    return f"--- attempt {attempt} of this run"
+
+
+def killed_by_srun(log: Path, attempt: int) -> dict[int, str]:
+    """The ranks that srun saw die of a signal in one start of the run, in the order it said so."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 65536))
@@ -136,9 +140,10 @@ def killed_by_srun(log: Path) -> dict[int, str]:
     except OSError:
         return {}
     found: dict[int, str] = {}
-    for match in _SRUN.finditer(text):
+    for match in _SRUN.finditer(text.rpartition(start_mark(attempt))[2]):
         for rank in _ranks(match["ranks"]):
-            found.setdefault(rank, match["words"].lower())
+            words = match["words"].strip()
+            found.setdefault(rank, "killed" if words == "Killed" else f"ended by the system: {words}")
     return found
 
 

@@ -79,6 +79,7 @@ class StopFlag:
         """Listen; replaces submitit's handlers, which would leave in the middle of a step."""
         signal.signal(signal.SIGUSR2, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Slurm sends it before every other; submitit would log it
 
     def _on_signal(self, number: int, _frame: object) -> None:
         name = signal.Signals(number).name
@@ -102,6 +103,8 @@ def run_rank(run: RunDir) -> None:
     options = submission.options if submission is not None else record.JobOptions()
     holder = _enter(run, place, options.peer_timeout_s)
     watch = Watch(run, place, holder, stalled_s=min(60.0, options.peer_timeout_s / 2))
+    if place.is_main and submission is not None:
+        watch.stop_in(_seconds_to_signal(place, submission))
     watch.start()
     try:
         outcome = _train(run, place, holder, submission, options, threads, stop, watch)
@@ -120,6 +123,22 @@ def run_rank(run: RunDir) -> None:
     watch.stop()
 
 
+def _seconds_to_signal(place: Place, submission: record.Submission) -> float | None:
+    """How long this job may train before it has to save; None without a time limit.
+
+    Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
+    """
+    if place.job.cluster == "local":
+        return None
+    try:
+        entries = scheduler.queue(job_ids=[place.job.job_id])
+    except RunError as error:
+        print(f"the time limit is unknown: {error}", file=sys.stderr, flush=True)
+        return None
+    left_s = entries[0].left_s if entries else None
+    return None if left_s is None else left_s - min(submission.resources.signal_delay_s, left_s / 2)
+
+
 def set_threads(place: Place) -> int:
     """Give each rank its share of this node's cores, before torch asks; returns the number."""
     share = len(os.sched_getaffinity(0)) // place.local_world_size
@@ -136,6 +155,7 @@ def _enter(run: RunDir, place: Place, timeout_s: float) -> lock.Holder:
         return lock.await_holder(run, place.job, place.restart, timeout_s)
     attempt = len(record.attempts(run)) + 1
     holder = lock.take(run, place.job, place.restart, attempt)
+    print(failures.start_mark(attempt), file=sys.stderr, flush=True)
     record.begin_attempt(
         run,
         {
@@ -204,14 +224,14 @@ def _leave(run: RunDir, place: Place, holder: lock.Holder, options: record.JobOp
         return
     end = _why_stopped(run, place, holder)
     reached = sum(attempt["end"] == "time limit" for attempt in record.attempts(run)) + (end == "time limit")
-    goes_on = end in ("time limit", "pre-empted")
+    goes_on = end in record.GOES_ON
     if goes_on and reached > options.time_limits:
         goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
     else:
         message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
     record.end_attempt(run, holder.attempt, end, message)
     write_json(run.state, {**read_json(run.state), "message": message})
-    if not goes_on:
+    if not goes_on or end == "requeued":
         return
     lock.release(run, holder)
     if place.job.cluster == "local":
@@ -231,6 +251,9 @@ def _why_stopped(run: RunDir, place: Place, holder: lock.Holder) -> record.End:
     if not entries or entries[0].presence == "gone":
         return "cancelled"
     facts = scheduler.ask(["scontrol", "show", "job", place.job.job_id])
+    restarts = re.search(r"Restarts=(\d+)", facts)
+    if restarts is not None and int(restarts[1]) > place.restart:
+        return "requeued"  # by an administrator or Slurm itself, while this start is still ending
     preempted = re.search(r"PreemptTime=(\S+)", facts)
     if preempted is not None and preempted[1] not in ("None", "Unknown"):
         return "pre-empted"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist import __version__, model_names, tasks
+from fashion_dist import __version__, model_names, tasks, weights
 from fashion_dist.cluster import lock, presets, scheduler
 from fashion_dist.cluster.presets import Resources
 from fashion_dist.cluster.record import JobOptions, Submission
@@ -51,6 +51,8 @@ class Request:
     """Fields of `Resources` that replace the preset's; None replaces nothing."""
     options: JobOptions = field(default_factory=JobOptions)
     fresh: bool = False
+    debug: bool = False
+    """All the steps on a hundredth of the data."""
 
 
 @dataclass(frozen=True)
@@ -106,22 +108,22 @@ def resolve(request: Request) -> Plan:
 
 
 def resolve_config(recipe: Config, request: Request) -> Config:
-    """The recipe with the request's flags and settings, the settings last."""
-    config = recipe
+    """The recipe with the request's flags and settings, the settings last, checked as a whole."""
+    config = recipe.debug() if request.debug else recipe
     if request.dataset:
         config = dataclasses.replace(config, dataset=_plain_name("dataset", request.dataset))
     flags = {"model.name": request.model, "model.weights": request.weights}
     config = config.override(f"{key}={value}" for key, value in flags.items() if value)
     config = config.override(request.settings)
-    weights = config.model.weights
-    if weights not in ("none", "imagenet"):
-        path = Path(weights).expanduser().absolute()
+    named = config.model.weights
+    if named not in ("none", "imagenet"):
+        path = Path(named).expanduser().absolute()
         if not path.is_file():
             raise ConfigError(
-                f"model.weights = {weights!r} is not a file; allowed: none, imagenet or the path of a state dict"
+                f"model.weights = {named!r} is not a file; allowed: none, imagenet or the path of a state dict"
             )
         config = config.override([f"model.weights={path}"])
-    return config
+    return config.check()
 
 
 def _plain_name(kind: str, name: str) -> str:
@@ -142,6 +144,8 @@ def _require_model(config: Config) -> None:
     known = model_names.known_models()
     if config.model.name not in known:
         raise unknown("model", config.model.name, known)
+    if config.model.weights == "imagenet":
+        weights.published(config.model.name)
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
@@ -222,7 +226,7 @@ def launch(plan: Plan) -> Launched:
     """Submit the plan's run, unless it is done, waits or runs already.
 
     Raises:
-        ConfigError: the scheduler refuses the job.
+        ConfigError: the scheduler refuses the job, or published weights cannot be fetched.
         RunError: Slurm stopped answering.
     """
     run = plan.run
@@ -232,6 +236,8 @@ def launch(plan: Plan) -> Launched:
         before = _already(plan)
         if before is not None:
             return before
+        if plan.config.model.weights == "imagenet":
+            weights.fetch(weights.published(plan.config.model.name), run.home.weights)
         _write_run(plan)
         noted = Submission(plan.cluster, plan.resources, plan.options, plan.comment, None, time.time())
         noted.write(run)

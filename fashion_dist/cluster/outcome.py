@@ -25,7 +25,8 @@ def of_launch(launched: Launched, plan: Plan) -> cli.Result:
         f"{nodes} node{'s' * (nodes > 1)}" if plan.cluster == "slurm" else "this machine"
     )
     if launched.outcome == "active":
-        headline = f"run {run.run_id} is {view.state} already: {job}; nothing was submitted"
+        state = view.state if view.is_active else f"{view.state}, but its job has not ended yet"
+        headline = f"run {run.run_id} is {state}: {job}; nothing was submitted"
     else:
         again = f", attempt {view.attempts + 1}: it goes on from its last checkpoint" if view.attempts else ""
         headline = f"submitted {job}: run {run.run_id}, {where}{again}"

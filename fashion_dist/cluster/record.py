@@ -13,7 +13,11 @@ from fashion_dist.cluster.scheduler import Cluster, JobRef
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
 
-End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "stopped"]
+End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued"]
+
+
+GOES_ON: tuple[End, ...] = ("time limit", "pre-empted", "requeued")
+"""Ends after which the scheduler starts the run again."""
 
 
 @dataclass(frozen=True)

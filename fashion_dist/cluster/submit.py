@@ -200,8 +200,15 @@ def _slurm_parameters(resources: Resources, name: str, comment: str) -> dict[str
     }  # fmt: skip
 
 
+# Python takes most of a second until it can listen; until then the signal would end it.
+_DEAF = 'bash -c \'trap "" USR2; exec "$0" "$@"\''
+
+
 class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
     """Also where there is no srun: a dry run shows the script anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, python=f"{_DEAF} {shlex.quote(sys.executable)}")
 
     @classmethod
     def affinity(cls) -> int:

@@ -125,7 +125,8 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     there: Presence = slurm.presence(job) if job is not None else "gone"
     began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"]) == job
     fresh = began and progress.attempt == starts[-1]["attempt"]
-    state = _state(progress, there, fresh=fresh, submitted=job is not None)
+    promised = bool(starts) and starts[-1]["end"] in record.GOES_ON
+    state = _state(progress, there, fresh=fresh, submitted=job is not None, promised=promised)
     if (
         state == "failed"
         and job is not None
@@ -146,8 +147,16 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     return dataclasses.replace(base, detail=progress.message if state == "stopped" else "")
 
 
-def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool) -> str:
-    """The run's state; `fresh` says that state.json was written by the last start of the last job."""
+def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool, promised: bool) -> str:
+    """The run's state.
+
+    Args:
+        progress: state.json.
+        there: where the last job is.
+        fresh: whether state.json was written by the last start of that job.
+        submitted: whether there was a job at all.
+        promised: whether the last start ended so that the scheduler was to start another.
+    """
     if progress.state == "done":
         return "done"
     if there == "queued":
@@ -156,7 +165,7 @@ def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool)
         return progress.state if fresh else "starting"
     if not submitted:
         return "new"
-    return "stopped" if fresh and progress.state == "stopped" else "failed"
+    return "stopped" if fresh and progress.state == "stopped" and not promised else "failed"
 
 
 def _has_report(run: RunDir, starts: list[dict[str, Any]]) -> bool:
@@ -180,7 +189,7 @@ def why(run: RunDir, job: JobRef | None, starts: list[dict[str, Any]], ended: st
         codes = read_json(run.logs / f"{job.job_id}_exits.json").get("exit_codes", [])
         killed = failures.killed_by_signal(codes)
     else:
-        killed = failures.killed_by_srun(log_of(run, job, 0))
+        killed = failures.killed_by_srun(log_of(run, job, 0), starts[-1]["attempt"] if began else 1)
     found = failures.cause(reports, killed)
     log = log_of(run, job, found.rank if found else 0)
     known = next((words for state, words in _BY_SLURM.items() if ended.startswith(state)), "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import socket
 import sys
 import threading
@@ -45,7 +46,7 @@ class Watch(threading.Thread):
         self._stalled_s, self._beat_s = stalled_s, beat_s
         self._parent = os.getppid()
         self._end = threading.Event()
-        self._doomed_at = float("inf")
+        self._doomed_at = self._stop_at = float("inf")
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
@@ -61,6 +62,9 @@ class Watch(threading.Thread):
             if now - last > 3 * self._beat_s:
                 self._seen.clear()  # the whole job was suspended, and the peers with it
             last = now
+            if now > self._stop_at:
+                self._stop_at = float("inf")
+                os.kill(os.getpid(), signal.SIGUSR2)
             self.beat()
             self._require_parent()
             if self._place.is_main:
@@ -71,6 +75,10 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         """End the thread; the rank has done its work."""
         self._end.set()
+
+    def stop_in(self, seconds: float | None) -> None:
+        """Send this process USR2 after that long; None is never."""
+        self._stop_at = float("inf") if seconds is None else time.monotonic() + seconds
 
     def doom(self, seconds: float) -> None:
         """End this process after that long, come what may: it has failed and told so, and a thread may hang."""

@@ -80,6 +80,8 @@ def test_reports_are_written_and_read_by_attempt(tmp_path: Path) -> None:
 def test_sruns_words_about_killed_ranks(tmp_path: Path) -> None:
     log = tmp_path / "1_0_log.err"
     log.write_text(
+        "srun: error: n1: task 7: Killed\n"
+        f"{failures.start_mark(2)}\n"
         "some words\n"
         "srun: error: n2: task 1: Killed\n"
         "srun: Terminating StepId=12.0\n"
@@ -87,10 +89,11 @@ def test_sruns_words_about_killed_ranks(tmp_path: Path) -> None:
         "srun: error: n1: task 4: Exited with exit code 1\n"
         "srun: error: n3: task 5: Out Of Memory\n"
     )
-    assert failures.killed_by_srun(log) == {
-        1: "killed", 0: "terminated", 2: "terminated", 3: "terminated", 5: "out of memory",
-    }  # fmt: skip
-    assert failures.killed_by_srun(tmp_path / "none") == {}
+    terminated, memory = "ended by the system: Terminated", "ended by the system: Out Of Memory"
+    found = failures.killed_by_srun(log, 2)
+    assert found == {1: "killed", 0: terminated, 2: terminated, 3: terminated, 5: memory}
+    assert next(iter(found)) == 1
+    assert failures.killed_by_srun(tmp_path / "none", 1) == {}
 
 
 def test_exit_codes_that_are_signals() -> None:
