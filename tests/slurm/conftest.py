@@ -2,9 +2,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from slurm_cluster import UP, SlurmCluster, run
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip, or fail where the Slurm tests have to run (continuous integration)."""
+    if os.environ.get("FASHION_DIST_REQUIRE_SLURM"):
+        pytest.fail(f"the Slurm tests have to run here: {reason}")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +20,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClu
     """A Slurm that answers: the local one if it is up, else the one this shell reaches, else the tests are skipped."""
     told = run(UP, "--env")
     if told.returncode != 0:
-        pytest.skip(told.stderr.strip())
+        unavailable(told.stderr.strip())
     name, _, conf = told.stdout.strip().removeprefix("export ").partition("=")
     before = os.environ.get("SLURM_CONF")
     if name == "SLURM_CONF":
@@ -28,5 +36,5 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClu
 def local_cluster(slurm_cluster: SlurmCluster) -> SlurmCluster:
     """The Slurm of slurm/local/, whose partitions and nodes are known."""
     if not slurm_cluster.ours:
-        pytest.skip("another Slurm than that of slurm/local/up.sh answers here")
+        unavailable("another Slurm than that of slurm/local/up.sh answers here")
     return slurm_cluster
