@@ -54,6 +54,31 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the training with an optimiser of its own."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    lr: float
+    epochs: int
+
+    @classmethod
+    def parse(cls, text: str) -> Stage:
+        """The stage that `sgd:0.005:10` means: optimiser, learning rate, epochs."""
+        name, _, rest = text.partition(":")
+        lr, _, epochs = rest.partition(":")
+        try:
+            stage = cls(name, float(lr), int(epochs))  # type: ignore[arg-type]
+        except ValueError:
+            stage = None
+        if stage is None or name not in ("sgd", "adam", "adamw") or not 0 < stage.lr < math.inf or stage.epochs < 1:
+            raise ConfigError(
+                f"optim.stages has {text!r}; allowed: NAME:LR:EPOCHS such as sgd:0.005:10, with sgd, adam or adamw, "
+                f"LR > 0 and EPOCHS >= 1"
+            )
+        return stage
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """The optimiser and its learning rate over time."""
 
@@ -77,6 +102,9 @@ class OptimConfig:
     """Largest norm of the whole gradient; 0 does not clip."""
     backbone_lr: float = 1.0
     """The backbone's learning rate as a fraction of the heads'."""
+    stages: tuple[str, ...] = ()
+    """Optimisers that follow each other, as NAME:LR:EPOCHS such as `sgd:0.005:10,adam:0.001:12`; the schedule runs
+    over each stage, warm-up comes before the first. None: `name` and `lr` all along."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "lr > 0")
@@ -87,6 +115,8 @@ class OptimConfig:
         _require(0 <= self.final_lr <= 1, "optim.final_lr", self.final_lr, "0 <= final_lr <= 1")
         _require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "clip_norm >= 0")
         _require(self.backbone_lr >= 0, "optim.backbone_lr", self.backbone_lr, "backbone_lr >= 0")
+        for text in self.stages:
+            Stage.parse(text)
 
 
 @dataclass(frozen=True)
@@ -175,6 +205,8 @@ class TrainConfig:
 
     epochs: int = 30
     """Passes over the training split."""
+    fraction: float = 1.0
+    """Part of the training and validation examples to use, drawn by `seed`; at least one global batch of the former."""
     batch_size: int = 64
     """The global batch: what all ranks take together in one optimiser step."""
     accumulate: int = 1
@@ -219,6 +251,7 @@ class TrainConfig:
         for name in ("patience", "checkpoint_steps", "keep", "seed", "checkpoint_min", "mixup", "cutmix"):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name}", value, "0 or more")
+        _require(0 < self.fraction <= 1, "train.fraction", self.fraction, "0 < fraction <= 1")
         _require(0 <= self.mix <= 1, "train.mix", self.mix, "0 to 1")
         _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
         _require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
@@ -255,6 +288,28 @@ class Config:
                 raise ConfigError(f"--set takes key=value, not {setting!r}")
             config = config._replace(key.strip(), text.strip())
         return config
+
+    def check(self) -> Config:
+        """This configuration, when its sections fit each other.
+
+        Raises:
+            ConfigError: they do not; names the settings.
+        """
+        stages = [Stage.parse(text) for text in self.optim.stages]
+        planned = sum(stage.epochs for stage in stages)
+        allowed = f"stages of {self.train.epochs} epochs together, as train.epochs says, not of {planned}"
+        _require(not stages or planned == self.train.epochs, "optim.stages", ",".join(self.optim.stages), allowed)
+        scratch = self.model.freeze != "none" and self.model.weights == "none"
+        allowed = "none when model.weights is none: a frozen backbone would keep its random weights"
+        _require(not scratch, "model.freeze", self.model.freeze, allowed)
+        return self
+
+    def debug(self) -> Config:
+        """This configuration for trying all the steps in a minute: a hundredth of the data, one epoch of each stage."""
+        stages = [Stage.parse(text) for text in self.optim.stages]
+        optim = dataclasses.replace(self.optim, stages=tuple(f"{stage.name}:{stage.lr}:1" for stage in stages))
+        train = dataclasses.replace(self.train, fraction=0.01, epochs=max(1, len(stages)))
+        return dataclasses.replace(self, optim=optim, train=train)
 
     def _replace(self, key: str, text: str) -> Config:
         known = self.keys()
@@ -326,6 +381,9 @@ def _parse(key: str, text: str, hint: Any) -> Any:
     if origin is tuple:
         parts = [part.strip() for part in text.strip("()[]").split(",")]
         kinds = get_args(hint)
+        if kinds[-1] is Ellipsis:
+            parts = [part for part in parts if part]
+            kinds = kinds[:1] * len(parts)
         if len(parts) != len(kinds):
             raise ConfigError(f"{key} takes {len(kinds)} comma-separated values, not {text!r}")
         return tuple(_parse(key, part, kind) for part, kind in zip(parts, kinds, strict=True))

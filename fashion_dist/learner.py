@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.distributed import Link
-from fashion_dist.optim import build_optimizer, weight_average
+from fashion_dist.optim import build_optimizer, leg_at, weight_average
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -50,7 +50,8 @@ class Learner:
         self.dtype = compute_dtype(config.train.precision, self.device)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = weight_average(self.model, config.train.ema) if config.train.ema else None
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.leg = leg_at(config.optim, config.train.epochs, 0)
+        self.optimizer = build_optimizer(self.model, self.leg.config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self._compiled: nn.Module = self.model
         if config.train.compile:
@@ -59,8 +60,9 @@ class Learner:
         self.parallel: nn.Module = self._compiled
 
     def train(self, epoch: int) -> None:
-        """Make the model ready to train in `epoch`, its backbone frozen or not as `model.freeze` says."""
+        """Make the model ready to train in `epoch`: `optim.stages` give it an optimiser, `model.freeze` freezes."""
         self.model.train()
+        self._begin_leg(epoch)
         kind, _, count = self.config.model.freeze.partition(":")
         frozen = kind == "backbone" or (kind == "epochs" and epoch < int(count))
         if frozen != self._frozen:
@@ -72,6 +74,13 @@ class Learner:
         if frozen:
             # Frozen layers normalise with the statistics they came with.
             self.model.get_submodule("backbone").eval()
+
+    def _begin_leg(self, epoch: int) -> None:
+        """Take up the optimiser of `epoch`'s leg; one that is taken up anew knows nothing of the steps before."""
+        leg = leg_at(self.config.optim, self.config.train.epochs, epoch)
+        if leg != self.leg:
+            self.leg = leg
+            self.optimizer = build_optimizer(self.model, leg.config)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that forward passes run in."""
@@ -91,6 +100,7 @@ class Learner:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_epoch": self.leg.first,
             "scaler": self.scaler.state_dict(),
         }
 
@@ -99,6 +109,7 @@ class Learner:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self._begin_leg(state["optimizer_epoch"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 

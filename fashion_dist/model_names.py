@@ -21,10 +21,21 @@ def own_models() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "models").glob("*.py") if path.stem != "__init__")
 
 
+ALIASES = {"xception": "legacy_xception"}
+"""Names of the literature that timm has given to other networks' families; the names it now uses itself."""
+
+
+def library_name(name: str) -> str:
+    """The name by which the library knows the network `name`."""
+    return ALIASES.get(name, name)
+
+
 @functools.cache
 def known_models() -> frozenset[str]:
     """Every name that `model.name` takes: ours, torchvision's classification networks and timm's."""
-    return frozenset((*own_models(), *_registered("torchvision", "models/*.py"), *_registered("timm", "models/*.py")))
+    return frozenset(
+        (*ALIASES, *own_models(), *_registered("torchvision", "models/*.py"), *_registered("timm", "models/*.py"))
+    )
 
 
 def _registered(package: str, pattern: str) -> Iterator[str]:

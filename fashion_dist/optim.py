@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fashion_dist.config import OptimConfig
+from fashion_dist.config import OptimConfig, Stage
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The part of a run that one optimiser does.
+
+    Args:
+        number: from 0.
+        first: the epoch it begins with.
+        epochs: how many it takes.
+        config: its optimiser, learning rate and schedule.
+    """
+
+    number: int
+    first: int
+    epochs: int
+    config: OptimConfig
+
+
+def leg_at(config: OptimConfig, epochs: int, epoch: int) -> Leg:
+    """The leg that `epoch` (from 0) of `epochs` belongs to: the stage of `optim.stages`, or the whole run."""
+    first = 0
+    for number, text in enumerate(config.stages):
+        stage = Stage.parse(text)
+        if epoch < first + stage.epochs or number == len(config.stages) - 1:
+            warmup = config.warmup_epochs if number == 0 else 0.0
+            own = replace(config, name=stage.name, lr=stage.lr, warmup_epochs=warmup, stages=())
+            return Leg(number, first, stage.epochs, own)
+        first += stage.epochs
+    return Leg(0, 0, epochs, config)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

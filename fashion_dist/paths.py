@@ -42,6 +42,11 @@ class RunDir:
         return self.path.name
 
     @property
+    def home(self) -> Home:
+        """The working folder that the run belongs to."""
+        return Home(self.path.parent.parent)
+
+    @property
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.json"

@@ -156,6 +156,9 @@ class SplitFeed:
         self.split = session.shard_set.split(name)
         self.training = name == "train"
         self.examples = session.task.make_examples(self.split, config)
+        if config.train.fraction < 1 and name in ("train", "val"):
+            least = config.train.batch_size if self.training else 1
+            self.examples = self.examples.sample(config.train.fraction, least, config.train.seed)
         self.targets = {
             key: torch.from_numpy(np.ascontiguousarray(values)).to(session.link.device)
             for key, values in self.examples.targets.items()

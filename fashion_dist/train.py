@@ -34,6 +34,7 @@ from fashion_dist.session import FitOptions, Session, SplitFeed
 from fashion_dist.state import StateFile
 from fashion_dist.tasks import load
 from fashion_dist.tracking import Tracker
+from fashion_dist.weights import load_initial
 from shards import ShardSet
 
 LOG_STEPS = 20
@@ -62,7 +63,8 @@ def fit(
         `done`, or `stopped` when `stop` ended it and a later start is to go on.
 
     Raises:
-        ConfigError: the batch does not divide over the ranks, or a split or the monitored metric does not exist.
+        ConfigError: the batch does not divide over the ranks, or a split, the monitored metric or the weights do not
+            exist.
         CheckpointError: the checkpoint is of another shard set or recipe, or cannot be written.
         RunError: the loss is not finite.
         DamageError: a sample's bytes are not what was packed.
@@ -72,7 +74,9 @@ def fit(
         state_file.update(state="running", phase="starting", epochs=config.train.epochs)
     task = load(config.task)
     torch.manual_seed(config.train.seed)  # every rank makes the same first weights
-    learner = Learner(task.build_model(config, shard_set.schema), config, link)
+    model = task.build_model(config, shard_set.schema)
+    load_initial(model, config.model, folder.home.weights)
+    learner = Learner(model, config, link)
     checkpoints = Checkpoints(folder.checkpoints, config.train.keep)
     session = Session(folder, config, task, shard_set, link, learner, checkpoints, options, stop, state_file=state_file)
     try:
@@ -163,7 +167,8 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
     config, learner, link, position = session.config, session.learner, session.link, session.position
     # Dropout draws from (seed, step, rank): a resumed run draws what the undisturbed one did.
     torch.manual_seed((config.train.seed * 1_000_003 + position.total) * 65_536 + link.world.rank)
-    lr = learning_rate(position.total, train.loader.steps, config.train.epochs, config.optim)
+    leg, steps = learner.leg, train.loader.steps
+    lr = learning_rate(position.total - leg.first * steps, steps, leg.epochs, leg.config)
     set_learning_rate(learner.optimizer, lr)
     learner.optimizer.zero_grad(set_to_none=True)
     terms: dict[str, Tensor] = {}

@@ -74,6 +74,8 @@ class Args(cli.CommonArgs):
     """Print the configuration and the sbatch script; submit and write nothing."""
     fresh: bool = False
     """Start over, beside what is there."""
+    debug: bool = False
+    """Try every step in a minute: a hundredth of the data, one epoch, no W&B."""
 
 
 def main(args: Args) -> cli.Result:
@@ -87,9 +89,10 @@ def main(args: Args) -> cli.Result:
     request = launch.Request(
         task=args.task, dataset=args.dataset, model=args.model, weights=args.weights,
         settings=cli.settings(args.set), home=args.home, cluster=args.cluster, preset=args.preset,
-        resources={name: getattr(args, name) for name in overrides}, fresh=args.fresh,
+        resources={name: getattr(args, name) for name in overrides}, fresh=args.fresh, debug=args.debug,
         options=JobOptions(
-            stage=args.stage, cache=args.cache, bad_samples=args.bad_samples, wandb=args.wandb,
+            stage=args.stage, cache=args.cache, bad_samples=args.bad_samples,
+            wandb="off" if args.debug else args.wandb,
             peer_timeout_s=args.peer_timeout_s, time_limits=args.time_limits,
         ),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError, unknown
-from fashion_dist.model_names import known_models, own_models
+from fashion_dist.model_names import known_models, library_name, own_models
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,11 @@ def build_network(config: ModelConfig, heads: Mapping[str, Head], image_px: int)
 
 
 def build_backbone(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
-    """The backbone of `config` and its number of features; loads `config.weights` into it when they are a path."""
+    """The backbone of `config` with random weights, and its number of features; `load_weights` gives it others."""
     if config.name in own_models():
-        backbone, num_features = importlib.import_module(f"{__name__}.{config.name}").build(config, image_px)
-    else:
-        backbone, num_features = _from_library(config.name)
-    if config.weights not in ("none", "imagenet"):
-        load_weights(backbone, Path(config.weights))
-    return backbone, num_features
+        built: tuple[nn.Module, int] = importlib.import_module(f"{__name__}.{config.name}").build(config, image_px)
+        return built
+    return _from_library(library_name(config.name))
 
 
 def _from_library(name: str) -> tuple[nn.Module, int]:

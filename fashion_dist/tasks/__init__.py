@@ -46,6 +46,12 @@ class Examples:
         """Whether any label is known; unknown ones are negative in every task's targets."""
         return any(bool((values >= 0).any()) for values in self.targets.values())
 
+    def sample(self, fraction: float, least: int, seed: int) -> Examples:
+        """`fraction` of the examples, in their order, but not fewer than `least` where there are so many."""
+        count = min(len(self), max(least, round(fraction * len(self)), 1))
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return Examples(self.images[rows], {name: values[rows] for name, values in self.targets.items()})
+
 
 @dataclass(frozen=True)
 class Task:

@@ -1,0 +1,181 @@
+"""Published weights: which file a network starts from, and that file into HOME/weights before a job needs it.
+
+Compute nodes have no network, so `jobs/launch.py` fetches on the machine that submits. The files keep the publishers'
+names; a person without network there can carry them over by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from fashion_dist.config import ModelConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.model_names import library_name, own_models
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TIMEOUT_S = 30.0
+"""Longest silence of the server that weights are fetched from."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights that a library publishes for one of its networks.
+
+    Args:
+        model: the network's name.
+        url: where the file is.
+        file: its name under HOME/weights.
+        sha256: the beginning of its SHA-256, in hexadecimal; empty where the publisher's name for it has none.
+    """
+
+    model: str
+    url: str
+    file: str
+    sha256: str = ""
+
+
+def published(model: str) -> Published:
+    """What torchvision, else timm, publishes for `model`: its default weights.
+
+    Raises:
+        ConfigError: a network of ours, or one that was never published with weights.
+    """
+    if model in own_models():
+        raise ConfigError(f"model {model!r} is our own and has no published weights; use --weights none")
+    import torchvision
+
+    if model in torchvision.models.list_models(module=torchvision.models):
+        return _from_url(model, str(torchvision.models.get_model_weights(model).DEFAULT.url))
+    import timm
+
+    found: Any = timm.get_pretrained_cfg(library_name(model))
+    if found is not None and found.hf_hub_id:
+        name = found.hf_hub_filename or "model.safetensors"
+        file = f"{str(found.hf_hub_id).replace('/', '-')}{Path(name).suffix}"
+        return Published(model, f"https://huggingface.co/{found.hf_hub_id}/resolve/main/{name}", file)
+    if found is not None and found.url:
+        return _from_url(model, str(found.url))
+    raise ConfigError(f"no weights were published for model {model!r}; --weights none trains from scratch")
+
+
+def _from_url(model: str, url: str) -> Published:
+    """Both libraries put the beginning of the SHA-256 behind the last dash of the file's name."""
+    file = url.rpartition("/")[2]
+    digest = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", file)
+    return Published(model, url, file, digest[1] if digest else "")
+
+
+def fetch(wanted: Published, folder: Path) -> Path:
+    """The file in `folder`, fetched when it is not there; it appears whole and verified, or not at all.
+
+    Raises:
+        ConfigError: no network, or the file is not what was published; says which file to put where.
+    """
+    path = folder / wanted.file
+    if path.is_file():
+        if wanted.sha256:
+            _verify(path, hashlib.sha256(path.read_bytes()).hexdigest(), wanted.sha256)
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{wanted.file}.{os.getpid()}"
+    try:
+        digest, announced = _download(wanted.url, temporary)
+        _verify(path, digest, wanted.sha256 or announced)
+        temporary.replace(path)
+    except (urllib.error.URLError, HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            f"the weights of {wanted.model} could not be fetched from {wanted.url} ({reason}); "
+            f"fetch that file elsewhere and put it at {path}"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _verify(path: Path, digest: str, expected: str) -> None:
+    if expected and not digest.startswith(expected):
+        raise ConfigError(f"{path} is not as published: SHA-256 {digest[:16]}, not {expected[:16]}; remove it")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Remembers the SHA-256 that a store of large files announces when it sends the client on."""
+
+    announced = ""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        """The next request, as the base class makes it."""
+        self.announced = self.announced or _announced(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def _announced(headers: Message) -> str:
+    tag = (headers.get("X-Linked-Etag") or "").strip('"')
+    return tag if re.fullmatch(r"[0-9a-f]{64}", tag) else ""
+
+
+def _download(url: str, path: Path) -> tuple[str, str]:
+    """Write the content of `url` to `path`; returns its SHA-256 and the one that the server announced, if any."""
+    redirects = _Redirects()
+    digest = hashlib.sha256()
+    with urllib.request.build_opener(redirects).open(url, timeout=TIMEOUT_S) as response, path.open("wb") as file:
+        announced = redirects.announced or _announced(response.headers)
+        expected = int(response.headers.get("Content-Length") or -1)
+        for chunk in _chunks(response):
+            digest.update(chunk)
+            file.write(chunk)
+        if expected not in (-1, file.tell()):
+            raise OSError(f"{file.tell()} of {expected} bytes came")
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest(), announced
+
+
+def _chunks(response: Any) -> Iterable[bytes]:
+    while chunk := response.read(_CHUNK):
+        yield chunk
+
+
+def find(config: ModelConfig, folder: Path) -> Path | None:
+    """The file that `model.weights` means, None for `none`.
+
+    Raises:
+        ConfigError: there is no such file; says which one to put where.
+    """
+    if config.weights == "none":
+        return None
+    if config.weights != "imagenet":
+        return Path(config.weights)
+    wanted = published(config.name)
+    path = folder / wanted.file
+    if not path.is_file():
+        raise ConfigError(f"the weights of {config.name} are not at {path}; fetch {wanted.url} and put it there")
+    return path
+
+
+def load_initial(model: nn.Module, config: ModelConfig, folder: Path) -> None:
+    """Give the model's backbone the weights that `model.weights` means; its heads stay fresh.
+
+    Raises:
+        ConfigError: no such file, or one that does not fit; missing and unexpected keys are named.
+    """
+    path = find(config, folder)
+    if path is not None:
+        from fashion_dist.models import load_weights
+
+        load_weights(model.get_submodule("backbone"), path)

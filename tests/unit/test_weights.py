@@ -1,0 +1,151 @@
+"""Published weights fit the networks of their names, come whole and verified, or are refused with what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fashion_dist.config import ModelConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.model_names import known_models
+from fashion_dist.models import Head, build_backbone, build_network
+from fashion_dist.weights import Published, fetch, find, load_initial, published
+
+CONTENT = bytes(range(256)) * 5000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves the content at /file, at /moved by way of a redirect that announces its hash, and half of it at /cut."""
+
+    announced = DIGEST
+
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/file")
+            self.send_header("X-Linked-Etag", f'"{self.announced}"')
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: len(CONTENT) // (2 if self.path == "/cut" else 1)])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.mark.parametrize("path", ["/file", "/moved"])
+def test_weights_are_fetched_once_and_verified(site: str, path: str, tmp_path: Path) -> None:
+    wanted = Published("resnet50", site + path, "resnet50-x.pth", DIGEST[:8])
+    file = fetch(wanted, tmp_path / "weights")
+    assert file.read_bytes() == CONTENT
+    assert fetch(Published("resnet50", "http://127.0.0.1:1/gone", file.name, DIGEST[:8]), tmp_path / "weights") == file
+    assert left_in(tmp_path / "weights") == [file.name]
+
+
+@pytest.mark.parametrize(("path", "digest"), [("/file", "00000000"), ("/cut", ""), ("/cut", DIGEST)])
+def test_a_file_that_is_not_the_published_one_is_refused(site: str, path: str, digest: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not as published|bytes"):
+        fetch(Published("resnet50", site + path, "w.pth", digest), tmp_path)
+    assert left_in(tmp_path) == []
+
+
+def test_the_hash_that_a_store_announces_counts(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "announced", "f" * 64)
+    with pytest.raises(ConfigError, match="not as published"):
+        fetch(Published("vit", site + "/moved", "w.safetensors"), tmp_path)
+
+
+def test_without_network_it_says_which_file_to_put_where(tmp_path: Path) -> None:
+    wanted = published("resnet50")
+    unreachable = Published(wanted.model, "http://127.0.0.1:1/" + wanted.file, wanted.file, wanted.sha256)
+    with pytest.raises(ConfigError) as error:
+        fetch(unreachable, tmp_path)
+    assert f"put it at {tmp_path / wanted.file}" in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        find(ModelConfig(name="resnet50", weights="imagenet"), tmp_path)
+    assert wanted.url in str(error.value)
+    assert str(tmp_path / wanted.file) in str(error.value)
+
+
+def test_a_spoilt_file_is_not_used(tmp_path: Path) -> None:
+    wanted = published("resnet50")
+    (tmp_path / wanted.file).write_bytes(b"something else")
+    with pytest.raises(ConfigError, match="not as published"):
+        fetch(wanted, tmp_path)
+
+
+def test_networks_that_nobody_published_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'fashionnet' is our own"):
+        published("fashionnet")
+    with pytest.raises(ConfigError, match="no weights were published for model 'resnet10t_nobody'"):
+        published("resnet10t_nobody")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "xception", "vit_tiny_patch16_224"])
+def test_the_publishers_own_state_dict_fits_and_its_classifier_is_replaced(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    if name in ("resnet18", "mobilenet_v2"):
+        import torchvision
+
+        publisher = torchvision.models.get_model(name, weights=None)
+    else:
+        import timm
+
+        publisher = timm.create_model("legacy_xception" if name == "xception" else name)
+    assert name in known_models()
+    config = ModelConfig(name=name, weights="imagenet")
+    wanted = published(name)
+    if wanted.file.endswith(".safetensors"):
+        from safetensors.torch import save_file
+
+        save_file(publisher.state_dict(), tmp_path / wanted.file)
+    else:
+        torch.save(publisher.state_dict(), tmp_path / wanted.file)
+    network = build_network(config, {"label": Head(7)}, 224)
+    before = network.heads["label"].weight.clone()
+    load_initial(network, config, tmp_path)
+    theirs, ours = publisher.state_dict(), network.backbone.state_dict()
+    assert set(ours) <= set(theirs)
+    assert len(set(theirs) - set(ours)) == 2
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert torch.equal(before, network.heads["label"].weight)
+
+
+def test_a_file_of_another_network_is_named_by_its_keys(tmp_path: Path) -> None:
+    backbone, _ = build_backbone(ModelConfig(name="mobilenet_v2"), 224)
+    torch.save(backbone.state_dict(), tmp_path / "wrong.pt")
+    network = build_network(ModelConfig(name="resnet18"), {"label": Head(7)}, 224)
+    with pytest.raises(ConfigError) as error:
+        load_initial(network, ModelConfig(name="resnet18", weights=str(tmp_path / "wrong.pt")), tmp_path)
+    assert "missing bn1.bias" in str(error.value)
+    assert "unexpected or of another shape features.0.0.weight" in str(error.value)
+
+
+def test_no_weights_leave_the_network_as_it_is(tmp_path: Path) -> None:
+    network = build_network(ModelConfig(name="dense"), {"label": Head(2)}, 8)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    load_initial(network, ModelConfig(name="dense"), tmp_path)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
