@@ -1,0 +1,149 @@
+"""Runs on this machine's processes, from the command line: done, killed, cancelled, requeued, found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster_home import Workplace, kill_all, processes_of, ranks, read, until
+
+LONG = ("train.epochs=400",)
+CANARY = "canary-4f1c8e"
+
+
+@pytest.fixture
+def place(make_home: Callable[[], Path]) -> Iterator[Workplace]:
+    place = Workplace(make_home())
+    yield place
+    for run in place.runs:
+        kill_all(run)
+
+
+def files_with(folder: Path, text: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def test_a_run_is_done_once(place: Workplace) -> None:
+    said = place.launch("--nodes", "2", "--wait", SOME_API_KEY=CANARY, WANDB_API_KEY=CANARY)
+    assert said.status == 0, said.err
+    run = place.run()
+    assert said.json["state"] == "done" and said.json["best"]["value"] > 0
+    assert run.stat().st_mode & 0o777 == 0o700
+    assert "submitted local job" in said.err and "done" in said.err.splitlines()[-1]
+    assert files_with(place.home, CANARY) == []
+    (attempt,) = read(run / "attempts.json")["attempts"]
+    assert (attempt["end"], attempt["ranks"]) == ("done", 2)
+    assert not (run / "lock.json").exists()
+    assert processes_of(run) == []
+
+    again = place.launch("--nodes", "1")
+    assert again.status == 0 and again.json["outcome"] == "done" and "--fresh" in again.json["message"]
+    assert place.runs == [run] and len(read(run / "attempts.json")["attempts"]) == 1
+
+    fresh = place.launch("--nodes", "2", "--fresh", "--wait")
+    assert fresh.status == 0
+    assert [path.name for path in place.runs] == [run.name, f"{run.name}-2"]
+
+    table = place.status()
+    assert table.status == 0 and table.out.count("done") >= 3 and "2 runs: 2 done" in table.out
+    page = place.status(run.name)
+    assert "val score" in page.out and "jobs/collect.py" in page.out and str(run) in page.out
+    (view,) = place.status(run.name, "--json").json["runs"]
+    assert view["state"] == "done" and view["config"]["train.epochs"] == 2
+
+
+def test_a_killed_rank_is_named_and_the_run_goes_on(place: Workplace) -> None:
+    launcher = place.start("--nodes", "2", "--wait", settings=LONG)
+    until(lambda: len(place.runs) == 1, "the run folder is there")
+    run = place.run()
+    place.wait_for_steps(run, steps=2)
+    os.kill(ranks(run)[1], signal.SIGKILL)
+    out, err = launcher.communicate()
+    assert launcher.returncode == 1
+    assert json.loads(out)["detail"] == "rank 1 was killed by signal 9", err
+    assert processes_of(run) == []
+    assert "rank 1 was killed by signal 9" in place.status(run.name).out
+
+    said = place.launch("--nodes", "2", settings=LONG)
+    assert said.json["outcome"] == "submitted" and "attempt 2" in said.json["message"]
+    place.wait_for_steps(run, attempt=2)
+    assert place.launch("--nodes", "2", settings=LONG).json["outcome"] == "active"
+    assert place.status(run.name, "--cancel").status == 0
+    until(lambda: processes_of(run) == [], "the ranks have ended")
+    (view,) = place.status(run.name, "--json").json["runs"]
+    assert (view["state"], view["attempts"]) == ("stopped", 2)
+    assert read(run / "attempts.json")["attempts"][1]["end"] == "cancelled"
+
+
+def test_a_ranks_own_exception_is_what_the_user_sees(place: Workplace) -> None:
+    shard = next((place.home / "shards" / "deep_fashion").glob("train-*.tar"))
+    data = bytearray(shard.read_bytes())
+    for at in range(4096, len(data) - 4096, 512):
+        data[at + 200] ^= 0xFF
+    shard.write_bytes(data)
+    said = place.launch("--nodes", "2", "--wait")
+    assert said.status == 1
+    assert "DamageError" in said.json["detail"] and shard.name in said.json["detail"]
+    assert "closed by peer" not in said.json["detail"]
+    assert "DamageError" in Path(said.json["paths"]["log"]).read_text()
+
+
+def test_a_stopped_rank_is_named_before_the_job_ends(place: Workplace) -> None:
+    launcher = place.start("--nodes", "2", "--wait", "--peer-timeout-s", "20", settings=LONG)
+    until(lambda: len(place.runs) == 1, "the run folder is there")
+    run = place.run()
+    place.wait_for_steps(run, steps=2)
+    until(lambda: (run / "heartbeats" / "rank_1.json").exists(), "rank 1 gives a sign of life")
+    os.kill(ranks(run)[1], signal.SIGSTOP)
+    out, err = launcher.communicate()
+    assert launcher.returncode == 1
+    assert json.loads(out)["detail"].startswith("rank 1 on "), err
+    assert "Stalled: no sign of life for 10 s" in json.loads(out)["detail"]
+    assert processes_of(run) == []
+
+
+def test_the_schedulers_warning_requeues_and_the_run_ends_well(place: Workplace) -> None:
+    launcher = place.start("--nodes", "2", "--wait", settings=("train.epochs=12",))
+    until(lambda: len(place.runs) == 1, "the run folder is there")
+    run = place.run()
+    place.wait_for_steps(run, steps=2)
+    os.kill(ranks(run)[1], signal.SIGUSR2)  # any rank may hear it
+    out, err = launcher.communicate()
+    assert launcher.returncode == 0, err
+    ends = [attempt["end"] for attempt in read(run / "attempts.json")["attempts"]]
+    assert ends == ["time limit", "done"]
+    assert json.loads(out)["state"] == "done"
+
+
+def test_a_launcher_killed_before_its_last_write_makes_no_second_job(place: Workplace) -> None:
+    first = place.launch("--nodes", "2", settings=LONG)
+    run = place.run()
+    noted = read(run / "job.json")
+    (run / "job.json").write_text(json.dumps({**noted, "job": None}))
+    again = place.launch("--nodes", "2", settings=LONG)
+    assert again.json["outcome"] == "active"
+    assert again.json["job"] == first.json["job"] == read(run / "job.json")["job"]
+    place.wait_for_steps(run)
+    assert len(ranks(run)) == 2
+    place.status(run.name, "--cancel")
+    until(lambda: processes_of(run) == [], "the ranks have ended")
+
+
+def test_two_launchers_at_once_make_one_job(place: Workplace) -> None:
+    launchers = [place.start("--nodes", "1", settings=LONG) for _ in range(3)]
+    said = [json.loads(launcher.communicate()[0]) for launcher in launchers]
+    assert sorted(one["outcome"] for one in said) == ["active", "active", "submitted"]
+    assert len({one["job"]["job_id"] for one in said}) == 1
+
+
+def test_ranks_do_not_outlive_the_process_that_started_them(place: Workplace) -> None:
+    place.launch("--nodes", "2", settings=LONG)
+    run = place.run()
+    place.wait_for_steps(run)
+    os.kill(int(read(run / "job.json")["job"]["job_id"]), signal.SIGKILL)
+    until(lambda: processes_of(run) == [], "the ranks have noticed")
+    assert place.status(run.name, "--json").json["runs"][0]["state"] == "failed"
