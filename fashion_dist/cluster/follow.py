@@ -20,7 +20,7 @@ ASK_S = 5.0
 PLAIN_S = 15.0
 """Longest silence without a terminal; a new epoch, phase or state is said at once."""
 
-SETTLE_S = 20.0
+SETTLE_S = 90.0
 """Longest wait for the ranks of a run that is over to be gone as well."""
 
 

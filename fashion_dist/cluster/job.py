@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from fashion_dist.cluster import failures, lock, record, scheduler
 from fashion_dist.cluster.place import Place, own_address, read_place
-from fashion_dist.cluster.watch import Watch, signals_of_all
+from fashion_dist.cluster.watch import Watch, end_within, signals_of_all
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 EXIT_REQUEUE_LOCAL = 144
 """By which rank 0 asks submitit's local controller to start the ranks again."""
 
-DOOM_S = 20.0
-"""A rank that has failed ends within this time, whatever threads still hang."""
+END_S = 60.0
+"""A rank whose work is over ends within this time, whatever threads still hang."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,12 @@ class TrainJob:
         from fashion_dist.cluster import submit
 
         submit.forget_results()
-        run_rank(RunDir(Path(self.run_dir)))
+        try:
+            run_rank(RunDir(Path(self.run_dir)))
+        except BaseException:
+            end_within(END_S, 1)
+            raise
+        end_within(END_S, 0)
 
     def checkpoint(self) -> object:
         """For a signal that comes before `run_rank` listens: the same again. No collective, no state."""
@@ -111,7 +116,6 @@ def run_rank(run: RunDir) -> None:
         if place.is_main:
             _leave(run, place, holder, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
-        watch.doom(DOOM_S)
         failure = failures.report(run, place.rank, holder.attempt, error)
         print(failure.sentence, file=sys.stderr, flush=True)
         if place.is_main:
@@ -120,7 +124,7 @@ def run_rank(run: RunDir) -> None:
     finally:
         if place.is_main:
             lock.release(run, holder)
-    watch.stop()
+        watch.stop()
 
 
 def _seconds_to_signal(place: Place, submission: record.Submission) -> float | None:

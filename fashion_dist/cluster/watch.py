@@ -45,8 +45,8 @@ class Watch(threading.Thread):
         self._run, self._place, self._holder = run, place, holder
         self._stalled_s, self._beat_s = stalled_s, beat_s
         self._parent = os.getppid()
-        self._end = threading.Event()
-        self._doomed_at = self._stop_at = float("inf")
+        self._over = threading.Event()
+        self._stop_at = float("inf")
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
@@ -55,10 +55,8 @@ class Watch(threading.Thread):
         """Beat and look until `stop`."""
         self._run.heartbeats.mkdir(mode=0o700, exist_ok=True)
         last = time.monotonic()
-        while not self._end.wait(self._beat_s if self._doomed_at == float("inf") else 0.2):
+        while not self._over.wait(self._beat_s):
             now = time.monotonic()
-            if now > self._doomed_at:
-                os._exit(1)
             if now - last > 3 * self._beat_s:
                 self._seen.clear()  # the whole job was suspended, and the peers with it
             last = now
@@ -73,16 +71,12 @@ class Watch(threading.Thread):
                 self._look_at_peers(now)
 
     def stop(self) -> None:
-        """End the thread; the rank has done its work."""
-        self._end.set()
+        """No more signs of life: the rank's work is over."""
+        self._over.set()
 
     def stop_in(self, seconds: float | None) -> None:
         """Send this process USR2 after that long; None is never."""
         self._stop_at = float("inf") if seconds is None else time.monotonic() + seconds
-
-    def doom(self, seconds: float) -> None:
-        """End this process after that long, come what may: it has failed and told so, and a thread may hang."""
-        self._doomed_at = time.monotonic() + seconds
 
     def beat(self) -> None:
         """Write this rank's sign of life now."""
@@ -128,6 +122,17 @@ class Watch(threading.Thread):
         print(f"rank {rank} on {host}: {message}; this rank waits here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr)
         failures.report_stalled(self._run, rank, self._holder.attempt, host, message)
+
+
+def end_within(seconds: float, status: int) -> None:
+    """End this process with `status` after that long, if it has not ended by itself: a thread may hang at exit."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        print(f"this rank did not end by itself within {seconds:.0f} s; ending it", file=sys.stderr, flush=True)
+        os._exit(status)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
 
 
 def signals_of_all(run: RunDir, attempt: int, world_size: int) -> set[str]:
