@@ -6,9 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ Count = Callable[[int], None]
 class _Worker:
     """What a worker process was started with."""
 
-    counter: Any = None
+    done: Any = None
 
 
 def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on_done: Callable[[int], Any]) -> list[R]:
@@ -34,18 +34,19 @@ def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on
     if min(workers, len(items)) <= 1:
         return _here(function, items, on_done)
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(min(workers, len(items)), context, _start, (counter, stop)) as pool:
+    # Without locks: a worker that is killed while it holds one would stop all others for good.
+    done, stop = context.RawArray("q", len(items)), context.RawValue("b", 0)
+    with ProcessPoolExecutor(min(workers, len(items)), context, _start, (done, stop)) as pool:
         try:
-            futures: list[Future[R]] = [pool.submit(_call, function, item) for item in items]
+            futures: list[Future[R]] = [pool.submit(_call, function, item, n) for n, item in enumerate(items)]
             waiting = set(futures)
             while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                on_done(counter.value)
-                for future in done:
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                on_done(sum(done))
+                for future in finished:
                     future.result()
         except BaseException:
-            stop.set()
+            stop.value = 1
             raise
     return [future.result() for future in futures]
 
@@ -61,23 +62,22 @@ def _here(function: Callable[[T, Count], R], items: Sequence[T], on_done: Callab
     return [function(item, count) for item in items]
 
 
-def _start(counter: object, stop: Event) -> None:
+def _start(done: Any, stop: Any) -> None:
     """Sets up a worker; it ends itself when told to, or when its parent was killed."""
-    _Worker.counter = counter
+    _Worker.done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
     parent = os.getppid()
 
     def watch() -> None:
-        while not stop.wait(0.2) and os.getppid() == parent:
-            pass
+        while not stop.value and os.getppid() == parent:
+            time.sleep(0.2)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(function: Callable[[T, Count], R], item: T) -> R:
+def _call(function: Callable[[T, Count], R], item: T, number: int) -> R:
     def count(more: int) -> None:
-        with _Worker.counter.get_lock():
-            _Worker.counter.value += more
+        _Worker.done[number] += more
 
     return function(item, count)

@@ -20,7 +20,7 @@ END = bytes(2 * BLOCK)
 # The fields after the name and the size, for mode 0644, owner 0, time 0 and a regular file.
 _OWNER = b"0000644\0" + 2 * b"0000000\0"
 _TIME = b"00000000000\0"
-_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + 2 * b"0000000\0" + bytes(167)
+_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _SUM = sum(_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_REST)
 _ZEROS = bytes(BLOCK)
 _MAX_SIZE = 8**11

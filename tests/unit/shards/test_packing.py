@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sources import REPOSITORY, add_row, final_names, jpeg, tree_hash, write_csv_source
+
+from shards import InputError, PackOptions, ReadOptions, ShardSet, SpaceError, pack, packing, writer
+from shards.lock import Lock
+from shards.manifest import Manifest
+from shards.plan import Plan, ShardPlan
+from shards.verify import verify
+
+SMALL = PackOptions(shard_mb=0.01)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_csv_source(tmp_path / "deep_fashion")
+
+
+def test_what_is_read_back_is_what_the_source_says(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "out")
+    shard_set = ShardSet.open(tmp_path / "out")
+    assert shard_set.splits == {"train": 30, "val": 6, "test": 5}
+    assert shard_set.schema.names == {"category": ("coat", "hat", "shoe"), "attributes": ("red", "striped")}
+    first_row = 0
+    for name, count in shard_set.splits.items():
+        split = shard_set.split(name)
+        assert (len(split), split.row0) == (count, first_row)
+        first_row += count
+        facts = split.facts("file_path", "row", "category", "attributes")
+        with (source / f"{name}.csv").open(newline="") as file:
+            told = list(csv.DictReader(file))
+        assert sorted(facts["row"].tolist()) == list(range(count))
+        assert facts["row"].tolist() != list(range(count))  # shuffled
+        for i in range(count):
+            row = told[facts["row"][i]]
+            assert facts["file_path"][i] == row["file_path"]
+            assert split.keys[i] == row["file_path"].removesuffix(".jpg")
+            labels = [int(row.get(column, -1)) for column in ("category_label", "red", "striped")]
+            assert [facts["category"][i], *facts["attributes"][i]] == labels
+            with (split.tar_folder / split.shard_names[split.shard[i]]).open("rb") as tar:
+                data = os.pread(tar.fileno(), int(split.size[i]), int(split.offset[i]))
+            assert data == (source.parent / row["file_path"]).read_bytes()
+            assert (split.width[i], split.height[i]) == (24, 18)
+
+
+def test_keys_can_be_asked_one_by_one_by_slice_and_by_array(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "out")
+    keys = ShardSet.open(tmp_path / "out").split("val").keys
+    listed = list(keys)
+    assert [keys[i] for i in range(6)] == listed == keys[:]
+    assert keys[-1] == listed[-1]
+    assert keys[np.array([4, 0, 4])].tolist() == [listed[4], listed[0], listed[4]]
+    with pytest.raises(IndexError):
+        keys[6]
+
+
+def test_the_bytes_do_not_depend_on_workers_nor_on_the_order_of_the_rows(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "one", SMALL, workers=1)
+    pack("deep_fashion", source, tmp_path / "two", SMALL, workers=2)
+    pack("deep_fashion", source, tmp_path / "header", PackOptions(shard_mb=0.01, check="header"))
+    assert len(Manifest.load(tmp_path / "one").shards) > 3
+    assert tree_hash(tmp_path / "one") == tree_hash(tmp_path / "two")
+    assert ShardSet.open(tmp_path / "one").data_hash == ShardSet.open(tmp_path / "header").data_hash
+
+
+def test_the_seed_changes_the_order_and_the_hash(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "one")
+    pack("deep_fashion", source, tmp_path / "two", PackOptions(seed=1))
+    one, two = ShardSet.open(tmp_path / "one"), ShardSet.open(tmp_path / "two")
+    assert list(one.split("train").keys) != list(two.split("train").keys)
+    assert sorted(one.split("train").keys) == sorted(two.split("train").keys)
+    assert one.data_hash != two.data_hash
+
+
+def test_packing_again_does_nothing_and_another_source_needs_replace(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack("deep_fashion", source, out, SMALL)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    pack("deep_fashion", source, out, SMALL)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    (source / "train" / "new.jpg").write_bytes(jpeg(9))
+    add_row(source, "train/new.jpg,1,0,1")
+    with pytest.raises(InputError, match=r"already packed.*--replace"):
+        pack("deep_fashion", source, out)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    pack("deep_fashion", source, out, replace=True)
+    assert ShardSet.open(out).splits["train"] == 31
+    assert verify(out) == []  # nothing is left of the set with more shards
+
+
+def test_a_run_that_was_stopped_keeps_its_finished_shards(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "whole", SMALL)
+    written: list[str] = []
+
+    def stop_after_two(plan: Plan, todo: Any, on_progress: Any) -> None:
+        writer.write_shards(plan, todo[:2], lambda _: None)
+        raise KeyboardInterrupt
+
+    def remember(plan: Plan, todo: list[ShardPlan], on_progress: Any) -> None:
+        written.extend(shard.name for shard in todo)
+        writer.write_shards(plan, todo, lambda _: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        pack("deep_fashion", source, tmp_path / "out", SMALL, run_shards=stop_after_two)
+    assert final_names(tmp_path / "out") == []
+    with pytest.raises(InputError, match=r"half packed.*python jobs/pack\.py --dataset out"):
+        ShardSet.open(tmp_path / "out")
+    pack("deep_fashion", source, tmp_path / "out", SMALL, run_shards=remember)
+    shards = [shard.name.removesuffix(".tar") for shard in Manifest.load(tmp_path / "whole").shards]
+    assert written == shards[2:]
+    assert tree_hash(tmp_path / "out") == tree_hash(tmp_path / "whole")
+
+
+def test_a_source_that_changed_meanwhile_is_packed_anew(source: Path, tmp_path: Path) -> None:
+    def stop(plan: Plan, todo: Any, on_progress: Any) -> None:
+        writer.write_shards(plan, todo[:3], lambda _: None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack("deep_fashion", source, tmp_path / "out", SMALL, run_shards=stop)
+    for path in (source / "train").iterdir():
+        path.write_bytes(jpeg(int(path.stem) + 777))
+    pack("deep_fashion", source, tmp_path / "out", SMALL)
+    pack("deep_fashion", source, tmp_path / "whole", SMALL)
+    assert tree_hash(tmp_path / "out") == tree_hash(tmp_path / "whole")
+
+
+def test_an_image_that_changes_during_packing_stops_it(source: Path, tmp_path: Path) -> None:
+    def change(plan: Plan, todo: Any, on_progress: Any) -> None:
+        (source / "val" / "0002.jpg").write_bytes(b"shorter")
+        writer.write_shards(plan, todo, lambda _: None)
+
+    with pytest.raises(InputError, match=r"val/0002\.jpg.*bytes when packing began"):
+        pack("deep_fashion", source, tmp_path / "out", run_shards=change)
+    assert final_names(tmp_path / "out") == []
+
+
+def test_the_tasks_of_an_array_write_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    def in_two_ranges(plan: Plan, todo: list[ShardPlan], on_progress: Any) -> None:
+        names = [shard.name for shard in todo]
+        packing.write_range(plan.folder, names[1::2])
+        packing.write_range(plan.folder, names[::2])
+
+    pack("deep_fashion", source, tmp_path / "array", SMALL, run_shards=in_two_ranges)
+    pack("deep_fashion", source, tmp_path / "plain", SMALL)
+    assert tree_hash(tmp_path / "array") == tree_hash(tmp_path / "plain")
+
+
+def _hold(folder: str, ready: Any) -> None:
+    with Lock(Path(folder) / "lock", folder):
+        ready.send(True)
+        time.sleep(60)
+
+
+def test_the_second_packer_is_refused_and_told_who_the_first_is(source: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    heard, ready = context.Pipe(duplex=False)
+    (tmp_path / "out" / ".packing").mkdir(parents=True)
+    first = context.Process(target=_hold, args=(str(tmp_path / "out" / ".packing"), ready))
+    first.start()
+    try:
+        assert heard.poll(60)
+        with pytest.raises(InputError, match=rf"is being packed by process {first.pid} on "):
+            pack("deep_fashion", source, tmp_path / "out")
+        first.kill()
+        first.join()
+        pack("deep_fashion", source, tmp_path / "out")  # a dead packer holds nothing
+    finally:
+        first.kill()
+        first.join()
+    assert verify(tmp_path / "out") == []
+
+
+def test_bad_images_stop_the_packing_or_are_listed(source: Path, tmp_path: Path) -> None:
+    (source / "train" / "0003.jpg").write_bytes(b"")
+    (source / "train" / "0005.jpg").write_bytes(jpeg(5)[:-50])
+    (source / "val" / "0001.jpg").write_bytes(b"<html>")
+    with pytest.raises(InputError, match=r"/(train|val)/000[351]\.jpg \((train|val)\.csv, line \d+\): .*--skip-bad"):
+        pack("deep_fashion", source, tmp_path / "out", SMALL)
+    assert final_names(tmp_path / "out") == []
+    manifest = pack("deep_fashion", source, tmp_path / "out", PackOptions(shard_mb=0.01, skip_bad=True))
+    assert manifest.splits == {"train": 28, "val": 5, "test": 5}
+    with (tmp_path / "out" / "rejected.csv").open(newline="") as file:
+        rejected = {row["key"]: row["reason"] for row in csv.DictReader(file)}
+    assert {key.removeprefix("deep_fashion/") for key in rejected} == {"train/0003", "train/0005", "val/0001"}
+    assert "empty" in rejected["deep_fashion/train/0003"]
+    assert verify(tmp_path / "out") == []
+
+
+def test_a_set_of_bad_images_only_is_refused(tmp_path: Path) -> None:
+    source = write_csv_source(tmp_path / "deep_fashion", 2, 0, 0)
+    for path in (source / "train").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="all 2 images"):
+        pack("deep_fashion", source, tmp_path / "out", PackOptions(skip_bad=True))
+    assert final_names(tmp_path / "out") == []
+
+
+def test_formats_dali_cannot_decode_are_counted(source: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.open(source / "train" / "0001.jpg").save(source / "train" / "0001.gif")
+    text = (source / "train.csv").read_text()
+    (source / "train.csv").write_text(text.replace("train/0001.jpg", "train/0001.gif"))
+    manifest = pack("deep_fashion", source, tmp_path / "out")
+    assert manifest.converted == {"gif": 1}
+    assert verify(tmp_path / "out") == []
+
+
+def test_resize_is_another_set(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "out", PackOptions(resize_px=9))
+    split = ShardSet.open(tmp_path / "out").split("train")
+    assert (split.width == 12).all()
+    assert (split.height == 9).all()
+    assert verify(tmp_path / "out") == []
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_work_begins(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = os.statvfs_result((4096, 4096, 10, 2, 2, 10, 10, 10, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: usage)  # what a nearly full disk says
+    with pytest.raises(SpaceError, match=r"no space left for .*out: \d+ bytes needed, 8192 free"):
+        pack("deep_fashion", source, tmp_path / "out")
+    assert final_names(tmp_path / "out") == []
+
+
+def test_a_disk_that_fills_up_leaves_no_final_names_and_another_disk_works(source: Path, tmp_path: Path) -> None:
+    """A limit on file sizes stands for the full disk, which only root can make (tests/faults)."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from shards import pack\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "pack('deep_fashion', Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "small")]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert "SpaceError: no space left for" in told.stderr
+    assert "bytes needed" in told.stderr
+    assert final_names(tmp_path / "small") == []
+    pack("deep_fashion", source, tmp_path / "large")
+    pack("deep_fashion", source, tmp_path / "small")
+    assert tree_hash(tmp_path / "small") == tree_hash(tmp_path / "large")
+
+
+def test_the_manifest_alone_opens_a_set(source: Path, tmp_path: Path) -> None:
+    pack("deep_fashion", source, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        if path.name != "manifest.json":
+            path.unlink()
+    opened = ShardSet.open(tmp_path / "out")
+    assert opened.splits["train"] == 30
+    assert opened.split("train").schema.facts["attributes"] == "ints:2"
+
+
+def test_opening_what_is_no_set_says_which_command_makes_one(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no shard set.*python jobs/pack\.py --dataset clipart --source DIR"):
+        ShardSet.open(tmp_path / "clipart")
+    pack("deep_fashion", source, tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"--reindex"):
+        ShardSet.open(tmp_path / "out")
+    pack("deep_fashion", source, tmp_path / "out")
+    with pytest.raises(InputError, match="no split 'dev'; it has: train, val, test"):
+        ShardSet.open(tmp_path / "out").split("dev")
+    with pytest.raises(InputError, match="no fact 'colour'; it has: file_path, row, category, attributes"):
+        ShardSet.open(tmp_path / "out").split("val").facts("colour")
+
+
+def test_a_manifest_that_was_edited_is_damage(source: Path, tmp_path: Path) -> None:
+    from shards import DamageError
+
+    pack("deep_fashion", source, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    value = json.loads(path.read_text())
+    value["shards"][0]["samples"] += 1
+    path.write_text(json.dumps(value))
+    with pytest.raises(DamageError, match="data_hash"):
+        ShardSet.open(tmp_path / "out")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(DamageError, match="not a manifest"):
+        ShardSet.open(tmp_path / "out")
+
+
+def test_the_data_hash_follows_what_a_run_would_read(source: Path, tmp_path: Path) -> None:
+    hashes = set()
+    pack("deep_fashion", source, tmp_path / "0")
+    hashes.add(ShardSet.open(tmp_path / "0").data_hash)
+    text = (source / "val.csv").read_text()
+    (source / "val.csv").write_text(text.replace("0001.jpg,1", "0001.jpg,2"))
+    pack("deep_fashion", source, tmp_path / "1")
+    hashes.add(ShardSet.open(tmp_path / "1").data_hash)
+    (source / "categories.txt").write_text("coat\nhat\nboot\n")
+    pack("deep_fashion", source, tmp_path / "2", read_options=ReadOptions())
+    hashes.add(ShardSet.open(tmp_path / "2").data_hash)
+    assert len(hashes) == 3

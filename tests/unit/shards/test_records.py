@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards import InputError, Schema, decode_key, encode_key
+from shards.record import folded, key_fault, split_order, stored_key_fault
+
+
+@given(st.text())
+def test_a_stored_key_has_no_dot_and_decodes_to_the_key(key: str) -> None:
+    stored = encode_key(key)
+    assert "." not in stored
+    assert decode_key(stored) == key
+
+
+def test_the_rule_for_dots_is_the_documented_one() -> None:
+    assert encode_key("img/v1.0/a%b") == "img/v1%2E0/a%25b"
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "empty key"),
+        ("../etc/passwd", ".. part"),
+        ("a/../b", ".. part"),
+        ("/etc/passwd", "starts with /"),
+        ("a//b", "empty, . or .. part"),
+        ("a/./b", "empty, . or .. part"),
+        ("a\nb", "control character"),
+        ("a\0b", "control character"),
+        ("a\x1b[31m", "control character"),
+        ("__meta__/a", "__x__"),
+        ("k" * 96, "takes 96 bytes"),
+        ("é" * 48, "takes 96 bytes"),
+        ("." * 40, "takes 120 bytes"),
+    ],
+)
+def test_keys_that_no_tar_can_hold_are_refused(key: str, told: str) -> None:
+    assert told in (key_fault(key) or "")
+
+
+def test_a_key_of_95_bytes_fits_and_a_foreign_one_may_be_longer() -> None:
+    assert key_fault("k" * 95) is None
+    assert stored_key_fault("k" * 200) is None
+
+
+def test_keys_that_differ_in_case_or_composition_fold_together() -> None:
+    assert folded("Straße/A") == folded("STRASSE/a")
+    assert folded("caf\u00e9") == folded("cafe\u0301")
+
+
+def test_splits_sort_in_the_order_people_expect() -> None:
+    assert sorted(["test", "extra", "val", "train"], key=split_order) == ["train", "val", "test", "extra"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"a": 1, "b": [1, 2]}, None),
+        ({"a": None, "b": None}, None),
+        ({"a": 1}, "lack ['b']"),
+        ({"a": 1, "b": [1, 2], "c": 3}, "unknown ['c']"),
+        ({"a": True, "b": [1, 2]}, "fact a"),
+        ({"a": 2**63, "b": [1, 2]}, "fact a"),
+        ({"a": 1, "b": [1]}, "fact b"),
+        ({"a": 1, "b": [1, 2.0]}, "fact b"),
+    ],
+)
+def test_facts_are_checked_against_the_schema(facts: dict[str, object], told: str | None) -> None:
+    fault = Schema({"a": "int", "b": "ints:2"}).fault(facts)
+    assert fault is None if told is None else told in (fault or "")
+
+
+@pytest.mark.parametrize(
+    "facts", [{"offset": "int"}, {"a b": "int"}, {"a": "integer"}, {"a": "ints:0"}], ids=lambda facts: str(facts)
+)
+def test_impossible_schemas_are_refused(facts: dict[str, str]) -> None:
+    with pytest.raises(InputError):
+        Schema(facts)
