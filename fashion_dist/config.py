@@ -134,6 +134,8 @@ class DataConfig:
     """How an oblong image becomes square: by cutting, or by squashing it whole."""
     eval_resize: float = 1.14
     """Evaluation resizes the shorter side (with `squash` both) to `image_px * eval_resize`, then crops the centre."""
+    eval_flip: bool = False
+    """Evaluation averages the outputs of each image and of its mirror image, at twice the cost."""
     crop_scale: tuple[float, float] = (0.25, 1.0)
     """Area of the random crop, as a fraction of the image (Szegedy et al. 2015)."""
     crop_ratio: tuple[float, float] = (0.75, 1.3333333333333333)
