@@ -80,6 +80,7 @@ class Loader:
         bad_log: Path | None = None,
     ) -> None:
         self._options = options = options or LoaderOptions()
+        self._split = split
         self._images = np.ascontiguousarray(images, np.int64)
         self._training, self._seed = training, seed
         self._rank, self._world_size, self._batch_size = rank, world_size, batch_size
@@ -114,6 +115,13 @@ class Loader:
         if self._division:
             return self._division.steps
         return len(list(eval_blocks(len(self._images), self._batch_size, self._rank, self._world_size)))
+
+    def show(self, images: np.ndarray) -> None:
+        """From the next epoch on, let the examples be made of these images, int64 [N, k] of the same shape."""
+        assert images.shape == self._images.shape, "an epoch has as many examples as the one before"
+        self._images = np.ascontiguousarray(images, np.int64)
+        self._shards = np.asarray(self._split.shard)[self._images[:, 0]]
+        self._planner.images = self._images
 
     @property
     def bad_samples(self) -> list[DamageError]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from fashion_dist.config import DataConfig
     from fashion_dist.data.draws import Draws
 
 Pixels = np.ndarray
@@ -262,6 +263,37 @@ def _graph_pipeline(
         images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
         anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)
         return fn.erase(images, anchor=anchor, shape=shape, axis_names="WH", fill_value=0.0)
+
+    pipe = graph()
+    pipe.build()
+    return pipe
+
+
+def reader_pipeline(
+    tars: Sequence[str], indexes: Sequence[str], data: DataConfig, batch_size: int, threads: int
+) -> Any:
+    """DALI by itself, for comparison: its WebDataset reader, its random numbers, its graph, float NHWC batches."""
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
+    def graph() -> Any:
+        encoded = fn.readers.webdataset(
+            paths=list(tars), index_paths=list(indexes), ext=["jpg;png;jpeg;webp"], random_shuffle=True
+        )
+        if data.crop_scale[0] < 1:
+            images = fn.decoders.image_random_crop(
+                encoded, random_area=list(data.crop_scale), random_aspect_ratio=list(data.crop_ratio)
+            )
+            images = fn.resize(images, resize_x=data.image_px, resize_y=data.image_px)
+        else:
+            images = fn.decoders.image(encoded)
+        return fn.crop_mirror_normalize(
+            images,
+            mirror=fn.random.coin_flip(probability=data.flip),
+            mean=[255 * value for value in data.mean],
+            std=[255 * value for value in data.std],
+            output_layout="HWC",
+        )
 
     pipe = graph()
     pipe.build()

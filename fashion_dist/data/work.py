@@ -59,7 +59,7 @@ class Planner:
 
     def __init__(self, split: Split, images: np.ndarray, data: DataConfig, training: bool, seed: int) -> None:
         self._row0 = split.row0
-        self._images = images
+        self.images = images
         self.stored_sizes = np.column_stack([split.width, split.height])
         """int32 [images of the split, 2], width and height."""
         self.sizes = bounded_sizes(self.stored_sizes, data.cache_px)
@@ -70,7 +70,7 @@ class Planner:
 
     def work(self, index: np.ndarray, epoch: int, repeats: np.ndarray) -> Work:
         """The images of the examples `index` (int64 [n]), the `repeats`-th time (int64 [n]) in this epoch."""
-        images = self._images[index]
+        images = self.images[index]
         k = images.shape[1]
         rows = images.ravel()
         sizes = self.sizes[rows]

@@ -1,0 +1,253 @@
+"""`bench.py loader`: our loader beside ImageFolder, webdataset, DALI's own reader and bare decoding.
+
+All contenders do the same work on the same images and cores, in alternating runs; the table shows medians over the
+rounds. Ratios are taken within a round, so that a busy machine blurs them but does not bend them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fashion_dist import cli
+from fashion_dist.errors import ConfigError
+from fashion_dist.paths import Home
+
+if TYPE_CHECKING:
+    from fashion_dist.bench._peers import Epoch, Work
+
+FIRST, LATER = "ours, first epoch", "ours, later epochs"
+FLOOR = "libjpeg-turbo alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(cli.CommonArgs):
+    """Measure the loader against what people use."""
+
+    shards: str = ""
+    """Folder of a shard set; else one of HOME/shards."""
+    split: str = "train"
+    """Split of the set."""
+    image_px: int = 224
+    """Height and width of the training crops."""
+    crop: bool = True
+    """Random resized crops; without them images must have `image_px` already."""
+    batch_size: int = 64
+    """Images a batch."""
+    rounds: int = 5
+    """Times that each contender runs; the table shows medians."""
+    peers: bool = True
+    """Run the others too, and not ours alone."""
+    out: str = ""
+    """Where the JSON goes; else HOME/bench/loader.json."""
+
+
+@dataclass
+class Measured:
+    """The runs of one contender."""
+
+    rates: list[float] = field(default_factory=list)
+    """Images/s of each round."""
+    cpu_ms: list[float] = field(default_factory=list)
+    """Processor time per image, over all threads and processes."""
+    host: list[float] = field(default_factory=list)
+    """Share of the time in which the calling thread was busy."""
+    setting: str = ""
+
+
+def main(args: Args) -> cli.Result:
+    """Measures, prints the table, writes the JSON."""
+    if args.rounds < 1 or args.batch_size < 1:
+        raise ConfigError("--rounds and --batch-size must be 1 or more")
+    home = Home.find(args.home)
+    folder = _shard_set(args.shards, home)
+    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "loader.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as closing, cli.Progress() as progress:
+        work = _work(args, folder, Path(scratch))
+        results = _measure(_contenders(work, args.peers, closing, progress), args.rounds, progress)
+    values = _values(results, args, folder, work.cores, len(work.split))
+    out.write_text(json.dumps(values, indent=1) + "\n")
+    headline = f"{values['images']} images of {folder.name} to {args.image_px} px on {work.cores} cores"
+    return cli.Result(headline, paths={"figures": out}, data=values, text=_table(results))
+
+
+def _shard_set(chosen: str, home: Home) -> Path:
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    sets = sorted(path.parent for path in home.shards.glob("*/manifest.json"))
+    if not sets:
+        raise ConfigError(
+            f"no shard set in {home.shards}; make one: python jobs/pack.py --dataset synthetic, or --shards DIR"
+        )
+    return next((path for path in sets if path.name == "deep_fashion"), sets[0])
+
+
+def _work(args: Args, folder: Path, scratch: Path) -> Work:
+    from fashion_dist.bench._peers import Work
+    from fashion_dist.config import DataConfig
+    from shards import ShardSet
+
+    split = ShardSet.open(folder).split(args.split)
+    data = DataConfig(image_px=args.image_px, crop_scale=(0.25, 1.0) if args.crop else (1.0, 1.0))
+    if not args.crop and not ((split.width == args.image_px) & (split.height == args.image_px)).all():
+        raise ConfigError(
+            f"--no-crop needs images of {args.image_px} x {args.image_px} pixels, and {folder} has others"
+        )
+    if len(split) < args.batch_size:
+        raise ConfigError(f"--batch-size {args.batch_size} is more than the {len(split)} images of {args.split}")
+    return Work(split, data, args.batch_size, len(os.sched_getaffinity(0)), scratch)
+
+
+def _ours(work: Work, closing: ExitStack, cache: str) -> Epoch:
+    import numpy as np
+
+    from fashion_dist.data import Loader, LoaderOptions
+
+    loader = closing.enter_context(
+        Loader(
+            work.split,
+            np.arange(len(work.split))[:, None],
+            work.data,
+            batch_size=work.batch_size,
+            training=True,
+            options=LoaderOptions(cache=cache, threads=work.cores),  # type: ignore[arg-type]
+        )
+    )
+    epochs = iter(range(1 << 30))
+    return lambda: sum(len(batch.index) for batch in loader.epoch(next(epochs)))
+
+
+def _contenders(work: Work, peers: bool, closing: ExitStack, progress: cli.Progress) -> dict[str, tuple[Epoch, str]]:
+    """Name -> the epoch to time, and the setting that was best for it."""
+    from fashion_dist.bench import _peers
+
+    made: dict[str, tuple[Epoch, str]] = {}
+    if peers:
+        # First, because their worker processes are forked: before any thread of ours exists.
+        tuned: list[tuple[str, Callable[[Work, int], Epoch]]] = [
+            ("ImageFolder + DataLoader", _peers.image_folder),
+            ("webdataset + WebLoader", _peers.web_dataset),
+        ]
+        for number, (name, make) in enumerate(tuned):
+            made[name] = _tune(make, work, progress, number, len(tuned))
+        made["DALI's own reader"] = _peers.dali_reader(work, work.cores), f"{work.cores} threads"
+        if _has_jpegs(work):
+            made[FLOOR] = _peers.decode_floor(work), f"{work.cores} threads"
+    made[FIRST] = _ours(work, closing, "none"), f"{work.cores} threads"
+    made[LATER] = _ours(work, closing, "ram"), "cache: ram"
+    return made
+
+
+def _has_jpegs(work: Work) -> bool:
+    from fashion_dist.bench._peers import JPEG
+    from fashion_dist.data.fetch import ShardFiles
+
+    files = ShardFiles(work.split)
+    first = files.read(0)[:2].tobytes()
+    files.close()
+    return first == JPEG
+
+
+def _tune(
+    make: Callable[[Work, int], Epoch], work: Work, progress: cli.Progress, number: int, peers: int
+) -> tuple[Epoch, str]:
+    """The peer with the number of workers that is fastest in one warm epoch."""
+    from fashion_dist.bench._peers import variants
+
+    counts = variants(work.cores)
+    best: tuple[float, Epoch, int] | None = None
+    for done, workers in enumerate(counts):
+        epoch = make(work, workers)
+        epoch()
+        began = time.perf_counter()
+        rate = epoch() / (time.perf_counter() - began)
+        if best is None or rate > best[0]:
+            best = (rate, epoch, workers)
+        progress("tuning peers", number * len(counts) + done + 1, peers * len(counts))
+    assert best is not None, "there is always a count to try"
+    return best[1], f"{best[2]} workers"
+
+
+def _measure(contenders: dict[str, tuple[Epoch, str]], rounds: int, progress: cli.Progress) -> dict[str, Measured]:
+    from fashion_dist.bench._peers import cpu_seconds
+
+    results = {name: Measured(setting=setting) for name, (_, setting) in contenders.items()}
+    for epoch, _ in contenders.values():
+        epoch()  # pools, page cache, and our own cache
+    cpu = cpu_seconds()
+    total = rounds * len(contenders)
+    for turn in range(total):
+        # Every other round in the opposite order, so that nobody always follows the same neighbour.
+        names = list(contenders) if (turn // len(contenders)) % 2 == 0 else list(contenders)[::-1]
+        name = names[turn % len(contenders)]
+        next(cpu)
+        thread, began = time.thread_time(), time.perf_counter()
+        images = contenders[name][0]()
+        taken, busy = time.perf_counter() - began, time.thread_time() - thread
+        results[name].rates.append(images / taken)
+        results[name].cpu_ms.append(next(cpu) * 1000 / images)
+        results[name].host.append(busy / taken)
+        progress("rounds", turn + 1, total)
+    return results
+
+
+def _ratio(results: dict[str, Measured], name: str, others: list[str]) -> float | None:
+    """Median over the rounds of the rate of `name` over that of the best of the `others`."""
+    present = [results[other].rates for other in others if other in results]
+    if not present:
+        return None
+    best = [max(rates) for rates in zip(*present, strict=True)]
+    return float(statistics.median(mine / other for mine, other in zip(results[name].rates, best, strict=True)))
+
+
+def _values(results: dict[str, Measured], args: Args, folder: Path, cores: int, images: int) -> dict[str, Any]:
+    peers = ["ImageFolder + DataLoader", "webdataset + WebLoader"]
+    return {
+        "set": str(folder),
+        "images": images,
+        "image_px": args.image_px,
+        "batch_size": args.batch_size,
+        "cores": cores,
+        "cpu": _cpu_name(),
+        "contenders": {
+            name: {
+                "images_per_s": round(statistics.median(result.rates), 1),
+                "rounds": [round(rate, 1) for rate in result.rates],
+                "cpu_ms_per_image": round(statistics.median(result.cpu_ms), 4),
+                "calling_thread_share": round(statistics.median(result.host), 4),
+                "setting": result.setting,
+            }
+            for name, result in results.items()
+        },
+        "first_epoch_over_best_peer": _ratio(results, FIRST, peers),
+        "later_epochs_over_best_peer": _ratio(results, LATER, peers),
+        "first_epoch_over_decode_floor": _ratio(results, FIRST, [FLOOR]),
+        "first_epoch_over_dali_reader": _ratio(results, FIRST, ["DALI's own reader"]),
+    }
+
+
+def _table(results: dict[str, Measured]) -> str:
+    lines = [f"{'':28}{'images/s':>10}{'first epoch is':>16}{'later ones are':>16}{'CPU ms/image':>14}   setting"]
+    for name, result in results.items():
+        row = f"{name:28}{statistics.median(result.rates):>10,.0f}"
+        for mine in (FIRST, LATER):
+            ratio = _ratio(results, mine, [name])
+            row += f"{f'{ratio:.2f} x' if name not in (FIRST, LATER) else '':>16}"
+        lines.append(f"{row}{statistics.median(result.cpu_ms):>14.3f}   {result.setting}")
+    return "\n".join(lines)
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
