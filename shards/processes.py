@@ -9,7 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from shards.errors import ShardsError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,6 +48,10 @@ def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on
                 on_done(sum(done))
                 for future in finished:
                     future.result()
+        except BrokenProcessPool:
+            raise ShardsError(
+                "a worker process was killed, perhaps for want of memory; --workers 1 needs least"
+            ) from None
         except BaseException:
             stop.value = 1
             raise

@@ -10,16 +10,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shards import processes
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
 from shards.readers._synthetic_shapes import SHAPES, Points, Shape
@@ -59,13 +57,13 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     jobs = [
         (split, first, min(first + 100, count)) for split, count in COUNTS.items() for first in range(0, count, 100)
     ]
-    total, done = sum(COUNTS.values()), 0
+    total = sum(COUNTS.values())
     labels: dict[str, list[list[str | int]]] = {split: [] for split in COUNTS}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for (split, first, last), rows in zip(jobs, pool.map(partial(_draw_range, fresh, seed), jobs), strict=True):
-            labels[split] += rows
-            done += last - first
-            on_progress("draw", done, total)
+    drawn_rows = processes.each(
+        _draw_range, [(fresh, seed, *job) for job in jobs], workers, lambda done: on_progress("draw", done, total)
+    )
+    for (split, _, _), rows in zip(jobs, drawn_rows, strict=True):
+        labels[split] += rows
     header = ["file_path", deep_fashion.LABEL, *ATTRIBUTES]
     for split in COUNTS:
         if split == "test":
@@ -86,9 +84,9 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str | int]]) -> No
         writer.writerows(rows)
 
 
-def _draw_range(folder: Path, seed: int, job: tuple[str, int, int]) -> list[list[str | int]]:
+def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], None]) -> list[list[str | int]]:
     """Draws the images `first` to `last` of a split; returns their CSV rows."""
-    split, first, last = job
+    folder, seed, split, first, last = job
     (folder / split).mkdir(exist_ok=True)
     rows: list[list[str | int]] = []
     for number in range(first, last):
@@ -97,6 +95,7 @@ def _draw_range(folder: Path, seed: int, job: tuple[str, int, int]) -> list[list
         data, attributes = draw_garment(rng, CATEGORIES[category])
         name = f"{split}/{number + 1:05d}.jpg"
         (folder / name).write_bytes(data)
+        count(1)
         rows.append([f"synthetic/{name}", category, *(int(attribute in attributes) for attribute in ATTRIBUTES)])
     return rows
 
