@@ -35,6 +35,9 @@ def forward_all(learner: Learner, loader: Loader) -> Iterator[tuple[Batch, dict[
     for batch in loader.epoch(0):
         with torch.inference_mode(), learner.autocast():
             outputs = model(batch.images)
+            if learner.config.data.eval_flip:
+                mirrored = model(batch.images.flip(-1))
+                outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
         yield batch, {name: value.float() for name, value in outputs.items()}
 
 
