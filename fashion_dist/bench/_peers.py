@@ -33,6 +33,7 @@ class Work:
         split: the images.
         data: crop, flip and normalisation; the rest is off.
         batch_size: images a batch.
+        images: of the split, from its first on; webdataset reads the whole shards that hold them.
         cores: that a contender may use.
         folder: scratch space.
     """
@@ -40,13 +41,16 @@ class Work:
     split: Split
     data: DataConfig
     batch_size: int
+    images: int
     cores: int
     folder: Path
 
     @property
     def tars(self) -> list[str]:
         """The split's shards."""
-        return [str(self.split.tar_folder / self.split.shard_names[i]) for i in np.unique(self.split.shard)]
+        return [
+            str(self.split.tar_folder / self.split.shard_names[i]) for i in np.unique(self.split.shard[: self.images])
+        ]
 
 
 def transform(work: Work) -> Any:
@@ -75,7 +79,7 @@ def image_folder(work: Work, workers: int) -> Epoch:
     root = work.folder / "files"
     if not root.exists():
         files = ShardFiles(work.split)
-        for row in range(len(work.split)):
+        for row in range(work.images):
             data = files.read(row).tobytes()
             path = root / str(row % 10) / (f"{row}.jpg" if data[:2] == JPEG else f"{row}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +127,7 @@ def dali_reader(work: Work, threads: int) -> Epoch:
     pipe = reader_pipeline(work.tars, indexes, work.data, work.batch_size, threads)
 
     def epoch() -> int:
-        batches = len(work.split) // work.batch_size
+        batches = work.images // work.batch_size
         for _ in range(batches):
             pipe.run()
         return batches * work.batch_size
@@ -136,7 +140,7 @@ def decode_floor(work: Work) -> Epoch:
     import simplejpeg
 
     files = ShardFiles(work.split)
-    images = [files.read(row).tobytes() for row in range(len(work.split))]
+    images = [files.read(row).tobytes() for row in range(work.images)]
     files.close()
     jpegs = [image for image in images if image[:2] == JPEG]
     parts = [jpegs[start :: work.cores] for start in range(work.cores)]
@@ -150,7 +154,7 @@ def decode_floor(work: Work) -> Epoch:
 
 def variants(cores: int) -> list[int]:
     """Worker counts to try."""
-    return sorted({0, 1, cores, cores + 1, 2 * cores} if cores <= 4 else {cores // 2, cores, cores + cores // 2})
+    return sorted({max(cores // 2, 1), cores, 2 * cores})
 
 
 def _one_thread(worker: int) -> None:
