@@ -72,6 +72,12 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
 
 
 def dali_index(samples: Iterable[Sequence[tuple[str, int, int, str]]]) -> bytes:
-    """DALI's index `v1.2`: the number of samples, then a line of `extension offset size name` per member of each."""
-    lines = [" ".join(f"{ext} {offset} {size} {name}" for ext, offset, size, name in sample) for sample in samples]
+    """DALI's index `v1.2`: the number of samples, then a line of `extension offset size name` per member of each.
+
+    Names serve its messages only; blanks, which foreign tars may have, would end them.
+    """
+    lines = []
+    for sample in samples:
+        members = (f"{ext} {offset} {size} {name.replace(' ', '%20')}" for ext, offset, size, name in sample)
+        lines.append(" ".join(members))
     return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()

@@ -49,9 +49,8 @@ def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on
                 for future in finished:
                     future.result()
         except BrokenProcessPool:
-            raise ShardsError(
-                "a worker process was killed, perhaps for want of memory; --workers 1 needs least"
-            ) from None
+            told = "a worker process was killed, perhaps for want of memory; --workers 1 needs least"
+            raise ShardsError(told) from None
         except BaseException:
             stop.value = 1
             raise

@@ -105,13 +105,16 @@ class Record:
 
 
 def encode_key(key: str) -> str:
-    """`key` as it stands in tars: `%` becomes `%25` and `.` becomes `%2E`, because a dot ends a key in a WebDataset."""
-    return key.replace("%", "%25").replace(".", "%2E") if "." in key or "%" in key else key
+    """`key` as it stands in tars: `%`, `.` and blank become `%25`, `%2E` and `%20`.
+
+    A dot ends a key in a WebDataset, a blank ends a name in DALI's index.
+    """
+    return key.replace("%", "%25").replace(".", "%2E").replace(" ", "%20")
 
 
 def decode_key(stored: str) -> str:
     """The key that `encode_key` stored."""
-    return stored.replace("%2E", ".").replace("%25", "%")
+    return stored.replace("%20", " ").replace("%2E", ".").replace("%25", "%")
 
 
 def folded(stored: str) -> str:
