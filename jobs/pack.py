@@ -29,8 +29,8 @@ class Args(cli.CommonArgs):
     """Make a shard set of the WebDataset tars in this folder, and nothing else."""
     out: str = ""
     """The set's folder; else HOME/shards/DATASET, or the folder of --reindex."""
-    workers: int = len(os.sched_getaffinity(0))
-    """Processes on this machine."""
+    workers: int = 0
+    """Processes on this machine, or of each array task; 0 is one per CPU."""
     nodes: int = 0
     """Pack as one Slurm array of this many tasks; 0 packs here."""
     preset: str = ""
@@ -64,9 +64,13 @@ def main(args: Args) -> cli.Result:
     asked = [name for name in ("dataset", "verify", "reindex") if getattr(args, name)]
     if len(asked) != 1:
         raise ConfigError("exactly one of --dataset NAME, --verify DIR and --reindex DIR is needed")
-    if args.workers < 1:
-        raise ConfigError(f"--workers {args.workers} is not possible; allowed: 1 or more")
+    if args.workers < 0:
+        raise ConfigError(f"--workers {args.workers} is not possible; allowed: 0 (one per CPU) or more")
     return {"dataset": _pack, "verify": _verify, "reindex": _reindex}[asked[0]](args)
+
+
+def _workers(args: Args) -> int:
+    return args.workers or len(os.sched_getaffinity(0))
 
 
 def _pack(args: Args) -> cli.Result:
@@ -82,16 +86,22 @@ def _pack(args: Args) -> cli.Result:
     read_options = ReadOptions(
         args.categories, args.attributes, args.variant, args.val_fraction, seed=args.seed, strict=args.strict
     )
+    run_shards = None
+    if args.nodes:
+        from fashion_dist.cluster.pack_array import on_slurm
+
+        run_shards = on_slurm(args.nodes, args.preset, args.workers)
     with cli.Progress() as progress:
         if not args.source and reader.draw is not None:
-            reader.draw(source, args.seed, args.workers, progress)
+            reader.draw(source, args.seed, _workers(args), progress)
         manifest = pack(
             args.dataset,
             source,
             out,
             options,
             read_options,
-            workers=args.workers,
+            workers=_workers(args),
+            run_shards=run_shards,
             replace=args.replace,
             on_progress=progress,
         )
@@ -111,7 +121,7 @@ def _verify(args: Args) -> cli.Result:
 
     folder = Path(args.verify).expanduser().absolute()
     with cli.Progress() as progress:
-        faults = verify(folder, workers=args.workers, on_progress=progress)
+        faults = verify(folder, workers=_workers(args), on_progress=progress)
     told = "every byte is as it was packed" if not faults else f"{len(faults)} fault{'s' * (len(faults) > 1)} found"
     return cli.Result(
         f"{folder}: {told}",
@@ -127,7 +137,7 @@ def _reindex(args: Args) -> cli.Result:
     folder = Path(args.reindex).expanduser().absolute()
     out = Path(args.out).expanduser().absolute() if args.out else folder
     with cli.Progress() as progress:
-        manifest = reindex(folder, out, skip_bad=args.skip_bad, workers=args.workers, on_progress=progress)
+        manifest = reindex(folder, out, skip_bad=args.skip_bad, workers=_workers(args), on_progress=progress)
     counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
     facts = ", ".join(manifest.schema.facts) or "none"
     ignored = ", ".join(f"{count} {name}" for name, count in manifest.options["ignored"].items())

@@ -97,7 +97,9 @@ def _plan(staging: Path, dataset: str, source: readers.Source, options: PackOpti
         staged = None
     if staged is None or staged.fingerprint != plan.fingerprint:
         for path in staging.iterdir():
-            if path.name not in ("lock", "planning"):
+            if path.is_dir() and path.name != "planning":
+                shutil.rmtree(path)
+            elif path.name not in ("lock", "planning"):
                 path.unlink()
         for path in fresh.iterdir():
             path.replace(staging / path.name)
@@ -141,11 +143,30 @@ def _remove_unplanned(staging: Path, created: list[Path]) -> None:
                 return
 
 
-def write_range(staging: Path, names: Sequence[str]) -> None:
-    """Writes those of the named shards that are not finished: the work of one task of an array job."""
-    plan = Plan.load(staging)
-    todo = [shard for shard in plan.shards if shard.name in names and not writer.is_finished(plan, shard, staging)]
-    writer.write_shards(plan, todo, lambda _: None)
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one task of an array job writes."""
+
+    staging: Path
+    names: tuple[str, ...]
+    workers: int = 1
+
+
+def parts(plan: Plan, todo: Sequence[ShardPlan], count: int, workers: int = 1) -> list[Part]:
+    """Up to `count` parts of about as many bytes each: consecutive shards, so that a task reads one stretch."""
+    total, before = sum(shard.size for shard in todo), 0
+    names: list[list[str]] = [[] for _ in range(count)]
+    for shard in todo:
+        names[min(count - 1, (before + shard.size // 2) * count // max(1, total))].append(shard.name)
+        before += shard.size
+    return [Part(plan.folder, tuple(some), workers) for some in names if some]
+
+
+def write_part(part: Part) -> None:
+    """Writes those shards of a part that are not finished; may run on any machine that sees the folders."""
+    plan = Plan.load(part.staging)
+    todo = [s for s in plan.shards if s.name in part.names and not writer.is_finished(plan, s, part.staging)]
+    _with_workers(part.workers)(plan, todo, _silent)
 
 
 def _with_workers(workers: int) -> RunShards:

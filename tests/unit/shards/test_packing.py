@@ -149,9 +149,10 @@ def test_an_image_that_changes_during_packing_stops_it(source: Path, tmp_path: P
 
 def test_the_tasks_of_an_array_write_the_same_bytes(source: Path, tmp_path: Path) -> None:
     def in_two_ranges(plan: Plan, todo: list[ShardPlan], on_progress: Any) -> None:
-        names = [shard.name for shard in todo]
-        packing.write_range(plan.folder, names[1::2])
-        packing.write_range(plan.folder, names[::2])
+        parts = packing.parts(plan, todo, 3)
+        assert [name for part in parts for name in part.names] == [shard.name for shard in todo]
+        for part in reversed(parts):
+            packing.write_part(part)
 
     pack("deep_fashion", source, tmp_path / "array", SMALL, run_shards=in_two_ranges)
     pack("deep_fashion", source, tmp_path / "plain", SMALL)

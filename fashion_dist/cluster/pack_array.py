@@ -1,0 +1,50 @@
+"""Packing as one Slurm array: each task writes a stretch of shards, the launcher plans before and finishes after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fashion_dist.cluster import presets, scheduler, submit
+from fashion_dist.cluster.presets import Resources
+from fashion_dist.errors import ConfigError
+from shards.packing import parts, write_part
+from shards.plan import Plan, ShardPlan
+
+RunShards = Callable[[Plan, Sequence[ShardPlan], Callable[[str, int, int], Any]], None]
+
+
+def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
+    """What `shards.pack` takes as `run_shards` to have its shards written by an array of `nodes` tasks.
+
+    Args:
+        nodes: tasks of the array, each on a node of its own as far as the cluster has them.
+        preset: of the cluster.
+        workers: processes of each task; 0 is one per CPU that a task gets.
+
+    Raises:
+        ConfigError: no Slurm answers, or the preset is unknown.
+    """
+    if nodes < 1:
+        raise ConfigError(f"--nodes {nodes} is not possible; allowed: 1 or more")
+    if not scheduler.slurm_answers():
+        raise ConfigError("no Slurm answers here (sbatch, sinfo); leave out --nodes to pack on this machine")
+    resources = presets.load(preset).replace(nodes=1, gpus_per_node=0, tasks_per_node=1)
+    cpus = workers or resources.cpus_per_task or max(1, min(16, scheduler.node_cpus(resources.partition)))
+    return _run(nodes, resources.replace(cpus_per_task=cpus))
+
+
+def _run(nodes: int, resources: Resources) -> RunShards:
+    def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: Callable[[str, int, int], Any]) -> None:
+        shares = parts(plan, todo, nodes, resources.cpus_per_task)
+        submit.run_array(
+            write_part,
+            shares,
+            cluster="slurm",
+            resources=resources,
+            folder=plan.folder / "array",
+            name=f"pack-{plan.dataset}",
+            on_progress=lambda done, count: on_progress("array tasks", done, count),
+        )
+
+    return run
