@@ -127,6 +127,10 @@ class RunDir:
         """Folder of what was measured on a split beside the metrics."""
         return self.path / "measures" / split
 
+    def bad_samples(self, rank: int) -> Path:
+        """The damaged samples that a rank skipped."""
+        return self.path / "bad_samples" / f"rank_{rank}.jsonl"
+
     def predictions(self, split: str) -> Path:
         """Folder of one split's prediction files, one per rank."""
         return self.path / "predictions" / split
