@@ -83,7 +83,7 @@ class Scheduler:
         """Ask accounting about these jobs at once, where they have left the queue."""
         ids = [job.job_id for job in jobs if job.cluster == "slurm"]
         gone = [job_id for job_id in ids if self.entry(job_id) is None and not self.silent]
-        self._accounting |= scheduler.accounting(gone)
+        self._accounting |= dict.fromkeys(gone, "") | scheduler.accounting(gone)
 
     def entry(self, job_id: str) -> scheduler.Queued | None:
         """The job's line in the queue."""
@@ -107,8 +107,8 @@ class Scheduler:
         """How a job that is gone ended, such as CANCELLED; empty when unknown."""
         if job.cluster == "local":
             return ""
-        if job.job_id not in self._accounting:
-            self._accounting |= scheduler.accounting([job.job_id])
+        if job.job_id not in self._accounting and not self.silent:
+            self.expect([job])
         return self._accounting.get(job.job_id, "")
 
 
