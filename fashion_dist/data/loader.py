@@ -123,6 +123,13 @@ class Loader:
         self._shards = np.asarray(self._split.shard)[self._images[:, 0]]
         self._planner.images = self._images
 
+    def resize(self, image_px: int) -> None:
+        """From the next epoch on, give images of `image_px` pixels; what is cached stays."""
+        if self._running is not None:
+            self._running.close()
+        self._planner.data = replace(self._planner.data, image_px=image_px, start_px=0)
+        self._engine.resize(image_px)
+
     @property
     def bad_samples(self) -> list[DamageError]:
         """The damaged samples this rank met and skipped."""

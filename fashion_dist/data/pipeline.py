@@ -8,7 +8,8 @@ names the culprits.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,15 +131,14 @@ class Graph:
     ) -> None:
         self._encoded = encoded
         self._device_id = device_id
-        self._build: Callable[[], Any] = lambda: _graph_pipeline(
-            side, max_images, threads, device_id, encoded, hw_decoder_load
-        )
+        self._build = partial(_graph_pipeline, max_images, threads, device_id, encoded, hw_decoder_load)
+        self._side = side
         self._pipe: Any = None
 
     def start(self, images: Sequence[Any], draws: Draws) -> None:
         """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
         if self._pipe is None:
-            self._pipe = self._build()
+            self._pipe = self._build(self._side)
         feed = self._pipe.feed_input
         if self._encoded or self._device_id is None:
             feed("images", list(images))
@@ -174,6 +174,10 @@ class Graph:
             self._pipe = None
             raise
         return images.as_tensor()
+
+    def resize(self, side: int) -> None:
+        """Give images of that side from now on; only while no batch is under way."""
+        self._side, self._pipe = side, None
 
     def discard(self) -> None:
         """Forget the batch that was begun."""
@@ -235,7 +239,7 @@ def _slice(encoded: Any, anchor: Any, shape: Any, device: str, **arguments: Any)
 
 
 def _graph_pipeline(
-    side: int, max_images: int, threads: int, device_id: int | None, encoded: bool, hw_decoder_load: float
+    max_images: int, threads: int, device_id: int | None, encoded: bool, hw_decoder_load: float, side: int
 ) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 

@@ -49,7 +49,7 @@ class Renderer:
     """
 
     def __init__(self, image_px: int, threads: int) -> None:
-        self._side = image_px
+        self.side = image_px
         self._threads = threads
         self._local = threading.local()
         # Threads of the pool run torch operations on one core each. Torch keeps that number per thread, but also
@@ -86,7 +86,7 @@ class Renderer:
 
         Many at once: images of 28 px would take longer to name one by one than to render. `draws` has diagonal colours.
         """
-        side = self._side
+        side = self.side
 
         def render(part: np.ndarray) -> None:
             images = torch.from_numpy(block[rows[part]])
@@ -134,10 +134,12 @@ class Renderer:
             _erase(out, draws.erased[position])
 
     def _scratch(self) -> tuple[Tensor, Tensor]:
-        if not hasattr(self._local, "resized"):
-            self._local.resized = torch.empty((self._side, self._side, 3), dtype=torch.uint8)
-            self._local.floats = torch.empty((self._side, self._side, 3))
-        return self._local.resized, self._local.floats
+        local = self._local
+        if getattr(local, "side", 0) != self.side:
+            local.side = self.side
+            local.resized = torch.empty((self.side, self.side, 3), dtype=torch.uint8)
+            local.floats = torch.empty((self.side, self.side, 3))
+        return local.resized, local.floats
 
 
 def reduce(pixels: np.ndarray, size: np.ndarray) -> np.ndarray:

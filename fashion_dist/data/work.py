@@ -64,7 +64,7 @@ class Planner:
         """int32 [images of the split, 2], width and height."""
         self.sizes = bounded_sizes(self.stored_sizes, data.cache_px)
         """int32 [images of the split, 2], width and height of what crops are taken from."""
-        self._data = data
+        self.data = data
         self._training = training
         self._seed = seed
 
@@ -75,10 +75,10 @@ class Planner:
         rows = images.ravel()
         sizes = self.sizes[rows]
         if not self._training:
-            return Work(index, rows, centre(self._data, sizes))
+            return Work(index, rows, centre(self.data, sizes))
         occasions = repeats
         if k > 1:
             # The same image in two examples, or twice in one, is treated anew each time.
             occasions = (1 + index[:, None] * k + np.arange(k) + (repeats[:, None] << 44)).ravel()
         ids = image_ids(self._row0 + rows, occasions)
-        return Work(index, rows, draw(self._data, sizes, ids, self._seed, epoch))
+        return Work(index, rows, draw(self.data, sizes, ids, self._seed, epoch))
