@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashion_dist.cluster import scheduler
@@ -14,6 +14,7 @@ from fashion_dist.cluster.scheduler import JobRef
 from fashion_dist.errors import RunError
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
 def test_slurms_times_are_read(days: int, hours: int, minutes: int, seconds: int) -> None:
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
