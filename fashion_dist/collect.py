@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist.config import Config
-from fashion_dist.errors import InputError, RunError
+from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
 from fashion_dist.tracking import write_atomic
@@ -19,23 +20,61 @@ from shards import ShardSet, Split
 def collect(
     run: RunDir, config: Config, shard_set: ShardSet, out: Path | None = None, split: str = "test"
 ) -> list[Path]:
-    """Write the task's submission files for `split` into `out` (default: the run's folder); returns their paths.
+    """Write the submission files of `config`'s task for `split` into `out` (default: the run's folder).
+
+    Returns:
+        Their paths.
 
     Raises:
         InputError: the shard set has no such split, or the run has not predicted it yet.
         RunError: a sample of the split is missing or doubled in the predictions; nothing is written.
     """
     part = shard_set.split(split)
-    columns = read_predictions(run, split)
-    index = _order(columns, part, run.predictions(split))
-    ordered = {name: values[index] for name, values in columns.items()}
-    facts = part.facts(*shard_set.schema.facts)
-    files = load(config.task).submission({**facts, **ordered, "key": np.asarray(part.keys)}, shard_set.schema, config)
+    files = load(config.task).submission(ordered_predictions(run, part), part, config)
     folder = out or run.submission
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_atomic(folder / name, text)
     return [folder / name for name in files]
+
+
+def ordered_predictions(run: RunDir, part: Split) -> dict[str, np.ndarray]:
+    """The facts of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
+    columns = read_predictions(run, part.name)
+    index = _order(columns, part, run.predictions(part.name))
+    ordered = {name: values[index] for name, values in columns.items()}
+    return {**part.facts(*part.schema.facts), **ordered, "key": np.asarray(part.keys)}
+
+
+def answered_as(config: Config, name: str) -> Config:
+    """The configuration of a run, to answer as the task `name` does, from the same predictions.
+
+    Raises:
+        ConfigError: no such task, or one that learns from other facts or predicts something else.
+    """
+    mine, other = load(config.task), load(name)
+    if mine.rows != other.rows or mine.build_model != other.build_model:
+        raise ConfigError(f"a run of task {config.task!r} predicts nothing that task {name!r} could answer with")
+    kept = {key: value for key, value in config.options.items() if key in other.recipe.options}
+    return dataclasses.replace(config, task=name, options={**other.recipe.options, **kept})
+
+
+def tuned(run: RunDir, config: Config, shard_set: ShardSet) -> Config:
+    """`config` with the options that suit the run's predictions of the validation split best, such as thresholds.
+
+    Raises:
+        ConfigError: the task has nothing to tune.
+        InputError: the run has not predicted the validation split yet.
+    """
+    task = load(config.task)
+    if task.tune is None:
+        raise ConfigError(f"task {config.task!r} has no thresholds to tune")
+    part = shard_set.split("val")
+    if not run.predictions("val").is_dir():
+        make = f"python jobs/predict.py {run.run_id} --split val"
+        raise InputError(f"run {run.run_id} has no predictions for 'val' to tune thresholds on; {make} makes them")
+    found = task.tune(part, ordered_predictions(run, part), config)
+    return dataclasses.replace(config, options={**config.options, **found})
 
 
 def read_predictions(run: RunDir, split: str, wait_s: float = 0.0) -> dict[str, np.ndarray]:

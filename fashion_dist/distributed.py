@@ -110,6 +110,14 @@ class Link:
             return contextlib.nullcontext()
         return parallel.no_sync()
 
+    def gather(self, mine: Any) -> list[Any]:
+        """What each rank passed, by rank, on every rank; for a few megabytes of arrays and plain values."""
+        if self._control is None:
+            return [mine]
+        theirs: list[Any] = [None] * self.world.world_size
+        dist.all_gather_object(theirs, mine, group=self._control)
+        return theirs
+
     def broadcast(self, tensors: list[Tensor]) -> None:
         """Every rank's `tensors` become rank 0's, in place."""
         if self.world.world_size > 1:

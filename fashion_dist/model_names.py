@@ -17,8 +17,9 @@ _REGISTERED = re.compile(r"^@register_model\b(?:(?!^def ).)*?^def (\w+)", re.MUL
 
 
 def own_models() -> list[str]:
-    """Our own networks: the modules of `fashion_dist/models`."""
-    return sorted(path.stem for path in (Path(__file__).parent / "models").glob("*.py") if path.stem != "__init__")
+    """Our own networks: the modules of `fashion_dist/models`, except those whose names begin with `_`."""
+    modules = (Path(__file__).parent / "models").glob("*.py")
+    return sorted(path.stem for path in modules if not path.stem.startswith("_"))
 
 
 ALIASES = {"xception": "legacy_xception"}

@@ -41,6 +41,34 @@ def forward_all(learner: Learner, loader: Loader) -> Iterator[tuple[Batch, dict[
         yield batch, {name: value.float() for name, value in outputs.items()}
 
 
+def gather_rows(session: Session, feed: SplitFeed) -> dict[str, np.ndarray]:
+    """The task's columns for every example of the feed, in its order, on every rank."""
+    mine = _own_rows(session, feed)
+    parts = [part for part in session.link.gather(mine) if part]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(joined.pop("index"), kind="stable")
+    return {name: values[order] for name, values in joined.items()}
+
+
+def ask_model(session: Session, split: str, px: int) -> dict[str, np.ndarray]:
+    """The task's columns for each image of a split by the current weights, the same bits on any number of ranks."""
+    from fashion_dist.session import SplitFeed
+
+    with SplitFeed(session, split, alone=True) as feed, _one_thread():
+        feed.begin(0, px)
+        return gather_rows(session, feed)
+
+
+def _own_rows(session: Session, feed: SplitFeed) -> dict[str, np.ndarray]:
+    """`index` and the task's columns for this rank's examples; empty where it has none."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch, outputs in forward_all(session.learner, feed.loader):
+        rows = session.task.rows(outputs, session.config)
+        for column, values in {"index": batch.index.numpy(), **rows}.items():
+            columns.setdefault(column, []).append(values)
+    return {column: np.concatenate(parts) for column, parts in columns.items()}
+
+
 def predict(session: Session, feed: SplitFeed, name: str) -> None:
     """Write `predictions/<split>/rank_<r>.parquet`: index, key and the task's columns, one row per example.
 
@@ -49,20 +77,16 @@ def predict(session: Session, feed: SplitFeed, name: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    link, task, config = session.link, session.task, session.config
+    link = session.link
     final = session.folder.predictions(name)
     temporary = final.with_name(f".{name}.new")
     if link.world.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     link.barrier()
-    columns: dict[str, list[np.ndarray]] = {}
     with _one_thread():
-        for batch, outputs in forward_all(session.learner, feed.loader):
-            for column, values in {"index": batch.index.numpy(), **task.rows(outputs, config)}.items():
-                columns.setdefault(column, []).append(values)
-    if columns:
-        joined = {column: np.concatenate(parts) for column, parts in columns.items()}
+        joined = _own_rows(session, feed)
+    if joined:
         table = pa.table({column: _arrow(values) for column, values in joined.items()})
         keys = [feed.key(int(i)) for i in joined["index"]]
         pq.write_table(table.add_column(1, "key", pa.array(keys)), temporary / f"rank_{link.world.rank}.parquet")

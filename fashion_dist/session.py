@@ -17,12 +17,13 @@ from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.config import Config, DataConfig
 from fashion_dist.data import Batch, Loader, LoaderOptions
 from fashion_dist.distributed import Link
-from fashion_dist.errors import CheckpointError
+from fashion_dist.errors import CheckpointError, unknown
 from fashion_dist.files import write_text
 from fashion_dist.learner import Learner
 from fashion_dist.paths import RunDir
+from fashion_dist.predict import ask_model
 from fashion_dist.state import StateFile
-from fashion_dist.tasks import Task
+from fashion_dist.tasks import Columns, Examples, Task
 from fashion_dist.tracking import Tracker, WandbMode
 from shards import ShardSet
 
@@ -69,6 +70,8 @@ class Session:
     state_file: StateFile | None = None
     tracker: Tracker | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    mined: Examples | None = None
+    """The current epoch's examples, where the weights chose them; kept in checkpoints."""
 
     def tell(self, **values: Any) -> None:
         """Update state.json."""
@@ -98,7 +101,8 @@ class Session:
                 "precision": str(self.learner.dtype),
                 "world_size": self.link.world.world_size,
             }
-            state = self.learner.state() | {"position": dataclasses.asdict(self.position)}
+            mined = None if self.mined is None else self.mined.state()
+            state = self.learner.state() | {"position": dataclasses.asdict(self.position), "mined": mined}
             self.checkpoints.save("step", self.position.total, state, facts)
         self.saved_at = time.monotonic()
 
@@ -130,6 +134,7 @@ class Session:
                 raise CheckpointError(f"checkpoint {saved.path} is of another {what}; --fresh starts over beside it")
         self.learner.restore(state)
         self.position = Position(**state["position"])
+        self.mined = None if state["mined"] is None else Examples.from_state(state["mined"])
 
     def load_best(self) -> None:
         """Give the evaluated model the best weights so far.
@@ -149,37 +154,74 @@ class SplitFeed:
     Args:
         session: whose configuration, ranks and device.
         name: `train` is shuffled and augmented; every other split is read in order, whole.
+        alone: read the split in order, image by image, whatever its name and the task's examples.
     """
 
-    def __init__(self, session: Session, name: str) -> None:
-        config = session.config
+    def __init__(self, session: Session, name: str, alone: bool = False) -> None:
         self.split = session.shard_set.split(name)
-        self.training = name == "train"
-        self.examples = session.task.make_examples(self.split, config)
-        if config.train.fraction < 1 and name in ("train", "val"):
-            least = config.train.batch_size if self.training else 1
-            self.examples = self.examples.sample(config.train.fraction, least, config.train.seed)
-        self.targets = {
-            key: torch.from_numpy(np.ascontiguousarray(values)).to(session.link.device)
-            for key, values in self.examples.targets.items()
-        }
+        self.training = name == "train" and not alone
         self._session = session
-        self._px = config.data.image_px
-        self.loader = self._load(config.data)
+        self._alone = alone
+        self._epoch = session.position.epoch if self.training else 0
+        self._px = session.config.data.image_px
+        self._take(self._make(self._epoch))
+        self.loader = self._load(session.config.data)
 
-    def resize_to(self, px: int) -> None:
-        """Give images of `px` pixels from now on."""
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to measure answers by."""
+        return self._session.task.judge is not None or self.examples.labelled
+
+    def begin(self, epoch: int, px: int) -> None:
+        """Be ready for `epoch`: its own examples, if the task's change, in images of `px` pixels."""
         if px != self._px:
             self._px = px
-            self.loader.close()
-            self.loader = self._load(dataclasses.replace(self._session.config.data, image_px=px, start_px=0))
+            self.loader.resize(px)
+        if self.training and epoch != self._epoch and self._session.task.examples is not None:
+            self._epoch = epoch
+            self._take(self._make(epoch))
+            self.loader.show(self.examples.images)
+
+    def _make(self, epoch: int) -> Examples:
+        session, config = self._session, self._session.config
+        if self._alone:
+            return Examples(np.arange(len(self.split), dtype=np.int64)[:, None], {})
+        if self.training and session.mined is not None and session.position.step:
+            return session.mined  # what the weights at the epoch's beginning chose; today's are others
+        session.mined = None if self.training else session.mined
+        asked: list[float] = []
+
+        def ask() -> Columns:
+            started = time.monotonic()
+            columns = ask_model(session, self.split.name, self._px)
+            asked.append(time.monotonic() - started)
+            return columns
+
+        examples = session.task.make_examples(self.split, config, epoch, ask)
+        if config.train.fraction < 1 and (self.training or (self.split.name == "val" and session.task.judge is None)):
+            least = config.train.batch_size if self.training else 1
+            examples = examples.sample(config.train.fraction, least, config.train.seed)
+        if asked:
+            session.mined = examples
+            session.log("train", epoch, {"mining_s": sum(asked)})
+        return examples
+
+    def _take(self, examples: Examples) -> None:
+        self.examples = examples
+        self.targets = {
+            key: torch.from_numpy(np.ascontiguousarray(values)).to(self._session.link.device)
+            for key, values in examples.targets.items()
+        }
 
     def _load(self, data: DataConfig) -> Loader:
         session, config, world = self._session, self._session.config, self._session.link.world
+        balance, weigh = self._drawn_by(config.data.balance), self._drawn_by(config.data.weigh)
         return Loader(
             self.split,
             self.examples.images,
             data,
+            classes=balance,
+            weights=weigh,
             batch_size=config.train.batch_size if self.training else config.train.eval_batch_size,
             accumulate=config.train.accumulate if self.training else 1,
             training=self.training,
@@ -190,7 +232,16 @@ class SplitFeed:
             device=session.link.device,
             dtype=torch.bfloat16 if session.learner.dtype == torch.bfloat16 else torch.float32,
             options=session.options.loader,
+            bad_log=session.folder.bad_samples(world.rank),
         )
+
+    def _drawn_by(self, name: str) -> np.ndarray | None:
+        """The target by which training examples are drawn, if one is named."""
+        if not name or not self.training:
+            return None
+        if name not in self.examples.targets:
+            raise unknown("target (data.balance, data.weigh)", name, self.examples.targets)
+        return self.examples.targets[name]
 
     def targets_of(self, batch: Batch) -> dict[str, Tensor]:
         """The targets of a batch, by name."""

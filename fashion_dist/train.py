@@ -29,7 +29,7 @@ from fashion_dist.learner import Learner
 from fashion_dist.mix import mix_batch
 from fashion_dist.optim import learning_rate, set_learning_rate
 from fashion_dist.paths import RunDir
-from fashion_dist.predict import forward_all, predict
+from fashion_dist.predict import forward_all, gather_rows, predict
 from fashion_dist.session import FitOptions, Session, SplitFeed
 from fashion_dist.state import StateFile
 from fashion_dist.tasks import load
@@ -83,8 +83,10 @@ def fit(
         session.resume()
         if link.world.is_main:
             session.tracker = Tracker(folder, config, session.position.total, options.attempt, options.wandb)
-        with SplitFeed(session, "train") as train, SplitFeed(session, "val") as val:
-            outcome = _epochs(session, train, val)
+        outcome: Literal["done", "stopped"] = "done"
+        if session.position.epoch < config.train.epochs:
+            with SplitFeed(session, "train") as train, SplitFeed(session, "val") as val:
+                outcome = _epochs(session, train, val)
         if outcome == "done":
             _predict(session)
     finally:
@@ -103,8 +105,8 @@ def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done
     session.tell(phase="training", epoch=position.epoch, best=position.best, total_steps=total_steps)
     while position.epoch < settings.epochs and not _no_better_for(session, settings.patience):
         px = session.config.data.px_at(position.epoch, settings.epochs)
-        train.resize_to(px)
-        val.resize_to(px)
+        train.begin(position.epoch, px)
+        val.begin(position.epoch, px)
         if not train_epoch(session, train):
             session.save()
             return "stopped"
@@ -240,6 +242,9 @@ def evaluate(session: Session, feed: SplitFeed) -> dict[str, float]:
 def measure(session: Session, feed: SplitFeed) -> tuple[dict[str, float], dict[str, str]]:
     """`evaluate`, and the task's tables of the same samples as {file name: text}."""
     task, config = session.task, session.config
+    if task.judge is not None:
+        return task.judge(feed.split, gather_rows(session, feed), config), {}
+    assert task.sums is not None and task.metrics is not None
     totals: dict[str, Tensor] = {}
     for batch, outputs in forward_all(session.learner, feed.loader):
         targets = feed.targets_of(batch)
@@ -268,7 +273,7 @@ def _predict(session: Session) -> None:
         if name in session.shard_set.splits:
             with SplitFeed(session, name) as feed:
                 predict(session, feed, name)
-                if feed.examples.labelled:
+                if feed.labelled:
                     metrics, tables = measure(session, feed)
                     session.log(name, session.position.best["epoch"], metrics)
                     session.write_measures(name, tables)

@@ -26,16 +26,23 @@ class Args(cli.CommonArgs):
     """Folder for the files; default: the run's own."""
     split: str = "test"
     """The split to collect."""
+    task: str = ""
+    """Answer as this task does, from the same predictions: polyvore_outfits from a run of polyvore_pairs."""
+    tune_thresholds: bool = False
+    """Choose the task's thresholds on the predictions of the validation split first."""
 
 
 def main(args: Args) -> cli.Result:
     """Collect one run."""
-    from fashion_dist.collect import collect
+    from fashion_dist.collect import answered_as, collect, tuned
     from fashion_dist.runs import open_run
 
     opened = open_run(Home.find(args.home), args.run)
     out = Path(args.out).absolute() if args.out else None
-    files = collect(opened.folder, opened.config, opened.shard_set, out, args.split)
+    config = answered_as(opened.config, args.task) if args.task else opened.config
+    if args.tune_thresholds:
+        config = tuned(opened.folder, config, opened.shard_set)
+    files = collect(opened.folder, config, opened.shard_set, out, args.split)
     count = opened.shard_set.splits[args.split]
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split}, each exactly once",

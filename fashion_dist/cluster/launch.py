@@ -96,6 +96,8 @@ def resolve(request: Request) -> Plan:
     _require_model(config)
     shard_set = ShardSet.open(home.shard_set(config.dataset))
     _require_facts(config, task, shard_set)
+    if task.check is not None:
+        task.check(shard_set, config)
     cluster = choose_cluster(request.cluster)
     resources = resolve_resources(request, cluster)
     require_divisible(config, resources)

@@ -11,18 +11,20 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_dist.config import Config
+from fashion_dist.config import Config, Scalar
 from fashion_dist.errors import unknown
-from shards import Schema, Split
+from shards import Schema, ShardSet, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Arrays = Mapping[str, np.ndarray]
+Columns = Mapping[str, Sequence[object] | np.ndarray]
+Ask = Callable[[], Columns]
 Tensors = Mapping[str, "Tensor"]
 
 
@@ -46,6 +48,18 @@ class Examples:
         """Whether any label is known; unknown ones are negative in every task's targets."""
         return any(bool((values >= 0).any()) for values in self.targets.values())
 
+    def state(self) -> dict[str, Any]:
+        """The examples as tensors, for a checkpoint."""
+        import torch
+
+        targets = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in self.targets.items()}
+        return {"images": torch.from_numpy(np.ascontiguousarray(self.images)), "targets": targets}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Examples:
+        """What `state` was taken of."""
+        return cls(state["images"].cpu().numpy(), {name: t.cpu().numpy() for name, t in state["targets"].items()})
+
     def sample(self, fraction: float, least: int, seed: int) -> Examples:
         """`fraction` of the examples, in their order, but not fewer than `least` where there are so many."""
         count = min(len(self), max(least, round(fraction * len(self)), 1))
@@ -61,39 +75,56 @@ class Task:
         recipe: the configuration that trains it well; `recipe.options` are the task's own settings.
         facts: the shard set's facts that it needs.
         build_model: (config, schema) -> module whose forward takes images [N, 3, H, W] and gives named outputs.
-        targets: (facts, config) -> arrays of one row per image.
         loss: (outputs, targets, config) -> named scalars, of which `loss` is the one to minimise.
-        sums: (outputs, targets, config) -> float64 tensors that add up over batches and ranks.
-        metrics: (added sums, schema) -> named numbers.
         rows: (outputs, config) -> prediction columns, N rows each.
-        submission: (columns of predictions and facts in the split's order, schema, config) -> {file name: text}.
+        submission: (columns of predictions and facts in the split's order, split, config) -> {file name: text}.
         monitor: the metric that `best` means; more is better.
         unmixable: targets that say nothing of a mixed image (mixup, CutMix); its loss takes them as unknown, -1.
         shown_metrics: the metrics that the run's curves show beside it.
-        examples: (split, config, epoch) -> Examples, where an example is not one image.
+        targets: (facts, config) -> arrays of one row per image, where an example is one image.
+        examples: (split, config, epoch, ask) -> Examples, where it is not; the training split's may change with the
+            epoch, but not their number. `ask()` gives the `rows` of all the split's images by the current weights.
+        sums: (outputs, targets, config) -> float64 tensors that add up over batches and ranks.
+        metrics: (added sums, schema) -> named numbers.
+        judge: (split, `rows` of the whole split in its order, config) -> named numbers, where they do not add up over
+            batches; replaces `sums` and `metrics`.
         tables: (added sums, schema, config) -> {file name: text}, what is measured beside the metrics.
+        check: (shard set, config) -> None; raises ConfigError before anything is submitted.
+        tune: (split, its `rows`, config) -> options that suit that split best, such as thresholds.
     """
 
     recipe: Config
     facts: tuple[str, ...]
     build_model: Callable[[Config, Schema], nn.Module]
-    targets: Callable[[Arrays, Config], Arrays]
     loss: Callable[[Tensors, Tensors, Config], dict[str, Tensor]]
-    sums: Callable[[Tensors, Tensors, Config], dict[str, Tensor]]
-    metrics: Callable[[Arrays, Schema], dict[str, float]]
     rows: Callable[[Tensors, Config], dict[str, np.ndarray]]
-    submission: Callable[[Mapping[str, Sequence[object] | np.ndarray], Schema, Config], dict[str, str]]
+    submission: Callable[[Columns, Split, Config], dict[str, str]]
     monitor: str
+    targets: Callable[[Arrays, Config], Arrays] | None = None
+    examples: Callable[[Split, Config, int, Ask], Examples] | None = None
+    sums: Callable[[Tensors, Tensors, Config], dict[str, Tensor]] | None = None
+    metrics: Callable[[Arrays, Schema], dict[str, float]] | None = None
+    judge: Callable[[Split, Columns, Config], dict[str, float]] | None = None
     unmixable: tuple[str, ...] = ()
     shown_metrics: tuple[str, ...] = ()
-    examples: Callable[[Split, Config, int], Examples] | None = None
     tables: Callable[[Arrays, Schema, Config], dict[str, str]] | None = None
+    check: Callable[[ShardSet, Config], None] | None = None
+    tune: Callable[[Split, Columns, Config], Mapping[str, Scalar]] | None = None
 
-    def make_examples(self, split: Split, config: Config, epoch: int = 0) -> Examples:
+    def __post_init__(self) -> None:
+        assert (self.targets is None) != (self.examples is None), "a task has targets, or examples of its own"
+        assert (self.judge is None) == (self.sums is not None and self.metrics is not None), "a task has one measure"
+
+    def make_examples(self, split: Split, config: Config, epoch: int = 0, ask: Ask | None = None) -> Examples:
         """The examples of a split: the task's own, or one per image."""
         if self.examples is not None:
-            return self.examples(split, config, epoch)
+            return self.examples(split, config, epoch, ask or _nobody)
+        assert self.targets is not None
         return Examples(np.arange(len(split), dtype=np.int64)[:, None], self.targets(split.facts(*self.facts), config))
+
+
+def _nobody() -> Columns:
+    raise AssertionError("only training asks what the current weights say")
 
 
 def names() -> list[str]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import Arrays, Task, Tensors
-from shards import Schema
+from fashion_dist.tasks import Arrays, Columns, Task, Tensors
+from shards import Schema, ShardSet, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Columns = Mapping[str, Sequence[object] | np.ndarray]
-Submission = Callable[[Columns, Schema, Config], dict[str, str]]
+Submission = Callable[[Columns, Split, Config], dict[str, str]]
 
 
 def classification(
@@ -49,9 +48,21 @@ def classification(
     def tables(sums: Arrays, schema: Schema, config: Config) -> dict[str, str]:
         return confusion_tables(sums["confusion"], class_names(schema, config))
 
+    def check(shard_set: ShardSet, config: Config) -> None:
+        count = len(class_names(shard_set.schema, config))
+        for name in shard_set.splits:
+            split = shard_set.split(name)
+            found = labels(split.facts(*facts), config)
+            if len(found) and found.max() >= count:
+                row = int(np.argmax(found))
+                raise ConfigError(
+                    f"{shard_set.path}: {split.keys[row]} of split {name!r} has class {found[row]}; "
+                    f"allowed: 0 to {count - 1}"
+                )
+
     return Task(
         recipe=recipe, facts=facts, build_model=build_model, targets=targets, loss=loss, sums=sums, metrics=metrics,
-        rows=rows, submission=submission, tables=tables, monitor="accuracy", shown_metrics=("macro_f1",),
+        rows=rows, submission=submission, tables=tables, check=check, monitor="accuracy", shown_metrics=("macro_f1",),
     )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Arrays
-from fashion_dist.tasks._classification import Columns, classification, in_order, named_classes
-from shards import Schema
+from fashion_dist.tasks import Arrays, Columns
+from fashion_dist.tasks._classification import classification, in_order, named_classes
+from shards import Split
 
 RECIPE = Config(
     task="clipart",
@@ -33,7 +33,7 @@ def labels(facts: Arrays, config: Config) -> np.ndarray:
     return facts["label"].astype(np.int64)
 
 
-def submission(columns: Columns, schema: Schema, config: Config) -> dict[str, str]:
+def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`test.txt`: header `id,label`, then the image's name without its ending, a comma and a blank, and its class."""
     names = [PurePosixPath(str(file)).stem for file in columns["file"]]
     answers = np.asarray(columns["label"])

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Arrays, Task, Tensors
-from shards import Schema
+from fashion_dist.tasks import Arrays, Columns, Task, Tensors
+from shards import Schema, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -137,7 +137,7 @@ def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
     }
 
 
-def submission(columns: Mapping[str, Sequence[object] | np.ndarray], schema: Schema, config: Config) -> dict[str, str]:
+def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`category.csv` and `attribute.csv` as the assignment wants them, in the order of the split's file."""
     order = np.argsort(np.asarray(columns["row"]), kind="stable")
     paths, categories, attributes = columns["file_path"], columns["category"], columns["attributes"]

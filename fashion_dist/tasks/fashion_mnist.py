@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Arrays
-from fashion_dist.tasks._classification import Columns, classification, csv_text, in_order, named_classes
-from shards import Schema
+from fashion_dist.tasks import Arrays, Columns
+from fashion_dist.tasks._classification import classification, csv_text, in_order, named_classes
+from shards import Split
 
 RECIPE = Config(
     task="fashion_mnist",
@@ -34,9 +34,9 @@ def labels(facts: Arrays, config: Config) -> np.ndarray:
     return facts["label"].astype(np.int64)
 
 
-def submission(columns: Columns, schema: Schema, config: Config) -> dict[str, str]:
+def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`test.csv`: the number of each test image in the published file, its class and that class's name."""
-    names, answers = schema.names["label"], np.asarray(columns["label"])
+    names, answers = split.schema.names["label"], np.asarray(columns["label"])
     lines = [(number, int(answers[i]), names[int(answers[i])]) for number, i in enumerate(in_order(columns))]
     return {"test.csv": csv_text([("id", "label", "name"), *lines])}
 

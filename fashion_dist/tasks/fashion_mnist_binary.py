@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fashion_dist.config import Config
-from fashion_dist.tasks import Arrays, fashion_mnist
-from fashion_dist.tasks._classification import Columns, classification, csv_text, in_order
-from shards import Schema
+from fashion_dist.tasks import Arrays, Columns, fashion_mnist
+from fashion_dist.tasks._classification import classification, csv_text, in_order
+from shards import Schema, Split
 
 RECIPE = dataclasses.replace(fashion_mnist.RECIPE, task="fashion_mnist_binary")
 
@@ -34,7 +34,7 @@ def class_names(schema: Schema, config: Config) -> Sequence[str]:
     return NAMES
 
 
-def submission(columns: Columns, schema: Schema, config: Config) -> dict[str, str]:
+def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`test.csv`: the number of each test image in the published file, 1 or 0, and the probability of 1."""
     answers, probabilities = np.asarray(columns["label"]), np.asarray(columns["probability"])
     lines = [(n, int(answers[i]), f"{probabilities[i, 1]:.6f}") for n, i in enumerate(in_order(columns))]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from schemas import SCHEMAS, random_facts
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
-from fashion_dist.tasks import Task
-from shards import Schema
+from fashion_dist.tasks import Examples, Task
+from shards import ShardSet
 
 COUNT = 24
+PX = 32
+MEASURED_BY_SUMS = [name for name in tasks.names() if tasks.load(name).sums is not None]
 
 
 @pytest.fixture(params=tasks.names())
@@ -29,20 +31,46 @@ def task(name: str) -> Task:
 
 
 @pytest.fixture
-def schema(task: Task) -> Schema:
-    return SCHEMAS[task.recipe.dataset]
+def shard_set(task: Task, mini_set: Callable[[str], ShardSet]) -> ShardSet:
+    return mini_set(task.recipe.dataset)
 
 
 @pytest.fixture
 def config(task: Task) -> Config:
-    """The recipe on pictures small enough for a test."""
-    return dataclasses.replace(task.recipe, data=dataclasses.replace(task.recipe.data, image_px=32))
+    """The recipe on pictures and batches small enough for a test."""
+    data = dataclasses.replace(task.recipe.data, image_px=PX, start_px=0)
+    return dataclasses.replace(task.recipe, data=data).override(["train.batch_size=8"])
 
 
 @pytest.fixture
-def targets(task: Task, schema: Schema, config: Config) -> dict[str, Tensor]:
-    arrays = task.targets(random_facts(schema, COUNT), config)
-    return {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in arrays.items()}
+def model(task: Task, shard_set: ShardSet, config: Config) -> nn.Module:
+    torch.manual_seed(0)
+    return task.build_model(config, shard_set.schema)
+
+
+@pytest.fixture
+def examples(task: Task, shard_set: ShardSet, config: Config) -> Examples:
+    """The first training examples."""
+    every = task.make_examples(shard_set.split("train"), config)
+    return Examples(every.images[:COUNT], {name: values[:COUNT] for name, values in every.targets.items()})
+
+
+@pytest.fixture
+def targets(examples: Examples) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in examples.targets.items()}
+
+
+def images_of(examples: Examples) -> Tensor:
+    torch.manual_seed(1)
+    count, k = examples.images.shape
+    return torch.randn(count, 3, PX, PX) if k == 1 else torch.randn(count, k, 3, PX, PX)
+
+
+@pytest.fixture
+def outputs(model: nn.Module, examples: Examples) -> dict[str, Tensor]:
+    with torch.no_grad():
+        made: dict[str, Tensor] = model(images_of(examples))
+    return made
 
 
 def perfect(targets: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -56,21 +84,21 @@ def perfect(targets: dict[str, Tensor], outputs: dict[str, Tensor]) -> dict[str,
     return made
 
 
-@pytest.fixture
-def outputs(task: Task, schema: Schema, config: Config) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    model = task.build_model(config, schema)
-    made: dict[str, Tensor] = model(torch.randn(COUNT, 3, 32, 32))
-    return made
+def test_its_own_recipe_is_accepted(task: Task, shard_set: ShardSet, config: Config) -> None:
+    assert Config.from_json(task.recipe.to_json()) == task.recipe
+    assert task.recipe.check() is task.recipe
+    task.recipe.debug().check()
+    if task.check is not None:
+        task.check(shard_set, config)
+    with pytest.raises(ValueError, match="unknown setting"):
+        task.recipe.override(["task.no_such_option=1"])
 
 
 def test_the_loss_is_finite_and_reaches_every_weight(
-    task: Task, schema: Schema, config: Config, targets: dict[str, Tensor]
+    task: Task, model: nn.Module, config: Config, examples: Examples, targets: dict[str, Tensor]
 ) -> None:
-    torch.manual_seed(0)
-    model = task.build_model(config, schema)
     model.train()
-    terms = task.loss(model(torch.randn(COUNT, 3, 32, 32)), targets, config)
+    terms = task.loss(model(images_of(examples)), targets, config)
     assert all(value.ndim == 0 and value.isfinite() for value in terms.values())
     terms["loss"].backward()
     without = [key for key, parameter in model.named_parameters() if parameter.grad is None]
@@ -78,44 +106,66 @@ def test_the_loss_is_finite_and_reaches_every_weight(
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
-def test_a_perfect_answer_has_the_perfect_score(
-    task: Task, schema: Schema, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
+def test_the_examples_are_the_same_each_time_and_as_many_each_epoch(
+    task: Task, shard_set: ShardSet, config: Config
 ) -> None:
+    train = shard_set.split("train")
+    made, again, later = (task.make_examples(train, config, epoch) for epoch in (0, 0, 1))
+    assert np.array_equal(made.images, again.images)
+    assert all(np.array_equal(values, again.targets[name]) for name, values in made.targets.items())
+    assert made.images.shape == later.images.shape
+    assert made.images.dtype == np.int64
+    assert 0 <= made.images.min() <= made.images.max() < len(train)
+    for split in ("val", "test"):
+        other = task.make_examples(shard_set.split(split), config)
+        assert np.array_equal(other.images[:, 0], np.arange(len(shard_set.split(split))))
+
+
+@pytest.mark.parametrize("name", MEASURED_BY_SUMS, indirect=True)
+def test_a_perfect_answer_has_the_perfect_score(
+    task: Task, shard_set: ShardSet, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
+) -> None:
+    assert task.sums is not None
+    assert task.metrics is not None
     sums = task.sums(perfect(targets, outputs), targets, config)
-    found = task.metrics({key: value.numpy() for key, value in sums.items()}, schema)
+    found = task.metrics({key: value.numpy() for key, value in sums.items()}, shard_set.schema)
     assert found[task.monitor] == pytest.approx(1.0)
     chance = task.sums(outputs, targets, config)
-    assert task.metrics({key: value.numpy() for key, value in chance.items()}, schema)[task.monitor] < 0.95
+    assert task.metrics({key: value.numpy() for key, value in chance.items()}, shard_set.schema)[task.monitor] < 0.95
 
 
+@pytest.mark.parametrize("name", MEASURED_BY_SUMS, indirect=True)
 def test_two_ranks_measure_what_one_rank_measures(
-    task: Task, schema: Schema, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
+    task: Task, shard_set: ShardSet, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> None:
+    assert task.sums is not None
+    assert task.metrics is not None
+    measure, metrics, schema = task.sums, task.metrics, shard_set.schema
+
     def sums(rows: slice) -> dict[str, np.ndarray]:
-        part = task.sums({k: v[rows] for k, v in outputs.items()}, {k: v[rows] for k, v in targets.items()}, config)
+        part = measure({k: v[rows] for k, v in outputs.items()}, {k: v[rows] for k, v in targets.items()}, config)
         return {key: value.detach().double().numpy() for key, value in part.items()}
 
     left, right, whole = sums(slice(0, 7)), sums(slice(7, COUNT)), sums(slice(0, COUNT))
     added = {key: left[key] + right[key] for key in whole}
-    assert task.metrics(added, schema) == pytest.approx(task.metrics(whole, schema))
+    assert metrics(added, schema) == pytest.approx(metrics(whole, schema))
+    tables = task.tables(whole, schema, config) if task.tables is not None else {}
+    assert all(text.endswith("\n") for text in tables.values())
 
 
-def test_rows_become_a_submission_with_every_sample_once(
-    task: Task, schema: Schema, config: Config, outputs: dict[str, Tensor]
-) -> None:
-    rows = task.rows({key: value.detach() for key, value in outputs.items()}, config)
-    assert {len(values) for values in rows.values()} == {COUNT}
-    facts = random_facts(schema, COUNT)
-    keys = np.array([f"key{i:03d}" for i in range(COUNT)], dtype=object)
-    files = task.submission({**facts, **rows, "key": keys}, schema, config)
+def test_rows_become_a_submission(task: Task, model: nn.Module, shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("test")
+    model.eval()
+    with torch.no_grad():
+        rows = task.rows(model(images_of(task.make_examples(split, config))), config)
+    assert {len(values) for values in rows.values()} == {len(split)}
+    keys = np.array(list(split.keys), dtype=object)
+    files = task.submission({**split.facts(*shard_set.schema.facts), **rows, "key": keys}, split, config)
     assert files
-    for text in files.values():
-        assert text.endswith("\n")
-        assert len(text.splitlines()) in (COUNT, COUNT + 1)
-
-
-def test_the_recipe_survives_json_and_refuses_what_it_does_not_know(task: Task) -> None:
-    assert Config.from_json(task.recipe.to_json()) == task.recipe
-    assert task.monitor
-    with pytest.raises(ValueError, match="unknown setting"):
-        task.recipe.override(["task.no_such_option=1"])
+    assert all(text.endswith("\n") for text in files.values())
+    if task.judge is None:
+        assert all(len(text.splitlines()) in (len(split), len(split) + 1) for text in files.values())
+    else:
+        found = task.judge(split, rows, config)
+        assert all(np.isfinite(value) for value in found.values())
+        assert {task.monitor, *task.shown_metrics} <= found.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary
-from shards import Schema
+from shards import Schema, Split
 
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SCHEMA = Schema(facts={"label": "int", "row": "int"}, names={"label": NAMES})
+SPLIT = Split("test", SCHEMA, Path(), Path(), (), 0, 40)
 TASK, RECIPE = fashion_mnist.TASK, fashion_mnist.RECIPE
 
 
@@ -95,7 +97,7 @@ def test_fashion_mnist_answers_in_the_order_of_the_published_file(module: object
         rows = {"label": rows["label"] % 2, "probability": rows["probability"][:, :2]}
     shuffled = np.random.default_rng(0).permutation(40)
     columns = {**rows, "row": shuffled, "key": [f"test/{i}" for i in shuffled]}
-    text = module.TASK.submission(columns, SCHEMA, RECIPE)["test.csv"]  # type: ignore[attr-defined]
+    text = module.TASK.submission(columns, SPLIT, RECIPE)["test.csv"]  # type: ignore[attr-defined]
     head, *lines = read(text)
     assert head[:2] == ["id", "label"]
     assert [int(line[0]) for line in lines] == list(range(40))
@@ -105,7 +107,7 @@ def test_fashion_mnist_answers_in_the_order_of_the_published_file(module: object
 def test_clipart_writes_names_without_endings_in_order() -> None:
     files = ["test/0010.png", "test/0002.jpg", "test/0001.v2.png"]
     columns = {"file": files, "row": np.array([2, 1, 0]), "label": np.array([7, 64, 0])}
-    text = clipart.TASK.submission(columns, SCHEMA, clipart.RECIPE)["test.txt"]
+    text = clipart.TASK.submission(columns, SPLIT, clipart.RECIPE)["test.txt"]
     assert text == "id,label\n0001.v2, 0\n0002, 64\n0010, 7\n"
 
 

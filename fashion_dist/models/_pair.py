@@ -1,0 +1,76 @@
+"""A score for every two of several images, the same whichever comes first.
+
+One backbone, shared by all images, and an embedding of unit length per image. The score of two images is their
+embeddings' inner product times a learned scale, plus a learned term of each: symmetric down to the last bit, because
+sums and products of two numbers are. Any number of pairs therefore costs one pass per image, and what an image
+contributes is a row of numbers that can be stored.
+
+Siamese networks: Bromley et al. 1994; for items of clothing: Veit et al. 2015, with a distance for the inner product.
+
+Legend: N examples, k images each, P = k (k - 1) / 2 pairs, C embedding.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fashion_dist.config import ModelConfig
+from fashion_dist.models import build_backbone
+
+FIRST_SCALE = 5.0
+"""Of the inner product, before training: scores begin between -5 and 5."""
+
+
+class PairNetwork(nn.Module):
+    """Images [N, k, 3, H, W] -> `score` [N, P], logits of the pairs (0, 1), (0, 2), ... (k-2, k-1).
+
+    Images [N, 3, H, W] -> `embedding` [N, C + 1], from which `pair_scores` makes the same logits.
+
+    Args:
+        backbone: images [M, 3, H, W] -> features [M, F].
+        num_features: F.
+        embedding: C.
+        dropout: probability of dropping a feature, in training.
+    """
+
+    def __init__(self, backbone: nn.Module, num_features: int, embedding: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(num_features, embedding)
+        self.own = nn.Linear(num_features, 1)
+        self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
+        self.bias = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.own.weight)
+        nn.init.zeros_(self.own.bias)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See the class."""
+        if images.ndim == 4:
+            return {"embedding": self.embed(images)}
+        count, k = images.shape[:2]
+        rows = self.embed(images.flatten(0, 1)).reshape(count, k, -1)
+        left, right = zip(*itertools.combinations(range(k), 2), strict=True)
+        return {"score": pair_scores(rows[:, list(left)], rows[:, list(right)])}
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images [M, 3, H, W] -> rows [M, C + 1]: a scaled unit vector, and the image's own term."""
+        features = self.dropout(self.backbone(images))
+        direction = F.normalize(self.project(features).float(), dim=1)
+        own = self.own(features).float() + self.bias / 2
+        return torch.cat([direction * (self.log_scale / 2).exp(), own], dim=1)
+
+
+def pair_scores(first: Tensor, second: Tensor) -> Tensor:
+    """Rows [..., C + 1] of two images -> logits [...] that they go together."""
+    return (first[..., :-1] * second[..., :-1]).sum(dim=-1) + (first[..., -1] + second[..., -1])
+
+
+def build_pair_network(config: ModelConfig, embedding: int, image_px: int) -> PairNetwork:
+    """The pair network over the backbone of `config`; raises ConfigError for an unknown one."""
+    backbone, num_features = build_backbone(config, image_px)
+    return PairNetwork(backbone, num_features, embedding, config.dropout)

@@ -1,0 +1,372 @@
+"""What the tasks over Polyvore's pairs and over its outfits share: which items go together.
+
+Training takes four items at a time: a and b from one outfit, c and d from another, so that four images give six pairs.
+Evaluation computes a row of numbers per item (`models._pair`); every pair, outfit and question is answered from these.
+
+Legend: I items of a split, as rows of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fashion_dist.config import Config, Scalar
+from fashion_dist.errors import ConfigError
+from fashion_dist.tasks import Ask, Columns, Examples, Tensors
+from shards import Schema, ShardSet, Split
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NEGATIVES = ("random", "semantic", "hard")
+OPTIONS: Final[Mapping[str, Scalar]] = {
+    "embedding": 64,
+    "negatives": "semantic",
+    "listed": 0.25,
+    "candidates": 16,
+    "margin": 1.0,
+    "examples": 1024,
+}
+"""`negatives`: how c is chosen; `listed`: share of examples whose a and c come from the compatibility file's negative
+lines; `candidates`: items that are scored for each hard negative; `margin`: a hard one scores at most this logit below
+the true pair; `examples`: per epoch, 0 for one per pair of an outfit."""
+_PAIRS = tuple(itertools.combinations(range(4), 2))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a compatibility file: items as rows, how the file names them, and whether they make an outfit."""
+
+    items: np.ndarray
+    references: tuple[str, ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A fill-in-the-blank question: the outfit's other items and the answers on offer, as rows."""
+
+    items: np.ndarray
+    answers: np.ndarray
+    references: tuple[str, ...]
+    correct: int
+
+
+class Wardrobe:
+    """The outfits, compatibility lines and questions of one split.
+
+    Raises:
+        ConfigError: one of them names an item whose image is in another split.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self._set = ShardSet.open(split.path)
+        self._row_of = {key: row for row, key in enumerate(split.keys)}
+
+    def _table(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._set.table(name).to_pylist()
+        return [row for row in rows if row["split"] == self.split.name]
+
+    def _rows(self, what: str, items: Iterable[str]) -> np.ndarray:
+        try:
+            return np.array([self._row_of[item] for item in items], np.int64)
+        except KeyError as error:
+            raise ConfigError(
+                f"{self.split.path}: {what} names item {error.args[0]}, which is not in split {self.split.name!r}; "
+                f"pack the disjoint variant, in which splits share no item"
+            ) from None
+
+    @cached_property
+    def outfits(self) -> list[np.ndarray]:
+        """int64 [n] rows of each outfit."""
+        return [self._rows(f"outfit {row['set_id']}", row["items"]) for row in self._table("outfits")]
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """The compatibility file."""
+        return [
+            Line(self._rows(f"compatibility line {row['line']}", row["items"]), tuple(row["references"]), row["label"])
+            for row in self._table("compatibility")
+        ]
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """The fill-in-the-blank file."""
+        return [
+            Question(
+                self._rows(f"question {row['row']}", row["items"]),
+                self._rows(f"question {row['row']}", row["answers"]),
+                tuple(row["answer_references"]),
+                row["correct"],
+            )
+            for row in self._table("questions")
+        ]
+
+    @cached_property
+    def mates(self) -> list[set[int]]:
+        """For each item those it shares an outfit with."""
+        mates: list[set[int]] = [set() for _ in range(len(self.split))]
+        for outfit in self.outfits:
+            for row in outfit.tolist():
+                mates[row].update(outfit.tolist())
+        for row, others in enumerate(mates):
+            others.discard(row)
+        return mates
+
+    @cached_property
+    def relatives(self) -> list[set[int]]:
+        """For each item its mates and theirs: what is no safe negative of it."""
+        return [others.union(*(self.mates[other] for other in others)) | {row} for row, others in enumerate(self.mates)]
+
+    @cached_property
+    def positives(self) -> np.ndarray:
+        """int64 [M, 2], the pairs that share an outfit, each once, in order."""
+        pairs = [(row, other) for row, others in enumerate(self.mates) for other in sorted(others) if row < other]
+        return np.array(pairs, np.int64).reshape(-1, 2)
+
+    @cached_property
+    def listed_negatives(self) -> np.ndarray:
+        """int64 [L, 2], pairs in lines that make no outfit, of items that share none; each once, in order."""
+        pairs = {
+            (min(a, b), max(a, b))
+            for line in self.lines
+            if line.label == 0
+            for a, b in itertools.combinations(line.items.tolist(), 2)
+            if b not in self.relatives[a]
+        }
+        return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+
+def wardrobe_of(split: Split) -> Wardrobe:
+    """The wardrobe of a split, read once a process."""
+    key = (split.path, split.name)
+    if key not in _READ:
+        _READ[key] = Wardrobe(split)
+    return _READ[key]
+
+
+_READ: dict[tuple[Path, str], Wardrobe] = {}
+
+
+def check(shard_set: ShardSet, config: Config) -> None:
+    """Refuse options that cannot be, and tables that cannot be learned from or answered."""
+    options = config.options
+    if options["negatives"] not in NEGATIVES:
+        raise ConfigError(f"task.negatives = {options['negatives']!r} is not possible; allowed: {', '.join(NEGATIVES)}")
+    for name, low in (("embedding", 1), ("candidates", 1), ("margin", 0), ("examples", 0), ("listed", 0)):
+        if float(options[name]) < low or (name == "listed" and float(options[name]) > 1):
+            allowed = "0 to 1" if name == "listed" else f"{low} or more"
+            raise ConfigError(f"task.{name} = {options[name]!r} is not possible; allowed: {allowed}")
+    for row in shard_set.table("outfits").to_pylist():
+        if len(row["items"]) < 2:
+            raise ConfigError(
+                f"{shard_set.path}: outfit {row['set_id']} of split {row['split']!r} has {len(row['items'])} "
+                f"item{'s' * (len(row['items']) != 1)}; allowed: 2 or more"
+            )
+    for row in shard_set.table("questions").to_pylist():
+        if row["correct"] < 0:
+            offered = ", ".join(row["answer_references"])
+            raise ConfigError(
+                f"{shard_set.path}: question {row['row']} of split {row['split']!r} has no right answer: none of "
+                f"{offered} is of the outfit of {row['references'][0]}; allowed: one that is"
+            )
+    train = wardrobe_of(shard_set.split("train"))
+    count = int(options["examples"]) or len(train.positives)
+    if min(count, len(train.positives)) < config.train.batch_size:
+        raise ConfigError(
+            f"train.batch_size = {config.train.batch_size} is more than the {min(count, len(train.positives))} "
+            f"examples of an epoch (task.examples = {options['examples']}, {len(train.positives)} pairs)"
+        )
+
+
+def build_model(config: Config, schema: Schema) -> nn.Module:
+    """The configured backbone in a pair network."""
+    from fashion_dist.models._pair import build_pair_network
+
+    return build_pair_network(config.model, int(config.options["embedding"]), config.data.image_px)
+
+
+def examples(split: Split, config: Config, epoch: int, ask: Ask) -> Examples:
+    """Of `train`: images int64 [N, 4] and `compatible` float32 [N, 6], 1, 0 or -1 (unknown); of others: each item."""
+    if split.name != "train":
+        return Examples(np.arange(len(split), dtype=np.int64)[:, None], {})
+    wardrobe, options = wardrobe_of(split), config.options
+    draw = np.random.default_rng((config.train.seed, epoch, 0x9A1))
+    order = draw.permutation(len(wardrobe.positives))
+    anchors = wardrobe.positives[order[: int(options["examples"]) or None]]
+    flip = draw.random(len(anchors)) < 0.5
+    anchors = np.where(flip[:, None], anchors[:, ::-1], anchors)
+    kinds = split.facts("semantic")["semantic"]
+    # Weights that have learned nothing yet have nothing to choose by.
+    hard = options["negatives"] == "hard" and epoch > 0
+    rows = np.asarray(ask()["embedding"]) if hard else None
+    others = choose_negatives(wardrobe, anchors, kinds, config, draw, rows)
+    from_list = draw.random(len(anchors)) < float(options["listed"])
+    listed = wardrobe.listed_negatives
+    if len(listed):
+        taken = listed[draw.integers(len(listed), size=len(anchors))]
+        anchors = np.where(
+            from_list[:, None], np.column_stack([taken[:, 0], _mates_of(wardrobe, taken[:, 0], draw)]), anchors
+        )
+        others = np.where(from_list, taken[:, 1], others)
+    images = np.column_stack([anchors, others, _mates_of(wardrobe, others, draw)]).astype(np.int64)
+    return Examples(images, {"compatible": relations(wardrobe, images)})
+
+
+def _mates_of(wardrobe: Wardrobe, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """For each item one that shares an outfit with it; an item without one stands for itself."""
+    pick = draw.random(len(rows))
+    found = []
+    for row, at in zip(rows.tolist(), pick.tolist(), strict=True):
+        mates = sorted(wardrobe.mates[row]) or [row]
+        found.append(mates[int(at * len(mates))])
+    return np.array(found, np.int64)
+
+
+def relations(wardrobe: Wardrobe, images: np.ndarray) -> np.ndarray:
+    """float32 [N, 6] of items [N, 4]: 1 where two share an outfit, 0 where they are strangers, else -1."""
+    labels = np.zeros((len(images), len(_PAIRS)), np.float32)
+    for example, rows in enumerate(images.tolist()):
+        for pair, (i, j) in enumerate(_PAIRS):
+            if rows[j] in wardrobe.mates[rows[i]]:
+                labels[example, pair] = 1
+            elif rows[j] in wardrobe.relatives[rows[i]]:
+                labels[example, pair] = -1
+    return labels
+
+
+def choose_negatives(
+    wardrobe: Wardrobe,
+    anchors: np.ndarray,
+    kinds: np.ndarray,
+    config: Config,
+    draw: np.random.Generator,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """For each pair (a, b) an item that does not go with a: int64 [N].
+
+    Args:
+        wardrobe: of the split.
+        anchors: int64 [N, 2], the pairs.
+        kinds: int [I], semantic categories; except with `task.negatives=random`, the item is of b's.
+        config: of the run.
+        draw: where chance comes from.
+        rows: [I, C + 1] of the current weights. Of `task.candidates` items the hardest is taken: that with the highest
+            score, if it is at most `task.margin` below the pair's own; else the first that was drawn.
+    """
+    options = config.options
+    tries = int(options["candidates"]) if rows is not None else 8
+    same = {int(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
+    everything = np.arange(len(kinds))
+    uniform = draw.random((len(anchors), tries))
+    chosen = np.empty(len(anchors), np.int64)
+    for i, (a, b) in enumerate(anchors.tolist()):
+        pool = everything if options["negatives"] == "random" else same[int(kinds[b])]
+        drawn = pool[(uniform[i] * len(pool)).astype(np.int64)]
+        strangers = np.array([c for c in drawn.tolist() if c not in wardrobe.relatives[a]], np.int64)
+        if not len(strangers):  # an outfit that holds most of a category: any item will do, `relations` labels it
+            chosen[i] = drawn[0]
+            continue
+        hardest = 0
+        if rows is not None:
+            scores = score_pairs(rows, np.full(len(strangers) + 1, a), np.append(strangers, b))
+            best = int(np.argmax(scores[:-1]))
+            hardest = best if scores[best] >= scores[-1] - float(options["margin"]) else 0
+        chosen[i] = strangers[hardest]
+    return chosen
+
+
+def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+    """Binary cross-entropy of the known pairs, pairs that go together weighing as much as those that do not."""
+    import torch.nn.functional as F
+
+    logits, labels = outputs["score"].float(), targets["compatible"]
+    smoothed = labels.clamp(min=0) * (1 - config.train.label_smoothing) + 0.5 * config.train.label_smoothing
+    each = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+    parts = {}
+    for name, chosen in (("together", labels == 1), ("apart", labels == 0)):
+        parts[f"{name}_loss"] = (each * chosen).sum() / chosen.sum().clamp(min=1)
+    return {"loss": (parts["together_loss"] + parts["apart_loss"]) / 2, **parts}
+
+
+def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
+    """`embedding` float32 [N, C + 1], of which `score_pairs` makes scores."""
+    return {"embedding": outputs["embedding"].float().cpu().numpy()}
+
+
+def score_pairs(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Logits float64 [n] that items `first` go with items `second`, both int [n]; the same if they change places."""
+    a, b = rows[first].astype(np.float64), rows[second].astype(np.float64)
+    return np.asarray((a[:, :-1] * b[:, :-1]).sum(axis=1) + (a[:, -1] + b[:, -1]))
+
+
+def score_outfit(rows: np.ndarray, items: np.ndarray) -> float:
+    """The mean of the probabilities of an outfit's n (n - 1) / 2 pairs."""
+    first, second = np.triu_indices(len(items), 1)
+    return float(sigmoid(score_pairs(rows, items[first], items[second])).mean())
+
+
+def answer(rows: np.ndarray, question: Question) -> int:
+    """Position of the answer that goes best with the question's items, by the mean of the pairs' probabilities."""
+    scores = [
+        sigmoid(score_pairs(rows, question.items, np.full(len(question.items), offered))).mean()
+        for offered in question.answers.tolist()
+    ]
+    return int(np.argmax(scores))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, any shape."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
+
+
+def asked_pairs(wardrobe: Wardrobe, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs int64 [2M, 2] of a split and their truth [2M]: all that share an outfit, and as many that do not.
+
+    The latter are of the compatibility file's negative lines, and where these are too few, drawn.
+    """
+    draw = np.random.default_rng(seed)
+    together, apart = wardrobe.positives, draw.permutation(wardrobe.listed_negatives)[: len(wardrobe.positives)]
+    taken = set(map(tuple, apart.tolist()))
+    for _ in range(20 * len(together)):
+        if len(taken) >= len(together):
+            break
+        a, b = sorted(draw.integers(len(wardrobe.split), size=2).tolist())
+        if b not in wardrobe.relatives[a] and (a, b) not in taken:
+            taken.add((a, b))
+    apart = np.array(sorted(taken), np.int64).reshape(-1, 2)
+    return np.concatenate([together, apart]), np.repeat([1, 0], [len(together), len(apart)])
+
+
+def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The probability that a true one scores above a false one, ties counting half (Hanley & McNeil 1982)."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    true = truth.astype(bool)
+    wins = ranks[true].sum() - true.sum() * (true.sum() + 1) / 2
+    return float(wins / (true.sum() * (~true).sum())) if true.any() and not true.all() else 0.5
+
+
+def judge(split: Split, columns: Columns, config: Config) -> dict[str, float]:
+    """AUC and accuracy of pairs, AUC of outfits, accuracy of fill-in-the-blank; and the mean of three, `score`."""
+    wardrobe, embedding = wardrobe_of(split), np.asarray(columns["embedding"])
+    pairs, truth = asked_pairs(wardrobe, config.train.seed)
+    logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
+    outfits = np.array([score_outfit(embedding, line.items) for line in wardrobe.lines])
+    labels = np.array([line.label for line in wardrobe.lines])
+    right = [answer(embedding, question) == question.correct for question in wardrobe.questions]
+    found = {
+        "pair_auc": area_under_roc(logits, truth),
+        "pair_accuracy": float(((logits > 0) == truth).mean()),
+        "outfit_auc": area_under_roc(outfits, labels),
+        "fill_in_blank": float(np.mean(right)) if right else 0.0,
+    }
+    return {**found, "score": (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3}

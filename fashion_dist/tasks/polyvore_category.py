@@ -1,0 +1,70 @@
+"""Polyvore items by category: the source's `category_id`, or with `--set task.level=semantic` the coarser kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.tasks import Arrays, Columns
+from fashion_dist.tasks._classification import classification, named_classes
+from shards import Schema, ShardSet, Split
+
+RECIPE = Config(
+    task="polyvore_category",
+    dataset="polyvore_outfits",
+    model=ModelConfig(name="fashionnet", dropout=0.2),
+    optim=OptimConfig(name="adamw", lr=3e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=3.0),
+    data=DataConfig(
+        image_px=96, fit="squash", eval_resize=1.0, crop_scale=(0.5, 1.0), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+    ),
+    train=TrainConfig(epochs=60, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
+    options={"level": "category"},
+)
+
+LEVELS = ("category", "semantic")
+
+
+def level(config: Config) -> str:
+    """The fact that is learned; raises ConfigError unless `task.level` is one of `LEVELS`."""
+    chosen = str(config.options["level"])
+    if chosen not in LEVELS:
+        raise ConfigError(f"task.level = {chosen!r} is not possible; allowed: {', '.join(LEVELS)}")
+    return chosen
+
+
+def labels(facts: Arrays, config: Config) -> np.ndarray:
+    """The class of each item, int64 [N], -1 where the source has none."""
+    return facts[level(config)].astype(np.int64)
+
+
+def class_names(schema: Schema, config: Config) -> Sequence[str]:
+    """The names of the classes."""
+    return named_classes(level(config))(schema, config)
+
+
+def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
+    """`category.txt`, a line for each item: its id and its category, as the source writes them."""
+    words = source_names(split, config)
+    answers = np.asarray(columns["label"])
+    lines = [f"{item} {words[int(label)]}" for item, label in zip(columns["item_id"], answers, strict=True)]
+    return {"category.txt": "\n".join(lines) + "\n"}
+
+
+def source_names(split: Split, config: Config) -> list[str]:
+    """How the source writes each class: the number of a category, the word of a semantic one."""
+    names = list(class_names(split.schema, config))
+    if level(config) == "semantic":
+        return names
+    shard_set = ShardSet.open(split.path)
+    for name in shard_set.splits:
+        facts = shard_set.split(name).facts("category", "category_id")
+        for position, number in zip(facts["category"].tolist(), facts["category_id"].tolist(), strict=True):
+            if position >= 0:
+                names[position] = str(number)
+    return names
+
+
+TASK = classification(RECIPE, ("item_id", "category", "semantic", "category_id"), class_names, labels, submission)

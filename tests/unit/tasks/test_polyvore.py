@@ -1,0 +1,325 @@
+"""Pairs are symmetric, negatives are strangers, outfits are the mean of their pairs, and files are as asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from fashion_dist.config import Config, ModelConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.models._pair import PairNetwork, build_pair_network, pair_scores
+from fashion_dist.tasks import _polyvore, polyvore_category, polyvore_outfits, polyvore_pairs
+from fashion_dist.tasks._polyvore import (
+    Wardrobe,
+    area_under_roc,
+    asked_pairs,
+    choose_negatives,
+    relations,
+    score_outfit,
+    score_pairs,
+)  # fmt: skip
+from shards import PackOptions, ReadOptions, ShardSet, pack
+
+RECIPE = polyvore_outfits.RECIPE
+KINDS = ("3", "21", "41")
+SEMANTIC = {"3": "all-body", "21": "tops", "41": "shoes", "": ""}
+
+
+def pack_outfits(folder: Path, outfits: dict[str, list[list[str]]], **files: Any) -> ShardSet:
+    """A shard set of outfits by split, each a list of item ids; `files` replaces what is written beside them."""
+    raw = folder / "raw"
+    (raw / "images").mkdir(parents=True)
+    (raw / "disjoint").mkdir()
+    items = sorted({item for made in outfits.values() for outfit in made for item in outfit})
+    for item in items:
+        Image.new("RGB", (8, 8), (int(item) % 256, 0, 0)).save(raw / "images" / f"{item}.jpg")
+    category = {item: KINDS[int(item) % 3] for item in items} | files.get("category", {})
+    metadata = {i: {"category_id": c, "semantic_category": SEMANTIC[c]} for i, c in category.items()}
+    (raw / "polyvore_item_metadata.json").write_text(json.dumps(metadata))
+    (raw / "categories.csv").write_text("3,dress,all-body\n21,shirt,tops\n41,shoes,shoes\n")
+    for split, made in outfits.items():
+        listed = [
+            {"set_id": f"{split}{n}", "items": [{"item_id": item, "index": k + 1} for k, item in enumerate(outfit)]}
+            for n, outfit in enumerate(made)
+        ]
+        (raw / "disjoint" / f"{split}.json").write_text(json.dumps(listed))
+        last = len(made) - 1
+        lines = [f"1 {' '.join(f'{split}0_{k + 1}' for k in range(len(made[0])))}", f"0 {split}0_1 {split}{last}_2"]
+        (raw / "disjoint" / f"compatibility_{split}.txt").write_text("\n".join(files.get("lines", lines)) + "\n")
+        question = {
+            "question": [f"{split}0_1"], "blank_position": 2,
+            "answers": files.get("answers", [f"{split}{last}_1", f"{split}0_2"]),
+        }  # fmt: skip
+        (raw / "disjoint" / f"fill_in_blank_{split}.json").write_text(json.dumps([question]))
+    pack("polyvore_outfits", raw, folder / "set", PackOptions(), ReadOptions(), workers=1)
+    return ShardSet.open(folder / "set")
+
+
+def outfits(first: int, count: int, size: int = 3) -> list[list[str]]:
+    return [[str(first + size * n + k) for k in range(size)] for n in range(count)]
+
+
+PLAIN = {"train": outfits(100, 14), "valid": outfits(200, 3), "test": outfits(300, 4)}
+
+
+@pytest.fixture(scope="module")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    # Items 100 and 103 meet in the second outfit: those they come from are related.
+    first, *rest = PLAIN["train"]
+    train = [first, ["100", "103"], *rest]
+    return pack_outfits(tmp_path_factory.mktemp("outfits"), {**PLAIN, "train": train})
+
+
+@pytest.fixture
+def config() -> Config:
+    return RECIPE.override(["train.batch_size=8", "data.image_px=32"])
+
+
+def network(seed: int = 0) -> PairNetwork:
+    torch.manual_seed(seed)
+    return build_pair_network(ModelConfig(name="fashionnet"), 16, 32).eval()
+
+
+def test_a_pair_s_score_is_the_same_whichever_comes_first() -> None:
+    made = network()
+    with torch.no_grad():
+        made.own.weight.normal_()
+        pairs = torch.randn(6, 2, 3, 32, 32)
+        rows = made.embed(pairs.flatten(0, 1)).reshape(6, 2, -1)
+        assert torch.equal(pair_scores(rows[:, 0], rows[:, 1]), pair_scores(rows[:, 1], rows[:, 0]))
+        torch.testing.assert_close(made(pairs)["score"], made(pairs.flip(1))["score"])
+        single = made(pairs[:, 0])["embedding"].numpy(), made(pairs[:, 1])["embedding"].numpy()
+    stacked, index = np.concatenate(single), np.arange(6)
+    forth, back = score_pairs(stacked, index, index + 6), score_pairs(stacked, index + 6, index)
+    assert np.array_equal(forth, back)
+    np.testing.assert_allclose(forth, made(pairs)["score"].detach().squeeze(1), rtol=1e-4, atol=1e-4)
+
+
+def test_four_images_give_six_pairs_in_order() -> None:
+    made = network()
+    with torch.no_grad():
+        images = torch.randn(2, 4, 3, 32, 32)
+        scores = made(images)["score"]
+        for column, (i, j) in enumerate(itertools.combinations(range(4), 2)):
+            torch.testing.assert_close(scores[:, column], made(images[:, [i, j]])["score"][:, 0])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "xception"])
+def test_other_backbones_fit(name: str) -> None:
+    made = build_pair_network(ModelConfig(name=name), 8, 64)
+    assert made(torch.randn(2, 2, 3, 64, 64))["score"].shape == (2, 1)
+
+
+def test_examples_are_an_outfit_s_pair_and_strangers(shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("train")
+    wardrobe = Wardrobe(split)
+    outfit_of: dict[str, set[int]] = {}
+    for number, outfit in enumerate([*PLAIN["train"], ["100", "103"]]):
+        for item in outfit:
+            outfit_of.setdefault(item, set()).add(number)
+    keys = list(split.keys)
+    config = config.override(["task.listed=0", "task.examples=0", "task.negatives=random"])
+    found = polyvore_outfits.TASK.make_examples(split, config, 0)
+    assert len(found) == len(wardrobe.positives) == 14 * 3 + 1
+    for rows, labels in zip(found.images.tolist(), found.targets["compatible"].tolist(), strict=True):
+        a, b, c, d = (outfit_of[keys[row]] for row in rows)
+        assert a & b
+        assert c & d
+        assert labels == [
+            _truth(keys[rows[i]], keys[rows[j]], outfit_of) for i, j in itertools.combinations(range(4), 2)
+        ]
+        assert labels[1] == 0  # a and c are strangers
+    assert set(map(frozenset, found.images[:, :2].tolist())) == set(map(frozenset, wardrobe.positives.tolist()))
+
+
+def _truth(first: str, second: str, outfit_of: dict[str, set[int]]) -> int:
+    """1 if two items share an outfit, -1 if an item shares one with each or they are one, else 0."""
+    if first == second:
+        return -1
+    if outfit_of[first] & outfit_of[second]:
+        return 1
+    between = [item for item, inside in outfit_of.items() if inside & outfit_of[first] and inside & outfit_of[second]]
+    return -1 if between else 0
+
+
+def test_every_epoch_draws_anew_and_listed_negatives_are_used(shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("train")
+    made = [polyvore_pairs.TASK.make_examples(split, config, epoch).images for epoch in (0, 1, 0)]
+    assert np.array_equal(made[0], made[2])
+    assert not np.array_equal(made[0], made[1])
+    listed = Wardrobe(split).listed_negatives
+    assert len(listed) == 1  # the one line that makes no outfit names two items
+    always = polyvore_pairs.TASK.make_examples(split, config.override(["task.listed=1"]), 0)
+    assert (always.images[:, [0, 2]] == listed[0]).all()
+    assert (always.targets["compatible"][:, 1] == 0).all()
+
+
+def test_hard_negatives_are_the_hardest_beyond_the_margin(shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("train")
+    wardrobe, kinds = Wardrobe(split), split.facts("semantic")["semantic"]
+    rows = np.random.default_rng(0).standard_normal((len(split), 9)).astype(np.float32)
+    anchors = wardrobe.positives
+    config = config.override(["task.candidates=500", "task.margin=0.5"])
+    hard = choose_negatives(wardrobe, anchors, kinds, config, np.random.default_rng(1), rows)
+    soft = choose_negatives(wardrobe, anchors, kinds, config, np.random.default_rng(1))
+    beyond = 0
+    for (a, b), chosen in zip(anchors.tolist(), hard.tolist(), strict=True):
+        pool = [c for c in np.flatnonzero(kinds == kinds[b]).tolist() if c not in wardrobe.relatives[a]]
+        assert chosen in pool
+        scores = score_pairs(rows, np.full(len(pool), a), np.array(pool))
+        limit = score_pairs(rows, np.array([a]), np.array([b]))[0] - 0.5
+        if scores.max() >= limit:
+            beyond += 1
+            assert chosen == pool[int(np.argmax(scores))]
+    assert 0 < beyond < len(anchors)
+    assert not np.array_equal(hard, soft)
+    asked: list[int] = []
+
+    def ask() -> dict[str, np.ndarray]:
+        asked.append(1)
+        return {"embedding": rows}
+
+    config = config.override(["task.negatives=hard"])
+    for epoch in (0, 1):
+        polyvore_pairs.TASK.make_examples(split, config, epoch, ask)
+    assert len(asked) == 1  # not before the first epoch
+
+
+def test_the_loss_weighs_both_kinds_alike_and_leaves_out_the_unknown(config: Config) -> None:
+    config = config.override(["train.label_smoothing=0"])
+    score = torch.tensor([[2.0, -1.0, 0.5], [0.3, 1.0, -2.0]])
+    labels = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, -1.0]])
+    terms = _polyvore.loss({"score": score}, {"compatible": labels}, config)
+    together = torch.nn.functional.softplus(torch.tensor(-2.0))
+    apart = torch.nn.functional.softplus(torch.tensor([-1.0, 0.3, 1.0])).mean()
+    assert float(terms["loss"]) == pytest.approx(float((together + apart) / 2))
+    changed = score.clone()
+    changed[:, 2] += 5
+    assert float(_polyvore.loss({"score": changed}, {"compatible": labels}, config)["loss"]) == float(terms["loss"])
+
+
+def test_asked_pairs_are_balanced_and_true(shard_set: ShardSet) -> None:
+    wardrobe = Wardrobe(shard_set.split("test"))
+    pairs, truth = asked_pairs(wardrobe)
+    assert truth.sum() * 2 == len(truth) == 24
+    assert len(set(map(frozenset, pairs.tolist()))) == len(pairs)
+    assert ((relations(wardrobe, np.column_stack([pairs, pairs]))[:, 0] == 1) == truth).all()
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_area_under_the_curve_is_scikit_learns(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    scores, truth = rng.integers(levels, size=200) / levels, rng.integers(2, size=200)
+    assert area_under_roc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
+    assert area_under_roc(scores, np.ones(200, int)) == 0.5
+
+
+def rows_of_wardrobes(shard_set: ShardSet, split: str) -> np.ndarray:
+    """Rows by which items of one outfit go together and others do not."""
+    wardrobe = Wardrobe(shard_set.split(split))
+    rows = np.zeros((len(wardrobe.split), len(wardrobe.outfits) + 1), np.float32)
+    for number, outfit in enumerate(wardrobe.outfits):
+        rows[outfit, number] = 4
+    rows[:, -1] = -4
+    return rows
+
+
+def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, config: Config) -> None:
+    found = _polyvore.judge(shard_set.split("test"), {"embedding": rows_of_wardrobes(shard_set, "test")}, config)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0))
+
+
+def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 6))
+    pairs = [1 / (1 + np.exp(-score_pairs(rows, np.array([i]), np.array([j]))[0])) for i, j in ((0, 1), (0, 3), (1, 3))]
+    assert score_outfit(rows, np.array([0, 1, 3])) == pytest.approx(np.mean(pairs))
+    assert score_outfit(rows, np.array([3, 0, 1])) == pytest.approx(np.mean(pairs))
+
+
+def test_the_three_files(shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("test")
+    columns = {"embedding": rows_of_wardrobes(shard_set, "test")}
+    files = polyvore_outfits.TASK.submission(columns, split, config)
+    assert files["outfits.txt"].splitlines()[0].split(" ")[0] == "Positive"
+    assert [line.split(" ")[2:] for line in files["outfits.txt"].splitlines()] == [
+        ["test0_1", "test0_2", "test0_3"],
+        ["test0_1", "test3_2"],
+    ]
+    assert files["outfits.txt"].splitlines()[1].split(" ")[0] == "Negative"
+    assert files["fill_in_blank.txt"] == "test0_2\n"
+    (text,) = polyvore_pairs.TASK.submission(columns, split, config).values()
+    for line in text.splitlines():
+        first, second, predicted, true, score = line.split(" ")
+        same = any({first, second} <= set(outfit) for outfit in PLAIN["test"])
+        assert (true == "1") == (predicted == "1") == (float(score) > 0.5) == same
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [(0.0, "Negative"), (0.45, "Negative"), (0.4501, "Undecided"), (0.55, "Undecided"), (0.5501, "Positive")],
+)
+def test_conclusions(score: float, says: str) -> None:
+    assert polyvore_outfits.conclusion(score, 0.45, 0.55) == says
+
+
+def test_tuned_thresholds_do_not_cross_and_part_the_outfits(shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("val")
+    rows = rows_of_wardrobes(shard_set, "val")
+    rows[:, -1] = 0.5  # all scores are high: the thresholds of the recipe would call everything positive
+    tuned = dict(polyvore_outfits.tune(split, {"embedding": rows}, config))
+    low, high = polyvore_outfits.check_thresholds(dataclasses.replace(config, options={**config.options, **tuned}))
+    scores = [score_outfit(rows, line.items) for line in Wardrobe(split).lines]
+    assert scores[1] < (low + high) / 2 < scores[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["task.undecided_from=0.6"], "task.undecided_from = 0.6 and task.positive_from = 0.55 are not possible"),
+        (["task.negatives=easy"], "task.negatives = 'easy' is not possible; allowed: random, semantic, hard"),
+        (["task.listed=1.5"], "task.listed = 1.5 is not possible; allowed: 0 to 1"),
+        (["train.batch_size=64"], "train.batch_size = 64 is more than the 43 examples of an epoch"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    settings: list[str], message: str, shard_set: ShardSet, config: Config
+) -> None:
+    polyvore_outfits.check(shard_set, config)
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        polyvore_outfits.check(shard_set, config.override(settings))
+
+
+def test_tables_that_cannot_be_answered_are_refused(tmp_path: Path, config: Config) -> None:
+    lonely = pack_outfits(tmp_path / "lonely", {**PLAIN, "train": [*PLAIN["train"], ["999"]]}, lines=["1 x_1"])
+    with pytest.raises(ConfigError, match="outfit train14 of split 'train' has 1 item; allowed: 2 or more"):
+        polyvore_pairs.TASK.check(lonely, config)  # type: ignore[misc]
+    wrong = pack_outfits(tmp_path / "wrong", PLAIN, answers=["test1_1", "test2_1"])
+    with pytest.raises(ConfigError, match=r"question 0 of split 'train' has no right answer: none of test1_1, test2_1"):
+        polyvore_pairs.TASK.check(wrong, config)  # type: ignore[misc]
+
+
+def test_categories_are_written_as_the_source_numbers_them(tmp_path: Path) -> None:
+    made = pack_outfits(tmp_path, PLAIN, category={"300": ""})
+    task, recipe = polyvore_category.TASK, polyvore_category.RECIPE
+    split = made.split("test")
+    columns = {**split.facts("item_id", "category"), "label": split.facts("category")["category"].clip(0)}
+    lines = dict(line.split(" ") for line in task.submission(columns, split, recipe)["category.txt"].splitlines())
+    assert set(lines) == {item for outfit in PLAIN["test"] for item in outfit}
+    assert all(lines[item] == KINDS[int(item) % 3] for item in lines if item != "300")
+    semantic = recipe.override(["task.level=semantic"])
+    examples = task.make_examples(split, semantic)
+    assert examples.targets["label"][list(split.keys).index("300")] == -1
+    columns["label"] = split.facts("semantic")["semantic"].clip(0)
+    words = dict(line.split(" ") for line in task.submission(columns, split, semantic)["category.txt"].splitlines())
+    assert words["301"] == SEMANTIC[KINDS[301 % 3]]
+    with pytest.raises(ConfigError, match=r"task\.level = 'brand' is not possible; allowed: category, semantic"):
+        task.build_model(recipe.override(["task.level=brand"]), made.schema)
