@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 180.0
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 300.0
 SETTINGS = ("data.image_px=32", "train.batch_size=32", "train.eval_batch_size=16", "train.epochs=2")
 
 

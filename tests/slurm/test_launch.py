@@ -1,0 +1,151 @@
+"""Runs on a real Slurm, from the command line: done, cancelled and launched again, requeued, refused, in arrays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster_home import Workplace, ranks, read, until
+from slurm_cluster import SlurmCluster
+
+from fashion_dist.cluster import scheduler, submit
+from fashion_dist.cluster.presets import Resources
+from fashion_dist.errors import ConfigError, RunError
+
+pytestmark = pytest.mark.slurm
+
+LONG = ("train.epochs=1000",)
+
+
+@pytest.fixture
+def place(slurm_cluster: SlurmCluster, make_home: Callable[[], Path]) -> Iterator[Workplace]:
+    place = Workplace(make_home(), cluster="slurm")
+    yield place
+    for run in place.runs:
+        job = read(run / "job.json").get("job")
+        if job:
+            subprocess.run(["scancel", job["job_id"]], check=False)
+
+
+def job_of(run: Path) -> str:
+    return str(read(run / "job.json")["job"]["job_id"])
+
+
+def ends(run: Path) -> list[str]:
+    return [attempt["end"] for attempt in read(run / "attempts.json")["attempts"]]
+
+
+def gone(job_id: str) -> bool:
+    return all(entry.presence == "gone" for entry in scheduler.queue(job_ids=[job_id]))
+
+
+def test_two_nodes_from_launch_to_predictions(place: Workplace) -> None:
+    # What an enclosing job has set must not reach ours.
+    outer = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "9", "SLURM_CPU_BIND": "x", "SBATCH_PARTITION": "no-such"}
+    said = place.launch("--nodes", "2", "--wait", **outer)
+    assert said.status == 0, said.err
+    run = place.run()
+    (attempt,) = read(run / "attempts.json")["attempts"]
+    assert attempt["ranks"] == 2 and attempt["job"] == {**attempt["job"], "cluster": "slurm", "job_id": job_of(run)}
+    assert len(list((run / "predictions" / "test").glob("*.parquet"))) >= 1
+    assert place.launch("--nodes", "1").json["outcome"] == "done"
+
+
+def test_cancelled_and_launched_again_goes_on_from_its_checkpoint(place: Workplace) -> None:
+    place.launch("--nodes", "2", settings=LONG)
+    run = place.run()
+    place.wait_for_steps(run, steps=5)
+    assert place.launch("--nodes", "2", settings=LONG).json["outcome"] == "active"
+    assert place.status(run.name, "--cancel").status == 0
+    job = job_of(run)
+    until(lambda: gone(job), "the job is gone")
+    until(lambda: place.status(run.name, "--json").json["runs"][0]["state"] == "stopped", "the run is stopped")
+    done = read(run / "state.json")["step"]
+    said = place.launch("--nodes", "2", settings=LONG)
+    assert said.json["outcome"] == "submitted" and job_of(run) != job
+    place.wait_for_steps(run, attempt=2)
+    assert read(run / "state.json")["step"] > done > 0
+    assert ends(run) == ["cancelled", ""]
+
+
+def test_requeued_it_goes_on_and_a_killed_rank_is_named(place: Workplace, local_cluster: SlurmCluster) -> None:
+    place.launch("--nodes", "2", settings=LONG)
+    run = place.run()
+    job = job_of(run)
+    place.wait_for_steps(run)
+    scheduler.requeue(job)
+    until(lambda: len(ends(run)) == 2, "the second start")
+    assert job_of(run) == job and ends(run)[0] == "requeued"
+    assert place.launch("--nodes", "2", settings=LONG).json["outcome"] == "active"
+    place.wait_for_steps(run, attempt=2)
+    os.kill(ranks(run)[1], signal.SIGKILL)
+    until(lambda: gone(job), "the job is gone")
+    until(lambda: "rank 1 was killed" in place.status(run.name).out, "the killed rank is named")
+    (view,) = place.status(run.name, "--json").json["runs"]
+    assert (view["state"], view["attempts"]) == ("failed", 2)
+
+
+def test_pre_empted_it_saves_and_goes_on(place: Workplace, local_cluster: SlurmCluster) -> None:
+    place.launch("--nodes", "2", settings=LONG)
+    run = place.run()
+    place.wait_for_steps(run)
+    urgent = scheduler.ask(["sbatch", "--parsable", "-p", "urgent", "-N2", "-o", "/dev/null", "--wrap", "sleep 5"])
+    until(lambda: len(ends(run)) == 2, "the second start")
+    assert ends(run)[0] == "pre-empted" and gone(urgent.strip())
+    place.wait_for_steps(run, attempt=2)
+
+
+def test_a_job_that_slurm_refuses_leaves_nothing_running_or_lying_about(place: Workplace) -> None:
+    said = place.launch("--nodes", "64", settings=("train.batch_size=64",))
+    assert said.status == 2 and said.err.startswith("error: the job was refused, nothing was submitted: ")
+    assert [path for path in (place.run() / "logs").iterdir()] == []
+    said = place.launch("--partition", "no-such")
+    assert said.status == 2 and "unknown partition 'no-such'; known: " in said.err
+
+
+def test_the_script_of_a_dry_run_is_one_that_slurm_takes(place: Workplace) -> None:
+    argv = [*place.argv("launch"), "--task", "deepfashion", "--cluster", "slurm", "--nodes", "2", "--dry-run"]
+    text = place.do(argv).out.partition("# sbatch script\n")[2].partition("\nnothing was submitted")[0]
+    assert text.startswith("#!/bin/bash")
+    done = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def squared(number: int) -> int:
+    if number == 5:
+        raise ValueError("five is refused")
+    return number * number
+
+
+def test_an_array_is_a_map(slurm_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    said: list[int] = []
+
+    def run(numbers: list[int], folder: Path) -> list[int]:
+        return submit.run_array(
+            squared, numbers, cluster="slurm", resources=Resources(time_min=5), folder=folder, name="squares",
+            max_parallel=2, on_progress=lambda done, _: said.append(done),
+        )  # fmt: skip
+
+    assert run([1, 2, 3], tmp_path / "good") == [1, 4, 9]
+    assert said[0] == 0 and said[-1] == 3
+    with pytest.raises(RunError, match="five is refused"):
+        run([4, 5], tmp_path / "bad")
+
+
+def test_a_single_task_is_no_array(
+    slurm_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    arguments = {"cluster": "slurm", "resources": Resources(time_min=5), "folder": tmp_path, "name": "one"}
+    assert submit.run_array(squared, [7], **arguments) == [49]  # type: ignore[arg-type]
+
+
+def test_an_array_that_slurm_refuses_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the job was refused"):
+        submit.submit_array(squared, [1, 2], resources=Resources(nodes=64), folder=tmp_path, name="x")
+    assert list(tmp_path.iterdir()) == []
