@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def image_folder(work: Work, workers: int) -> Epoch:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         files.close()
+    # More workers than cores is one of the settings to try, not a slip.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         ImageFolder(str(root), transform(work)),
         batch_size=work.batch_size,
