@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +89,8 @@ class Task:
         judge: (split, `rows` of the whole split in its order, config) -> named numbers, where they do not add up over
             batches; replaces `sums` and `metrics`.
         tables: (added sums, schema, config) -> {file name: text}, what is measured beside the metrics.
+        class_names: (schema, config) -> what the numbers of its targets and rows `label` mean, for a task of classes.
+        merges: task name -> (labels of that task) -> labels of this one, whose classes are groups of that one's.
         check: (shard set, config) -> None; raises ConfigError before anything is submitted.
         tune: (split, its `rows`, config) -> options that suit that split best, such as thresholds.
     """
@@ -108,6 +110,8 @@ class Task:
     unmixable: tuple[str, ...] = ()
     shown_metrics: tuple[str, ...] = ()
     tables: Callable[[Arrays, Schema, Config], dict[str, str]] | None = None
+    class_names: Callable[[Schema, Config], Sequence[str]] | None = None
+    merges: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     check: Callable[[ShardSet, Config], None] | None = None
     tune: Callable[[Split, Columns, Config], Mapping[str, Scalar]] | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ def classification(
     class_names: Callable[[Schema, Config], Sequence[str]],
     labels: Callable[[Arrays, Config], np.ndarray],
     submission: Submission,
+    merges: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
 ) -> Task:
     """A task with one head, cross-entropy, and accuracy as what `best` means.
 
@@ -34,6 +35,7 @@ def classification(
         facts: the facts it needs.
         class_names: names of the classes, in the order of their numbers.
         labels: (facts, config) -> int64 [N], the class of each image; -1 where it is unknown.
+        merges: as in `Task`.
         submission: as in `Task`; the columns have `label` [N] and `probability` [N, K].
     """
 
@@ -62,7 +64,8 @@ def classification(
 
     return Task(
         recipe=recipe, facts=facts, build_model=build_model, targets=targets, loss=loss, sums=sums, metrics=metrics,
-        rows=rows, submission=submission, tables=tables, check=check, monitor="accuracy", shown_metrics=("macro_f1",),
+        rows=rows, submission=submission, tables=tables, class_names=class_names, merges=merges or {}, check=check,
+        monitor="accuracy", shown_metrics=("macro_f1",),
     )  # fmt: skip
 
 

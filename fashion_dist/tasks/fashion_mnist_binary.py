@@ -41,4 +41,6 @@ def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]
     return {"test.csv": csv_text([("id", "label", "probability"), *lines])}
 
 
-TASK = classification(RECIPE, ("label",), class_names, labels, submission)
+TASK = classification(
+    RECIPE, ("label",), class_names, labels, submission, merges={fashion_mnist.RECIPE.task: is_clothing}
+)
