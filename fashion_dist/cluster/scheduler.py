@@ -128,10 +128,18 @@ def partitions() -> list[str]:
 
 def node_cpus(partition: str) -> int:
     """The CPUs of the smallest node of a partition; empty is the default partition."""
+    return min((int(cpus.rstrip("+")) for cpus in _sinfo(partition, "%c")), default=1)
+
+
+def node_count(partition: str) -> int:
+    """The nodes of a partition; empty is the default partition."""
+    return sum(int(count) for count in _sinfo(partition, "%D"))
+
+
+def _sinfo(partition: str, what: str) -> list[str]:
     chosen = [f"--partition={partition}"] if partition else []
-    rows = [line.split() for line in ask(["sinfo", "--noheader", "--format=%P %c", *chosen]).splitlines()]
-    counts = [int(row[1].rstrip("+")) for row in rows if len(row) == 2 and (partition or row[0].endswith("*"))]
-    return min(counts, default=1)
+    rows = [line.split() for line in ask(["sinfo", "--noheader", f"--format=%P {what}", *chosen]).splitlines()]
+    return [row[1] for row in rows if len(row) == 2 and (partition or row[0].endswith("*"))]
 
 
 def max_array_size() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster_home import Workplace, ranks, read, until
+from slurm_calls import squared
 from slurm_cluster import SlurmCluster
 
 from fashion_dist.cluster import scheduler, submit
@@ -100,11 +101,15 @@ def test_pre_empted_it_saves_and_goes_on(place: Workplace, local_cluster: SlurmC
 
 
 def test_a_job_that_slurm_refuses_leaves_nothing_running_or_lying_about(place: Workplace) -> None:
-    said = place.launch("--nodes", "64", settings=("train.batch_size=64",))
+    said = place.launch("--constraint", "no-such-feature")
     assert said.status == 2 and said.err.startswith("error: the job was refused, nothing was submitted: ")
-    assert [path for path in (place.run() / "logs").iterdir()] == []
-    said = place.launch("--partition", "no-such")
-    assert said.status == 2 and "unknown partition 'no-such'; known: " in said.err
+    assert list((place.run() / "logs").iterdir()) == []
+    for flags, words in (
+        (("--partition", "no-such"), "unknown partition 'no-such'; known: "),
+        (("--nodes", "64", "--set", "train.batch_size=64"), "--nodes 64 is more than the"),
+    ):
+        said = place.launch(*flags)
+        assert said.status == 2 and words in said.err
 
 
 def test_the_script_of_a_dry_run_is_one_that_slurm_takes(place: Workplace) -> None:
@@ -113,12 +118,6 @@ def test_the_script_of_a_dry_run_is_one_that_slurm_takes(place: Workplace) -> No
     assert text.startswith("#!/bin/bash")
     done = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def squared(number: int) -> int:
-    if number == 5:
-        raise ValueError("five is refused")
-    return number * number
 
 
 def test_an_array_is_a_map(slurm_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,5 +146,7 @@ def test_a_single_task_is_no_array(
 
 def test_an_array_that_slurm_refuses_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the job was refused"):
-        submit.submit_array(squared, [1, 2], resources=Resources(nodes=64), folder=tmp_path, name="x")
+        submit.submit_array(
+            squared, [1, 2], resources=Resources(constraint="no-such-feature"), folder=tmp_path, name="x"
+        )
     assert list(tmp_path.iterdir()) == []
