@@ -38,16 +38,16 @@ class Args(cli.CommonArgs):
     """Split of the set."""
     image_px: int = 224
     """Height and width of the training crops."""
-    crop: bool = True
-    """Random resized crops; without them images must have `image_px` already."""
+    whole: bool = False
+    """No random resized crops: images have `image_px` already, such as Fashion-MNIST's 28."""
     batch_size: int = 64
     """Images a batch."""
     images: int = 4096
     """Images of the split that an epoch reads."""
     rounds: int = 5
     """Times that each contender runs; the table shows medians."""
-    peers: bool = True
-    """Run the others too, and not ours alone."""
+    alone: bool = False
+    """Measure ours only."""
     out: str = ""
     """Where the JSON goes; else HOME/bench/loader.json."""
 
@@ -75,7 +75,7 @@ def main(args: Args) -> cli.Result:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as closing, cli.Progress() as progress:
         work = _work(args, folder, Path(scratch))
-        results = _measure(_contenders(work, args.peers, closing, progress), args.rounds, progress)
+        results = _measure(_contenders(work, not args.alone, closing, progress), args.rounds, progress)
     values = _values(results, args, folder, work.cores, work.images)
     out.write_text(json.dumps(values, indent=1) + "\n")
     headline = f"{values['images']} images of {folder.name} to {args.image_px} px on {work.cores} cores"
@@ -99,11 +99,9 @@ def _work(args: Args, folder: Path, scratch: Path) -> Work:
     from shards import ShardSet
 
     split = ShardSet.open(folder).split(args.split)
-    data = DataConfig(image_px=args.image_px, crop_scale=(0.25, 1.0) if args.crop else (1.0, 1.0))
-    if not args.crop and not ((split.width == args.image_px) & (split.height == args.image_px)).all():
-        raise ConfigError(
-            f"--no-crop needs images of {args.image_px} x {args.image_px} pixels, and {folder} has others"
-        )
+    data = DataConfig(image_px=args.image_px, crop_scale=(0.25, 1.0) if not args.whole else (1.0, 1.0))
+    if args.whole and not ((split.width == args.image_px) & (split.height == args.image_px)).all():
+        raise ConfigError(f"--whole needs images of {args.image_px} x {args.image_px} pixels, and {folder} has others")
     if min(len(split), args.images) < args.batch_size:
         raise ConfigError(
             f"--batch-size {args.batch_size} is more than the {len(split)} images of {args.split}, or --images"

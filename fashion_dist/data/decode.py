@@ -39,8 +39,11 @@ class CachedDecoder:
     def begin(self, work: Work, encoded: Sequence[Encoded | None]) -> None:
         """Begin to decode the batch; `encoded` is None where the cache has the image."""
         self._wanted = np.array([i for i, image in enumerate(encoded) if image is not None], np.int64)
-        boxes = np.where(self._whole(work.rows)[:, None], whole_boxes(self._sizes[work.rows]), work.draws.boxes)
-        self._decoder.start([image for image in encoded if image is not None], boxes[self._wanted])
+        rows = work.rows[self._wanted]
+        boxes = work.draws.boxes[self._wanted]
+        if len(rows):
+            boxes = np.where(self._whole(rows)[:, None], whole_boxes(self._sizes[rows]), boxes)
+        self._decoder.start([image for image in encoded if image is not None], boxes)
 
     def finish(self, work: Work) -> Decoded:
         """Wait for the batch begun last."""

@@ -98,8 +98,7 @@ def centre(data: DataConfig, sizes: np.ndarray) -> Draws:
     sides = sizes if data.fit == "squash" else np.repeat(sizes.min(axis=1, keepdims=True), 2, axis=1)
     sides = np.maximum(np.rint(sides / data.eval_resize), 1).astype(np.int32)
     boxes = np.column_stack([(sizes - sides) // 2, sides]).astype(np.int32)
-    colours = np.broadcast_to(_affine(*_normalise(data, count)), (count, 3, 4))
-    return Draws(boxes, np.zeros(count, bool), colours, np.zeros((count, 4), np.int32), diagonal=True)
+    return Draws(boxes, np.zeros(count, bool), _plain(data, count), np.zeros((count, 4), np.int32), diagonal=True)
 
 
 def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
@@ -208,10 +207,17 @@ def negative(amount: np.ndarray) -> Affine:
     return (1 - 2 * amount)[:, None, None] * np.eye(3), np.repeat(amount[:, None], 3, axis=1)
 
 
+def _plain(data: DataConfig, count: int) -> np.ndarray:
+    """Normalisation alone."""
+    return np.broadcast_to(_affine(*_normalise(data, 1)), (count, 3, 4))
+
+
 def _colours(data: DataConfig, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
     def between(purpose: int, low: float, high: float) -> np.ndarray:
         return low + (high - low) * uniform(seed, epoch, purpose, ids)
 
+    if not any((data.brightness, data.contrast, data.saturation, data.hue, data.rand_ops, data.grayscale)):
+        return _plain(data, len(ids))
     made: Affine = (np.broadcast_to(np.eye(3), (len(ids), 3, 3)), np.zeros((len(ids), 3)))
     if data.brightness:
         made = _after(brightness(between(_BRIGHTNESS, 1 - data.brightness, 1 + data.brightness)), made)

@@ -80,7 +80,7 @@ class Renderer:
             for position in part.tolist():
                 self._one(pixels_of(position), draws, rows, position, out[position])
 
-        return self._spread(render, out)
+        return self._spread(render, out, 2 * self._threads)
 
     def start_block(self, block: np.ndarray, rows: np.ndarray, draws: Draws, out: Tensor) -> Rendered:
         """Begin to render the `rows` (int64 [n]) of `block` (uint8 [N, P, P, 3]) as they are, without crop or resizing.
@@ -89,13 +89,16 @@ class Renderer:
         """
         side = self.side
         scale, offset = self._rows(draws)
+        flat = block.reshape(len(block), -1)
 
         def render(part: np.ndarray) -> None:
-            images = torch.from_numpy(block[rows[part]])
+            # Gathered and scattered as rows of bytes, which is ten times as fast as by four dimensions.
+            taken = flat[rows[part]]
             flipped = np.flatnonzero(draws.flips[part])
             if len(flipped):
-                at = torch.from_numpy(flipped)
-                images[at] = images[at].flip(2)
+                mirrored = torch.from_numpy(taken[flipped]).view(-1, side, side, 3).flip(2)
+                taken[flipped] = mirrored.reshape(len(flipped), -1).numpy()
+            images = torch.from_numpy(taken).view(-1, side, side, 3)
             here = slice(int(part[0]), int(part[-1]) + 1)
             target = out[here]
             floats = target if target.dtype == torch.float32 else torch.empty(target.shape)
@@ -106,15 +109,15 @@ class Renderer:
                 _erase(out[position], draws.erased[position])
 
         assert block.shape[1:3] == (side, side)
-        return self._spread(render, out)
+        return self._spread(render, out, self._threads)
 
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _spread(self, render: Callable[[np.ndarray], None], out: Tensor) -> Rendered:
+    def _spread(self, render: Callable[[np.ndarray], None], out: Tensor, pieces: int) -> Rendered:
         count = len(out)
-        parts = np.array_split(np.arange(count), min(count, 2 * self._threads)) if count else []
+        parts = np.array_split(np.arange(count), min(count, pieces)) if count else []
         return Rendered(out, [self._pool.submit(render, part) for part in parts])
 
     def _rows(self, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -122,9 +125,12 @@ class Renderer:
 
         Over an innermost dimension of 3, the same arithmetic takes ten times as long.
         """
-        factors = np.tile(draws.colours[:, [0, 1, 2], [0, 1, 2]], self.side)
-        summands = np.tile(draws.colours[:, :, 3], self.side)
-        return torch.from_numpy(factors)[:, None], torch.from_numpy(summands)[:, None]
+        count = len(draws.colours)
+        colours = draws.colours if draws.colours.strides[0] else draws.colours[:1]  # all the same
+        factors = np.tile(colours[:, [0, 1, 2], [0, 1, 2]], self.side)
+        summands = np.tile(colours[:, :, 3], self.side)
+        shape = count, 1, 3 * self.side
+        return torch.from_numpy(factors)[:, None].expand(shape), torch.from_numpy(summands)[:, None].expand(shape)
 
     def _one(
         self, pixels: np.ndarray, draws: Draws, rows: tuple[Tensor, Tensor] | None, position: int, out: Tensor
