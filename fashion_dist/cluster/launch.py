@@ -188,6 +188,9 @@ def resolve_resources(request: Request, cluster: Cluster) -> Resources:
         return resources.replace(time_min=asked or LOCAL_TIME_MIN)
     if resources.partition and resources.partition not in (known := scheduler.partitions()):
         raise unknown("partition", resources.partition, known)
+    if resources.nodes > (there := scheduler.node_count(resources.partition)):
+        where = f"partition {resources.partition!r}" if resources.partition else "the default partition"
+        raise ConfigError(f"--nodes {resources.nodes} is more than the {there} of {where}; the job would wait for ever")
     if not resources.cpus_per_task:
         share = scheduler.node_cpus(resources.partition) // resources.ranks_per_node
         resources = resources.replace(cpus_per_task=max(1, min(16, share)))
