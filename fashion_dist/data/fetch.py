@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fashion_dist.errors import DamageError, InputError
-from shards import Split
+from shards import Manifest, Split
 
 OPEN_FILES = 64
 """Shards of one loader that are open at once; the one not used for longest is closed first."""
@@ -71,25 +71,36 @@ class ShardFiles:
         """See in milliseconds that the shards are the ones the index is about.
 
         Raises:
-            InputError: a shard is missing, shorter than the index says, or has another sample where one should be.
+            InputError: a shard is missing, or its size, its count or where its samples lie is not what index and
+                manifest say.
         """
         split = self._split
+        told = {shard.name: shard for shard in Manifest.load(split.path).shards}
+        counts = np.bincount(split.shard, minlength=len(split.shard_names))
         order = np.lexsort((split.offset, split.shard))
         firsts = np.flatnonzero(np.diff(split.shard[order], prepend=-1))
         lasts = np.append(firsts[1:], len(order)) - 1 if len(order) else firsts
+        advice = _REINDEX.format(split.path)
         for first, last in zip(order[firsts], order[lasts], strict=True):
-            name = split.shard_names[split.shard[first]]
-            path = split.tar_folder / name
+            number = split.shard[first]
+            shard = told[split.shard_names[number]]
+            path = split.tar_folder / shard.name
+            if counts[number] != shard.samples:
+                raise InputError(
+                    f"{path}: {counts[number]} samples in the index, {shard.samples} in the manifest; {advice}"
+                )
             try:
                 length = path.stat().st_size
+                if length != shard.size:
+                    raise InputError(
+                        f"{path}: {length} bytes, which does not match the manifest's {shard.size}; {advice}"
+                    )
                 with path.open("rb", buffering=0) as file:
                     for row in {int(first), int(last)}:
                         header = os.pread(file.fileno(), 512, int(split.offset[row]) - 512)
-                        _check_header(header, split, row, length)
+                        _check_header(header, split, row)
             except FileNotFoundError:
-                raise InputError(
-                    f"{path}: no such shard, but the index names it; {_REINDEX.format(split.path)}"
-                ) from None
+                raise InputError(f"{path}: no such shard, but the index names it; {advice}") from None
             except OSError as error:
                 raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -134,15 +145,13 @@ class _Handle:
 _REINDEX = "python jobs/pack.py --reindex {} makes a fitting index"
 
 
-def _check_header(header: bytes, split: Split, row: int, length: int) -> None:
-    name = split.shard_names[split.shard[row]]
-    end = int(split.offset[row]) + int(split.size[row])
-    where = f"{split.tar_folder / name}: does not match the index"
-    advice = _REINDEX.format(split.path)
-    if end > length:
-        raise InputError(f"{where}, which has an image up to byte {end} of {length}; pack again, or {advice}")
-    if header[257:262] != b"ustar" or int(header[124:135].strip(b" \0") or b"0", 8) != int(split.size[row]):
-        raise InputError(f"{where}: no image of {int(split.size[row])} bytes at {int(split.offset[row])}; {advice}")
+def _check_header(header: bytes, split: Split, row: int) -> None:
+    path, size = split.tar_folder / split.shard_names[split.shard[row]], int(split.size[row])
+    if header[257:262] != b"ustar" or int(header[124:135].strip(b" \0") or b"0", 8) != size:
+        advice = _REINDEX.format(split.path)
+        raise InputError(
+            f"{path}: does not match the index: no image of {size} bytes at {int(split.offset[row])}; {advice}"
+        )
 
 
 @dataclass

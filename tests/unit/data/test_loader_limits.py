@@ -164,10 +164,11 @@ def big_set(photos_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> P
     ("spoil", "told"),
     [
         (lambda path: path.unlink(), "no such shard, but the index names it"),
-        (lambda path: os.truncate(path, path.stat().st_size // 3), "does not match the index"),
-        (lambda path: path.write_bytes(b"\0" * 1024 + path.read_bytes()), "no image of"),
+        (lambda path: os.truncate(path, path.stat().st_size // 3), "does not match the manifest"),
+        (lambda path: path.write_bytes(path.read_bytes()[512:] + bytes(512)), "no image of"),
+        (lambda path: path.write_bytes(path.read_bytes() + bytes(512)), "does not match the manifest"),
     ],
-    ids=["missing", "cut", "shifted"],
+    ids=["missing", "cut", "shifted", "grown"],
 )
 def test_shards_that_are_not_those_of_the_index_are_refused(own_set: ShardSet, spoil: object, told: str) -> None:
     path = own_set.path / own_set.split("train").shard_names[1]
