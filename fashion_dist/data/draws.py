@@ -52,8 +52,8 @@ class Draws:
     erased: np.ndarray
     diagonal: bool
 
-    def where(self, kept: np.ndarray) -> Draws:
-        """Those of the images where `kept` (bool [n], or their positions) says so."""
+    def where(self, kept: np.ndarray | slice) -> Draws:
+        """Those of the images where `kept` (bool [n], positions or a slice) says so."""
         return Draws(self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal)
 
     def with_rows(self, start: int, others: Draws) -> Draws:

@@ -31,6 +31,8 @@ from fashion_dist.data.work import Planner, Work
 from fashion_dist.errors import ConfigError, DamageError
 from shards import Split
 
+_PLANNED = 1024
+"""Images whose treatment is computed at once: for one batch of 64 alone it would take 2 % of the time."""
 _SUBSTITUTE = 1 << 20
 """Counted as a repeat, so that an example that stands in for another one is not treated as in its own place."""
 
@@ -208,10 +210,16 @@ class Loader:
         else:
             order = weighted_order(self._weights, self._classes, self._seed, epoch)
             repeats = occurrences(order)
-        for step in range(start, self._division.steps):
-            for micro in range(self._division.accumulate):
-                at = self._division.positions(self._rank, step, micro)
-                yield self._planner.work(order[at], epoch, repeats[at])
+        division = self._division
+        micros = [(step, micro) for step in range(start, division.steps) for micro in range(division.accumulate)]
+        size = division.micro_size
+        at_once = max(_PLANNED // self._max_images, 1)
+        for first in range(0, len(micros), at_once):
+            spans = [division.positions(self._rank, *where) for where in micros[first : first + at_once]]
+            positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+            planned = self._planner.work(order[positions], epoch, repeats[positions])
+            for part in range(len(spans)):
+                yield planned.part(slice(part * size, (part + 1) * size))
 
     def _fetch(self, work: Work) -> Work:
         missing = self._engine.missing(work.rows)

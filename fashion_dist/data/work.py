@@ -32,6 +32,12 @@ class Work:
     fetched: Fetched | None = None
     encoded: Sequence[Encoded | None] = ()
 
+    def part(self, examples: slice) -> Work:
+        """The same for some neighbouring examples, which have not been fetched yet."""
+        k = len(self.rows) // len(self.index)
+        images = slice(examples.start * k, examples.stop * k)
+        return Work(self.index[examples], self.rows[images], self.draws.where(images))
+
     def without(self, examples: np.ndarray) -> Work:
         """The same without the examples at the positions where `examples` (bool [n]) is true."""
         images = np.repeat(~examples, len(self.rows) // len(self.index))
