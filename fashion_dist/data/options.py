@@ -14,7 +14,8 @@ class LoaderOptions:
 
     cache: Literal["none", "ram", "gpu", "auto"] = "none"
     """Keep decoded images, so that none is decoded twice: not at all, in memory shared by the ranks of a node, on the
-    GPU, or where they fit."""
+    GPU, or where they fit. Batches are the same bits with and without; but a GPU that caches takes its pixels from the
+    CPU's libjpeg-turbo, whose last bits are not nvJPEG's."""
     cache_gb: float = 0.0
     """Largest size of the cache on a node, in 10^9 bytes; 0 is half of what is free at the start. What does not fit
     is decoded every time."""
