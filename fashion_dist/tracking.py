@@ -57,7 +57,7 @@ class Tracker:
         run: the run's folder.
         config: what W&B shows as the run's configuration.
         resumed_step: optimiser steps already done; lines beyond it came from a lost attempt, whose steps are about to
-            be done again with the same outcome, and are dropped.
+            be done again with the same outcome, and are dropped; so are those of the predictions at the end.
         attempt: number of this attempt, from 1; stands in every line.
         mode: what to do with W&B; `auto` is online with a key in the environment, else offline.
     """
@@ -71,7 +71,7 @@ class Tracker:
     @staticmethod
     def _keep_until(path: Path, step: int) -> None:
         points = read_metrics(path)
-        kept = [point for point in points if point["step"] <= step]
+        kept = [point for point in points if point["step"] <= step and point["split"] in ("train", "val")]
         if path.exists() and (len(kept) < len(points) or not path.read_bytes().endswith(b"\n")):
             write_atomic(path, "".join(json.dumps(point) + "\n" for point in kept))
 

@@ -1,0 +1,137 @@
+"""Every task as a user tries it: `launch.py --debug` on two ranks, predicted again by one, collected, read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fashion_dist import tasks
+from fashion_dist.collect import ordered_predictions
+from fashion_dist.paths import Home
+from fashion_dist.predict import predict_run
+from fashion_dist.runs import open_run
+from fashion_dist.tracking import read_metrics
+from shards import ShardSet
+
+REPO = Path(__file__).parents[2]
+
+
+def job(command: str, *arguments: str) -> dict[str, object]:
+    """Run `jobs/<command>.py` with --json; returns what it printed."""
+    script = [sys.executable, str(REPO / "jobs" / f"{command}.py"), *arguments, "--json"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def check_deepfashion(folder: Path, items: int) -> None:
+    for name, column in (("category.csv", "category_label"), ("attribute.csv", "attribute_label")):
+        head, *lines = table(folder / name)
+        assert head == ["file_path", column]
+        assert [line[0] for line in lines] == [f"test/{n}.jpg" for n in range(items)]
+        assert all(part.isdigit() for line in lines for part in line[1].split(" "))
+
+
+def check_numbers(folder: Path, items: int) -> None:
+    head, *lines = table(folder / "test.csv")
+    assert head[:2] == ["id", "label"]
+    assert [int(line[0]) for line in lines] == list(range(items))
+    assert all(0 <= int(line[1]) < 10 for line in lines)
+
+
+def check_clipart(folder: Path, items: int) -> None:
+    head, *lines = (folder / "test.txt").read_text().splitlines()
+    assert head == "id,label"
+    assert [line.split(", ")[0] for line in lines] == [f"{n:04d}" for n in range(1, items + 1)]
+    assert all(0 <= int(line.split(", ")[1]) < 12 for line in lines)
+
+
+def check_categories(folder: Path, items: int) -> None:
+    lines = [line.split(" ") for line in (folder / "category.txt").read_text().splitlines()]
+    assert sorted(int(item) for item, _ in lines) == list(range(1068, 1068 + items))
+    assert {category for _, category in lines} <= {"3", "21", "41", "55"}
+
+
+def check_pairs(folder: Path, items: int) -> None:
+    lines = [line.split(" ") for line in (folder / "compatibility.txt").read_text().splitlines()]
+    assert len(lines) == 2 * 5 * 6
+    assert sum(true == "1" for _, _, _, true, _ in lines) == 5 * 6
+    for first, second, predicted, true, score in lines:
+        assert ((int(first) - 1000) // 4 == (int(second) - 1000) // 4) == (true == "1")
+        assert 0 <= float(score) <= 1
+        assert predicted in ("0", "1")
+
+
+def check_outfits(folder: Path, items: int) -> None:
+    lines = [line.split(" ") for line in (folder / "outfits.txt").read_text().splitlines()]
+    assert [len(line) - 2 for line in lines] == [4, 3] * 5
+    assert lines[0][2:] == ["17_1", "17_2", "17_3", "17_4"]
+    for word, score, *_ in lines:
+        right = "Negative" if float(score) <= 0.45 else "Undecided" if float(score) <= 0.55 else "Positive"
+        assert word == right
+    assert len((folder / "fill_in_blank.txt").read_text().splitlines()) == 5
+
+
+CHECKS: dict[str, Callable[[Path, int], None]] = {
+    "deepfashion": check_deepfashion,
+    "fashion_mnist": check_numbers,
+    "fashion_mnist_binary": check_numbers,
+    "clipart": check_clipart,
+    "polyvore_category": check_categories,
+    "polyvore_pairs": check_pairs,
+    "polyvore_outfits": check_outfits,
+}
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_a_task_goes_from_shards_to_its_submission(
+    name: str, mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
+) -> None:
+    shard_set = mini_set(tasks.load(name).recipe.dataset)
+    settings = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32", "data.start_px=0")
+    launch = ("--task", name, "--debug", "--nodes", "2", "--cluster", "local", "--home", str(mini_home), "--wait")
+    run_id = str(job("launch", *launch, "--set", *settings)["run_id"])
+    run = open_run(Home(mini_home), run_id)
+    assert (run.config.train.epochs, run.config.train.fraction) == (1, 0.01)
+    points = read_metrics(run.folder.metrics)
+    assert [point["step"] for point in points if point["split"] == "train"] == [1]
+    labelled = name != "deepfashion" and name != "clipart"
+    assert len([point for point in points if point["split"] == "test"]) == labelled
+    assert (run.folder.measures("test") / "confusion.csv").is_file() == (labelled and tasks.load(name).judge is None)
+    split = shard_set.split("test")
+    by_two = ordered_predictions(run.folder, split)
+    predict_run(run, "test")
+    by_one = ordered_predictions(run.folder, split)
+    assert by_two.keys() == by_one.keys()
+    assert all(np.array_equal(values, by_one[column]) for column, values in by_two.items() if column != "index")
+    job("collect", run_id, "--home", str(mini_home), "--out", str(tmp_path / "out"))
+    CHECKS[name](tmp_path / "out", len(split))
+
+
+def test_a_run_over_pairs_answers_outfits_with_tuned_thresholds(
+    mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
+) -> None:
+    mini_set("polyvore_outfits")
+    settings = ("train.batch_size=8", "data.image_px=32", "model.name=dense")
+    launch = ("--task", "polyvore_pairs", "--debug", "--cluster", "local", "--home", str(mini_home), "--wait")
+    run_id = str(job("launch", *launch, "--set", *settings)["run_id"])
+    as_outfits = (run_id, "--home", str(mini_home), "--task", "polyvore_outfits")
+    job("collect", *as_outfits, "--out", str(tmp_path / "plain"))
+    check_outfits(tmp_path / "plain", 20)
+    job("predict", run_id, "--home", str(mini_home), "--split", "val")
+    job("collect", *as_outfits, "--tune-thresholds", "--out", str(tmp_path / "tuned"))
+    plain, tuned = ((tmp_path / name / "outfits.txt").read_text() for name in ("plain", "tuned"))
+    assert [line.split(" ")[1:] for line in plain.splitlines()] == [line.split(" ")[1:] for line in tuned.splitlines()]
