@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster import failures, record, scheduler
+from fashion_dist.cluster import failures, lock, record, scheduler
 from fashion_dist.cluster.scheduler import JobRef, Presence
 from fashion_dist.errors import RunError
 from fashion_dist.files import read_json
@@ -118,9 +118,11 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     progress = RunState.read(run.state) or RunState(state="running", attempt=0)
     submission = record.Submission.read(run)
     starts = record.attempts(run)
-    # A run started by hand, without launch.py, is known by its attempts alone.
     job = submission.job if submission is not None else None
-    if starts and (submission is None or (job is None and submission.submitted < starts[-1]["started"])):
+    held = lock.holder(run)
+    if held is not None and held.job != job and slurm.presence(held.job) != "gone":
+        job = held.job  # started by hand, without launch.py
+    elif job is None and starts:
         job = JobRef.from_json(starts[-1]["job"])
     there: Presence = slurm.presence(job) if job is not None else "gone"
     began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"]) == job

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_dist.cluster import overview, table
+from fashion_dist.cluster import lock, overview, table
 from fashion_dist.cluster.presets import Resources
 from fashion_dist.cluster.record import JobOptions, Submission, attempts, begin_attempt, end_attempt
 from fashion_dist.cluster.scheduler import JobRef
@@ -179,3 +179,11 @@ def test_commands_name_the_home_unless_it_is_the_default(tmp_path: Path, monkeyp
     assert typed("status", run, "--watch") == f"python jobs/status.py r-1 --home '{tmp_path}/my runs' --watch"
     monkeypatch.setenv("FASHION_DIST_HOME", str(tmp_path / "my runs"))
     assert typed("status", run) == "python jobs/status.py r-1"
+
+
+def test_a_job_started_by_hand_is_the_runs_job(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "r", GONE, {"state": "failed"}, "failed")
+    lock.take(run, HERE, restart=0, attempt=2)
+    begin_attempt(run, {"attempt": 2, "job": HERE.to_json(), "nodes": "h"})
+    seen = look(run, Scheduler())
+    assert (seen.job, seen.state, seen.attempts) == (HERE, "starting", 2)
