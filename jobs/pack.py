@@ -57,6 +57,8 @@ class Args(cli.CommonArgs):
     """Of polyvore_outfits: disjoint (default) or nondisjoint."""
     val_fraction: float = 0.1
     """Part of the training images to hold out where the source has no validation split."""
+    no_card: bool = False
+    """Do not draw card.html, which decodes each image once more, small."""
 
 
 def main(args: Args) -> cli.Result:
@@ -75,6 +77,7 @@ def _workers(args: Args) -> int:
 
 def _pack(args: Args) -> cli.Result:
     from shards import PackOptions, ReadOptions, pack, readers
+    from shards.card import write_card
 
     reader = readers.load(args.dataset)
     if not args.source and reader.draw is None:
@@ -105,12 +108,15 @@ def _pack(args: Args) -> cli.Result:
             replace=args.replace,
             on_progress=progress,
         )
+        if not args.no_card and not (out / "card.html").exists():
+            write_card(out, workers=_workers(args), on_progress=progress)
     counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
+    card = {"card": out / "card.html"} if not args.no_card else {}
     rejected = {"rejected": out / "rejected.csv"} if manifest.rejected else {}
     return cli.Result(
         f"packed {args.dataset}: {counts} images in {len(manifest.shards)} shards"
         + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
-        paths={"shard set": out, **rejected},
+        paths={"shard set": out, **card, **rejected},
         next={"check every byte": f"python jobs/pack.py --verify {out}"},
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sources import REPOSITORY, write_csv_source
+
+from shards import PackOptions, ShardSet, bench, duplicates, pack
+from shards.card import write_card
+from shards.readers import synthetic
+from shards.readers.synthetic import ATTRIBUTES, CATEGORIES, draw_garment
+
+
+def test_the_card_tells_counts_classes_and_what_was_left_out(tmp_path: Path) -> None:
+    source = write_csv_source(tmp_path / "deep_fashion", train=30, val=9, test=4)
+    (source / "train" / "0003.jpg").write_bytes(b"<script>alert(1)</script>")
+    photo = Image.fromarray(
+        np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), np.ones((9, 9, 1), np.uint8))
+    )
+    photo.save(source / "train" / "0005.jpg", quality=95)
+    photo.resize((60, 45)).save(source / "val" / "0002.jpg", quality=70)  # the same photo, smaller and worse
+    pack("deep_fashion", source, tmp_path / "out", PackOptions(skip_bad=True))
+    page = write_card(tmp_path / "out").read_text()
+    assert "train 29, val 9, test 4" in page
+    assert "<td>hat</td><td>10</td><td>3</td><td>0</td>" in page
+    assert "<td>(not given)</td><td>0</td><td>0</td><td>4</td>" in page
+    assert "1 pairs of near-duplicate" in page
+    assert "train: deep_fashion/train/0005 | val: deep_fashion/val/0002" in page
+    assert "train/0003.jpg" in page
+    assert "Attributes together" in page
+    assert "<script" not in page
+    assert write_card(tmp_path / "out", workers=2).read_text() == page
+
+
+def test_hashes_of_one_photo_are_near_and_of_two_are_far() -> None:
+    def look(image: Image.Image) -> tuple[int, np.ndarray]:
+        gray = image.convert("L").resize((32, 32), Image.Resampling.BOX)
+        return duplicates.perceptual_hash(np.asarray(gray)), np.asarray(gray.reduce(2)).ravel()
+
+    photos = [Image.open(io.BytesIO(draw_garment(np.random.default_rng(n), CATEGORIES[n])[0])) for n in range(8)]
+    smaller = [photo.resize((90, 90)) for photo in photos]
+    hashes, looks = zip(*(look(photo) for photo in [*photos, *smaller]), strict=True)
+    pairs = duplicates.find(np.array(hashes, np.uint64), np.array(looks), np.repeat([0, 1], 8))
+    assert {(pair.first, pair.second) for pair in pairs} == {(n, n + 8) for n in range(8)}
+
+
+def test_drawn_garments_are_the_seeds_and_all_different(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "COUNTS", {"train": 40, "val": 10, "test": 12})  # workers would not see this
+    for name in ("a", "b"):
+        synthetic.draw(tmp_path / name, 3, 1, lambda *_: None)
+    synthetic.draw(tmp_path / "c", 4, 1, lambda *_: None)
+    files = {
+        path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
+    }
+    assert files == {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
+    assert len({data for path, data in files.items() if path.suffix == ".jpg"}) == 62
+    assert files[Path("train/00001.jpg")] != (tmp_path / "c" / "train" / "00001.jpg").read_bytes()
+    with (tmp_path / "a" / "test_labels.csv").open(newline="") as file:
+        labels = list(csv.DictReader(file))
+    assert [row["file_path"] for row in labels] == (tmp_path / "a" / "test.csv").read_text().split()[1:]
+    assert all(row["patterned"] != row["plain"] for row in labels)
+    stamp = (tmp_path / "a" / "train.csv").stat().st_mtime_ns
+    synthetic.draw(tmp_path / "a", 3, 1, lambda *_: None)
+    assert (tmp_path / "a" / "train.csv").stat().st_mtime_ns == stamp
+    pack("synthetic", tmp_path / "a", tmp_path / "set")
+    assert ShardSet.open(tmp_path / "set").schema.names == {"category": CATEGORIES, "attributes": ATTRIBUTES}
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_garment_is_drawn_in_its_colours(category: str) -> None:
+    data, attributes = draw_garment(np.random.default_rng([5, len(category)]), category)
+    assert Image.open(io.BytesIO(data)).size == (synthetic.IMAGE_PX, synthetic.IMAGE_PX)
+    assert attributes & set(synthetic.COLOURS)
+    assert ("plain" in attributes) != ("patterned" in attributes)
+    assert attributes <= set(ATTRIBUTES)
+
+
+def test_the_bench_times_every_way_on_the_same_files(tmp_path: Path) -> None:
+    source = write_csv_source(tmp_path / "deep_fashion")
+    timings, images, size = bench.run("deep_fashion", source, tmp_path / "work", workers=1, rounds=1, cold=True)
+    assert (images, size) == (41, sum(path.stat().st_size for path in source.rglob("*.jpg")))
+    assert len(timings) == 5
+    assert all(timing.wall_s > 0 for timing in timings)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "jobs" / "pack.py"), *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "exactly one of --dataset NAME, --verify DIR and --reindex DIR"),
+        (("--dataset", "clipart", "--verify", "x"), "exactly one of"),
+        (("--dataset", "nothing"), "unknown dataset 'nothing'; known: clipart, deep_fashion"),
+        (("--dataset", "clipart"), "--source DIR is needed: the folder that holds train/<class>/*"),
+        (("--dataset", "clipart", "--source", "/nowhere"), "/nowhere holds no"),
+        (("--verify", "/nowhere"), "/nowhere is no shard set"),
+        (("--reindex", "/nowhere"), "/nowhere holds no .tar files"),
+        (("--dataset", "synthetic", "--workers", "-1"), "--workers -1 is not possible"),
+        (("--dataset", "synthetic", "--check", "maybe"), "decode"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_status_2(arguments: tuple[str, ...], told: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_packs_verifies_and_finds_damage(tmp_path: Path) -> None:
+    source = write_csv_source(tmp_path / "deep_fashion")
+    done = command("--dataset", "deep_fashion", "--source", str(tmp_path), "--home", str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "home" / "shards" / "deep_fashion"
+    assert f"python jobs/pack.py --verify {folder}" in done.stdout
+    assert (folder / "card.html").is_file()
+    assert command("--verify", str(folder)).returncode == 0
+    path = next(folder.glob("val-*.tar"))
+    path.write_bytes(path.read_bytes().replace((source / "val" / "0001.jpg").read_bytes()[-40:], bytes(40)))
+    done = command("--verify", str(folder))
+    assert done.returncode == 1
+    assert "key 'deep_fashion/val/0001'" in done.stdout
