@@ -99,7 +99,7 @@ def cut(text: str, width: int) -> str:
 
 def sparkline(values: Sequence[float], width: int) -> str:
     """The values as bars from their least to their largest; more values than `width` are averaged in groups."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [max(-1e300, min(1e300, value)) for value in values if math.isfinite(value)]
     if not finite:
         return ""
     size = max(1, math.ceil(len(finite) / width))
