@@ -117,9 +117,23 @@ def _pack(args: Args) -> cli.Result:
         f"packed {args.dataset}: {counts} images in {len(manifest.shards)} shards"
         + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
         paths={"shard set": out, **card, **rejected},
-        next={"check every byte": f"python jobs/pack.py --verify {out}"},
+        next={**_training(args, out), "check every byte": f"python jobs/pack.py --verify {out}"},
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )
+
+
+def _training(args: Args, out: Path) -> dict[str, str]:
+    """The command that trains on the new set, where it lies where training looks for it."""
+    from fashion_dist import tasks
+
+    if args.out and out != Home.find(args.home).shard_set(args.dataset):
+        return {}
+    home = f" --home {args.home}" if args.home else ""
+    of = {name: tasks.load(name).recipe.dataset for name in tasks.names()}
+    fitting = [f"--task {name}" for name, dataset in of.items() if dataset == args.dataset]
+    if args.dataset == "synthetic":
+        fitting = ["--task deepfashion --dataset synthetic"]
+    return {"train on it": f"python jobs/launch.py {fitting[0]}{home}"} if fitting else {}
 
 
 def _verify(args: Args) -> cli.Result:

@@ -294,7 +294,7 @@ def _pairs(
         if closely
         else "images with the same bytes across splits"
     )
-    parts = [f"<h2>Duplicates</h2><p>{len(pairs):,} pairs of {told}.</p>"]
+    parts = [f"<h2>Duplicates</h2><p>{len(pairs):,} pair{'s' * (len(pairs) != 1)} of {told}.</p>"]
     figures = []
     for pair in shown:
         names = [_name(shard_set, row) for row in (pair.first, pair.second)]

@@ -30,7 +30,7 @@ def test_the_card_tells_counts_classes_and_what_was_left_out(tmp_path: Path) -> 
     assert "train 29, val 9, test 4" in page
     assert "<td>hat</td><td>10</td><td>3</td><td>0</td>" in page
     assert "<td>(not given)</td><td>0</td><td>0</td><td>4</td>" in page
-    assert "1 pairs of near-duplicate" in page
+    assert "1 pair of near-duplicate" in page
     assert "train: deep_fashion/train/0005 | val: deep_fashion/val/0002" in page
     assert "train/0003.jpg" in page
     assert "Attributes together" in page
