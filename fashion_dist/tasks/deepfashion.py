@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import Arrays, Columns, Task, Tensors
-from shards import Schema, Split
+from shards import Schema, ShardSet, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,18 +38,26 @@ RECIPE = Config(
         std=(0.25, 0.25, 0.25),
     ),
     train=TrainConfig(epochs=60, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
-    options={"attribute_weight": 15.0, "threshold": 0.4},
+    options={"weighting": "fixed", "attribute_weight": 15.0, "threshold": 0.4, "thresholds": ""},
 )
+"""`weighting`: `fixed`, the attributes' loss counts `attribute_weight` times the category's; or `uncertainty`, both are
+weighed by learned variances. `thresholds`: one per attribute, joined by commas; none is `threshold` for all."""
+
+WEIGHTINGS = ("fixed", "uncertainty")
 
 
 def build_model(config: Config, schema: Schema) -> nn.Module:
     """The configured backbone with a head for each of the schema's categories and attributes."""
-    from fashion_dist.models import Head, build_network
+    from fashion_dist.models import Head, build_backbone, build_network
+    from fashion_dist.models._uncertainty import UncertainNetwork
 
     heads = {
         "category": Head(len(schema.names["category"]), part="shape"),
         "attributes": Head(len(schema.names["attributes"]), part="look", hidden=96),
     }
+    if config.options.get("weighting") == "uncertainty":
+        backbone, num_features = build_backbone(config.model, config.data.image_px)
+        return UncertainNetwork(backbone, num_features, heads, config.model.dropout)
     return build_network(config.model, heads, config.data.image_px)
 
 
@@ -64,23 +73,66 @@ def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor
     """Cross-entropy of the category plus weighted binary cross-entropy of the attributes that are known."""
     import torch.nn.functional as F
 
-    category = F.cross_entropy(
+    summed = F.cross_entropy(
         outputs["category"].float(), targets["category"],
-        ignore_index=-1, label_smoothing=config.train.label_smoothing,
+        ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
     )  # fmt: skip
+    category = summed / (targets["category"] >= 0).sum().clamp(min=1)
     known = targets["attributes"] >= 0
     each = F.binary_cross_entropy_with_logits(
         outputs["attributes"].float(), targets["attributes"].clamp(min=0), reduction="none"
     )
     attributes = (each * known).sum() / known.sum().clamp(min=1)
-    weight = float(config.options["attribute_weight"])
-    return {"loss": category + weight * attributes, "category_loss": category, "attribute_loss": attributes}
+    if config.options.get("weighting") == "uncertainty":
+        from fashion_dist.models._uncertainty import weigh
+
+        total = weigh({"category": category, "attributes": attributes}, outputs)
+    else:
+        total = category + float(config.options["attribute_weight"]) * attributes
+    return {"loss": total, "category_loss": category, "attribute_loss": attributes}
 
 
-def chosen_attributes(logits: Tensor, threshold: float) -> Tensor:
-    """Attributes [N, A] -> bool [N, A]: those above the threshold, and always the most probable one."""
+def thresholds(config: Config, count: int) -> np.ndarray:
+    """float32 [A], the probability from which each attribute is named.
+
+    Raises:
+        ConfigError: `task.thresholds` are not as many as the attributes, or not probabilities.
+    """
+    options = {**RECIPE.options, **config.options}  # a run may be older than an option
+    text = str(options["thresholds"])
+    try:
+        found = np.array([float(part) for part in text.split(",")] if text else [options["threshold"]] * count)
+    except ValueError:
+        found = np.empty(0)
+    if len(found) != count or not ((found >= 0) & (found <= 1)).all():
+        raise ConfigError(f"task.thresholds = {text!r} is not possible; allowed: {count} numbers from 0 to 1")
+    return found.astype(np.float32)
+
+
+def check(shard_set: ShardSet, config: Config) -> None:
+    """Refuse a weighting that does not exist, thresholds that do not fit, and labels outside the classes."""
+    if config.options["weighting"] not in WEIGHTINGS:
+        allowed = ", ".join(WEIGHTINGS)
+        raise ConfigError(f"task.weighting = {config.options['weighting']!r} is not possible; allowed: {allowed}")
+    thresholds(config, len(shard_set.schema.names["attributes"]))
+    count = len(shard_set.schema.names["category"])
+    for name in shard_set.splits:
+        split = shard_set.split(name)
+        found = split.facts("category")["category"]
+        if len(found) and found.max() >= count:
+            raise ConfigError(
+                f"{shard_set.path}: {split.keys[int(np.argmax(found))]} of split {name!r} has category {found.max()}; "
+                f"allowed: 0 to {count - 1}"
+            )
+
+
+def chosen_attributes(logits: Tensor, config: Config) -> Tensor:
+    """Attributes [N, A] -> bool [N, A]: those above their thresholds, and always the most probable one."""
+    import torch
+
     probabilities = logits.float().sigmoid()
-    return (probabilities >= threshold).logical_or(probabilities == probabilities.amax(dim=1, keepdim=True))
+    least = torch.from_numpy(thresholds(config, logits.shape[1])).to(logits.device)
+    return (probabilities >= least).logical_or(probabilities == probabilities.amax(dim=1, keepdim=True))
 
 
 def sums(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
@@ -90,7 +142,7 @@ def sums(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == category[:, None]
     truth = targets["attributes"] == 1
     known = targets["attributes"] >= 0
-    chosen = chosen_attributes(outputs["attributes"], float(config.options["threshold"])) & known
+    chosen = chosen_attributes(outputs["attributes"], config) & known
     hits = (chosen & truth).double()
     named, true = chosen.double(), truth.double()
     asked = known.any(dim=1)
@@ -128,7 +180,7 @@ def metrics(sums: Arrays, schema: Schema) -> dict[str, float]:
 def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
     """Category int64 [N] and its probabilities [N, K]; attributes bool [N, A] and theirs [N, A]."""
     logits = outputs["category"].float()
-    chosen = chosen_attributes(outputs["attributes"], float(config.options["threshold"]))
+    chosen = chosen_attributes(outputs["attributes"], config)
     return {
         "category": logits.argmax(dim=1).cpu().numpy(),
         "category_probability": logits.softmax(dim=1).cpu().numpy(),
@@ -140,7 +192,11 @@ def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
 def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`category.csv` and `attribute.csv` as the assignment wants them, in the order of the split's file."""
     order = np.argsort(np.asarray(columns["row"]), kind="stable")
-    paths, categories, attributes = columns["file_path"], columns["category"], columns["attributes"]
+    paths, categories = columns["file_path"], columns["category"]
+    probabilities = np.asarray(columns["attribute_probability"])
+    # Chosen anew, because the thresholds may have been tuned after the prediction.
+    attributes = probabilities >= thresholds(config, probabilities.shape[1])
+    attributes |= probabilities == probabilities.max(axis=1, keepdims=True)
     return {
         "category.csv": csv_text(
             [("file_path", "category_label"), *((paths[i], categories[i]) for i in order)],
@@ -152,6 +208,35 @@ def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]
             ]
         ),
     }
+
+
+def tune(split: Split, columns: Columns, config: Config) -> dict[str, str]:
+    """`thresholds`: for each attribute the one with the best F1 on a split whose attributes are known.
+
+    Candidates are the middles between neighbouring probabilities; an attribute that never occurs keeps `threshold`.
+    """
+    truth = split.facts("attributes")["attributes"]
+    probabilities = np.asarray(columns["attribute_probability"])
+    known, otherwise = truth >= 0, float(config.options["threshold"])
+    found = [
+        best_threshold(probabilities[known[:, a], a], truth[known[:, a], a], otherwise) for a in range(truth.shape[1])
+    ]
+    return {"thresholds": ",".join(f"{value:.4f}" for value in found)}
+
+
+def best_threshold(probabilities: np.ndarray, truth: np.ndarray, otherwise: float) -> float:
+    """The threshold with the best F1 of `probabilities` [n] against `truth` [n], 1 or 0; of several the middle one."""
+    if not (truth == 1).any():
+        return otherwise
+    order = np.argsort(-probabilities, kind="stable")
+    hits = np.cumsum(truth[order] == 1)
+    f1 = 2 * hits / (np.arange(1, len(truth) + 1) + (truth == 1).sum())
+    ranked = probabilities[order]
+    last = np.append(ranked[:-1] > ranked[1:], True)  # equal probabilities are named together
+    best = np.flatnonzero(last & np.isclose(f1, f1[last].max()))
+    at = int(best[len(best) // 2])
+    below = float(ranked[at + 1]) if at + 1 < len(ranked) else 0.0
+    return (float(ranked[at]) + below) / 2
 
 
 def csv_text(lines: Iterable[Sequence[object]]) -> str:
@@ -172,6 +257,8 @@ TASK = Task(
     rows=rows,
     submission=submission,
     monitor="score",
+    check=check,
+    tune=tune,
     unmixable=("attributes",),
     shown_metrics=("accuracy", "attribute_f1"),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashion_dist.checkpoint import Checkpoints
@@ -62,6 +62,7 @@ def test_debug_tries_every_stage_on_a_hundredth() -> None:
     assert deepfashion.RECIPE.debug().check().train.epochs == 1
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 500), fraction=st.floats(0.001, 1), least=st.integers(1, 600), seed=st.integers(0, 3))
 def test_a_sample_is_a_seeded_part_in_order(count: int, fraction: float, least: int, seed: int) -> None:
     examples = Examples(np.arange(count)[:, None] * 2, {"label": np.arange(count) * 3})
