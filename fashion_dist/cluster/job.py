@@ -233,7 +233,7 @@ def _leave(run: RunDir, place: Place, holder: lock.Holder, options: record.JobOp
         goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
     else:
         message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
-    record.end_attempt(run, holder.attempt, end, message)
+    record.end_attempt(run, holder.attempt, end, message, goes_on=goes_on)
     write_json(run.state, {**read_json(run.state), "message": message})
     if not goes_on or end == "requeued":
         return

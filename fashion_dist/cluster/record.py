@@ -85,10 +85,12 @@ def begin_attempt(run: RunDir, facts: Mapping[str, Any]) -> None:
     write_json(run.attempts, {"attempts": [*attempts(run), {**facts, "started": time.time(), "end": ""}]})
 
 
-def end_attempt(run: RunDir, attempt: int, end: End, message: str = "") -> None:
-    """Note how a start of the run ended; only the lock's holder may call this."""
+def end_attempt(run: RunDir, attempt: int, end: End, message: str = "", *, goes_on: bool = False) -> None:
+    """Note how a start of the run ended, and whether the scheduler is to make another; for the lock's holder only."""
     noted = [
-        {**old, "end": end, "message": message, "ended": time.time()} if old["attempt"] == attempt else old
+        {**old, "end": end, "message": message, "goes_on": goes_on, "ended": time.time()}
+        if old["attempt"] == attempt
+        else old
         for old in attempts(run)
     ]
     write_json(run.attempts, {"attempts": noted})

@@ -127,7 +127,7 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     there: Presence = slurm.presence(job) if job is not None else "gone"
     began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"]) == job
     fresh = began and progress.attempt == starts[-1]["attempt"]
-    promised = bool(starts) and starts[-1]["end"] in record.GOES_ON
+    promised = bool(starts) and bool(starts[-1].get("goes_on"))
     state = _state(progress, there, fresh=fresh, submitted=job is not None, promised=promised)
     if (
         state == "failed"

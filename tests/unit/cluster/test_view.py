@@ -35,7 +35,7 @@ def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | 
         begin_attempt(run, facts)
         run.state.write_text(json.dumps({**STATE, **state}))
         if end:
-            end_attempt(run, 1, end)  # type: ignore[arg-type]
+            end_attempt(run, 1, end.removesuffix("..."), goes_on=end.endswith("..."))  # type: ignore[arg-type]
     return run
 
 
@@ -50,7 +50,9 @@ def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | 
         (GONE, {"state": "done"}, "done", "done"),
         (HERE, {"state": "done"}, "done", "done"),
         (GONE, {"state": "stopped"}, "cancelled", "stopped"),
-        (GONE, {"state": "stopped"}, "time limit", "failed"),
+        (GONE, {"state": "stopped"}, "time limit", "stopped"),
+        (GONE, {"state": "stopped"}, "time limit...", "failed"),
+        (HERE, {"state": "stopped"}, "time limit...", "stopped"),
         (HERE, {"state": "stopped", "attempt": 0}, "", "starting"),
         (GONE, {"state": "failed"}, "failed", "failed"),
     ],
