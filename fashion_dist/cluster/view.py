@@ -161,7 +161,7 @@ def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool,
     """
     if progress.state == "done":
         return "done"
-    if there == "queued":
+    if there == "queued" or (there != "gone" and fresh and progress.state == "stopped" and promised):
         return "queued"
     if there in ("running", "unknown"):
         return progress.state if fresh else "starting"

@@ -52,7 +52,7 @@ def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | 
         (GONE, {"state": "stopped"}, "cancelled", "stopped"),
         (GONE, {"state": "stopped"}, "time limit", "stopped"),
         (GONE, {"state": "stopped"}, "time limit...", "failed"),
-        (HERE, {"state": "stopped"}, "time limit...", "stopped"),
+        (HERE, {"state": "stopped"}, "time limit...", "queued"),
         (HERE, {"state": "stopped", "attempt": 0}, "", "starting"),
         (GONE, {"state": "failed"}, "failed", "failed"),
     ],
