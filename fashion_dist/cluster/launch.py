@@ -235,14 +235,14 @@ def launch(plan: Plan) -> Launched:
         RunError: Slurm stopped answering.
     """
     run = plan.run
+    if plan.config.model.weights == "imagenet":
+        weights.fetch(weights.published(plan.config.model.name), run.home.weights)
     run.path.parent.mkdir(parents=True, exist_ok=True)
     run.path.mkdir(mode=0o700, exist_ok=True)
     with lock.guard(run, "launch"):
         before = _already(plan)
         if before is not None:
             return before
-        if plan.config.model.weights == "imagenet":
-            weights.fetch(weights.published(plan.config.model.name), run.home.weights)
         _write_run(plan)
         noted = Submission(plan.cluster, plan.resources, plan.options, plan.comment, None, time.time())
         noted.write(run)
