@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fashion_dist import bench, cli
 from fashion_dist.errors import unknown

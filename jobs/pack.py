@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
