@@ -9,7 +9,7 @@ import numpy as np
 HASH_PX, LOOK_PX = 32, 16
 MAX_BITS = 6
 """Hashes that differ in at most so many of 64 bits are looked at more closely."""
-MAX_DIFFERENCE = 10.0
+MAX_DIFFERENCE = 5.0
 """Mean difference of two 16-pixel gray pictures, of 255, up to which they count as the same photo."""
 MAX_IMAGES = 300_000
 """Above this only images with the same bytes are found; comparing hashes of all pairs would take minutes."""
