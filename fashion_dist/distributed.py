@@ -80,9 +80,7 @@ class Link:
         if self.world.world_size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return torch.nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=True
-        )
+        return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
     def sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor added over the ranks, in float64, in one message; names and shapes agree on all ranks."""
