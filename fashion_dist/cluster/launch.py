@@ -22,7 +22,7 @@ from typing import Any, Literal
 from fashion_dist import __version__, model_names, tasks, weights
 from fashion_dist.cluster import lock, presets, scheduler
 from fashion_dist.cluster.presets import Resources
-from fashion_dist.cluster.record import JobOptions, Submission
+from fashion_dist.cluster.record import JobOptions, Submission, attempts
 from fashion_dist.cluster.scheduler import Cluster, JobRef
 from fashion_dist.cluster.view import RunView, Scheduler, look
 from fashion_dist.config import Config
@@ -75,12 +75,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of a launch: `submitted`, `active` (it was waiting or running already) or `done`."""
+    """What came of a launch: `submitted`, `active` (it was waiting or running already) or `done`.
+
+    `attempt` is the number of the start that was submitted, from 1.
+    """
 
     outcome: Literal["submitted", "active", "done"]
     run: RunDir
     job: JobRef | None
     view: RunView
+    attempt: int = 0
 
 
 def resolve(request: Request) -> Plan:
@@ -244,6 +248,7 @@ def launch(plan: Plan) -> Launched:
         if before is not None:
             return before
         _write_run(plan)
+        attempt = len(attempts(run)) + 1  # counted before the job starts and counts itself
         noted = Submission(plan.cluster, plan.resources, plan.options, plan.comment, None, time.time())
         noted.write(run)
         from fashion_dist.cluster import submit  # 0.2 s, so only when there is something to submit
@@ -252,7 +257,7 @@ def launch(plan: Plan) -> Launched:
         call = TrainJob(str(run.path))
         job = submit.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment)
         dataclasses.replace(noted, job=job).write(run)
-        return Launched("submitted", run, job, look(run, Scheduler()))
+        return Launched("submitted", run, job, look(run, Scheduler()), attempt)
 
 
 def _already(plan: Plan) -> Launched | None:

@@ -28,7 +28,7 @@ def of_launch(launched: Launched, plan: Plan) -> cli.Result:
         state = view.state if view.is_active else f"{view.state}, but its job has not ended yet"
         headline = f"run {run.run_id} is {state}: {job}; nothing was submitted"
     else:
-        again = f", attempt {view.attempts + 1}: it goes on from its last checkpoint" if view.attempts else ""
+        again = f", attempt {launched.attempt}: it goes on from its last checkpoint" if launched.attempt > 1 else ""
         headline = f"submitted {job}: run {run.run_id}, {where}{again}"
     return cli.Result(
         headline,
