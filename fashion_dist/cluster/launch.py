@@ -108,6 +108,7 @@ def resolve(request: Request) -> Plan:
     samples = shard_set.splits["train"]
     if samples < config.train.batch_size:
         raise ConfigError(f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'")
+    _require_shards(shard_set)
     run_id = config.run_id(shard_set.data_hash)
     run = _beside(home, run_id) if request.fresh else home.run_dir(run_id)
     return Plan(config, home.shard_set(config.dataset), shard_set.data_hash, run, cluster, resources, request.options)
@@ -130,6 +131,14 @@ def resolve_config(recipe: Config, request: Request) -> Config:
             )
         config = config.override([f"model.weights={path}"])
     return config.check()
+
+
+def _require_shards(shard_set: ShardSet) -> None:
+    """Refuse tars that are not those of the index, before a job waits in a queue only to find out."""
+    from fashion_dist.data.fetch import ShardFiles  # pyarrow with it, so only when all else is right
+
+    for name in shard_set.splits:
+        ShardFiles(shard_set.split(name)).check()
 
 
 def _plain_name(kind: str, name: str) -> str:
