@@ -11,9 +11,9 @@ import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError, RunError
+from fashion_dist.files import write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
-from fashion_dist.tracking import write_atomic
 from shards import ShardSet, Split
 
 
@@ -34,7 +34,7 @@ def collect(
     folder = out or run.submission
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        write_atomic(folder / name, text)
+        write_text(folder / name, text)
     return [folder / name for name in files]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.tracking import write_atomic
+from fashion_dist.files import write_text
 
 Phase = Literal["starting", "training", "evaluating", "predicting"]
 
@@ -66,4 +66,4 @@ class StateFile:
         if urgent or now - self._written >= self._interval_s:
             self._written = now
             self.state.updated = time.time()
-            write_atomic(self.path, json.dumps(dataclasses.asdict(self.state)) + "\n")
+            write_text(self.path, json.dumps(dataclasses.asdict(self.state)) + "\n")

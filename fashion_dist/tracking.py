@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist.config import Config
+from fashion_dist.files import write_text
 from fashion_dist.paths import RunDir
 
 if TYPE_CHECKING:
@@ -43,13 +44,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return points
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 class Tracker:
     """Rank 0's record of the run.
 
@@ -73,7 +67,7 @@ class Tracker:
         points = read_metrics(path)
         kept = [point for point in points if point["step"] <= step and point["split"] in ("train", "val")]
         if path.exists() and (len(kept) < len(points) or not path.read_bytes().endswith(b"\n")):
-            write_atomic(path, "".join(json.dumps(point) + "\n" for point in kept))
+            write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
 
     def log(self, split: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Add one line and flush it.

@@ -102,7 +102,11 @@ def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done
     settings, position = session.config.train, session.position
     metric = settings.monitor or session.task.monitor
     total_steps = train.loader.steps * settings.epochs
-    session.tell(phase="training", epoch=position.epoch, best=position.best, total_steps=total_steps)
+    if session.link.world.is_main and train.loader.cache_note:
+        print(train.loader.cache_note, flush=True)
+    session.tell(
+        phase="training", epoch=position.epoch, step=position.total, best=position.best, total_steps=total_steps
+    )
     while position.epoch < settings.epochs and not _no_better_for(session, settings.patience):
         px = session.config.data.px_at(position.epoch, settings.epochs)
         train.begin(position.epoch, px)
