@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist import __version__, model_names, tasks, weights
 from fashion_dist.cluster import lock, presets, scheduler
@@ -29,7 +29,9 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.files import read_json, write_json, write_text
 from fashion_dist.paths import Home, RunDir
-from shards import ShardSet
+
+if TYPE_CHECKING:
+    from shards import ShardSet
 
 LOCAL_TIME_MIN = 60 * 24 * 365
 """A local job has no time limit unless one is asked for."""
@@ -93,11 +95,17 @@ def resolve(request: Request) -> Plan:
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
+    if request.model:
+        _require_model(request.model)  # before the task's file and its numpy are read
     task = tasks.load(request.task)
     home = Home.find(request.home)
     _require_writable(home.path)
     config = resolve_config(task.recipe, request)
-    _require_model(config)
+    _require_model(config.model.name)
+    if config.model.weights == "imagenet":
+        weights.published(config.model.name)
+    from shards import ShardSet
+
     shard_set = ShardSet.open(home.shard_set(config.dataset))
     _require_facts(config, task, shard_set)
     if task.check is not None:
@@ -155,12 +163,10 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"the working folder {path} cannot be written: no permission for {existing}")
 
 
-def _require_model(config: Config) -> None:
+def _require_model(name: str) -> None:
     known = model_names.known_models()
-    if config.model.name not in known:
-        raise unknown("model", config.model.name, known)
-    if config.model.weights == "imagenet":
-        weights.published(config.model.name)
+    if name not in known:
+        raise unknown("model", name, known)
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:

@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fashion_dist.config import Config, Scalar
 from fashion_dist.errors import unknown
-from shards import Schema, ShardSet, Split
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy takes 0.1 s, and an unknown task is refused without it
+    import numpy as np
     from torch import Tensor, nn
 
-Arrays = Mapping[str, np.ndarray]
-Columns = Mapping[str, Sequence[object] | np.ndarray]
+    from shards import Schema, ShardSet, Split
+
+Arrays = Mapping[str, "np.ndarray"]
+Columns = Mapping[str, "Sequence[object] | np.ndarray"]
 Ask = Callable[[], Columns]
 Tensors = Mapping[str, "Tensor"]
 
@@ -50,6 +50,7 @@ class Examples:
 
     def state(self) -> dict[str, Any]:
         """The examples as tensors, for a checkpoint."""
+        import numpy as np
         import torch
 
         targets = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in self.targets.items()}
@@ -62,6 +63,8 @@ class Examples:
 
     def sample(self, fraction: float, least: int, seed: int) -> Examples:
         """`fraction` of the examples, in their order, but not fewer than `least` where there are so many."""
+        import numpy as np
+
         count = min(len(self), max(least, round(fraction * len(self)), 1))
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return Examples(self.images[rows], {name: values[rows] for name, values in self.targets.items()})
@@ -123,6 +126,8 @@ class Task:
         """The examples of a split: the task's own, or one per image."""
         if self.examples is not None:
             return self.examples(split, config, epoch, ask or _nobody)
+        import numpy as np
+
         assert self.targets is not None
         return Examples(np.arange(len(split), dtype=np.int64)[:, None], self.targets(split.facts(*self.facts), config))
 
