@@ -10,7 +10,6 @@ group for control, so that agreeing to stop never waits for a GPU.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
@@ -210,8 +209,3 @@ def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta
         time.sleep(0.05)
     where = json.loads(rendezvous.read_text())
     return TCPStore(where["address"], where["port"], world.world_size, is_master=False, timeout=timeout)
-
-
-def describe(world: World) -> dict[str, int]:
-    """The world as plain numbers, for logs."""
-    return dataclasses.asdict(world)

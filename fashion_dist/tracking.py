@@ -84,19 +84,11 @@ class Tracker:
         self._file.flush()
         self._tell({"step": step, "epoch": epoch} | {f"{split}/{name}": value for name, value in values.items()})
 
-    def summary(self, values: Mapping[str, float]) -> None:
-        """Show `values` as the run's outcome in W&B."""
-        if self._wandb is not None:
-            try:
-                self._wandb.summary.update(dict(values))
-            except Exception as error:  # its helper process may be gone in many ways; none may end the training
-                self._give_up(error)
-
     def _tell(self, values: Mapping[str, float]) -> None:
         if self._wandb is not None:
             try:
                 self._wandb.log(dict(values))
-            except Exception as error:  # as in summary
+            except Exception as error:  # its helper process may be gone in many ways; none may end the training
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
@@ -109,7 +101,7 @@ class Tracker:
         if self._wandb is not None:
             try:
                 self._wandb.finish()
-            except Exception as error:  # as in summary
+            except Exception as error:  # as in _tell
                 self._give_up(error)
             self._wandb = None
 

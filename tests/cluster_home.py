@@ -18,6 +18,15 @@ PATIENCE_S = 300.0
 SETTINGS = ("data.image_px=32", "train.batch_size=32", "train.eval_batch_size=16", "train.epochs=2")
 
 
+def job(command: str, *arguments: str) -> dict[str, Any]:
+    """Run `jobs/<command>.py` with --json; returns what it printed."""
+    script = [sys.executable, str(ROOT / "jobs" / f"{command}.py"), *arguments, "--json"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command printed, and its exit status."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cluster_home import job
 
 from fashion_dist import tasks
 from fashion_dist.collect import ordered_predictions
@@ -21,15 +19,6 @@ from fashion_dist.tracking import read_metrics
 from shards import ShardSet
 
 REPO = Path(__file__).parents[2]
-
-
-def job(command: str, *arguments: str) -> dict[str, object]:
-    """Run `jobs/<command>.py` with --json; returns what it printed."""
-    script = [sys.executable, str(REPO / "jobs" / f"{command}.py"), *arguments, "--json"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=REPO)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def table(path: Path) -> list[list[str]]:

@@ -17,18 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cluster_home import job
 
 REPO = Path(__file__).parents[2]
 SETTINGS = ("train.epochs=3", "train.batch_size=16", "train.eval_batch_size=16", "data.image_px=32", "optim.lr=0.02")
-
-
-def job(command: str, *arguments: str) -> dict[str, Any]:
-    """Run `jobs/<command>.py` with --json; returns what it printed."""
-    script = [sys.executable, str(REPO / "jobs" / f"{command}.py"), *arguments, "--json"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=REPO)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def launch(home: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> dict[str, Any]:
