@@ -43,11 +43,14 @@ class ModelConfig:
     """Normalisation layer of our own networks."""
     init: Literal["kaiming", "xavier", "normal", "orthogonal"] = "kaiming"
     """Weight initialisation of our own networks."""
+    recolour: float = 0.8
+    """Probability that `fashionnet`'s trunk sees a training image in other colours."""
     freeze: str = "none"
     """`none`, `backbone` (train the heads alone), or `epochs:N` (the backbone joins after N epochs)."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
+        _require(0 <= self.recolour <= 1, "model.recolour", self.recolour, "a probability, 0 to 1")
         kind, _, count = self.freeze.partition(":")
         good = self.freeze in ("none", "backbone") or (kind == "epochs" and count.isdigit() and int(count) > 0)
         _require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")

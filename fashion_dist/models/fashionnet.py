@@ -31,8 +31,8 @@ _NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none"
 
 
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:  # noqa: ARG001  every network's signature
-    """The backbone with the switches `model.pool`, `model.norm` and `model.init`, and its number of features."""
-    backbone = FashionNet(norm=_NORMS[config.norm], pool=config.pool)
+    """The backbone with the switches `pool`, `norm`, `init` and `recolour` of `model`, and its number of features."""
+    backbone = FashionNet(norm=_NORMS[config.norm], pool=config.pool, recolour=config.recolour)
     initialise(backbone, config.init)
     return backbone, backbone.num_features
 
