@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster import failures, lock, record, scheduler
+from fashion_dist.cluster import failures, lock, machine, record, scheduler
 from fashion_dist.cluster.place import Place, own_address, read_place
 from fashion_dist.cluster.watch import Watch, end_within, signals_of_all
 from fashion_dist.errors import InputError, RunBusyError, RunError
@@ -164,7 +164,8 @@ def _enter(run: RunDir, place: Place, timeout_s: float) -> lock.Holder:
         run,
         {
             "attempt": attempt, "job": place.job.to_json(), "restart": place.restart, "host": holder.host,
-            "nodes": place.node_list or holder.host, "ranks": place.world_size,
+            "nodes": place.node_list or holder.host, "ranks": place.world_size, "node_count": place.nodes,
+            "hardware": machine.hardware(),
         },
     )  # fmt: skip
     # A peer's leftovers of the last start must not pass for this one's.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fashion_dist.cluster import machine
 from fashion_dist.cluster.presets import Resources
 from fashion_dist.cluster.scheduler import Cluster, JobRef
 from fashion_dist.files import read_json, write_json
@@ -76,7 +77,9 @@ class Submission:
 
 
 def attempts(run: RunDir) -> list[dict[str, Any]]:
-    """Every start of the run, oldest first: `attempt`, `job`, `restart`, `host`, `nodes`, `ranks`, `started`, `end`."""
+    """Every start of the run, oldest first: `attempt`, `job`, `restart`, `host`, `nodes`, `node_count`, `ranks`,
+    `hardware` of rank 0's node, `started`, `end`; once ended also `ended`, `cpu_s` of all ranks, and `message`.
+    """
     return list(read_json(run.attempts).get("attempts", []))
 
 
@@ -87,10 +90,7 @@ def begin_attempt(run: RunDir, facts: Mapping[str, Any]) -> None:
 
 def end_attempt(run: RunDir, attempt: int, end: End, message: str = "", *, goes_on: bool = False) -> None:
     """Note how a start of the run ended, and whether the scheduler is to make another; for the lock's holder only."""
-    noted = [
-        {**old, "end": end, "message": message, "goes_on": goes_on, "ended": time.time()}
-        if old["attempt"] == attempt
-        else old
-        for old in attempts(run)
-    ]
+    facts = {"end": end, "message": message, "goes_on": goes_on, "ended": time.time()}
+    facts["cpu_s"] = round(machine.cpu_seconds(run, attempt), 1)
+    noted = [{**old, **facts} if old["attempt"] == attempt else old for old in attempts(run)]
     write_json(run.attempts, {"attempts": noted})

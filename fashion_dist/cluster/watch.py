@@ -83,7 +83,7 @@ class Watch(threading.Thread):
         self._beats += 1
         values = {
             "attempt": self._holder.attempt, "beat": self._beats, "steps": self.steps, "host": socket.gethostname(),
-            "pid": os.getpid(), "where": where(), "signals": self.signals,
+            "pid": os.getpid(), "where": where(), "signals": self.signals, "cpu_s": time.process_time(),
         }  # fmt: skip
         try:
             write_json(self._run.heartbeat(self._place.rank), values)
