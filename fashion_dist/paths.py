@@ -3,7 +3,15 @@
 HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
   shards/<dataset>/                a shard set (format: shards/README.md)
   weights/                         published weights that launch.py fetched for nodes without network
-  sweeps/<sweep id>/
+  sweeps/<sweep id>/               mode 0700
+    sweep.json                     what was asked for and every trial of it; never changes
+    arrays.json                    every submission: its job array or local queue, and the trials in it
+    queue.json                     what the local queue has started
+    journal.log                    Optuna's journal, where trials are searched for or stopped early
+    decisions.jsonl                every decision about a trial, with its reason
+    trials/<n>.json                what a searched trial was given when it started
+    collected/                     tables of all trials, the best one's and the ensemble's submission
+    logs/                          as a run's
   runs/<run id>/                   mode 0700
     config.json                    the resolved configuration
     run.json                       shard set, its hash, versions, the command that made the run
@@ -137,6 +145,62 @@ class RunDir:
 
 
 @dataclass(frozen=True)
+class SweepDir:
+    """The folder of one sweep."""
+
+    path: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def home(self) -> Home:
+        """The working folder that the sweep belongs to."""
+        return Home(self.path.parent.parent)
+
+    @property
+    def sweep(self) -> Path:
+        """What was asked for and every trial of it."""
+        return self.path / "sweep.json"
+
+    @property
+    def arrays(self) -> Path:
+        """Every submission."""
+        return self.path / "arrays.json"
+
+    @property
+    def queue(self) -> Path:
+        """What the local queue has started."""
+        return self.path / "queue.json"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal."""
+        return self.path / "journal.log"
+
+    @property
+    def decisions(self) -> Path:
+        """Every decision about a trial, one JSON object a line."""
+        return self.path / "decisions.jsonl"
+
+    def trial(self, number: int) -> Path:
+        """What a searched trial was given."""
+        return self.path / "trials" / f"{number}.json"
+
+    @property
+    def collected(self) -> Path:
+        """Folder of the tables of all trials and of the sweep's submission files."""
+        return self.path / "collected"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the scheduler's files and the trials' output."""
+        return self.path / "logs"
+
+
+@dataclass(frozen=True)
 class Home:
     """The working folder."""
 
@@ -184,6 +248,31 @@ class Home:
     def run_dir(self, run_id: str) -> RunDir:
         """The folder of one run; it need not exist."""
         return RunDir(self.runs / run_id)
+
+    def sweep_dir(self, sweep_id: str) -> SweepDir:
+        """The folder of one sweep; it need not exist."""
+        return SweepDir(self.sweeps / sweep_id)
+
+    def all_sweeps(self) -> list[SweepDir]:
+        """Every sweep of the working folder."""
+        found = self.sweeps.iterdir() if self.sweeps.is_dir() else []
+        return [SweepDir(path) for path in sorted(found) if SweepDir(path).sweep.is_file()]
+
+    def find_sweep(self, name: str) -> SweepDir | None:
+        """The sweep that `name` means, a folder, a sweep id or a unique beginning of one; None where there is none.
+
+        Raises:
+            ConfigError: it begins several.
+        """
+        if name and SweepDir(Path(name)).sweep.is_file():
+            return SweepDir(Path(name).absolute())
+        sweeps = self.all_sweeps()
+        exact = [sweep for sweep in sweeps if sweep.sweep_id == name]
+        matches = exact or [sweep for sweep in sweeps if name and sweep.sweep_id.startswith(name)]
+        if len(matches) > 1:
+            shown = ", ".join(sweep.sweep_id for sweep in matches[:8]) + (" ..." if len(matches) > 8 else "")
+            raise ConfigError(f"sweep {name!r} is ambiguous in {self.sweeps}: {shown}")
+        return matches[0] if matches else None
 
     def find_run(self, name: str) -> RunDir:
         """The run that `name` means: a folder, a run id, or a unique beginning of one.

@@ -68,11 +68,22 @@ class Plan:
     cluster: Cluster
     resources: Resources
     options: JobOptions
+    command: str = ""
+    """What the user typed."""
+    sweep: str = ""
+    """The folder of the sweep that the run is a trial of."""
+    trial: int = -1
+    """The trial's number."""
 
     @property
     def comment(self) -> str:
-        """Marks the run's jobs in the queue: run ids are equal in different working folders."""
-        return "fashion-dist-" + hashlib.sha256(str(self.run.path).encode()).hexdigest()[:16]
+        """Marks the run's jobs in the queue."""
+        return comment_of(self.run.path)
+
+
+def comment_of(folder: Path) -> str:
+    """Marks the jobs of a run or a sweep in the queue: their names are equal in different working folders."""
+    return "fashion-dist-" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,71 @@ class Launched:
     attempt: int = 0
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What the runs of one request have in common, whatever their settings.
+
+    Args:
+        request: what was asked for.
+        task: what is learned.
+        home: the working folder.
+        config: the recipe with the request's flags and settings.
+        shard_set: on what.
+        cluster: where.
+        resources: what each job asks for.
+    """
+
+    request: Request
+    task: tasks.Task
+    home: Home
+    config: Config
+    shard_set: ShardSet
+    cluster: Cluster
+    resources: Resources
+
+    def require(self, config: Config) -> Config:
+        """`config`, when it can be trained here.
+
+        Raises:
+            InputError: it cannot.
+        """
+        _require_model(config.model.name)
+        if config.model.weights == "imagenet":
+            weights.published(config.model.name)
+        if self.task.check is not None:
+            self.task.check(self.shard_set, config)
+        require_divisible(config, self.resources)
+        samples = self.shard_set.splits["train"]
+        if samples < config.train.batch_size:
+            raise ConfigError(
+                f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'"
+            )
+        return config
+
+    def plan(self, config: Config, *, fresh: bool = False, command: str = "") -> Plan:
+        """The plan of a run of `config`, which `require` has seen."""
+        run_id = config.run_id(self.shard_set.data_hash)
+        run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
+        return Plan(
+            config, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
+            self.request.options, command or shlex.join([Path(sys.executable).name, *sys.argv]),
+        )  # fmt: skip
+
+
 def resolve(request: Request) -> Plan:
     """The plan that a request means.
+
+    Raises:
+        InputError: it cannot be done as asked; one sentence with what would be possible.
+    """
+    ground = survey(request)
+    config = ground.require(ground.config)
+    require_shards(ground.shard_set)
+    return ground.plan(config, fresh=request.fresh)
+
+
+def survey(request: Request) -> Ground:
+    """Everything about a request that can be refused before its settings are looked at together; writes nothing.
 
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
@@ -102,24 +176,13 @@ def resolve(request: Request) -> Plan:
     _require_writable(home.path)
     config = resolve_config(task.recipe, request)
     _require_model(config.model.name)
-    if config.model.weights == "imagenet":
-        weights.published(config.model.name)
     from shards import ShardSet
 
     shard_set = ShardSet.open(home.shard_set(config.dataset))
     _require_facts(config, task, shard_set)
-    if task.check is not None:
-        task.check(shard_set, config)
     cluster = choose_cluster(request.cluster)
     resources = resolve_resources(request, cluster)
-    require_divisible(config, resources)
-    samples = shard_set.splits["train"]
-    if samples < config.train.batch_size:
-        raise ConfigError(f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'")
-    _require_shards(shard_set)
-    run_id = config.run_id(shard_set.data_hash)
-    run = _beside(home, run_id) if request.fresh else home.run_dir(run_id)
-    return Plan(config, home.shard_set(config.dataset), shard_set.data_hash, run, cluster, resources, request.options)
+    return Ground(request, task, home, config, shard_set, cluster, resources)
 
 
 def resolve_config(recipe: Config, request: Request) -> Config:
@@ -141,7 +204,7 @@ def resolve_config(recipe: Config, request: Request) -> Config:
     return config.check()
 
 
-def _require_shards(shard_set: ShardSet) -> None:
+def require_shards(shard_set: ShardSet) -> None:
     """Refuse tars that are not those of the index, before a job waits in a queue only to find out."""
     from fashion_dist.data.fetch import ShardFiles  # pyarrow with it, so only when all else is right
 
@@ -256,15 +319,16 @@ def launch(plan: Plan) -> Launched:
     run = plan.run
     if plan.config.model.weights == "imagenet":
         weights.fetch(weights.published(plan.config.model.name), run.home.weights)
-    run.path.parent.mkdir(parents=True, exist_ok=True)
-    run.path.mkdir(mode=0o700, exist_ok=True)
-    with lock.guard(run, "launch"):
+    make_folder(run)
+    with lock.guard(run.path, "launch"):
         before = _already(plan)
         if before is not None:
             return before
-        _write_run(plan)
+        write_run(plan)
         attempt = len(attempts(run)) + 1  # counted before the job starts and counts itself
-        noted = Submission(plan.cluster, plan.resources, plan.options, plan.comment, None, time.time())
+        noted = Submission(
+            plan.cluster, plan.resources, plan.options, plan.comment, None, time.time(), plan.sweep, plan.trial
+        )
         noted.write(run)
         from fashion_dist.cluster import submit  # 0.2 s, so only when there is something to submit
         from fashion_dist.cluster.job import TrainJob
@@ -273,6 +337,12 @@ def launch(plan: Plan) -> Launched:
         job = submit.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment)
         dataclasses.replace(noted, job=job).write(run)
         return Launched("submitted", run, job, look(run, Scheduler()), attempt)
+
+
+def make_folder(run: RunDir) -> None:
+    """Make a run's folder, for its owner alone, where there is none."""
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    run.path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _already(plan: Plan) -> Launched | None:
@@ -308,14 +378,15 @@ def _adopt(plan: Plan, noted: Submission) -> Submission:
     return noted
 
 
-def _write_run(plan: Plan) -> None:
+def write_run(plan: Plan) -> None:
+    """Write what the ranks read: the configuration, and what it was made from."""
     run, before = plan.run, read_json(plan.run.run)
     write_text(run.config, plan.config.to_json())
     facts = {
         "run_id": run.run_id,
         "shard_set": str(plan.shard_set),
         "data_hash": plan.data_hash,
-        "command": before.get("command") or shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": before.get("command") or plan.command,
         "created": before.get("created") or time.time(),
         "versions": {"fashion-dist": __version__, **_versions()},
     }

@@ -56,7 +56,7 @@ def take(run: RunDir, job: JobRef, restart: int, attempt: int) -> Holder:
     Raises:
         RunBusyError: another job writes here, or may do so; it is named.
     """
-    with guard(run):
+    with guard(run.path):
         now = holder(run)
         if now is not None and now.job != job:
             _require_gone(run, now)
@@ -80,7 +80,7 @@ def _require_gone(run: RunDir, now: Holder) -> None:
 
 def release(run: RunDir, mine: Holder) -> None:
     """Let the folder go, if it is still ours."""
-    with guard(run):
+    with guard(run.path):
         if holder(run) == mine:
             run.lock.unlink()
 
@@ -102,9 +102,9 @@ def await_holder(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Ho
 
 
 @contextlib.contextmanager
-def guard(run: RunDir, name: str = "lock") -> Iterator[None]:
+def guard(folder: Path, name: str = "lock") -> Iterator[None]:
     """Only one process at a time is inside, over all nodes whose filesystem supports locks; the kernel ends it."""
-    path = Path(run.path / f".{name}.guard")
+    path = folder / f".{name}.guard"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # Filesystems without locks leave a window of milliseconds between reading and writing the lock.

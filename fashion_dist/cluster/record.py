@@ -14,7 +14,7 @@ from fashion_dist.cluster.scheduler import Cluster, JobRef
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
 
-End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued"]
+End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued", "pruned"]
 
 
 GOES_ON: tuple[End, ...] = ("time limit", "pre-empted", "requeued")
@@ -50,6 +50,9 @@ class Submission:
         comment: by which the job is found in the queue when `job` was not written down.
         job: None from before the submission until the scheduler has answered.
         submitted: Unix time, for people.
+        sweep: the folder of the sweep that started the run as one of its trials; empty for a run of its own.
+        trial: the trial's number in it.
+        logs: where the job's output goes; empty is the run's own folder of logs.
     """
 
     cluster: Cluster
@@ -58,6 +61,9 @@ class Submission:
     comment: str = ""
     job: JobRef | None = None
     submitted: float = 0.0
+    sweep: str = ""
+    trial: int = -1
+    logs: str = ""
 
     def write(self, run: RunDir) -> None:
         """Replace the run's job.json."""
@@ -73,7 +79,8 @@ class Submission:
         asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["resources"].items()}
         resources = Resources(**asked)
         options = JobOptions(**values["options"])
-        return cls(values["cluster"], resources, options, values["comment"], job, values["submitted"])
+        rest = {name: values[name] for name in ("submitted", "sweep", "trial", "logs") if name in values}
+        return cls(values["cluster"], resources, options, values["comment"], job, **rest)
 
 
 def attempts(run: RunDir) -> list[dict[str, Any]]:

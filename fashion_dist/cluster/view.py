@@ -16,7 +16,7 @@ from fashion_dist.files import read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.state import RunState
 
-STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "done", "new")
+STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new")
 
 _BY_SLURM = {
     "CANCELLED": "the job was cancelled",
@@ -128,7 +128,8 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
     began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"]) == job
     fresh = began and progress.attempt == starts[-1]["attempt"]
     promised = bool(starts) and bool(starts[-1].get("goes_on"))
-    state = _state(progress, there, fresh=fresh, submitted=job is not None, promised=promised)
+    pruned = began and starts[-1]["end"] == "pruned"
+    state = _state(progress, there, fresh=fresh, submitted=job is not None, promised=promised, pruned=pruned)
     if (
         state == "failed"
         and job is not None
@@ -146,10 +147,10 @@ def look(run: RunDir, slurm: Scheduler) -> RunView:
         return dataclasses.replace(base, detail=detail, log=log)
     if state == "queued" and job is not None and (entry := slurm.entry(job.job_id)) is not None:
         return dataclasses.replace(base, detail=entry.reason if entry.reason != "None" else "")
-    return dataclasses.replace(base, detail=progress.message if state == "stopped" else "")
+    return dataclasses.replace(base, detail=progress.message if state in ("stopped", "pruned") else "")
 
 
-def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool, promised: bool) -> str:
+def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool, promised: bool, pruned: bool) -> str:
     """The run's state.
 
     Args:
@@ -158,9 +159,12 @@ def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool,
         fresh: whether state.json was written by the last start of that job.
         submitted: whether there was a job at all.
         promised: whether the last start ended so that the scheduler was to start another.
+        pruned: whether it ended because its sweep stopped it early.
     """
     if progress.state == "done":
         return "done"
+    if there == "gone" and pruned:
+        return "pruned"
     if there == "queued" or (there != "gone" and fresh and progress.state == "stopped" and promised):
         return "queued"
     if there in ("running", "unknown"):
@@ -205,7 +209,9 @@ def why(run: RunDir, job: JobRef | None, starts: list[dict[str, Any]], ended: st
 
 def log_of(run: RunDir, job: JobRef, rank: int) -> Path:
     """Where a rank's standard error goes."""
-    return run.logs / f"{job.job_id}_{rank}_log.err"
+    submission = record.Submission.read(run)
+    elsewhere = submission.logs if submission is not None and submission.job == job else ""
+    return (Path(elsewhere) if elsewhere else run.logs) / f"{job.job_id}_{rank}_log.err"
 
 
 def _last_line(path: Path) -> str:
