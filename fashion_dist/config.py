@@ -45,6 +45,8 @@ class ModelConfig:
     """Weight initialisation of our own networks."""
     recolour: float = 0.8
     """Probability that `fashionnet`'s trunk sees a training image in other colours."""
+    frame: bool = False
+    """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
     freeze: str = "none"
     """`none`, `backbone` (train the heads alone), or `epochs:N` (the backbone joins after N epochs)."""
 

@@ -4,8 +4,11 @@ What is new against the mainstream: two kinds of evidence are kept apart. The *t
 convolutions with squeeze-and-excitation; dense ones run at several times the speed of grouped and depthwise ones on
 CPUs) sees randomly recoloured images in training, so that it cannot tell a garment's kind by its colour. The *palette*
 sees the true colours of the picture's middle, where the garment is: it names the colour of every pixel softly, filters
-it with a few small kernels, and averages both in windows of learned size. A head rests on the part that answers its
-question: `shape`, `look`, or both.
+it with a few small kernels, and averages both in windows of learned size. With `model.frame` a second palette looks at
+the border, at the place and the light of a photo. A head rests on the part that answers its question: `shape`, `look`,
+`place`, or all of them.
+
+On pictures of up to 40 px the first convolution keeps their size.
 """
 
 from __future__ import annotations
@@ -30,9 +33,19 @@ def _group_norm(width: int) -> nn.Module:
 _NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none": nn.Identity}
 
 
-def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:  # noqa: ARG001  every network's signature
-    """The backbone with the switches `pool`, `norm`, `init` and `recolour` of `model`, and its number of features."""
-    backbone = FashionNet(norm=_NORMS[config.norm], pool=config.pool, recolour=config.recolour)
+SMALL_PX = 40
+
+
+def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
+    """The backbone with the switches `pool`, `norm`, `init`, `recolour` and `frame`, and its number of features."""
+    stem_stride = 1 if image_px <= SMALL_PX else 2
+    backbone = FashionNet(
+        stem_stride=stem_stride,
+        norm=_NORMS[config.norm],
+        pool=config.pool,
+        recolour=config.recolour,
+        frame=config.frame,
+    )
     initialise(backbone, config.init)
     return backbone, backbone.num_features
 
@@ -43,10 +56,11 @@ class FashionNet(nn.Module):
     Args:
         widths: channels of the four stages.
         depths: blocks of each.
-        stem_width: channels of the first convolution.
+        stem_width, stem_stride: channels of the first convolution, and its stride.
         norm: makes the normalisation layer of so many channels.
         pool: `avg` or `max`: of the trunk's last map, and of its shortcuts.
         recolour: probability that the trunk sees an image recoloured, in training.
+        frame: look at the border, too.
     """
 
     def __init__(
@@ -54,15 +68,17 @@ class FashionNet(nn.Module):
         widths: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] = (1, 2, 2, 1),
         stem_width: int = 24,
+        stem_stride: int = 2,
         norm: Norm = nn.BatchNorm2d,
         pool: str = "avg",
         recolour: float = 0.8,
+        frame: bool = False,
     ) -> None:
         super().__init__()
         self.pool = pool
         self.recolour = RandomRecolour(recolour)
         self.stem = nn.Sequential(
-            *_conv(3, stem_width, norm, stride=2), nn.ReLU(inplace=True),
+            *_conv(3, stem_width, norm, stride=stem_stride), nn.ReLU(inplace=True),
             *_conv(stem_width, widths[0], norm, stride=2), nn.ReLU(inplace=True),
         )  # fmt: skip
         blocks: list[nn.Module] = []
@@ -73,14 +89,23 @@ class FashionNet(nn.Module):
                 width_in = width
         self.trunk = nn.Sequential(*blocks)
         self.palette = Palette()
-        self.num_features = width_in + self.palette.num_features
-        self.parts = {"shape": slice(0, width_in), "look": slice(width_in, self.num_features)}
+        self.frame = Frame() if frame else None
+        look_end = width_in + self.palette.num_features
+        self.num_features = look_end + (self.frame.num_features if self.frame else 0)
+        self.parts = {
+            "shape": slice(0, width_in),
+            "look": slice(width_in, look_end),
+            "place": slice(look_end, self.num_features),
+        }
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`) beside the palette's averages (`look`), [N, C]."""
+        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), the palette's averages (`look`) and the frame's."""
         maps = self.trunk(self.stem(self.recolour(images)))
         shape = maps.mean((2, 3)) if self.pool == "avg" else maps.amax((2, 3))
-        return torch.cat([shape, self.palette(images).to(shape.dtype)], dim=1)
+        parts = [shape, self.palette(images).to(shape.dtype)]
+        if self.frame is not None:
+            parts.append(self.frame(images).to(shape.dtype))
+        return torch.cat(parts, dim=1)
 
 
 class Block(nn.Module):
@@ -167,30 +192,19 @@ class RandomRecolour(nn.Module):
         return mixed.view(count, height, width, 3).permute(0, 3, 1, 2).to(images.dtype)
 
 
-class Palette(nn.Module):
-    """Colours and texture of the middle: [N, 3, H, W] -> [N, 2 * windows * (names + filters)].
+class Pigments(nn.Module):
+    """Names each pixel's colour softly and filters it: maps [N, names + filters, H / 2, W / 2] of [N, 3, H, W].
 
-    Each pixel is named softly (1x1 convolutions and a softmax over learned colours) and filtered by 3x3 kernels that
-    begin as finite differences; both are averaged inside boxes about the middle whose sizes are learned. Takes about an
-    eighth of the network's time on a CPU.
-
-    Args:
-        names: colours to learn.
-        filters: kernels to learn.
-        half_sizes: first half-widths of the boxes, as fractions of the image.
+    The names are 1x1 convolutions and a softmax over learned colours; the filters are 3x3 kernels that begin as finite
+    differences, of which the absolute value counts.
     """
 
-    EDGE_SHARPNESS = 50.0
-    """Of a window's edge: it falls from 0.73 to 0.27 over 1/25 of the image's side."""
-
-    def __init__(self, names: int = 24, filters: int = 8, half_sizes: Sequence[float] = (0.16, 0.2, 0.25)) -> None:
+    def __init__(self, names: int, filters: int) -> None:
         super().__init__()
         self.mix = nn.Conv2d(3, 32, 1)
         self.name = nn.Conv2d(32, names, 1)
         self.contrast = nn.Conv2d(3, filters, 3, padding=1, bias=False)
-        self.log_half_size = nn.Parameter(torch.tensor(list(half_sizes)).log())
-        self.log_aspect = nn.Parameter(torch.zeros(len(half_sizes)))
-        self.num_features = 2 * len(half_sizes) * (names + filters)
+        self.width = names + filters
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -209,17 +223,47 @@ class Palette(nn.Module):
             self.contrast.weight[index, :, row, column] = -colour
 
     def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, names + filters, H / 2, W / 2]."""
+        texture = F.avg_pool2d(self.contrast(images).abs(), 2)
+        named = self.name(F.relu(self.mix(F.avg_pool2d(images, 2)))).softmax(dim=1)
+        return torch.cat([named, texture], dim=1)
+
+
+def _averages(maps: Tensor, windows: Tensor) -> Tensor:
+    """Means of maps [N, C, h, w] in windows [M, h * w] (each sums to 1), and their logarithms: [N, 2 * C * M]."""
+    averages = (maps.flatten(2) @ windows.T).flatten(1)
+    return torch.cat([4.0 * averages, 0.4 * averages.clamp_min(1e-4).log()], dim=1)
+
+
+class Palette(nn.Module):
+    """Colours and texture of the middle: [N, 3, H, W] -> [N, 2 * windows * (names + filters)].
+
+    Pigments averaged inside boxes about the middle whose sizes are learned. Takes about an eighth of the network's time
+    on a CPU.
+
+    Args:
+        names: colours to learn.
+        filters: kernels to learn.
+        half_sizes: first half-widths of the boxes, as fractions of the image.
+    """
+
+    EDGE_SHARPNESS = 50.0
+    """Of a window's edge: it falls from 0.73 to 0.27 over 1/25 of the image's side."""
+
+    def __init__(self, names: int = 24, filters: int = 8, half_sizes: Sequence[float] = (0.16, 0.2, 0.25)) -> None:
+        super().__init__()
+        self.pigments = Pigments(names, filters)
+        self.log_half_size = nn.Parameter(torch.tensor(list(half_sizes)).log())
+        self.log_aspect = nn.Parameter(torch.zeros(len(half_sizes)))
+        self.num_features = 2 * len(half_sizes) * self.pigments.width
+
+    def forward(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] with H = W -> window averages and their logarithms."""
         side = images.shape[2]
         with torch.autocast(images.device.type, enabled=False):
             margin = side // 12 * 2  # only the middle 2/3 is looked at
-            middle = images.float()[:, :, margin : side - margin, margin : side - margin]
-            texture = F.avg_pool2d(self.contrast(middle).abs(), 2)
-            named = self.name(F.relu(self.mix(F.avg_pool2d(middle, 2)))).softmax(dim=1)
-            maps = torch.cat([named, texture], dim=1)
-            window = self._windows(maps.shape[2], (side - 2 * margin) / side, images.device)
-            averages = (maps.flatten(2) @ window.T).flatten(1)
-            return torch.cat([4.0 * averages, 0.4 * averages.clamp_min(1e-4).log()], dim=1)
+            maps = self.pigments(images.float()[:, :, margin : side - margin, margin : side - margin])
+            return _averages(maps, self._windows(maps.shape[2], (side - 2 * margin) / side, images.device))
 
     def _windows(self, cells: int, share: float, device: torch.device) -> Tensor:
         """Weights of `cells` x `cells` cells that cover the middle `share` of the image, [windows, cells * cells]."""
@@ -229,6 +273,40 @@ class Palette(nn.Module):
         down = ((self.log_half_size - self.log_aspect).exp()[:, None] - distance).mul(self.EDGE_SHARPNESS).sigmoid()
         window = (down[:, :, None] * across[:, None, :]).flatten(1)
         return window / window.sum(1, keepdim=True).clamp_min(1e-3)
+
+
+class Frame(nn.Module):
+    """Colours and texture of the border: [N, 3, H, W] -> [N, 2 * strips * (names + filters)].
+
+    Pigments averaged over the strips along the four sides together, once for each width, and over the lowest and the
+    highest strip alone: floors are below, walls above.
+
+    Args:
+        names: colours to learn.
+        filters: kernels to learn.
+        widths: of the strips, as fractions of the image.
+    """
+
+    def __init__(self, names: int = 24, filters: int = 8, widths: Sequence[float] = (0.07, 0.15)) -> None:
+        super().__init__()
+        self.pigments = Pigments(names, filters)
+        self.widths = tuple(widths)
+        self.num_features = 2 * (len(self.widths) + 2) * self.pigments.width
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] with H = W -> strip averages and their logarithms."""
+        with torch.autocast(images.device.type, enabled=False):
+            maps = self.pigments(images.float())
+            return _averages(maps, self._strips(maps.shape[2], images.device))
+
+    def _strips(self, cells: int, device: torch.device) -> Tensor:
+        """Weights of `cells` x `cells` cells, [strips, cells * cells]."""
+        at = (torch.arange(cells, device=device) + 0.5) / cells
+        down, across = at[:, None].expand(cells, cells), at[None, :].expand(cells, cells)
+        inside = torch.minimum(torch.minimum(down, 1 - down), torch.minimum(across, 1 - across))
+        widest = self.widths[-1]
+        chosen = torch.stack([*(inside < width for width in self.widths), down < widest, down > 1 - widest]).float()
+        return (chosen / chosen.sum((1, 2), keepdim=True).clamp_min(1)).flatten(1)
 
 
 def _conv(width_in: int, width: int, norm: Norm, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -254,4 +332,6 @@ def initialise(backbone: FashionNet, scheme: str) -> None:
     for module in backbone.trunk.modules():
         if isinstance(module, Block) and isinstance(module.second[1], nn.BatchNorm2d | nn.GroupNorm):
             nn.init.zeros_(module.second[1].weight)
-    backbone.palette.initialise()
+    backbone.palette.pigments.initialise()
+    if backbone.frame is not None:
+        backbone.frame.pigments.initialise()

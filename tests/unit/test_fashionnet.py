@@ -12,7 +12,7 @@ from fashion_dist.models import Head, build_network
 from fashion_dist.models.fashionnet import FashionNet, build
 
 
-def net(**settings: str) -> FashionNet:
+def net(**settings: str | bool) -> FashionNet:
     torch.manual_seed(0)
     backbone, num_features = build(dataclasses.replace(ModelConfig(), **settings), 64)  # type: ignore[arg-type]
     assert isinstance(backbone, FashionNet)
@@ -72,6 +72,25 @@ def test_the_look_is_of_the_middle() -> None:
         plain, framed, dotted = (backbone(x)[:, backbone.parts["look"]] for x in (images, border, middle))
     assert torch.equal(plain, framed)
     assert not torch.allclose(plain, dotted)
+
+
+def test_the_place_is_of_the_border_and_there_only_when_asked_for() -> None:
+    backbone = net(frame=True).eval()
+    images = torch.zeros(1, 3, 96, 96)
+    dotted, floored = images.clone(), images.clone()
+    dotted[:, :, 44:52, 44:52] = 1
+    floored[:, :, 90:] = 1
+    with torch.no_grad():
+        plain, middle, floor = (backbone(x)[:, backbone.parts["place"]] for x in (images, dotted, floored))
+    assert torch.equal(plain, middle)
+    assert not torch.allclose(plain, floor)
+    assert net().parts["place"] == slice(net().num_features, net().num_features)
+
+
+def test_small_pictures_keep_their_size_at_first() -> None:
+    torch.manual_seed(0)
+    maps = [build(ModelConfig(), px)[0].stem(torch.zeros(1, 3, 32, 32)).shape[2:] for px in (28, 64)]  # type: ignore[operator]
+    assert maps == [(16, 16), (8, 8)]
 
 
 def test_a_head_rests_on_the_part_it_names() -> None:
