@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -70,9 +71,9 @@ class Workplace:
     def launch(self, *flags: str, settings: tuple[str, ...] = (), **environment: str) -> Said:
         return self.do(self.launch_argv(*flags, settings=settings), **environment)
 
-    def start(self, *flags: str, settings: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def start(self, *flags: str, settings: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """A launcher in the background."""
-        variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         argv = self.launch_argv(*flags, settings=settings)
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(argv, text=True, env=variables, cwd=self.home, **pipes)
@@ -100,6 +101,19 @@ class Workplace:
             return begun and state.get("phase") != "starting" and beat.get("steps", 0) >= steps
 
         until(there, f"attempt {attempt} of {run.name} trains")
+
+
+def weights_hash(run: Path) -> str:
+    """SHA-256 over the tensors of a run's last checkpoint, the average of the weights among them."""
+    import torch
+
+    newest = max((run / "checkpoints").glob("step-*"))
+    state = torch.load(newest / "state.pt", weights_only=True)
+    digest = hashlib.sha256()
+    for part in ("model", "average"):
+        for name, value in sorted((state[part] or {}).items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,13 +1,22 @@
-"""What several tests share: a small data set of drawn garments, packed once a session."""
+"""What several tests share: a small data set of drawn garments, packed once a session, and a Slurm that answers."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
+from fault_matrix import (  # noqa: F401 - pytest finds hooks and fixtures here
+    figures,
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
+from slurm_cluster import UP, SlurmCluster, run
 
 from shards import PackOptions, ReadOptions, pack
 from shards.readers.synthetic import ATTRIBUTES, CATEGORIES, draw_garment
@@ -62,3 +71,35 @@ def make_home(garments: Path, tmp_path: Path) -> Callable[[], Path]:
 def _pack(source: Path, home: Path) -> Path:
     pack("deep_fashion", source, home / "shards" / "deep_fashion", PackOptions(), ReadOptions(), workers=1)
     return home
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip, or fail where the Slurm tests have to run (continuous integration)."""
+    if os.environ.get("FASHION_DIST_REQUIRE_SLURM"):
+        pytest.fail(f"the Slurm tests have to run here: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A Slurm that answers: the local one if it is up, else the one this shell reaches, else the tests are skipped."""
+    told = run(UP, "--env")
+    if told.returncode != 0:
+        unavailable(told.stderr.strip())
+    name, _, conf = told.stdout.strip().removeprefix("export ").partition("=")
+    before = os.environ.get("SLURM_CONF")
+    if name == "SLURM_CONF":
+        os.environ["SLURM_CONF"] = conf
+    yield SlurmCluster(ours=name == "SLURM_CONF", folder=tmp_path_factory.mktemp("slurm"))
+    if before is None:
+        os.environ.pop("SLURM_CONF", None)
+    else:
+        os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture
+def local_cluster(slurm_cluster: SlurmCluster) -> SlurmCluster:
+    """The Slurm of slurm/local/, whose partitions and nodes are known."""
+    if not slurm_cluster.ours:
+        unavailable("another Slurm than that of slurm/local/up.sh answers here")
+    return slurm_cluster

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "unit" / "shards"))
 from sources import final_names, tree_hash, write_csv_source  # noqa: E402 - beside the unit tests of the same package
 
-pytestmark = pytest.mark.fault
+pytestmark = pytest.mark.fault(11)
 
 
 def command(source: Path, out: Path, *flags: str) -> list[str]:
