@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -153,6 +153,12 @@ class Split:
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaded columns: another process reads its own."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    def with_columns(self, columns: Mapping[str, np.ndarray]) -> Split:
+        """The same split with some of its columns where the caller has put them."""
+        other = replace(self)
+        other.__dict__.update(columns)
+        return other
 
     @cached_property
     def shard(self) -> np.ndarray:

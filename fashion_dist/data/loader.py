@@ -13,6 +13,7 @@ import torch
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.batch import Batch
+from fashion_dist.data.columns import share_columns
 from fashion_dist.data.damage import BadSamples, substitutes
 from fashion_dist.data.engine import make_engine
 from fashion_dist.data.fetch import Encoded, Fetcher, ShardFiles
@@ -82,7 +83,6 @@ class Loader:
         bad_log: Path | None = None,
     ) -> None:
         self._options = options = options or LoaderOptions()
-        self._split = split
         self._images = np.ascontiguousarray(images, np.int64)
         self._training, self._seed = training, seed
         self._rank, self._world_size, self._batch_size = rank, world_size, batch_size
@@ -92,9 +92,11 @@ class Loader:
         micro_size = self._division.micro_size if self._division else min(batch_size, max(len(images), 1))
         if options.stage != "off":
             split = stage(split, options.stage)
+        split, self._columns = share_columns(split, local_world_size)
         self._files = ShardFiles(split)
         self._files.check()
-        self._shards = np.asarray(split.shard)[self._images[:, 0]]
+        self._split = split
+        self._shards = split.shard[self._images[:, 0]]
         self._planner = Planner(split, self._images, data, training, seed)
         self._bad = BadSamples(options.bad_samples, bad_log)
         self._max_images = micro_size * self._images.shape[1]
@@ -122,7 +124,7 @@ class Loader:
         """From the next epoch on, let the examples be made of these images, int64 [N, k] of the same shape."""
         assert images.shape == self._images.shape, "an epoch has as many examples as the one before"
         self._images = np.ascontiguousarray(images, np.int64)
-        self._shards = np.asarray(self._split.shard)[self._images[:, 0]]
+        self._shards = self._split.shard[self._images[:, 0]]
         self._planner.images = self._images
 
     def resize(self, image_px: int) -> None:
@@ -155,6 +157,8 @@ class Loader:
         self._fetcher.close()
         self._engine.close()
         self._files.close()
+        if self._columns is not None:
+            self._columns.close()
 
     def __enter__(self) -> Loader:
         return self

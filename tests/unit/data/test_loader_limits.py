@@ -134,6 +134,48 @@ def test_a_million_rows_open_quickly_in_little_memory(big_set: Path) -> None:
     assert rows == 1_000_000 and megabytes < 200, (seconds, megabytes)
 
 
+SHARED_INDEX = """
+import sys
+from pathlib import Path
+import numpy as np
+from fashion_dist.config import DataConfig
+from fashion_dist.data import Loader
+from fashion_dist.data.columns import COLUMNS
+from shards import ShardSet
+
+split = ShardSet.open(Path(sys.argv[1])).split("train")
+images = np.arange(len(split))[:, None]
+loader = Loader(split, images, DataConfig(image_px=32), batch_size=64, training=True,
+                rank=int(sys.argv[2]), world_size=2, local_world_size=2)
+print("open", flush=True)
+sys.stdin.readline()
+maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+for name in COLUMNS:
+    column = getattr(loader._split, name)
+    assert np.array_equal(column, getattr(ShardSet.open(Path(sys.argv[1])).split("train"), name)), name
+    at = column.ctypes.data
+    inode = [line[4] for line in maps if int(line[0].split("-")[0], 16) <= at < int(line[0].split("-")[1], 16)]
+    print(name, *inode, flush=True)
+"""
+
+
+def test_ranks_of_a_node_have_the_index_in_the_same_memory(big_set: Path) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED_INDEX, str(big_set), str(rank)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for rank in ranks:
+        assert rank.stdout is not None and rank.stdout.readline() == "open\n"
+    first, second = (rank.communicate("\n")[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert first == second
+    assert len({line.split()[1] for line in first.splitlines()}) == 1
+    assert first.split()[1] != "0"
+
+
 @pytest.fixture(scope="session")
 def big_set(photos_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A million rows that name one sample's bytes over and over."""
