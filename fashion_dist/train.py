@@ -97,8 +97,8 @@ def fit(
     return outcome
 
 
-def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done", "stopped"]:
-    """Train epoch by epoch until the last one, early stopping, or a stop."""
+def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Outcome:
+    """Train epoch by epoch until the last one, early stopping, a stop, or the end of a trial that is not worth it."""
     settings, position = session.config.train, session.position
     metric = settings.monitor or session.task.monitor
     total_steps = train.loader.steps * settings.epochs
@@ -155,7 +155,11 @@ def train_epoch(session: Session, train: SplitFeed) -> bool:
             _log_window(session, window, position.epoch + position.step / steps, rate)
             window, started = [], time.monotonic()
         session.tell(epoch=position.epoch, step=position.total)
-        if session.link.any_so_far(session.stop()):
+        stopping = session.link.any_so_far(session.stop())
+        saving = position.step < steps and _checkpoint_due(session)
+        if window and (stopping or saving):
+            _require_finite(session, float(window[-1]["gradient_norm"]))  # on a GPU nobody has asked yet
+        if stopping:
             return False
         if position.step < steps and _checkpoint_due(session):
             session.save()
@@ -181,6 +185,8 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
     for i, batch in enumerate(micro_batches):
         last = i == len(micro_batches) - 1
         with link.gradients(learner.parallel, exchange=last):
+    # A forward pass moves normalisation statistics, and one that is not finite spoils them for good.
+    before = [buffer.clone() for buffer in learner.model.buffers()] if config.train.on_nonfinite == "skip" else []
             with learner.autocast():
                 mixed = mix_batch(batch.images, config.train, position.total)
                 outputs = learner.parallel(mixed.images)
@@ -199,6 +205,9 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
     return {**terms, "gradient_norm": norm}
 
 
+    if before and not bool(norm.isfinite()):
+        for buffer, value in zip(learner.model.buffers(), before, strict=True):
+            buffer.copy_(value)
 def _loss(session: Session, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return session.task.loss(outputs, targets, session.config)
 
@@ -221,6 +230,13 @@ def _not_finite(session: Session) -> RunError:
     at = session.position
     return RunError(
         f"the gradient is not finite at epoch {at.epoch}, step {at.total}: lower optim.lr, set optim.clip_norm, "
+def _require_finite(session: Session, norm: float) -> None:
+    """Raise RunError where the gradients of the last steps are not finite and the run is to fail of it."""
+    must_be_finite = session.config.train.on_nonfinite == "fail" and not session.learner.scaler.is_enabled()
+    if must_be_finite and not math.isfinite(norm):
+        raise _not_finite(session)
+
+
         f"or pass such steps over with --set train.on_nonfinite=skip"
     )
 
@@ -230,9 +246,7 @@ def _log_window(session: Session, window: list[dict[str, Tensor]], epoch: float,
     means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
     added = link.sum(means)
     values = {name: float(value) / link.world.world_size for name, value in added.items()}
-    must_be_finite = session.config.train.on_nonfinite == "fail" and not learner.scaler.is_enabled()
-    if must_be_finite and not math.isfinite(values["gradient_norm"]):
-        raise _not_finite(session)
+    _require_finite(session, values["gradient_norm"])
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
     session.log("train", epoch, {**values, "lr": lr, "samples_per_s": samples_per_s})
     session.tell(samples_per_s=samples_per_s)
