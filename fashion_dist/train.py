@@ -97,8 +97,8 @@ def fit(
     return outcome
 
 
-def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Outcome:
-    """Train epoch by epoch until the last one, early stopping, a stop, or the end of a trial that is not worth it."""
+def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done", "stopped"]:
+    """Train epoch by epoch until the last one, early stopping, or a stop."""
     settings, position = session.config.train, session.position
     metric = settings.monitor or session.task.monitor
     total_steps = train.loader.steps * settings.epochs
@@ -161,7 +161,7 @@ def train_epoch(session: Session, train: SplitFeed) -> bool:
             _require_finite(session, float(window[-1]["gradient_norm"]))  # on a GPU nobody has asked yet
         if stopping:
             return False
-        if position.step < steps and _checkpoint_due(session):
+        if saving:
             session.save()
     return True
 
@@ -181,12 +181,12 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
     lr = learning_rate(position.total - leg.first * steps, steps, leg.epochs, leg.config)
     set_learning_rate(learner.optimizer, lr)
     learner.optimizer.zero_grad(set_to_none=True)
+    # A forward pass moves normalisation statistics, and one that is not finite spoils them for good.
+    before = [buffer.clone() for buffer in learner.model.buffers()] if config.train.on_nonfinite == "skip" else []
     terms: dict[str, Tensor] = {}
     for i, batch in enumerate(micro_batches):
         last = i == len(micro_batches) - 1
         with link.gradients(learner.parallel, exchange=last):
-    # A forward pass moves normalisation statistics, and one that is not finite spoils them for good.
-    before = [buffer.clone() for buffer in learner.model.buffers()] if config.train.on_nonfinite == "skip" else []
             with learner.autocast():
                 mixed = mix_batch(batch.images, config.train, position.total)
                 outputs = learner.parallel(mixed.images)
@@ -201,13 +201,13 @@ def train_step(session: Session, train: SplitFeed, micro_batches: list[Batch]) -
         learner.scaler.step(learner.optimizer)
         if learner.average is not None:
             learner.average.update_parameters(learner.model)
+    if before and not bool(norm.isfinite()):
+        for buffer, value in zip(learner.model.buffers(), before, strict=True):
+            buffer.copy_(value)
     learner.scaler.update()
     return {**terms, "gradient_norm": norm}
 
 
-    if before and not bool(norm.isfinite()):
-        for buffer, value in zip(learner.model.buffers(), before, strict=True):
-            buffer.copy_(value)
 def _loss(session: Session, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return session.task.loss(outputs, targets, session.config)
 
@@ -226,10 +226,6 @@ def _worth_a_step(session: Session, norm: Tensor) -> bool:
     return False
 
 
-def _not_finite(session: Session) -> RunError:
-    at = session.position
-    return RunError(
-        f"the gradient is not finite at epoch {at.epoch}, step {at.total}: lower optim.lr, set optim.clip_norm, "
 def _require_finite(session: Session, norm: float) -> None:
     """Raise RunError where the gradients of the last steps are not finite and the run is to fail of it."""
     must_be_finite = session.config.train.on_nonfinite == "fail" and not session.learner.scaler.is_enabled()
@@ -237,6 +233,10 @@ def _require_finite(session: Session, norm: float) -> None:
         raise _not_finite(session)
 
 
+def _not_finite(session: Session) -> RunError:
+    at = session.position
+    return RunError(
+        f"the gradient is not finite at epoch {at.epoch}, step {at.total}: lower optim.lr, set optim.clip_norm, "
         f"or pass such steps over with --set train.on_nonfinite=skip"
     )
 
