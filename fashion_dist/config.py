@@ -8,6 +8,7 @@ is the run id. What does not (nodes, time limits, folders) stands in `fashion_di
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -329,7 +330,7 @@ class Config:
         if not name:
             return dataclasses.replace(self, **{key: _parse(key, text, str)})
         owner = getattr(self, section)
-        value = _parse(key, text, get_type_hints(type(owner))[name])
+        value = _parse(key, text, _hints(type(owner))[name])
         return dataclasses.replace(self, **{section: dataclasses.replace(owner, **{name: value})})
 
     def keys(self) -> list[str]:
@@ -362,8 +363,14 @@ class Config:
 T = TypeVar("T")
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a section's fields; evaluating them costs more than everything else that a setting takes."""
+    return get_type_hints(kind)
+
+
 def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for key in values:
         if key not in hints:
             raise unknown("setting", prefix + key, [prefix + name for name in hints])

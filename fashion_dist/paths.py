@@ -12,6 +12,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     trials/<n>.json                what a searched trial was given when it started
     collected/                     tables of all trials, the best one's and the ensemble's submission
     logs/                          as a run's
+  reports/<name>/                  pages of several runs
   runs/<run id>/                   mode 0700
     config.json                    the resolved configuration
     run.json                       shard set, its hash, versions, the command that made the run
@@ -241,6 +242,11 @@ class Home:
         """Folder of the sweeps."""
         return self.path / "sweeps"
 
+    @property
+    def reports(self) -> Path:
+        """Folder of the pages of several runs."""
+        return self.path / "reports"
+
     def shard_set(self, dataset: str) -> Path:
         """The folder of one dataset's shard set."""
         return self.shards / dataset
@@ -262,16 +268,20 @@ class Home:
         """The sweep that `name` means, a folder, a sweep id or a unique beginning of one; None where there is none.
 
         Raises:
-            ConfigError: it begins several.
+            ConfigError: it begins several sweeps, or a sweep and a run.
         """
         if name and SweepDir(Path(name)).sweep.is_file():
             return SweepDir(Path(name).absolute())
-        sweeps = self.all_sweeps()
-        exact = [sweep for sweep in sweeps if sweep.sweep_id == name]
-        matches = exact or [sweep for sweep in sweeps if name and sweep.sweep_id.startswith(name)]
-        if len(matches) > 1:
-            shown = ", ".join(sweep.sweep_id for sweep in matches[:8]) + (" ..." if len(matches) > 8 else "")
-            raise ConfigError(f"sweep {name!r} is ambiguous in {self.sweeps}: {shown}")
+        if name in ("", ".", "..") or RunDir(Path(name)).config.is_file() or self.run_dir(name).config.is_file():
+            return None
+        if self.sweep_dir(name).sweep.is_file():
+            return self.sweep_dir(name)
+        matches = [sweep for sweep in self.all_sweeps() if sweep.sweep_id.startswith(name)]
+        runs = [f"run {path.name}" for path in sorted(self.runs.glob("*")) if path.name.startswith(name)]
+        if len(matches) > 1 or (matches and runs):
+            found = [*(f"sweep {sweep.sweep_id}" for sweep in matches), *runs]
+            shown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
+            raise ConfigError(f"{name!r} is ambiguous in {self.path}: {shown}")
         return matches[0] if matches else None
 
     def find_run(self, name: str) -> RunDir:

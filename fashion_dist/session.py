@@ -38,6 +38,8 @@ class FitOptions:
     """Number of this start of the run, from 1."""
     predict: tuple[str, ...] = ("test",)
     """Splits to predict with the best weights at the end, where the shard set has them."""
+    prune: Callable[[int], bool] | None = None
+    """Asked on rank 0 before every epoch but the first, with the epochs done; True ends the run here for good."""
 
 
 @dataclass
@@ -105,6 +107,13 @@ class Session:
             state = self.learner.state() | {"position": dataclasses.asdict(self.position), "mined": mined}
             self.checkpoints.save("step", self.position.total, state, facts)
         self.saved_at = time.monotonic()
+
+    def is_pruned(self) -> bool:
+        """Whether the run is to end before its next epoch: the same answer on every rank."""
+        prune, at = self.options.prune, self.position
+        if prune is None or at.step or not at.epoch:
+            return False
+        return any(self.link.gather(self.link.world.is_main and prune(at.epoch)))
 
     def save_best(self, metrics: Mapping[str, float]) -> None:
         """Commit the evaluated weights as the best so far."""

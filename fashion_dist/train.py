@@ -37,6 +37,8 @@ from fashion_dist.tracking import Tracker
 from fashion_dist.weights import load_initial
 from shards import ShardSet
 
+Outcome = Literal["done", "stopped", "pruned"]
+
 LOG_STEPS = 20
 """Steps between two training lines in metrics.jsonl; each costs one small all-reduce."""
 
@@ -48,7 +50,7 @@ def fit(
     link: Link,
     options: FitOptions = FitOptions(),  # noqa: B008  frozen, so shared defaults are safe
     stop: Callable[[], bool] = lambda: False,
-) -> Literal["done", "stopped"]:
+) -> Outcome:
     """Train the run in `folder` from where it stands to its end, and predict with its best weights.
 
     Args:
@@ -60,7 +62,7 @@ def fit(
         stop: asked at every step; True on any rank ends the run at a step that all ranks agree on, checkpointed.
 
     Returns:
-        `done`, or `stopped` when `stop` ended it and a later start is to go on.
+        `done`, `stopped` when `stop` ended it and a later start is to go on, or `pruned` when `options.prune` did.
 
     Raises:
         ConfigError: the batch does not divide over the ranks, or a split, the monitored metric or the weights do not
@@ -83,7 +85,7 @@ def fit(
         session.resume()
         if link.world.is_main:
             session.tracker = Tracker(folder, config, session.position.total, options.attempt, options.wandb)
-        outcome: Literal["done", "stopped"] = "done"
+        outcome: Outcome = "done"
         if session.position.epoch < config.train.epochs:
             with SplitFeed(session, "train") as train, SplitFeed(session, "val") as val:
                 outcome = _epochs(session, train, val)
@@ -93,12 +95,12 @@ def fit(
         checkpoints.close()
         if session.tracker is not None:
             session.tracker.close()
-    session.tell(state=outcome)
+    session.tell(state="done" if outcome == "done" else "stopped")
     return outcome
 
 
-def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done", "stopped"]:
-    """Train epoch by epoch until the last one, early stopping, or a stop."""
+def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Outcome:
+    """Train epoch by epoch until the last one, early stopping, a stop, or the end of a trial that is not worth it."""
     settings, position = session.config.train, session.position
     metric = settings.monitor or session.task.monitor
     total_steps = train.loader.steps * settings.epochs
@@ -108,6 +110,8 @@ def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Literal["done
         phase="training", epoch=position.epoch, step=position.total, best=position.best, total_steps=total_steps
     )
     while position.epoch < settings.epochs and not _no_better_for(session, settings.patience):
+        if session.is_pruned():
+            return "pruned"
         px = session.config.data.px_at(position.epoch, settings.epochs)
         train.begin(position.epoch, px)
         val.begin(position.epoch, px)

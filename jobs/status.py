@@ -1,4 +1,4 @@
-"""What the runs do: a table of all of them, or one run's page; live, as JSON, or to cancel one.
+"""What runs and sweeps do: a table of all of them, or the page of one; live, as JSON, or to cancel one.
 
 python jobs/status.py                            all runs
 python jobs/status.py deepfashion-82 --watch     one, live until it ends
@@ -16,20 +16,20 @@ import tyro
 
 from fashion_dist import cli
 from fashion_dist.cluster import overview
-from fashion_dist.cluster.view import RunView
+from fashion_dist.cluster.overview import Overview
 from fashion_dist.paths import Home
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(cli.CommonArgs):
-    """Show all runs, or those named; one run alone gets a page of its own."""
+    """Show all runs and sweeps, or those named; one alone gets a page of its own."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")] = ()
-    """Run ids, unique beginnings of them, or folders."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|SWEEP ...]")] = ()
+    """Run ids or sweeps, unique beginnings of them, or folders."""
     watch: bool = False
     """Look again every two seconds, until nothing waits or runs."""
     cancel: bool = False
-    """End the named runs' jobs; they save a checkpoint, and launching again goes on."""
+    """End the jobs of the named runs and sweeps; they save a checkpoint, and launching again goes on."""
     state: str = ""
     """Only runs in this state."""
     task: str = ""
@@ -43,22 +43,31 @@ class Args(cli.CommonArgs):
 def main(args: Args) -> cli.Result:
     """Show or cancel."""
     home = Home.find(args.home)
-    named = [home.find_run(name) for name in args.runs]
+    named, sweeps = overview.find(home, args.runs)
     if args.cancel:
-        return overview.cancel(named)
-    runs = named or overview.all_runs(home)
+        return overview.cancel(named, sweeps)
+    chosen = bool(args.runs)
 
-    def look() -> list[RunView]:
-        return overview.select(overview.look_at(runs or overview.all_runs(home)), args.state, args.task, args.sort)
+    def look() -> Overview:
+        if chosen:
+            seen = overview.look_at_all(named, sweeps)
+        else:
+            seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps())
+        runs = overview.select(seen.runs, args.state, args.task, args.sort)
+        if chosen or not (args.state or args.task):
+            return Overview(runs, seen.sweeps)
+        return Overview(runs, [] if args.state else [s for s in seen.sweeps if s.sweep.base.task == args.task])
 
-    def draw(views: list[RunView], width: int) -> str:
-        return overview.draw(named, views, home, width)
+    def draw(seen: Overview, width: int) -> str:
+        return overview.draw(named, seen, home, width, trials=bool(args.state))
 
-    views = overview.watch(look, draw) if args.watch and not args.json else look()
+    seen = overview.watch(look, draw) if args.watch and not args.json else look()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
-    text = "" if args.watch and sys.stdout.isatty() else draw(views, width)
-    failed = args.watch and len(named) == 1 and views and views[0].state != "done"
-    return cli.Result("", text=text, data={"runs": [view.to_json() for view in views]}, exit_status=int(bool(failed)))
+    text = "" if args.watch and sys.stdout.isatty() else draw(seen, width)
+    ended = [view.state == "done" for view in seen.runs] if len(named) == 1 else []
+    ended += [trial.view.state in ("done", "pruned") for view in seen.sweeps for trial in view.trials if chosen]
+    data = {"runs": [view.to_json() for view in seen.runs], "sweeps": [view.to_json() for view in seen.sweeps]}
+    return cli.Result("", text=text, data=data, exit_status=int(args.watch and not all(ended)))
 
 
 if __name__ == "__main__":

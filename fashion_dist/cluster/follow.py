@@ -13,6 +13,9 @@ from fashion_dist.paths import RunDir
 if TYPE_CHECKING:
     from rich.live import Live
 
+WATCH_S = 2.0
+"""Seconds between two looks at many runs."""
+
 POLL_S = 1.0
 ASK_S = 5.0
 """Seconds between two questions to Slurm; the run's own files are read at every poll."""

@@ -184,7 +184,7 @@ def _train(
     stop: StopFlag,
     watch: Watch,
 ) -> str:  # fmt: skip
-    """`done` or `stopped`."""
+    """`done`, `stopped` or `pruned`."""
     address, interface = own_address(place, submission.resources.network_interface if submission else "")
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -202,7 +202,13 @@ def _train(
         watch.steps += 1
         return stop.requested
 
-    fit_options = FitOptions(loader=loader_options(options, threads), wandb=options.wandb, attempt=holder.attempt)
+    prune = None
+    if submission is not None and submission.sweep:
+        from fashion_dist.sweep.trial import pruner
+
+        prune = pruner(run, submission)
+    loading = loader_options(options, threads)
+    fit_options = FitOptions(loader=loading, wandb=options.wandb, attempt=holder.attempt, prune=prune)
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
         outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask)
@@ -226,6 +232,11 @@ def _leave(run: RunDir, place: Place, holder: lock.Holder, options: record.JobOp
     """Rank 0 notes how the attempt ended, and asks for another one where the scheduler wants the run to go on."""
     if outcome == "done":
         record.end_attempt(run, holder.attempt, "done")
+        return
+    if outcome == "pruned":
+        message = "its sweep gave it up; launching it goes on"
+        record.end_attempt(run, holder.attempt, "pruned", message)
+        write_json(run.state, {**read_json(run.state), "message": message})
         return
     end = _why_stopped(run, place, holder)
     reached = sum(attempt["end"] == "time limit" for attempt in record.attempts(run)) + (end == "time limit")

@@ -264,9 +264,9 @@ def resolve_resources(request: Request, cluster: Cluster) -> Resources:
         asked = request.resources.get("time_min")
         gpus = request.resources.get("gpus_per_node")
         if gpus is None:
-            resources = resources.replace(gpus_per_node=_local_gpus())
-        elif gpus > _local_gpus():
-            raise ConfigError(f"--gpus-per-node {gpus}: this machine has {_local_gpus()}")
+            resources = resources.replace(gpus_per_node=local_gpus())
+        elif gpus > local_gpus():
+            raise ConfigError(f"--gpus-per-node {gpus}: this machine has {local_gpus()}")
         return resources.replace(time_min=asked or LOCAL_TIME_MIN)
     if resources.partition and resources.partition not in (known := scheduler.partitions()):
         raise unknown("partition", resources.partition, known)
@@ -279,7 +279,8 @@ def resolve_resources(request: Request, cluster: Cluster) -> Resources:
     return resources
 
 
-def _local_gpus() -> int:
+def local_gpus() -> int:
+    """How many GPUs of this machine are for us."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip()])

@@ -196,7 +196,16 @@ def accounting(job_ids: Iterable[str]) -> dict[str, str]:
     except RunError:
         return {}
     rows = (line.partition("|") for line in text.splitlines())
-    return {job_id: state.split()[0] for job_id, _, state in rows if state.strip()}
+    return {job_id: state.split()[0] for ids, _, state in rows if state.strip() for job_id in _each(ids)}
+
+
+def _each(text: str) -> list[str]:
+    """The jobs of one line of sacct: tasks that never started stand together, as `12_[0-2,5%2]`."""
+    array, bracket, rest = text.partition("_[")
+    if not bracket:
+        return [text]
+    parts = [part.partition("-") for part in rest.rstrip("]").partition("%")[0].split(",")]
+    return [f"{array}_{task}" for low, _, high in parts for task in range(int(low), int(high or low) + 1)]
 
 
 def presence(job: JobRef) -> Presence:

@@ -349,6 +349,48 @@ def submit_array(
     return jobs
 
 
+def submit_module(
+    words: Sequence[str], task_ids: str, *, resources: Resources, folder: Path, name: str, comment: str = "",
+    max_parallel: int = 0, after: str = "", hold: bool = False,
+) -> JobRef:  # fmt: skip
+    """One Slurm array of `python -m WORDS`, whose tasks know themselves by SLURM_ARRAY_TASK_ID; writes one file.
+
+    Args:
+        words: a module's name and its arguments.
+        task_ids: such as `0-11` or `3,7`.
+        resources: what each task asks for.
+        folder: for the script and the logs; on the filesystem that the nodes share.
+        name: the array's name.
+        comment: by which it is found in the queue.
+        max_parallel: tasks that run at once; 0 is no bound.
+        after: a job that must have ended before.
+        hold: leave it in the queue until somebody releases it.
+
+    Raises:
+        ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = _SlurmExecutor(folder)
+    parameters = _slurm_parameters(resources, name, comment)
+    extra: dict[str, Any] = {"array": task_ids + (f"%{max_parallel}" if max_parallel else "")}
+    extra |= {"dependency": f"afterany:{after}"} if after else {}
+    extra |= {"hold": True} if hold else {}
+    executor.update_parameters(**parameters | {"additional_parameters": parameters["additional_parameters"] | extra})
+    executor.parameters["map_count"] = 1  # names the logs after array and task
+    text = executor._make_submission_file_text(f"{executor.python} -u -m {shlex.join(words)}", "")
+    path = folder / f".submission-{os.getpid()}.sh"
+    path.write_text(text)
+    try:
+        with job_environment("slurm"):
+            told = scheduler.ask(["sbatch", "--parsable", str(path)])
+    except RunError as error:
+        path.unlink()
+        raise ConfigError(f"the job array was refused, nothing was submitted: {error}") from None
+    job_id = told.strip().partition(";")[0]
+    path.rename(folder / f"{job_id}_submission.sh")
+    return JobRef("slurm", job_id)
+
+
 def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
     """What a finished task of ours returned; waits for the file, which another node may show late.
 

@@ -1,0 +1,49 @@
+"""Every decision about a trial with its reason, one JSON object a line; written under a lock, by many nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any, Literal
+
+from fashion_dist.cluster import lock
+from fashion_dist.paths import SweepDir
+
+What = Literal["begins", "goes on", "is given up", "is the same as another"]
+
+
+def note(folder: SweepDir, trial: int, what: What, reason: str, **facts: Any) -> None:
+    """Add one line, on disk before this returns."""
+    line = json.dumps({"trial": trial, "what": what, "reason": reason, **facts, "time": time.time()}) + "\n"
+    with lock.guard(folder.path, "decisions"), folder.decisions.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a writer was killed in the middle
+                file.write(b"\n")
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(folder: SweepDir) -> list[dict[str, Any]]:
+    """All decisions, oldest first; a torn line is passed over."""
+    try:
+        lines = folder.decisions.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("trial"), int):
+            found.append(value)
+    return found
+
+
+def given_up(folder: SweepDir) -> dict[int, str]:
+    """The trials that are not gone on with, and why."""
+    ends = ("is given up", "is the same as another")
+    return {value["trial"]: value["reason"] for value in read(folder) if value["what"] in ends}

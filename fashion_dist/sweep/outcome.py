@@ -1,0 +1,135 @@
+"""What commands say about a sweep: what was submitted, how it ended, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+
+from fashion_dist import cli
+from fashion_dist.cluster import scheduler
+from fashion_dist.cluster.follow import WATCH_S
+from fashion_dist.errors import RunError
+from fashion_dist.paths import Home, SweepDir
+from fashion_dist.sweep import table
+from fashion_dist.sweep.launch import Draft, Submitted
+from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
+
+SHOWN = 24
+SETTLE_S = 6.0
+"""How long to believe that an ended sweep might go on: a task that requeues itself is gone for a moment."""
+
+
+def typed(script: str, folder: SweepDir, flags: str = "") -> str:
+    """A command about a sweep that works when pasted, from the same folder."""
+    at = "" if Home.find().sweeps == folder.path.parent else f" --home {shlex.quote(str(folder.path.parent.parent))}"
+    return f"python jobs/{script}.py {folder.sweep_id}{at}{' ' + flags if flags else ''}"
+
+
+def commands(view: SweepView) -> list[tuple[str, str]]:
+    """What makes sense now, with why it does."""
+    folder = view.sweep.folder
+    found = []
+    if view.is_active:
+        found += [("follow", typed("status", folder, "--watch")), ("cancel", typed("status", folder, "--cancel"))]
+    if view.best is not None:
+        found.append(("collect", typed("collect", folder, "--best")))
+    if any(state in view.counts for state in ("failed", "cancelled", "stopped")):
+        found.append(("run again", "the same sweep command with --rerun-failed"))
+    return found
+
+
+def of_draft(draft: Draft) -> cli.Result:
+    """What would be submitted."""
+    sweep = draft.sweep
+    rows = [trial for trial in sweep.trials if trial is not None]
+    lines = [f"{t.number}  {t.run_id}  " + " ".join(f"{k}={v}" for k, v in t.settings.items()) for t in rows]
+    if not rows:
+        lines = [f"{len(sweep.trials)} trials, whose settings are chosen as they start"]
+    return cli.Result(
+        "nothing was submitted", text="\n".join([f"sweep {sweep.folder.sweep_id}", *lines]),
+        data={"sweep": sweep.folder.sweep_id, "trials": [{"settings": t.settings, "run": t.run_id} for t in rows]},
+    )  # fmt: skip
+
+
+def of_submission(draft: Draft, submitted: Submitted) -> cli.Result:
+    """What became of a submission."""
+    view, folder = submitted.view, draft.sweep.folder
+    count = sum(len(array.numbers) for array in submitted.arrays)
+    jobs = ", ".join(str(array.job) for array in submitted.arrays)
+    if not count:
+        failed = sum(view.counts.get(state, 0) for state in ("failed", "cancelled", "stopped"))
+        hint = f"; --rerun-failed runs the {failed} again that did not end well" if failed else ""
+        headline = f"sweep {folder.sweep_id}: {table.counts(view)}; nothing was submitted{hint}"
+    else:
+        what = f"job array{'s' * (len(submitted.arrays) > 1)} of" if draft.ground.cluster == "slurm" else "queue of"
+        parallel = draft.question.max_parallel or (1 if draft.ground.cluster == "local" else 0)
+        atonce = f", {parallel} at once" if parallel else ""
+        headline = f"sweep {folder.sweep_id}: submitted {jobs}, {what} {count:,} trial{'s' * (count > 1)}{atonce}"
+    if draft.doubled:
+        headline += (
+            f"; {draft.doubled} more would repeat one of these and {'are' if draft.doubled > 1 else 'is'} left out"
+        )
+    return cli.Result(
+        headline, {"sweep folder": folder.path}, dict(commands(view)),
+        {**view.to_json(), "submitted": count, "arrays": [a.job.to_json() for a in submitted.arrays if a.job]},
+        table.trials(view, 200, SHOWN),
+    )  # fmt: skip
+
+
+def of_end(folder: SweepDir) -> cli.Result:
+    """Follow the sweep to its end, a line on stderr whenever something changes."""
+    said, over_since = "", 0.0
+    while True:
+        view = look_at_sweep(folder)
+        best = view.best
+        words = f"{folder.sweep_id}: {table.counts(view)}" + (
+            f"; best {best.value:.4f} (trial {best.number})" if best is not None else ""
+        )
+        if words != said:
+            print(words, file=sys.stderr, flush=True)
+            said, over_since = words, 0.0
+        if view.is_active:
+            over_since = 0.0
+        else:
+            over_since = over_since or time.monotonic()
+            if time.monotonic() - over_since > SETTLE_S:
+                break
+        time.sleep(WATCH_S)
+    well = all(trial.view.state in ("done", "pruned") for trial in view.trials)
+    return cli.Result(
+        said, {"sweep folder": folder.path}, dict(commands(view)), view.to_json(), table.trials(view, 200, SHOWN),
+        exit_status=cli.EXIT_DONE if well else cli.EXIT_FAILED,
+    )  # fmt: skip
+
+
+def cancel(folder: SweepDir) -> dict[str, str]:
+    """End the sweep's own jobs that wait or run, and nothing else; says what was done, by job.
+
+    Raises:
+        RunError: the scheduler refused.
+    """
+    done: dict[str, str] = {}
+    view = look_at_sweep(folder)
+    for array in view.arrays:
+        if array.job is None or str(array.job) in done:
+            continue
+        mine = [trial for trial in view.trials if _is_of(trial, array.job.job_id)]
+        there = scheduler.presence(array.job)
+        if there != "gone":
+            scheduler.cancel(array.job)
+            done[str(array.job)] = "told to end; trials that run save"
+        elif array.cluster == "slurm" or not mine:
+            done[str(array.job)] = "over: nothing to cancel"
+    for trial in view.trials:  # on this machine a trial outlives its queue
+        job = trial.view.job
+        if trial.view.is_active and job is not None and job.cluster == "local" and str(job) not in done:
+            scheduler.cancel(job)
+            done[str(job)] = f"trial {trial.number}: told to save and end"
+    if not done:
+        raise RunError(f"sweep {folder.sweep_id} was never submitted")
+    return done
+
+
+def _is_of(trial: TrialView, array: str) -> bool:
+    return trial.view.job is not None and trial.view.job.job_id.partition("_")[0] == array

@@ -1,0 +1,308 @@
+"""What a sweep searches: W&B's YAML, or lists of values on the command line, read into a checked `Spec`.
+
+The words are W&B's (docs.wandb.ai, "Sweep configuration"), so that one file serves both. What needs their server or
+names a program is read and not used: `program`, `command`, `entity`, `project`, `description`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fashion_dist.config import Config
+from fashion_dist.errors import ConfigError, unknown
+
+Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]
+
+_TOP = (
+    "command", "description", "early_terminate", "entity", "method", "metric", "name", "parameters", "program",
+    "project", "run_cap",
+)  # fmt: skip
+_METHODS = ("grid", "random", "bayes")
+_KEYS: dict[Kind, tuple[str, ...]] = {
+    "constant": ("value",),
+    "categorical": ("values", "probabilities"),
+    "int_uniform": ("min", "max"),
+    "uniform": ("min", "max"),
+    "log_uniform_values": ("min", "max"),
+    "normal": ("mu", "sigma"),
+}
+_WANDB_CHOICE = "categorical_w_probabilities"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting and what it may be.
+
+    Args:
+        key: a setting of the configuration, such as `optim.lr`.
+        kind: how it is drawn.
+        values: of `constant` (one) and `categorical`.
+        probabilities: of the values; empty is equal ones.
+        low: least value, or the mean of `normal`.
+        high: largest value, or the standard deviation of `normal`.
+    """
+
+    key: str
+    kind: Kind
+    values: tuple[Any, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Halving:
+    """W&B's `early_terminate: hyperband`: rungs at `min_iter * eta ** k` epochs, or at `max_iter / eta ** k`."""
+
+    rungs: tuple[int, ...]
+    eta: float
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep, whole and checked; see `parse`."""
+
+    method: Literal["grid", "random", "bayes"]
+    parameters: tuple[Parameter, ...]
+    metric: str = ""
+    """A metric of the validation split; empty is the task's own."""
+    goal: Literal["maximize", "minimize"] = "maximize"
+    run_cap: int = 0
+    """Largest number of trials; 0 is as many as the grid has."""
+    halving: Halving | None = None
+    name: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    """W&B's words for the same."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not a mapping in YAML.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a sweep: allowed: a mapping with method and parameters")
+    return values
+
+
+def from_settings(settings: Iterable[str], config: Config) -> dict[str, Any]:
+    """W&B's words for `key=value` and `key=value,value` settings; what is a tuple in the configuration stays whole.
+
+    Raises:
+        ConfigError: a setting without a key or a value, or named twice.
+    """
+    flat = config.flat()
+    parameters: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, text = (part.strip() for part in setting.partition("="))
+        if not separator or not key:
+            raise ConfigError(f"--set takes key=value or key=value,value, not {setting!r}")
+        if key in parameters:
+            raise ConfigError(f"--set names {key} twice; allowed: all its values in one list, {key}=a,b")
+        whole = isinstance(flat.get(key), tuple)
+        values = [text] if whole else [part.strip() for part in text.split(",")]
+        if not all(values) and len(values) > 1:
+            raise ConfigError(f"--set {setting!r} has an empty value between commas")
+        parameters[key] = {"value": values[0]} if len(values) == 1 else {"values": values}
+    return parameters
+
+
+def parse(values: Mapping[str, Any], where: str, keys: Sequence[str]) -> Spec:
+    """The sweep that W&B's words describe.
+
+    Args:
+        values: the content of the YAML file.
+        where: its name, for errors.
+        keys: the settings that there are.
+
+    Raises:
+        ConfigError: an unknown key, a parameter that is no setting, an empty list, a range that is none, or a random
+            sweep without `run_cap`.
+    """
+    for key in values:
+        if key not in _TOP:
+            raise ConfigError(f"{where}: {unknown('key', str(key), _TOP)}")
+    method = values.get("method")
+    if method not in _METHODS:
+        raise ConfigError(f"{where}: method is {method!r}; allowed: {', '.join(_METHODS)}")
+    name = values.get("name", "")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ConfigError(f"{where}: name is {name!r}; allowed: one line of text")
+    run_cap = values.get("run_cap", 0)
+    if not _is_int(run_cap) or run_cap < 0 or (run_cap == 0 and "run_cap" in values):
+        raise ConfigError(f"{where}: run_cap is {run_cap!r}; allowed: a whole number of 1 or more")
+    if method != "grid" and not run_cap:
+        raise ConfigError(f"{where}: a {method} sweep has no end without run_cap; allowed: run_cap: N with N >= 1")
+    parameters = tuple(_parameters(values.get("parameters", {}), where, keys, ""))
+    seen: set[str] = set()
+    for parameter in parameters:
+        if parameter.key in seen:
+            raise ConfigError(f"{where}: parameter {parameter.key} is named twice, nested and with a dot")
+        seen.add(parameter.key)
+        if method == "grid":
+            _require_countable(parameter, where)
+    metric, goal = _metric(values.get("metric", {}), where)
+    halving = _halving(values["early_terminate"], where) if "early_terminate" in values else None
+    return Spec(method, parameters, metric, goal, run_cap, halving, name, dict(values))
+
+
+def _require_countable(parameter: Parameter, where: str) -> None:
+    if parameter.kind not in ("constant", "categorical", "int_uniform") or parameter.probabilities:
+        raise ConfigError(
+            f"{where}: parameter {parameter.key} is {parameter.kind}, which a grid cannot count; allowed in a grid: "
+            f"value, values, or whole numbers with min and max"
+        )
+
+
+def _metric(values: object, where: str) -> tuple[str, Literal["maximize", "minimize"]]:
+    if not isinstance(values, Mapping) or any(key not in ("name", "goal") for key in values):
+        raise ConfigError(f"{where}: metric is {values!r}; allowed: its name, and goal: maximize or minimize")
+    if not values:
+        return "", "maximize"
+    name, goal = values.get("name"), values.get("goal", "minimize")  # W&B's default
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{where}: metric has no name; allowed: a metric of the validation split, such as accuracy")
+    if goal not in ("maximize", "minimize"):
+        raise ConfigError(f"{where}: metric.goal is {goal!r}; allowed: maximize, minimize")
+    split, _, rest = name.rpartition("/")
+    if split not in ("", "val"):
+        raise ConfigError(f"{where}: metric {name!r} is not one of the validation split; allowed: val/{rest} or {rest}")
+    return rest, goal
+
+
+def _halving(values: object, where: str) -> Halving:
+    known = ("eta", "max_iter", "min_iter", "s", "strict", "type")
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: early_terminate is {values!r}; allowed: type: hyperband with min_iter, eta and s")
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown('key of early_terminate', str(key), known)}")
+    if values.get("type") != "hyperband":
+        raise ConfigError(f"{where}: early_terminate.type is {values.get('type')!r}; allowed: hyperband")
+    eta, least, most, count = (values.get(key) for key in ("eta", "min_iter", "max_iter", "s"))
+    eta = 3 if eta is None else eta
+    if not _is_number(eta) or eta <= 1:
+        raise ConfigError(f"{where}: early_terminate.eta is {eta!r}; allowed: a number above 1")
+    for name, value in (("min_iter", least), ("max_iter", most), ("s", count)):
+        if value is not None and (not _is_int(value) or value < 1):
+            raise ConfigError(f"{where}: early_terminate.{name} is {value!r}; allowed: a whole number of 1 or more")
+    if (least is None) == (most is None) or (most is not None and count is None):
+        raise ConfigError(f"{where}: early_terminate needs min_iter, or max_iter with s")
+    if least is not None:
+        rungs = [int(least * eta**k) for k in range(count or 32)]
+    else:
+        assert most is not None and count is not None
+        rungs = [int(most / eta**k) for k in range(1, count + 1)]
+    return Halving(tuple(sorted({rung for rung in rungs if rung >= 1})), float(eta))
+
+
+def _parameters(values: object, where: str, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:
+    """In W&B's order: by name, nested ones where their parent stands."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: parameters{'.' + prefix[:-1] if prefix else ''} is not a mapping")
+    for name, entry in sorted(values.items(), key=lambda item: str(item[0])):
+        key = f"{prefix}{name}"
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{where}: parameter {key} is {entry!r}; allowed: value, values, or min and max")
+        if "parameters" in entry:
+            if len(entry) > 1:
+                raise ConfigError(f"{where}: parameter {key} has nested parameters and {sorted(set(entry))[0]!r}")
+            yield from _parameters(entry["parameters"], where, keys, f"{key}.")
+        elif key not in keys:
+            raise ConfigError(f"{where}: {unknown('parameter', key, keys, limit=8)}")
+        else:
+            yield _parameter(key, entry, where)
+
+
+def _parameter(key: str, entry: Mapping[str, Any], where: str) -> Parameter:
+    # YAML 1.1 reads 1e-3 as text, and people write it all the time.
+    entry = {
+        name: _as_number(value) if name in ("min", "max", "mu", "sigma") else value for name, value in entry.items()
+    }
+    kind = _kind(key, entry, where)
+    for name in entry:
+        if name not in (*_KEYS[kind], "distribution"):
+            raise ConfigError(f"{where}: parameter {key}: {unknown(f'key for {kind}', str(name), _KEYS[kind])}")
+    if kind == "constant":
+        if "value" not in entry:
+            raise ConfigError(f"{where}: parameter {key} is constant and has no value")
+        return Parameter(key, kind, (entry["value"],))
+    if kind == "categorical":
+        return _choice(key, entry, where)
+    if kind == "normal":
+        mean, deviation = entry.get("mu", 0.0), entry.get("sigma", 1.0)
+        if not (_is_number(mean) and _is_number(deviation) and deviation >= 0):
+            raise ConfigError(f"{where}: parameter {key}: mu = {mean!r}, sigma = {deviation!r}; allowed: sigma >= 0")
+        return Parameter(key, kind, (), (), float(mean), float(deviation))
+    low: Any = entry.get("min")
+    high: Any = entry.get("max")
+    good = _is_int if kind == "int_uniform" else _is_number
+    if not good(low) or not good(high) or low >= high or (kind == "log_uniform_values" and low <= 0):
+        least = " above 0" if kind == "log_uniform_values" else ""
+        raise ConfigError(
+            f"{where}: parameter {key}: min = {low!r}, max = {high!r}; allowed: numbers{least}, min below max"
+            + (", whole ones" if kind == "int_uniform" else "")
+        )
+    return Parameter(key, kind, (), (), low, high)
+
+
+def _kind(key: str, entry: Mapping[str, Any], where: str) -> Kind:
+    named = entry.get("distribution")
+    if named is not None:
+        kinds: dict[str, Kind] = {kind: kind for kind in _KEYS} | {_WANDB_CHOICE: "categorical"}
+        if named not in kinds:
+            raise ConfigError(f"{where}: parameter {key}: {unknown('distribution', str(named), kinds)}")
+        return kinds[named]
+    if "value" in entry:
+        return "constant"
+    if "values" in entry:
+        return "categorical"
+    if "min" in entry or "max" in entry:
+        return "int_uniform" if _is_int(entry.get("min")) and _is_int(entry.get("max")) else "uniform"
+    raise ConfigError(f"{where}: parameter {key} has no value; allowed: value, values, min and max, or distribution")
+
+
+def _choice(key: str, entry: Mapping[str, Any], where: str) -> Parameter:
+    values, odds = entry.get("values"), entry.get("probabilities", ())
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{where}: parameter {key} has no values to try; allowed: a list of at least one")
+    if odds and (len(odds) != len(values) or not all(_is_number(p) and p >= 0 for p in odds)):
+        raise ConfigError(f"{where}: parameter {key}: allowed: one probability of 0 or more for each of the values")
+    if odds and not math.isclose(sum(odds), 1.0, abs_tol=1e-6):
+        raise ConfigError(f"{where}: parameter {key}: its probabilities add up to {sum(odds):g}; allowed: 1")
+    return Parameter(key, "categorical", tuple(_frozen(value) for value in values), tuple(map(float, odds)))
+
+
+def _as_number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,208 @@
+"""Optuna's journal in the sweep's folder: parameters when a trial starts, and who is worth another epoch.
+
+The only importer of optuna. All trials are there from the start, waiting, in Optuna's numbers the sweep's own: so a
+task that starts, dies and starts again takes up one and the same trial, and none can be doubled. The journal is a file
+made for shared filesystems; there is no server and no agent.
+
+Early stopping is asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter
+Tuning", in its stopping form): at a rung a trial goes on only among the best 1/eta of those that reached it. A decision
+follows from the values in the journal alone, so it can be asked for again after any death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fashion_dist import tasks
+from fashion_dist.cluster import lock
+from fashion_dist.errors import RunError
+from fashion_dist.files import write_json
+from fashion_dist.paths import RunDir
+from fashion_dist.state import RunState
+from fashion_dist.sweep import decisions
+from fashion_dist.sweep.record import Sweep, Trial
+from fashion_dist.sweep.spec import Parameter
+from fashion_dist.tracking import read_metrics
+
+if TYPE_CHECKING:
+    import optuna
+
+logging.getLogger("optuna").setLevel(logging.WARNING)
+
+STARTUP = 10
+"""Trials that are drawn at random before TPE has something to go by, as Optuna does by default."""
+
+
+def goes_on(value: float, others: Sequence[float], eta: float, maximize: bool) -> tuple[bool, int, int]:
+    """Whether a trial is among the best 1/eta at a rung, its place from 1, and how many may go on.
+
+    Args:
+        value: the trial's own.
+        others: of the trials that reached the rung before.
+        eta: see the module.
+        maximize: whether more is better.
+    """
+    place = 1 + sum(other > value if maximize else other < value for other in others)
+    places = max(1, int((len(others) + 1) / eta))  # the first to arrive has nobody to be compared with
+    return place <= places, place, places
+
+
+class Study:
+    """The sweep's journal, opened."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    def create(self) -> None:
+        """Make the journal with all trials waiting in it; one that was half made before is made anew."""
+        import optuna
+
+        folder = self.sweep.folder
+        folder.journal.unlink(missing_ok=True)
+        with _quiet():
+            study = optuna.create_study(
+                storage=self._storage(), study_name="sweep",
+                direction="maximize" if self.sweep.base.train.mode == "max" else "minimize",
+            )  # fmt: skip
+            for _ in self.sweep.trials:
+                study.enqueue_trial({})
+
+    def begin(self, number: int) -> Trial:
+        """The trial of that number, with the parameters that the search gives it if it has none yet."""
+        known = self.sweep.trial(number)
+        with lock.guard(self.sweep.folder.path, "study"), _quiet():
+            study = self._open(number)
+            frozen = study.trials[number]
+            if frozen.state == _states().WAITING:
+                study._storage.set_trial_state_values(frozen._trial_id, _states().RUNNING)
+            if known is not None:
+                return known
+            self._take_over(study)
+            trial = self._ask(study, number)
+            path = self.sweep.folder.trial(number)
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, {"settings": dict(trial.settings), "run_id": trial.run_id})
+            others = (self.sweep.trial(other) for other in range(len(self.sweep.trials)) if other != number)
+            same = next((other for other in others if other is not None and other.run_id == trial.run_id), None)
+        decisions.note(self.sweep.folder, number, "begins", self._why(study), settings=dict(trial.settings))
+        if same is not None:
+            reason = f"it was given the settings of trial {same.number}, whose run is its own too"
+            decisions.note(self.sweep.folder, number, "is the same as another", reason)
+        return trial
+
+    def _ask(self, study: optuna.Study, number: int) -> Trial:
+        import optuna
+
+        asked = optuna.trial.Trial(study, study.trials[number]._trial_id)
+        parameters = self.sweep.spec.parameters
+        settings = {parameter.key: _suggest(asked, parameter) for parameter in parameters}
+        return self.sweep.make_trial(number, settings)
+
+    def _why(self, study: optuna.Study) -> str:
+        ended = sum(trial.state in (_states().COMPLETE, _states().PRUNED) for trial in study.trials)
+        if ended < STARTUP:
+            return f"drawn at random: {ended} of the {STARTUP} trials that a search begins with have ended"
+        return f"chosen by TPE from {ended} trials that have ended"
+
+    def _take_over(self, study: optuna.Study) -> None:
+        """Tell Optuna what became of trials whose runs have ended since."""
+        gone = decisions.given_up(self.sweep.folder)
+        for frozen in study.trials:
+            trial = self.sweep.trial(frozen.number) if frozen.state == _states().RUNNING else None
+            if trial is None:
+                continue
+            progress = RunState.read(self.sweep.run_of(trial).state)
+            value = progress.best.get("value") if progress is not None else None
+            if value is not None and progress is not None and progress.state == "done":
+                study._storage.set_trial_state_values(frozen._trial_id, _states().COMPLETE, [float(value)])
+            elif value is not None and frozen.number in gone:
+                study._storage.set_trial_state_values(frozen._trial_id, _states().PRUNED, [float(value)])
+
+    def prune(self, number: int, epoch: int, run: RunDir) -> bool:
+        """Whether the trial is not worth another epoch after this many; looks only at the rungs.
+
+        Raises:
+            RunError: the run has not measured that epoch.
+        """
+        halving = self.sweep.spec.halving
+        if halving is None or epoch not in halving.rungs:
+            return False
+        value = _value_after(run, epoch, self.sweep.metric or tasks.load(self.sweep.base.task).monitor)
+        with lock.guard(self.sweep.folder.path, "study"), _quiet():
+            study = self._open(number)
+            others = [
+                frozen.intermediate_values[epoch]
+                for frozen in study.trials
+                if frozen.number != number and epoch in frozen.intermediate_values
+            ]
+            mine = study.trials[number]
+            if epoch not in mine.intermediate_values:
+                study._storage.set_trial_intermediate_value(mine._trial_id, epoch, value)
+            on, place, places = goes_on(value, others, halving.eta, self.sweep.base.train.mode == "max")
+            reason = (
+                f"after {epoch} epochs {value:.6g} is number {place} of {len(others) + 1} that got so far; "
+                f"{'one goes' if places == 1 else f'{places} go'} on"
+            )
+            decisions.note(
+                self.sweep.folder, number, "goes on" if on else "is given up", reason, epoch=epoch, value=value
+            )
+        return not on
+
+    def _storage(self) -> Any:
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        return JournalStorage(JournalFileBackend(str(self.sweep.folder.journal)))
+
+    def _open(self, number: int) -> optuna.Study:
+        import optuna
+
+        # Each task draws from numbers of its own, or tasks that start together would try one and the same point.
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP, seed=self.sweep.seed * 1_000_003 + number, constant_liar=True
+        )
+        try:
+            return optuna.load_study(study_name="sweep", storage=self._storage(), sampler=sampler)
+        except KeyError:
+            raise RunError(f"{self.sweep.folder.journal} is not the journal of a search") from None
+
+
+def _suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
+    key, low, high = parameter.key, parameter.low, parameter.high
+    if parameter.kind == "constant":
+        return parameter.values[0]
+    if parameter.kind == "categorical":
+        # By its place: Optuna takes plain values alone, and odds are told by how often a place is there.
+        place = trial.suggest_categorical(key, tuple(range(len(parameter.values))))
+        return parameter.values[int(place)]
+    if parameter.kind == "int_uniform":
+        return trial.suggest_int(key, int(low), int(high))
+    if parameter.kind == "normal":  # Optuna has none: the middle 99.7 % of it, uniformly
+        return trial.suggest_float(key, low - 3 * high, low + 3 * high)
+    return trial.suggest_float(key, low, high, log=parameter.kind == "log_uniform_values")
+
+
+def _value_after(run: RunDir, epoch: int, metric: str) -> float:
+    for point in reversed(read_metrics(run.metrics)):
+        if point["split"] == "val" and point["epoch"] == epoch and isinstance(point.get(metric), (int, float)):
+            return float(point[metric])
+    raise RunError(f"{run.metrics} has no {metric!r} of epoch {epoch}")
+
+
+def _states() -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's notes on what is experimental in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="optuna")
+        warnings.filterwarnings("ignore", message=".*experimental.*")
+        yield

@@ -1,0 +1,92 @@
+"""Sweeps as text: one line each, or every trial of one with the settings that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fashion_dist.cluster.table import cut
+from fashion_dist.cluster.view import duration
+from fashion_dist.sweep.view import SweepView, TrialView
+
+
+def sweeps(views: Sequence[SweepView], width: int) -> str:
+    """One line for each sweep."""
+    rows = [["SWEEP", "METHOD", "TRIALS", "STATE", "BEST", "BEST RUN"]]
+    for view in views:
+        best = view.best
+        rows.append(
+            [
+                view.sweep.folder.sweep_id, view.sweep.spec.method, str(len(view.trials)), counts(view),
+                f"{best.value:.4f}" if best is not None and best.value is not None else "-",
+                best.view.run_id if best is not None else "-",
+            ]
+        )  # fmt: skip
+    return _columns(rows, width, right=(2, 4))
+
+
+def counts(view: SweepView) -> str:
+    """Such as `3 running, 9 done`."""
+    return ", ".join(f"{count} {state}" for state, count in view.counts.items())
+
+
+def trials(view: SweepView, width: int, limit: int = 0) -> str:
+    """Every trial, or the first `limit` of them."""
+    keys = view.sweep.varied
+    shown = view.trials[: limit or None]
+    rows = [["TRIAL", "STATE", "EPOCH", "BEST", "LEFT", *keys, "RUN", "DETAIL"]]
+    rows += [_row(trial, keys) for trial in shown]
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    text = _columns(rows, width, right=(0, 2, 3, 4))
+    hidden = len(view.trials) - len(shown)
+    return f"{text}\n... and {hidden:,} more" if hidden else text
+
+
+def _row(trial: TrialView, keys: Sequence[str]) -> list[str]:
+    p, view = trial.view.progress, trial.view
+    settings = [_short(trial.settings.get(key, "-")) for key in keys]
+    best = "-" if trial.value is None else f"{trial.value:.4f}"
+    epoch = f"{p.epoch}/{p.epochs}" if p.epochs else "-"
+    left = duration(view.left_s) if view.state == "running" else "-"
+    detail = view.detail.splitlines()[0] if view.detail else ""
+    return [str(trial.number), view.state, epoch, best, left, *settings, view.run_id or "-", detail]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_short, value))
+    return cut(str(value), 24)
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int, right: Sequence[int]) -> str:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(widths[at]) if at in right else cell.ljust(widths[at]) for at, cell in enumerate(row)
+        ]  # fmt: skip
+        lines.append(cut("  ".join(cells).rstrip(), width))
+    return "\n".join(lines)
+
+
+def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]]) -> str:
+    """Everything about one sweep: its trials, the best, and what to type."""
+    sweep, best = view.sweep, view.best
+    metric = sweep.metric or "the task's own"
+    rows = [("state", counts(view)), ("metric", f"{metric}, its {sweep.base.train.mode}imum is best")]
+    if best is not None:
+        told = ", ".join(f"{key}={_short(best.settings.get(key))}" for key in sweep.varied)
+        value = f"{best.view.progress.best.get('metric', '')} {best.value:.4f}"
+        rows.append(("best", f"trial {best.number}: {value} with {told or 'the recipe'} ({best.view.run_id})"))
+    jobs = ", ".join(str(array.job) for array in view.arrays if array.job is not None)
+    rows += [("jobs", jobs)] if jobs else []
+    rows.append(("folder", str(sweep.folder.path)))
+    if sweep.is_studied:
+        rows.append(("decisions", str(sweep.folder.decisions)))
+    rows += commands
+    label = max(len(name) for name, _ in rows)
+    title = sweep.folder.sweep_id if sweep.name == sweep.folder.sweep_id else f"{sweep.folder.sweep_id} ({sweep.name})"
+    facts = "\n".join([title, *(f"  {name:<{label}}  {text}" for name, text in rows)])
+    return f"{facts}\n\n{trials(view, width)}"

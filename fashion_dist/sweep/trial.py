@@ -1,0 +1,156 @@
+"""One trial in the hands of a job: which it is, its run's folder, and whether it is worth another epoch.
+
+    python -m fashion_dist.sweep.trial SWEEP_FOLDER FIRST        what a task of the sweep's job array runs
+
+Everything is read from the sweep's folder, so a task that was requeued or lost its node takes up its own trial again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fashion_dist.cluster import lock, scheduler
+from fashion_dist.cluster.job import END_S, run_rank
+from fashion_dist.cluster.launch import Plan, make_folder, write_run
+from fashion_dist.cluster.place import Place, read_place
+from fashion_dist.cluster.record import Submission
+from fashion_dist.cluster.watch import end_within
+from fashion_dist.errors import InputError, RunBusyError, RunError
+from fashion_dist.paths import RunDir, SweepDir
+from fashion_dist.state import RunState
+from fashion_dist.sweep.record import Array, Sweep, Trial, read_arrays
+
+
+def begin(sweep: Sweep, number: int) -> Trial:
+    """The trial of that number: as it was expanded, or as the search makes it now, once and for all."""
+    if sweep.is_studied:
+        from fashion_dist.sweep.study import Study
+
+        return Study(sweep).begin(number)
+    known = sweep.trial(number)
+    assert known is not None, "a sweep without a search knows all its trials"
+    return known
+
+
+def is_over(sweep: Sweep, number: int, run: RunDir) -> bool:
+    """Whether there is nothing left to do for a trial: its run is done, or the sweep gave it up."""
+    progress = RunState.read(run.state)
+    if progress is not None and progress.state == "done":
+        return True
+    if not sweep.is_studied:
+        return False
+    from fashion_dist.sweep.decisions import given_up
+
+    return number in given_up(sweep.folder)
+
+
+def plan_of(sweep: Sweep, trial: Trial, array: Array) -> Plan:
+    """The plan of a trial's run."""
+    config = sweep.config_of(trial.settings)
+    return Plan(
+        config, sweep.folder.home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
+        array.resources, array.options, sweep.command, str(sweep.folder.path), trial.number,
+    )  # fmt: skip
+
+
+def array_of(folder: SweepDir, number: int, job_id: str = "") -> Array:
+    """The last submission of a trial, or the one with this array's id."""
+    mine = [array for array in read_arrays(folder) if number in array.numbers]
+    if not mine:
+        raise RunError(f"{folder.arrays} knows no submission of trial {number}")
+    named = [array for array in mine if array.job is not None and array.job.job_id == job_id]
+    return (named or mine)[-1]
+
+
+def enter(sweep: Sweep, number: int, place: Place) -> RunDir | None:
+    """The folder of the trial's run, ready for this rank; None where nothing is left to do.
+
+    Raises:
+        RunBusyError: another job trains the same run.
+        RunError: rank 0 did not make the folder ready in time.
+    """
+    array = array_of(sweep.folder, number, place.job.job_id.partition("_")[0])
+    if not place.is_main:
+        return _await_main(sweep, number, place, array.options.peer_timeout_s)
+    trial = begin(sweep, number)
+    plan = plan_of(sweep, trial, array)
+    run = plan.run
+    if is_over(sweep, number, run):
+        return None
+    make_folder(run)
+    with lock.guard(run.path, "launch"):
+        before = Submission.read(run)
+        if before is not None and before.job not in (None, place.job) and scheduler.presence(before.job) != "gone":
+            raise RunBusyError(f"run {run.run_id} is trained by {before.job} already, and left to it")
+        write_run(plan)
+        Submission(
+            "slurm", array.resources, array.options, plan.comment, place.job, time.time(), plan.sweep, number,
+            str(sweep.folder.logs),
+        ).write(run)  # fmt: skip
+    return run
+
+
+def _await_main(sweep: Sweep, number: int, place: Place, timeout_s: float) -> RunDir | None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        trial = sweep.trial(number)
+        if trial is not None:
+            run = sweep.run_of(trial)
+            if is_over(sweep, number, run):
+                return None
+            submission = Submission.read(run)
+            if submission is not None and submission.job == place.job:
+                return run
+        if time.monotonic() > deadline:
+            raise RunError(f"rank 0 did not make trial {number} ready within {timeout_s:.0f} s")
+        time.sleep(0.1)
+
+
+def pruner(run: RunDir, submission: Submission) -> Callable[[int], bool] | None:
+    """What asks the sweep whether its trial is worth another epoch; None where the sweep stops none early."""
+    sweep = Sweep.read(SweepDir(Path(submission.sweep)))
+    if sweep.spec.halving is None:
+        return None
+
+    def prune(epoch: int) -> bool:
+        from fashion_dist.sweep.study import Study
+
+        return Study(sweep).prune(submission.trial, epoch, run)
+
+    return prune
+
+
+def main(argv: list[str]) -> int:
+    """Run this rank of the task's trial; returns the exit status."""
+    if len(argv) != 2 or not SweepDir(Path(argv[0])).sweep.is_file() or "SLURM_ARRAY_TASK_ID" not in os.environ:
+        print("error: usage: python -m fashion_dist.sweep.trial SWEEP_FOLDER FIRST, in a job array", file=sys.stderr)
+        return 2
+    sweep = Sweep.read(SweepDir(Path(argv[0])))
+    number = int(argv[1]) + int(os.environ["SLURM_ARRAY_TASK_ID"])
+    try:
+        run = enter(sweep, number, read_place(os.environ))
+        if run is None:
+            print(f"trial {number} of sweep {sweep.folder.sweep_id} is over already", flush=True)
+            return 0
+        run_rank(run)
+    except (RunBusyError, InputError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+def _main() -> None:
+    status = 1
+    try:
+        status = main(sys.argv[1:])
+    finally:
+        end_within(END_S, status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    _main()
