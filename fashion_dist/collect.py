@@ -13,14 +13,23 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.files import write_text
 from fashion_dist.paths import RunDir
+from fashion_dist.state import RunState
 from fashion_dist.tasks import load
 from shards import ShardSet, Split
 
 
 def collect(
-    run: RunDir, config: Config, shard_set: ShardSet, out: Path | None = None, split: str = "test"
+    run: RunDir, config: Config, shard_set: ShardSet, out: Path | None = None, split: str = "test", wait_s: float = 0.0
 ) -> list[Path]:
     """Write the submission files of `config`'s task for `split` into `out` (default: the run's folder).
+
+    Args:
+        run: the run's folder.
+        config: whose task answers.
+        shard_set: what was predicted.
+        out: where the files go.
+        split: the predicted split.
+        wait_s: how long to wait for the predictions of a run that is done, which a network filesystem may show late.
 
     Returns:
         Their paths.
@@ -30,7 +39,7 @@ def collect(
         RunError: a sample of the split is missing or doubled in the predictions; nothing is written.
     """
     part = shard_set.split(split)
-    files = load(config.task).submission(ordered_predictions(run, part), part, config)
+    files = load(config.task).submission(ordered_predictions(run, part, wait_s), part, config)
     folder = out or run.submission
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
@@ -38,10 +47,9 @@ def collect(
     return [folder / name for name in files]
 
 
-def ordered_predictions(run: RunDir, part: Split) -> dict[str, np.ndarray]:
+def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0) -> dict[str, np.ndarray]:
     """The facts of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
-    columns = read_predictions(run, part.name)
-    index = _order(columns, part, run.predictions(part.name))
+    columns, index = _when_complete(run, part, wait_s)
     ordered = {name: values[index] for name, values in columns.items()}
     return {**part.facts(*part.schema.facts), **ordered, "key": np.asarray(part.keys)}
 
@@ -77,13 +85,26 @@ def tuned(run: RunDir, config: Config, shard_set: ShardSet) -> Config:
     return dataclasses.replace(config, options={**config.options, **found})
 
 
-def read_predictions(run: RunDir, split: str, wait_s: float = 0.0) -> dict[str, np.ndarray]:
+def _when_complete(run: RunDir, part: Split, wait_s: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The prediction columns and the rows of the split's samples in them."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            columns = read_predictions(run, part.name)
+            return columns, _order(columns, part, run.predictions(part.name))
+        except (InputError, RunError):
+            state = RunState.read(run.state)
+            if state is None or state.state != "done" or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.5)
+
+
+def read_predictions(run: RunDir, split: str) -> dict[str, np.ndarray]:
     """The prediction columns of all ranks, one behind the other.
 
     Args:
         run: the run's folder.
         split: name of the predicted split.
-        wait_s: longest wait for the files, which a network filesystem may show late.
 
     Raises:
         InputError: there are none.
@@ -91,12 +112,10 @@ def read_predictions(run: RunDir, split: str, wait_s: float = 0.0) -> dict[str, 
     import pyarrow.parquet as pq
 
     folder = run.predictions(split)
-    deadline = time.monotonic() + wait_s
-    while not (files := sorted(folder.glob("rank_*.parquet"))):
-        if time.monotonic() >= deadline:
-            hint = f"python jobs/status.py {run.run_id} shows how far it is"
-            raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
-        time.sleep(0.5)
+    files = sorted(folder.glob("rank_*.parquet"))
+    if not files:
+        hint = f"python jobs/status.py {run.run_id} shows how far it is"
+        raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
     tables = [pq.read_table(file) for file in files]
     return {name: np.concatenate([_numpy(table[name]) for table in tables]) for name in tables[0].column_names}
 

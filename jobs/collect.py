@@ -28,6 +28,8 @@ class Args(cli.CommonArgs):
     """The split to collect."""
     task: str = ""
     """Answer as this task does, from the same predictions: polyvore_outfits from a run of polyvore_pairs."""
+    wait_s: float = 30.0
+    """How long to wait for files of a finished run that a network filesystem shows late."""
     tune_thresholds: bool = False
     """Choose the task's thresholds on the predictions of the validation split first."""
 
@@ -42,7 +44,7 @@ def main(args: Args) -> cli.Result:
     config = answered_as(opened.config, args.task) if args.task else opened.config
     if args.tune_thresholds:
         config = tuned(opened.folder, config, opened.shard_set)
-    files = collect(opened.folder, config, opened.shard_set, out, args.split)
+    files = collect(opened.folder, config, opened.shard_set, out, args.split, args.wait_s)
     count = opened.shard_set.splits[args.split]
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split}, each exactly once",
