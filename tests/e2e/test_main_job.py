@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +19,6 @@ SETTINGS = ("train.epochs=3", "train.batch_size=16", "train.eval_batch_size=16",
 def launch(home: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> dict[str, Any]:
     where = ("--home", str(home), "--cluster", "local", "--nodes", "2", "--wandb", "off")
     return job("launch", "--task", "deepfashion", *where, "--set", *settings, *arguments)
-
-
-def weights_hash(run: Path) -> str:
-    """SHA-256 over the final checkpoint's tensors."""
-    import torch
-
-    newest = max((run / "checkpoints").glob("step-*"))
-    state = torch.load(newest / "state.pt", weights_only=True)
-    digest = hashlib.sha256()
-    for name, value in sorted(state["model"].items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -97,66 +78,3 @@ def test_one_process_predicts_what_two_nodes_predicted(home: Path, run: Path) ->
     assert one["key"] == two["key"]
     for column in ("category", "category_probability", "attributes", "attribute_probability"):
         assert np.array_equal(np.asarray(one[column]), np.asarray(two[column])), column
-
-
-def test_a_missing_prediction_is_refused(home: Path, run: Path, tmp_path: Path) -> None:
-    file = run / "predictions" / "test" / "rank_0.parquet"
-    whole = file.read_bytes()
-    table = pq.read_table(file)
-    try:
-        pq.write_table(table.slice(1), file)
-        command = [sys.executable, str(REPO / "jobs/collect.py"), str(run), "--out", str(tmp_path / "out")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    finally:
-        file.write_bytes(whole)
-    assert done.returncode == 1
-    assert "1 of 37 samples missing" in done.stderr
-    assert str(table["key"][0]) in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_killed_and_launched_again_it_ends_with_the_same_weights(make_home: Callable[[], Path]) -> None:
-    settings = (*SETTINGS, "train.checkpoint_steps=1")
-    undisturbed, killed = make_home(), make_home()
-    expected = undisturbed / "runs" / launch(undisturbed, "--wait", settings=settings)["run_id"]
-    run = killed / "runs" / launch(killed, settings=settings)["run_id"]
-    _wait_for_step(run, 8)
-    for process in _ranks(run):
-        os.kill(process, signal.SIGKILL)
-    _wait_until_gone(run)
-    done = launch(killed, "--wait", settings=settings)
-    assert done["run_id"] == run.name
-    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [p["epoch"] for p in points if p["split"] == "val"] == [1, 2, 3]
-    assert {p["attempt"] for p in points} == {1, 2}
-    assert weights_hash(run) == weights_hash(expected)
-
-
-def _ranks(run: Path) -> list[int]:
-    """The processes that have the run's folder on their command line or in their environment."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(run).encode() in command:
-                found.append(int(folder.name))
-    return found
-
-
-def _wait_for_step(run: Path, step: int, timeout_s: float = 180) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if list((run / "checkpoints").glob(f"step-{step:08d}")):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{run} did not reach step {step} in {timeout_s} s")
-
-
-def _wait_until_gone(run: Path, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while _ranks(run):
-        assert time.monotonic() < deadline, f"processes of {run} are still there: {_ranks(run)}"
-        time.sleep(0.1)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_home import Workplace, kill_all, read, weights_hash
+from cluster_home import Workplace, kill_all, read
 from slurm_cluster import SlurmCluster
-from trial import SAMPLES, SHORT, Trial
+from trial import SAMPLES, Trial
 
 from shards import PackOptions, ReadOptions, pack
 
@@ -58,16 +58,16 @@ def packed_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def undisturbed(packed_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Workplace]:
+def undisturbed(packed_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Trial]:
     """A finished run of `SHORT` on so many ranks of this machine; made when the first test asks for it."""
-    made: dict[int, Workplace] = {}
+    made: dict[int, Trial] = {}
 
-    def whole(nodes: int) -> Workplace:
+    def whole(nodes: int) -> Trial:
         if nodes not in made:
-            place = Workplace(_home(packed_photos, tmp_path_factory.mktemp("undisturbed")))
-            said = place.launch("--nodes", str(nodes), "--wait", settings=SHORT)
+            trial = Trial(Workplace(_home(packed_photos, tmp_path_factory.mktemp("undisturbed"))), whole)
+            said = trial.launch("--wait", nodes=nodes, pace_s=0)
             assert said.status == 0, said.err
-            made[nodes] = place
+            made[nodes] = trial
         return made[nodes]
 
     return whole
@@ -80,14 +80,14 @@ def _home(packed: Path, home: Path) -> Path:
 
 @pytest.fixture
 def make_trial(
-    packed_photos: Path, undisturbed: Callable[[int], Workplace], tmp_path: Path
+    packed_photos: Path, undisturbed: Callable[[int], Trial], tmp_path: Path
 ) -> Iterator[Callable[..., Trial]]:
     """Makes trials, each in a home of its own; their jobs are ended with the test."""
     trials: list[Trial] = []
 
-    def make(cluster: str = "local") -> Trial:
-        home = _home(packed_photos, tmp_path / f"home{len(trials)}")
-        trials.append(Trial(Workplace(home, cluster), lambda nodes: weights_hash(undisturbed(nodes).run())))
+    def make(cluster: str = "local", packed: Path = packed_photos) -> Trial:
+        home = _home(packed, tmp_path / f"home{len(trials)}")
+        trials.append(Trial(Workplace(home, cluster), undisturbed))
         return trials[-1]
 
     yield make
@@ -109,3 +109,24 @@ def trial(make_trial: Callable[..., Trial]) -> Trial:
 def slurm_trial(local_cluster: SlurmCluster, make_trial: Callable[..., Trial]) -> Trial:
     """A run on the local Slurm."""
     return make_trial("slurm")
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, int], Path]]:
+    """Mounts a file system of so many KB at a new folder."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    made: list[Path] = []
+
+    def mount(folder: Path, kilobytes: int) -> Path:
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs", str(folder)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.skip(f"mounting is not possible here: {mounted.stderr.strip()}")
+        made.append(folder)
+        return folder
+
+    yield mount
+    for folder in made:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -31,11 +31,11 @@ class Trial:
 
     Args:
         place: where.
-        expected: gives the final weights' SHA-256 of an undisturbed run on so many ranks.
+        undisturbed: gives a finished trial on so many ranks that nothing was done to.
     """
 
     place: Workplace
-    expected: Callable[[int], str]
+    undisturbed: Callable[[int], Trial]
     settings: tuple[str, ...] = SHORT
 
     def environment(self, **fault: Any) -> dict[str, str]:
@@ -101,10 +101,23 @@ class Trial:
         assert read(self.run / "state.json")["state"] == "done"
         self.covered(figures)
         digest = weights_hash(self.run)
-        assert digest == self.expected(nodes)
+        assert digest == weights_hash(self.undisturbed(nodes).run)
         figures.same_weights(digest)
         self.gone()
         figures.holds("I5")
+
+    def dry_run(self, nodes: int = 2) -> Path:
+        """The run's folder before there is one."""
+        said = self.launch("--dry-run", nodes=nodes)
+        assert said.status == 0, said.err
+        return self.place.home / "runs" / str(said.json["run_id"])
+
+    def batches(self) -> dict[tuple[int, int], list[str]]:
+        """The keys of each (epoch, step), sorted, by its last start; ranks together."""
+        found: dict[tuple[int, int], dict[int, list[str]]] = {}
+        for line in self.ledger():
+            found.setdefault((line["epoch"], line["step"]), {}).setdefault(line["attempt"], []).extend(line["keys"])
+        return {at: sorted(by_attempt[max(by_attempt)]) for at, by_attempt in found.items()}
 
     def covered(self, figures: Figures) -> None:
         """Each sample once an epoch: of steps that were done again the last time counts, and it saw the same (I2)."""

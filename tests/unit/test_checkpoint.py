@@ -5,10 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -106,40 +102,3 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run_it(tmp_path: P
     with pytest.raises(CheckpointError):
         Checkpoints(tmp_path / "c").load()
     assert not (tmp_path / "ran").exists()
-
-
-WRITER = """
-import sys, torch
-from pathlib import Path
-from fashion_dist.checkpoint import Checkpoints
-checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
-step = int(sys.argv[2])
-print("ready", flush=True)
-while True:
-    step += 1
-    checkpoints.save("step", step, {"w": torch.full((200_000,), float(step))}, {})
-"""
-
-
-def test_killed_at_any_moment_the_last_committed_one_loads(tmp_path: Path) -> None:
-    step = 0
-    for trial in range(4):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(step)], stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        time.sleep(0.05 + 0.08 * trial)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-        checkpoints = Checkpoints(tmp_path, keep=1)
-        found = checkpoints.load()
-        if found is not None:
-            assert found[0].step >= step
-            step = found[0].step
-            assert torch.equal(found[1]["w"], torch.full((200_000,), float(step)))
-        checkpoints.clean()
-        assert not list(tmp_path.glob(".*"))
-        checkpoints.close()
-    assert step > 0

@@ -260,6 +260,7 @@ def test_images_of_the_right_size_take_the_short_way_to_the_same_result(tmp_path
                 assert ledger(loader, epochs=2) == plain
 
 
+@pytest.mark.fault(14)
 def test_a_flipped_byte_ends_the_run_with_its_name(own_set: ShardSet, damage: Callable[[int], str]) -> None:
     key = damage(30)
     split = own_set.split("train")
@@ -278,6 +279,7 @@ def test_an_image_that_does_not_decode_ends_the_run_with_its_name(
     assert caught.value.key == key
 
 
+@pytest.mark.fault(13)
 def test_a_shard_cut_while_training_is_an_error_with_a_name(own_set: ShardSet) -> None:
     with make(own_set, options=LoaderOptions(read_threads=1)) as loader:
         batches = loader.epoch(0)
@@ -291,6 +293,7 @@ def test_a_shard_cut_while_training_is_an_error_with_a_name(own_set: ShardSet) -
         assert caught.value.key in set(split.keys)
 
 
+@pytest.mark.fault(14)
 def test_skipped_samples_are_replaced_the_same_on_all_ranks_and_listed(
     own_set: ShardSet, damage: Callable[[int], str], undecodable: Callable[[int], str], tmp_path: Path
 ) -> None:

@@ -223,6 +223,7 @@ def test_shards_that_are_not_those_of_the_index_are_refused(own_set: ShardSet, s
     assert name in str(caught.value) and "--reindex" in str(caught.value)
 
 
+@pytest.mark.fault(16)
 def test_what_cannot_be_is_refused(photos_set: ShardSet) -> None:
     for settings, told in (
         ({"batch_size": 15, "world_size": 2}, "nearest that is: 14 or 16"),

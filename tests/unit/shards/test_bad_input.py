@@ -22,6 +22,7 @@ def refused(source: Path, out: Path, dataset: str = "deep_fashion", options: Rea
     return str(caught.value)
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("row", "told"),
     [
@@ -91,6 +92,7 @@ def test_a_source_that_is_itself_a_link_is_fine(source: Path, tmp_path: Path) ->
     assert ShardSet.open(tmp_path / "out").splits["train"] == 4
 
 
+@pytest.mark.fault(15)
 def test_csv_dialects_are_read_right(source: Path, tmp_path: Path) -> None:
     """A byte-order mark, CRLF, quoted commas, blank lines, another order of columns."""
     name = 'odd, "name" v1.0.jpg'

@@ -8,6 +8,7 @@ from shards import InputError, Schema, decode_key, encode_key
 from shards.record import folded, key_fault, split_order, stored_key_fault
 
 
+@pytest.mark.fault(15)
 @given(st.text())
 def test_a_stored_key_has_no_dot_and_decodes_to_the_key(key: str) -> None:
     stored = encode_key(key)
@@ -41,6 +42,7 @@ def test_keys_that_no_tar_can_hold_are_refused(key: str, told: str) -> None:
     assert told in (key_fault(key) or "")
 
 
+@pytest.mark.fault(15)
 def test_a_key_of_95_bytes_fits_and_a_foreign_one_may_be_longer() -> None:
     assert key_fault("k" * 95) is None
     assert stored_key_fault("k" * 200) is None

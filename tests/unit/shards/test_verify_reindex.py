@@ -226,6 +226,7 @@ def test_bad_foreign_samples_stop_or_are_listed(tmp_path: Path) -> None:
     assert verify(tmp_path / "f") == []
 
 
+@pytest.mark.fault(15)
 def test_doubled_foreign_keys_and_cut_tars_are_refused(tmp_path: Path) -> None:
     foreign(tmp_path / "f" / "a-0.tar", [("x.jpg", jpeg(0))])
     foreign(tmp_path / "f" / "a-1.tar", [("X.jpg", jpeg(1))])
