@@ -1,11 +1,13 @@
 """A score for every two of several images, the same whichever comes first.
 
-One backbone, shared by all images, and an embedding of unit length per image. The score of two images is their
-embeddings' inner product times a learned scale, plus a learned term of each: symmetric down to the last bit, because
-sums and products of two numbers are. Any number of pairs therefore costs one pass per image, and what an image
-contributes is a row of numbers that can be stored.
+One backbone, shared by all images, and an embedding per image of two halves. The score of two images is the inner
+product of their first halves, which have unit length, times a learned scale; less the L1 distance of their second
+halves; plus a learned term of each. It is symmetric down to the last bit, because sums, products and distances of two
+numbers are. Any number of pairs therefore costs one pass per image, and what an image contributes is a row of numbers
+that can be stored.
 
-Siamese networks: Bromley et al. 1994; for items of clothing: Veit et al. 2015, with a distance for the inner product.
+Siamese networks: Bromley et al. 1994; with a distance, for items of clothing: Veit et al. 2015. The inner product can
+say that unlike things go together, the distance holds better for wardrobes never seen.
 
 Legend: N examples, k images each, P = k (k - 1) / 2 pairs, C embedding.
 """
@@ -33,7 +35,7 @@ class PairNetwork(nn.Module):
     Args:
         backbone: images [M, 3, H, W] -> features [M, F].
         num_features: F.
-        embedding: C.
+        embedding: C, even.
         dropout: probability of dropping a feature, in training.
     """
 
@@ -41,10 +43,12 @@ class PairNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(num_features, embedding)
+        self.project = nn.Linear(num_features, embedding // 2)
+        self.place = nn.Linear(num_features, embedding // 2, bias=False)
         self.own = nn.Linear(num_features, 1)
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
         self.bias = nn.Parameter(torch.zeros(()))
+        nn.init.normal_(self.place.weight, std=0.01)
         nn.init.zeros_(self.own.weight)
         nn.init.zeros_(self.own.bias)
 
@@ -58,16 +62,19 @@ class PairNetwork(nn.Module):
         return {"score": pair_scores(rows[:, list(left)], rows[:, list(right)])}
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images [M, 3, H, W] -> rows [M, C + 1]: a scaled unit vector, and the image's own term."""
+        """Images [M, 3, H, W] -> rows [M, C + 1]: a scaled unit vector, a place, and the image's own term."""
         features = self.dropout(self.backbone(images))
         direction = F.normalize(self.project(features).float(), dim=1)
         own = self.own(features).float() + self.bias / 2
-        return torch.cat([direction * (self.log_scale / 2).exp(), own], dim=1)
+        return torch.cat([direction * (self.log_scale / 2).exp(), self.place(features).float(), own], dim=1)
 
 
 def pair_scores(first: Tensor, second: Tensor) -> Tensor:
     """Rows [..., C + 1] of two images -> logits [...] that they go together."""
-    return (first[..., :-1] * second[..., :-1]).sum(dim=-1) + (first[..., -1] + second[..., -1])
+    half = first.shape[-1] // 2
+    alike = (first[..., :half] * second[..., :half]).sum(dim=-1)
+    apart = (first[..., half:-1] - second[..., half:-1]).abs().sum(dim=-1)
+    return alike - apart + (first[..., -1] + second[..., -1])
 
 
 def build_pair_network(config: ModelConfig, embedding: int, image_px: int) -> PairNetwork:

@@ -9,7 +9,7 @@ Legend: I items of a split, as rows of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -161,10 +161,12 @@ def check(shard_set: ShardSet, config: Config) -> None:
     options = config.options
     if options["negatives"] not in NEGATIVES:
         raise ConfigError(f"task.negatives = {options['negatives']!r} is not possible; allowed: {', '.join(NEGATIVES)}")
-    for name, low in (("embedding", 1), ("candidates", 1), ("margin", 0), ("examples", 0), ("listed", 0)):
+    for name, low in (("embedding", 2), ("candidates", 1), ("margin", 0), ("examples", 0), ("listed", 0)):
         if float(options[name]) < low or (name == "listed" and float(options[name]) > 1):
             allowed = "0 to 1" if name == "listed" else f"{low} or more"
             raise ConfigError(f"task.{name} = {options[name]!r} is not possible; allowed: {allowed}")
+    if int(options["embedding"]) % 2:
+        raise ConfigError(f"task.embedding = {options['embedding']!r} is not possible; allowed: an even number")
     for row in shard_set.table("outfits").to_pylist():
         if len(row["items"]) < 2:
             raise ConfigError(
@@ -302,10 +304,21 @@ def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
     return {"embedding": outputs["embedding"].float().cpu().numpy()}
 
 
+def average(members: Sequence[Columns]) -> dict[str, np.ndarray]:
+    """`embedding` float64 [N, sum of C + 1], whose scores are the means of the models' scores (logits)."""
+    count = len(members)
+    rows = [np.asarray(columns["embedding"], np.float64) for columns in members]
+    bias = np.mean([row[:, -1:] for row in rows], axis=0)
+    return {"embedding": np.concatenate([*(row[:, :-1] / np.sqrt(count) for row in rows), bias], axis=1)}
+
+
 def score_pairs(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Logits float64 [n] that items `first` go with items `second`, both int [n]; the same if they change places."""
     a, b = rows[first].astype(np.float64), rows[second].astype(np.float64)
-    return np.asarray((a[:, :-1] * b[:, :-1]).sum(axis=1) + (a[:, -1] + b[:, -1]))
+    half = rows.shape[1] // 2
+    alike = (a[:, :half] * b[:, :half]).sum(axis=1)
+    apart = np.abs(a[:, half:-1] - b[:, half:-1]).sum(axis=1)
+    return np.asarray(alike - apart + (a[:, -1] + b[:, -1]))
 
 
 def score_outfit(rows: np.ndarray, items: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from shards import Split
 RECIPE = Config(
     task="polyvore_pairs",
     dataset="polyvore_outfits",
-    model=ModelConfig(name="fashionnet", dropout=0.2),
+    model=ModelConfig(name="fashionnet", dropout=0.2, recolour=0.0, frame=True),
     optim=OptimConfig(name="adamw", lr=2e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=2.0),
     # Light, background and colour are part of what goes together: no colour is changed, and little is cut off.
     data=DataConfig(
@@ -51,6 +51,7 @@ TASK = Task(
     rows=_polyvore.rows,
     submission=submission,
     check=_polyvore.check,
+    average=_polyvore.average,
     monitor="score",
     shown_metrics=("pair_auc", "outfit_auc", "fill_in_blank"),
 )

@@ -104,6 +104,13 @@ def test_a_pair_s_score_is_the_same_whichever_comes_first() -> None:
     np.testing.assert_allclose(forth, made(pairs)["score"].detach().squeeze(1), rtol=1e-4, atol=1e-4)
 
 
+def test_items_that_are_far_apart_score_lower() -> None:
+    rows = torch.zeros(3, 5)
+    rows[1, 2:4], rows[2, 2:4] = torch.tensor([0.5, -0.25]), torch.tensor([2.0, 2.0])
+    assert pair_scores(rows[0], rows).tolist() == [0.0, -0.75, -4.0]
+    assert score_pairs(rows.numpy(), np.zeros(3, int), np.arange(3)).tolist() == [0.0, -0.75, -4.0]
+
+
 def test_four_images_give_six_pairs_in_order() -> None:
     made = network()
     with torch.no_grad():
@@ -226,7 +233,7 @@ def test_the_area_under_the_curve_is_scikit_learns(levels: int) -> None:
 def rows_of_wardrobes(shard_set: ShardSet, split: str) -> np.ndarray:
     """Rows by which items of one outfit go together and others do not."""
     wardrobe = Wardrobe(shard_set.split(split))
-    rows = np.zeros((len(wardrobe.split), len(wardrobe.outfits) + 1), np.float32)
+    rows = np.zeros((len(wardrobe.split), 2 * len(wardrobe.outfits) + 1), np.float32)
     for number, outfit in enumerate(wardrobe.outfits):
         rows[outfit, number] = 4
     rows[:, -1] = -4
@@ -239,7 +246,7 @@ def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, 
 
 
 def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
-    rows = np.random.default_rng(0).standard_normal((4, 6))
+    rows = np.random.default_rng(0).standard_normal((4, 7))
     pairs = [1 / (1 + np.exp(-score_pairs(rows, np.array([i]), np.array([j]))[0])) for i, j in ((0, 1), (0, 3), (1, 3))]
     assert score_outfit(rows, np.array([0, 1, 3])) == pytest.approx(np.mean(pairs))
     assert score_outfit(rows, np.array([3, 0, 1])) == pytest.approx(np.mean(pairs))
