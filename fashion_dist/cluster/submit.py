@@ -334,18 +334,27 @@ def submit_array(
     function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
     comment: str = "", max_parallel: int = 0,
 ) -> list[JobRef]:  # fmt: skip
-    """One Slurm array with a task per argument, or several where the cluster's arrays are smaller; returns at once."""
+    """One Slurm array with a task per argument, or several where the cluster's arrays are smaller; returns at once.
+
+    Raises:
+        ConfigError: the scheduler refuses an array; those before it are cancelled, and nothing is left behind.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     size = scheduler.max_array_size()
     jobs: list[JobRef] = []
-    for start in range(0, len(arguments), size):
-        executor = _SlurmExecutor(folder)
-        executor.update_parameters(
-            **_slurm_parameters(resources, name, comment), array_parallelism=max_parallel or len(arguments)
-        )
-        with _cleaned_on_refusal(folder), job_environment("slurm"):
-            made = executor.map_array(function, list(arguments[start : start + size]))
-        jobs += [JobRef("slurm", job.job_id) for job in made]
+    with _cleaned_on_refusal(folder), job_environment("slurm"):
+        for start in range(0, len(arguments), size):
+            executor = _SlurmExecutor(folder)
+            executor.update_parameters(
+                **_slurm_parameters(resources, name, comment), array_parallelism=max_parallel or len(arguments)
+            )
+            try:
+                made = executor.map_array(function, list(arguments[start : start + size]))
+            except BaseException:
+                for array in {job.job_id.partition("_")[0] for job in jobs}:
+                    scheduler.cancel(JobRef("slurm", array))
+                raise
+            jobs += [JobRef("slurm", job.job_id) for job in made]
     return jobs
 
 
