@@ -74,6 +74,8 @@ class Args(cli.CommonArgs):
     """Print the configuration and the sbatch script; submit and write nothing."""
     fresh: bool = False
     """Start over, beside what is there."""
+    group: str = ""
+    """Open the run's folder to this group, for reading; else it is yours alone."""
     debug: bool = False
     """Try every step in a minute: a hundredth of the data, one epoch, no W&B."""
 
@@ -89,7 +91,8 @@ def main(args: Args) -> cli.Result:
     request = launch.Request(
         task=args.task, dataset=args.dataset, model=args.model, weights=args.weights,
         settings=cli.settings(args.set), home=args.home, cluster=args.cluster, preset=args.preset,
-        resources={name: getattr(args, name) for name in overrides}, fresh=args.fresh, debug=args.debug,
+        resources={name: getattr(args, name) for name in overrides}, fresh=args.fresh, group=args.group,
+        debug=args.debug,
         options=JobOptions(
             stage=args.stage, cache=args.cache, bad_samples=args.bad_samples,
             wandb="off" if args.debug else args.wandb,

@@ -81,7 +81,7 @@ def report_stalled(run: RunDir, rank: int, attempt: int, host: str, message: str
 
 def _write(run: RunDir, failure: Failure) -> None:
     try:
-        run.errors.mkdir(mode=0o700, exist_ok=True)
+        run.errors.mkdir(exist_ok=True)
         write_json(run.error(failure.rank), {**failure.__dict__, "time": time.time()})
     except OSError as error:
         print(f"the error report could not be written: {error}", flush=True)

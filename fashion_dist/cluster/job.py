@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster import failures, lock, machine, record, scheduler
+from fashion_dist.cluster import access, failures, lock, machine, record, scheduler
 from fashion_dist.cluster.place import Place, own_address, read_place
 from fashion_dist.cluster.watch import Watch, end_within, signals_of_all
 from fashion_dist.errors import InputError, RunBusyError, RunError
@@ -102,6 +102,7 @@ def run_rank(run: RunDir) -> None:
     stop = StopFlag()
     stop.install()
     faulthandler.enable()
+    access.keep(run.path)
     place = read_place(os.environ)
     threads = set_threads(place)
     submission = record.Submission.read(run)

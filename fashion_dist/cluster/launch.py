@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist import __version__, model_names, tasks, weights
-from fashion_dist.cluster import lock, presets, scheduler
+from fashion_dist.cluster import access, lock, presets, scheduler
 from fashion_dist.cluster.presets import Resources
 from fashion_dist.cluster.record import JobOptions, Submission, attempts
 from fashion_dist.cluster.scheduler import Cluster, JobRef
@@ -53,6 +53,8 @@ class Request:
     """Fields of `Resources` that replace the preset's; None replaces nothing."""
     options: JobOptions = field(default_factory=JobOptions)
     fresh: bool = False
+    group: str = ""
+    """May read the run's folder; empty leaves it as it is, closed at first."""
     debug: bool = False
     """All the steps on a hundredth of the data."""
 
@@ -74,6 +76,8 @@ class Plan:
     """The folder of the sweep that the run is a trial of."""
     trial: int = -1
     """The trial's number."""
+    group: str = ""
+    """May read the run's folder."""
 
     @property
     def comment(self) -> str:
@@ -159,8 +163,10 @@ def resolve(request: Request) -> Plan:
     """
     ground = survey(request)
     config = ground.require(ground.config)
+    if request.group:
+        access.group_id(request.group)
     require_shards(ground.shard_set)
-    return ground.plan(config, fresh=request.fresh)
+    return dataclasses.replace(ground.plan(config, fresh=request.fresh), group=request.group)
 
 
 def survey(request: Request) -> Ground:
@@ -320,7 +326,7 @@ def launch(plan: Plan) -> Launched:
     run = plan.run
     if plan.config.model.weights == "imagenet":
         weights.fetch(weights.published(plan.config.model.name), run.home.weights)
-    make_folder(run)
+    make_folder(run, plan.group)
     with lock.guard(run.path, "launch"):
         before = _already(plan)
         if before is not None:
@@ -340,10 +346,10 @@ def launch(plan: Plan) -> Launched:
         return Launched("submitted", run, job, look(run, Scheduler()), attempt)
 
 
-def make_folder(run: RunDir) -> None:
-    """Make a run's folder, for its owner alone, where there is none."""
+def make_folder(run: RunDir, group: str = "") -> None:
+    """Make a run's folder, for its owner and that group, where there is none; see `access.make`."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    run.path.mkdir(mode=0o700, exist_ok=True)
+    access.make(run.path, group)
 
 
 def _already(plan: Plan) -> Launched | None:

@@ -53,7 +53,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Beat and look until `stop`."""
-        self._run.heartbeats.mkdir(mode=0o700, exist_ok=True)
+        self._run.heartbeats.mkdir(exist_ok=True)
         last = time.monotonic()
         while not self._over.wait(self._beat_s):
             now = time.monotonic()

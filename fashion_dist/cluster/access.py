@@ -1,0 +1,68 @@
+"""Who may look into a run's folder: its owner, and one group where the owner opened it.
+
+A group may read and never write: jobs load pickles that submitit put there. Whether a folder is open is told by its own
+mode, so every later start, also one by hand, keeps it so.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from fashion_dist.errors import ConfigError
+
+PRIVATE, OPEN = 0o700, 0o2750
+"""Modes of a run's folder; with the set-group-ID bit what is made inside belongs to the same group."""
+_GROUP_READS = stat.S_IRGRP | stat.S_IXGRP
+
+
+def group_id(name: str) -> int:
+    """The number of a group to which this user may open a folder.
+
+    Raises:
+        ConfigError: no such group, or one that this user is no member of; the user's own are named.
+    """
+    mine = {os.getegid(), *os.getgroups()}
+    try:
+        number = grp.getgrnam(name).gr_gid
+    except KeyError:
+        number = -1
+    if number < 0 or (number not in mine and os.geteuid() != 0):
+        kind = "is unknown" if number < 0 else "has other members only"
+        raise ConfigError(f"group {name!r} {kind}; yours: {', '.join(sorted(_names(mine)))}")
+    return number
+
+
+def _names(numbers: set[int]) -> list[str]:
+    known = {entry.gr_gid: entry.gr_name for entry in grp.getgrall()}
+    return [known.get(number, str(number)) for number in numbers]
+
+
+def make(folder: Path, group: str = "") -> None:
+    """Make a run's folder where there is none, for its owner alone or opened to a group; then `keep` to it.
+
+    Raises:
+        ConfigError: the folder is somebody else's.
+    """
+    folder.mkdir(mode=PRIVATE, exist_ok=True)
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = str(owner)
+        raise ConfigError(f"{folder} belongs to {name}; only its owner launches a run, --fresh starts over beside it")
+    if group:
+        os.chown(folder, -1, group_id(group))
+        folder.chmod(OPEN)
+    keep(folder)
+
+
+def keep(folder: Path) -> None:
+    """Let what this process makes be read by the group, if the folder is open; else the user's umask stands."""
+    if folder.stat().st_mode & _GROUP_READS == _GROUP_READS:
+        before = os.umask(0o077)
+        os.umask(before & ~_GROUP_READS)
