@@ -19,8 +19,8 @@ RECIPE = Config(
     dataset="clipart",
     model=ModelConfig(name="fashionnet", dropout=0.2, recolour=0.2),
     optim=OptimConfig(name="adamw", lr=3e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=3.0),
-    # Colours tell drawings apart, so few are changed. Training crops show a drawing larger than it is: evaluation looks as
-    # closely (Touvron et al. 2019).
+    # Colours tell drawings apart, so they are seldom changed. Training crops show a drawing larger than it is, so
+    # evaluation looks as closely (Touvron et al. 2019).
     data=DataConfig(
         image_px=80, fit="squash", eval_resize=1.14, eval_flip=True, crop_scale=(0.5, 1.0),
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
