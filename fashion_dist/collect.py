@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,26 @@ def collect(
     """
     part = shard_set.split(split)
     files = load(config.task).submission(ordered_predictions(run, part, wait_s), part, config)
-    folder = out or run.submission
+    return _write(files, out or run.submission)
+
+
+def collect_average(
+    runs: Sequence[RunDir], config: Config, shard_set: ShardSet, out: Path, split: str = "test", wait_s: float = 0.0
+) -> list[Path]:
+    """`collect` for the mean of several runs of one task, whose probabilities are averaged sample by sample.
+
+    Raises:
+        ConfigError: answers of the task have no mean.
+    """
+    task = load(config.task)
+    if task.average is None:
+        raise ConfigError(f"answers of task {config.task!r} cannot be averaged; allowed: the best trial alone, --best")
+    part = shard_set.split(split)
+    members = [ordered_predictions(run, part, wait_s) for run in runs]
+    return _write(task.submission({**members[0], **task.average(members)}, part, config), out)
+
+
+def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_text(folder / name, text)

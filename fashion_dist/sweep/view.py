@@ -155,9 +155,8 @@ def _look(
         reason = entry.reason if entry is not None and state == "queued" and entry.reason != "None" else ""
         return TrialView(number, settings, dataclasses.replace(base, state=state, detail=reason, job=job, there=there))
     if base.state == "new" or base.job != job:  # it ended before its run could say anything
-        ended = slurm.ended(job)
-        state = "cancelled" if ended.startswith("CANCELLED") else "failed"
-        words, log = _before_the_run(sweep, job, ended)
+        words, log = _before_the_run(sweep, job, slurm.ended(job))
+        state = "failed" if log is not None else "cancelled"
         base = dataclasses.replace(base, state=state, detail=words, job=job, log=log)
     return TrialView(number, settings, base)
 
@@ -174,12 +173,14 @@ def _locally(number: int, base: RunView, job: JobRef, queue: _Queue) -> RunView:
     return base
 
 
-def _before_the_run(sweep: Sweep, job: JobRef, ended: str) -> tuple[str, Path]:
+def _before_the_run(sweep: Sweep, job: JobRef, ended: str) -> tuple[str, Path | None]:
+    """Why a task ended before its run could say anything, and its log; without a log it was cancelled."""
     log = sweep.folder.logs / f"{job.job_id}_0_log.err"
     if ended.startswith("CANCELLED"):
-        return "the job was cancelled", log
+        return "the job was cancelled", None
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
+    except FileNotFoundError:
+        # Slurm forgets the last task of an array when it is cancelled while it waits.
+        return ("the job was cancelled before it started", None) if not ended else (f"the job ended: {ended}", log)
     return (lines[-1] if lines else f"the job ended without a word ({ended or 'state unknown'})"), log

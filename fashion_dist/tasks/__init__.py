@@ -96,6 +96,7 @@ class Task:
         merges: task name -> (labels of that task) -> labels of this one, whose classes are groups of that one's.
         check: (shard set, config) -> None; raises ConfigError before anything is submitted.
         tune: (split, its `rows`, config) -> options that suit that split best, such as thresholds.
+        average: (`rows` of several models, of the same samples) -> what they answer together.
     """
 
     recipe: Config
@@ -117,6 +118,7 @@ class Task:
     merges: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     check: Callable[[ShardSet, Config], None] | None = None
     tune: Callable[[Split, Columns, Config], Mapping[str, Scalar]] | None = None
+    average: Callable[[Sequence[Columns]], dict[str, np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         assert (self.targets is None) != (self.examples is None), "a task has targets, or examples of its own"

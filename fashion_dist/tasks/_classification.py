@@ -65,7 +65,7 @@ def classification(
     return Task(
         recipe=recipe, facts=facts, build_model=build_model, targets=targets, loss=loss, sums=sums, metrics=metrics,
         rows=rows, submission=submission, tables=tables, class_names=class_names, merges=merges or {}, check=check,
-        monitor="accuracy", shown_metrics=("macro_f1",),
+        monitor="accuracy", shown_metrics=("macro_f1",), average=average,
     )  # fmt: skip
 
 
@@ -129,6 +129,12 @@ def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
     """The most probable class, int64 [N], and the probabilities of all, float32 [N, K]."""
     logits = outputs["label"].float()
     return {"label": logits.argmax(dim=1).cpu().numpy(), "probability": logits.softmax(dim=1).cpu().numpy()}
+
+
+def average(members: Sequence[Columns]) -> dict[str, np.ndarray]:
+    """The class that is most probable by the mean of the models' probabilities, and that mean."""
+    mean = np.mean([np.asarray(columns["probability"], np.float64) for columns in members], axis=0)
+    return {"label": mean.argmax(axis=1), "probability": mean.astype(np.float32)}
 
 
 def confusion_tables(confusion: np.ndarray, names: Sequence[str]) -> dict[str, str]:

@@ -308,8 +308,10 @@ def average(members: Sequence[Columns]) -> dict[str, np.ndarray]:
     """`embedding` float64 [N, sum of C + 1], whose scores are the means of the models' scores (logits)."""
     count = len(members)
     rows = [np.asarray(columns["embedding"], np.float64) for columns in members]
-    bias = np.mean([row[:, -1:] for row in rows], axis=0)
-    return {"embedding": np.concatenate([*(row[:, :-1] / np.sqrt(count) for row in rows), bias], axis=1)}
+    halves = [row.shape[1] // 2 for row in rows]
+    alike = [row[:, :half] / np.sqrt(count) for row, half in zip(rows, halves, strict=True)]
+    apart = [row[:, half:-1] / count for row, half in zip(rows, halves, strict=True)]
+    return {"embedding": np.concatenate([*alike, *apart, np.mean([row[:, -1:] for row in rows], axis=0)], axis=1)}
 
 
 def score_pairs(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

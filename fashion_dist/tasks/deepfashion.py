@@ -191,6 +191,13 @@ def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
     }
 
 
+def average(members: Sequence[Columns]) -> dict[str, np.ndarray]:
+    """The means of the models' probabilities, and the category that is most probable by them."""
+    names = ("category_probability", "attribute_probability")
+    means = {name: np.mean([np.asarray(columns[name], np.float64) for columns in members], axis=0) for name in names}
+    return {"category": means["category_probability"].argmax(axis=1), **means}
+
+
 def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`category.csv` and `attribute.csv` as the assignment wants them, in the order of the split's file."""
     order = np.argsort(np.asarray(columns["row"]), kind="stable")
@@ -261,6 +268,7 @@ TASK = Task(
     monitor="score",
     check=check,
     tune=tune,
+    average=average,
     unmixable=("attributes",),
     shown_metrics=("accuracy", "attribute_f1"),
 )

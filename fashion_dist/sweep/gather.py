@@ -1,0 +1,142 @@
+"""What a sweep gave: a table of all trials, the best one's submission, and that of the best ones together."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_dist.cluster.table import cut
+from fashion_dist.collect import collect, collect_average
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.files import write_text
+from fashion_dist.paths import SweepDir
+from fashion_dist.runs import open_folder
+from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
+from fashion_dist.tracking import read_metrics
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was written.
+
+    Args:
+        view: the sweep as it stood.
+        trials: whose answers are in the submission, the best first.
+        files: the tables and the submission files.
+        missing: a sentence about the trials that are not done; empty when all are.
+    """
+
+    view: SweepView
+    trials: Sequence[TrialView]
+    files: Sequence[Path]
+    missing: str
+
+
+def gather(
+    folder: SweepDir, out: Path | None = None, *, count: int = 0, split: str = "test", wait_s: float = 0.0
+) -> Gathered:
+    """Write `trials.csv` and `trials.parquet`, and the submission of the `count` best trials that are done.
+
+    Args:
+        folder: the sweep's.
+        out: where the files go; None is the sweep's own.
+        count: 0 writes the tables alone, 1 the best trial's submission, more the mean of so many.
+        split: the predicted split.
+        wait_s: how long to wait for files that a network filesystem shows late.
+
+    Raises:
+        ConfigError: fewer trials are done than are to be averaged.
+        RunError: none is done yet.
+    """
+    view = look_at_sweep(folder)
+    out = out or folder.collected
+    done = [trial for trial in view.ranked if trial.view.state == "done"]
+    if count and not done:
+        raise RunError(f"no trial of sweep {folder.sweep_id} is done yet; {_missing(view)}")
+    if count > len(done):
+        raise ConfigError(
+            f"--ensemble {count}: {len(done)} trials of sweep {folder.sweep_id} are done; {_missing(view)}"
+        )
+    chosen = done[:count]
+    files = _write_tables(view, out)
+    if chosen:
+        runs = [folder.home.run_dir(trial.view.run_id) for trial in chosen]
+        opened = open_folder(runs[0])
+        if count == 1:
+            files += collect(runs[0], opened.config, opened.shard_set, out, split, wait_s)
+        else:
+            files += collect_average(runs, opened.config, opened.shard_set, out, split, wait_s)
+    return Gathered(view, chosen, files, _missing(view))
+
+
+def _missing(view: SweepView) -> str:
+    """Which trials are not done, by state; those that were given up on purpose are not missing."""
+    parts = []
+    for state, count in view.counts.items():
+        if state not in ("done", "pruned"):
+            numbers = [trial.number for trial in view.trials if trial.view.state == state]
+            parts.append(f"{count} {state} ({cut(', '.join(map(str, numbers)), 60)})")
+    return f"missing: {'; '.join(parts)}" if parts else ""
+
+
+def rows(view: SweepView) -> list[dict[str, Any]]:
+    """One row a trial: number, run, state, the settings that vary, the validation metrics of its best epoch."""
+    found = []
+    for trial in view.trials:
+        progress = trial.view.progress
+        config = trial.view.config
+        varied = {key: config.get(key, trial.settings.get(key)) for key in view.sweep.varied}
+        head = {"trial": trial.number, "run": trial.view.run_id, "state": trial.view.state}
+        best = {"best_epoch": progress.best.get("epoch"), "epochs": progress.epoch, "attempts": trial.view.attempts}
+        found.append({**head, **varied, **best, **_metrics(view, trial), "detail": trial.view.detail})
+    return found
+
+
+def _metrics(view: SweepView, trial: TrialView) -> Mapping[str, float]:
+    epoch = trial.view.progress.best.get("epoch")
+    if epoch is None:
+        return {}
+    run = view.sweep.folder.home.run_dir(trial.view.run_id)
+    points = [point for point in read_metrics(run.metrics) if point["split"] == "val" and point.get("epoch") == epoch]
+    left_out = ("split", "step", "epoch", "attempt", "time")
+    return {f"val/{name}": value for point in points[-1:] for name, value in point.items() if name not in left_out}
+
+
+def _write_tables(view: SweepView, out: Path) -> list[Path]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = rows(view)
+    names = list(dict.fromkeys(name for row in table for name in row))
+    names.append(names.pop(names.index("detail")))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else _plain(value) for name, value in row.items()} for row in table)
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "trials.csv", out / "trials.parquet"]
+    write_text(files[0], text.getvalue())
+    temporary = out / ".trials.parquet.new"
+    pq.write_table(pa.table({name: _column([row.get(name) for row in table]) for name in names}), temporary)
+    temporary.replace(files[1])
+    return files
+
+
+def _plain(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """A column of one type: numbers and truths as they are, all else as text."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int} or kinds <= {bool} or kinds <= {str}:
+        return pa.array(values)
+    if kinds <= {int, float}:
+        return pa.array(values, pa.float64())
+    return pa.array([None if value is None else str(_plain(value)) for value in values])
