@@ -1,0 +1,157 @@
+"""`bench.py checkpoint`: what saving every 50 steps costs, in the training loop itself.
+
+Blocks of 50 steps of the deepfashion recipe run in turns: one with a checkpoint at its beginning, written while the
+steps go on and waited for at its end, one without. The cost is the median of the pairs' differences. Processor time
+counts the writing thread as well and is hardly blurred by what else the machine does; wall time is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fashion_dist import cli
+from fashion_dist.errors import ConfigError
+from fashion_dist.paths import Home, RunDir
+
+if TYPE_CHECKING:
+    from fashion_dist.session import Session, SplitFeed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(cli.CommonArgs):
+    """Measure the cost of checkpoints; writes below HOME, so that is the disk measured."""
+
+    task: str = "deepfashion"
+    """What is trained; its shard set stands in HOME/shards."""
+    image_px: int = 0
+    """Height and width of the images; 0 is the recipe's."""
+    batch_size: int = 0
+    """Images a step; 0 is the recipe's."""
+    steps: int = 50
+    """Steps from one checkpoint to the next."""
+    rounds: int = 5
+    """Pairs of blocks, with and without; the table shows medians."""
+    out: str = ""
+    """Where the JSON goes; else HOME/bench/checkpoint.json."""
+
+
+def main(args: Args) -> cli.Result:
+    """Measures, prints the table, writes the JSON."""
+    if args.rounds < 1 or args.steps < 1:
+        raise ConfigError("--rounds and --steps must be 1 or more")
+    home = Home.find(args.home)
+    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "checkpoint.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
+        session, train = _session(args, home, Path(scratch) / "runs" / "bench")
+        with train:
+            blocks = _measure(session, train, args, progress)
+        session.checkpoints.close()
+        newest = max(session.folder.checkpoints.glob("step-*"))
+        size = json.loads((newest / "manifest.json").read_text())["bytes"]
+    cost = {kind: _cost(blocks.of(kind)) for kind in ("wall", "cpu")}
+    held_s = statistics.median(blocks.held_s)
+    values = {
+        "task": args.task, "image_px": session.config.data.image_px, "batch_size": session.config.train.batch_size,
+        "steps": args.steps, "checkpoint_bytes": size, "held_s": round(held_s, 4),
+        **{f"{kind}_cost": round(value, 5) for kind, value in cost.items()},
+        **{f"{kind}_s": {word: [round(s, 3) for s in found] for word, found in
+                         zip(("with", "without"), blocks.of(kind), strict=True)} for kind in ("wall", "cpu")},
+    }  # fmt: skip
+    out.write_text(json.dumps(values, indent=1) + "\n")
+    lines = [f"{args.steps} steps, median    with      without        cost"]
+    for kind, words in (("wall", "wall time, s"), ("cpu", "processor time, s")):
+        saving, plain = (statistics.median(found) for found in blocks.of(kind))
+        lines.append(f"{words:<18} {saving:8.2f}     {plain:8.2f}    {cost[kind]:8.2%}")
+    return cli.Result(
+        f"a checkpoint of {size / 1e6:.1f} MB every {args.steps} steps costs {cost['cpu']:.2%} of the processor time; "
+        f"it holds the loop for {held_s * 1000:.0f} ms",
+        paths={"figures": out},
+        data=values,
+        text="\n".join(lines),
+    )
+
+
+@dataclass
+class Blocks:
+    """Seconds of each block, in pairs: (wall, processor)."""
+
+    saving: list[tuple[float, float]] = field(default_factory=list)
+    plain: list[tuple[float, float]] = field(default_factory=list)
+    held_s: list[float] = field(default_factory=list)
+    """Wall time for which saving held the loop."""
+
+    def of(self, kind: str) -> tuple[list[float], list[float]]:
+        """The `wall` or `cpu` seconds of the blocks with a checkpoint, and of those without."""
+        index = ("wall", "cpu").index(kind)
+        return [block[index] for block in self.saving], [block[index] for block in self.plain]
+
+
+def _cost(blocks: tuple[list[float], list[float]]) -> float:
+    """The median difference of the pairs, as a fraction of a block without a checkpoint."""
+    saving, plain = blocks
+    return statistics.median(a - b for a, b in zip(saving, plain, strict=True)) / statistics.median(plain)
+
+
+def _session(args: Args, home: Home, folder: Path) -> tuple[Session, SplitFeed]:
+    """A fresh run in this process alone, and its training split."""
+    from fashion_dist.checkpoint import Checkpoints
+    from fashion_dist.distributed import Link, World
+    from fashion_dist.learner import Learner
+    from fashion_dist.session import FitOptions, Session, SplitFeed
+    from fashion_dist.tasks import load
+    from shards import ShardSet
+
+    task = load(args.task)
+    config = task.recipe
+    data = dataclasses.replace(config.data, image_px=args.image_px or config.data.image_px, start_px=0)
+    train = dataclasses.replace(config.train, batch_size=args.batch_size or config.train.batch_size)
+    config = dataclasses.replace(config, data=data, train=train)
+    shard_set = ShardSet.open(home.shard_set(config.dataset))
+    if shard_set.splits["train"] < config.train.batch_size:
+        raise ConfigError(f"--batch-size {config.train.batch_size} is more than the images of {shard_set.path}")
+    link = Link(World(), World().device())
+    learner = Learner(task.build_model(config, shard_set.schema), config, link)
+    run = RunDir(folder)
+    session = Session(
+        run, config, task, shard_set, link, learner, Checkpoints(run.checkpoints, config.train.keep), FitOptions(),
+        lambda: False,
+    )  # fmt: skip
+    learner.train(config.train.epochs - 1)  # with nothing frozen
+    return session, SplitFeed(session, "train")
+
+
+def _measure(session: Session, train: SplitFeed, args: Args, progress: cli.Progress) -> Blocks:
+    from fashion_dist.train import train_step
+
+    batches = (batch for epoch in range(1 << 30) for batch in train.loader.epoch(epoch))
+    blocks = Blocks()
+
+    def step() -> None:
+        float(train_step(session, train, [next(batches)])["gradient_norm"])
+        session.position.total += 1
+
+    def block(save: bool) -> tuple[float, float]:
+        began, used = time.perf_counter(), time.process_time()
+        if save:
+            session.save()
+            blocks.held_s.append(time.perf_counter() - began)
+        for _ in range(args.steps):
+            step()
+        session.checkpoints.wait()
+        return time.perf_counter() - began, time.process_time() - used
+
+    step()  # pools and page cache
+    for turn in range(2 * args.rounds):
+        # Every other pair in the opposite order, so that neither always follows the other.
+        save = (turn % 2 == 0) == (turn // 2 % 2 == 0)
+        (blocks.saving if save else blocks.plain).append(block(save))
+        progress("blocks", turn + 1, 2 * args.rounds)
+    return blocks
