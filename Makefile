@@ -20,7 +20,7 @@ lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 faults: .venv/installed
-	@bash tests/run.sh faults
+	@$(if $(DATA),FASHION_DIST_PHOTOS=$(abspath $(DATA)) )bash tests/run.sh faults
 
 bench: .venv/installed
 	@$(BIN)/python jobs/bench.py loader --home $(WORKSPACE)

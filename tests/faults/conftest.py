@@ -20,7 +20,15 @@ from trial import SAMPLES, Trial
 
 from shards import PackOptions, ReadOptions, pack
 
+TIMEOUT_S = 1800
+"""Of one test: a row starts a run up to four times, on a machine that may be busy."""
 COUNTS = {"train": SAMPLES, "val": 40, "test": 37}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 def some_photos(source: Path, folder: Path) -> Path:

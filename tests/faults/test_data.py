@@ -75,6 +75,7 @@ def test_shards_that_are_not_those_of_the_index_are_named_before_anything_starts
 
 
 @pytest.mark.fault(13)
+@pytest.mark.slow
 def test_a_shard_replaced_in_mid_run_changes_nothing(trial: Trial, figures: Figures) -> None:
     launcher = trial.start("--wait", nodes=1)
     trial.wait_for_step(3)
@@ -90,6 +91,7 @@ def test_a_shard_replaced_in_mid_run_changes_nothing(trial: Trial, figures: Figu
 
 
 @pytest.mark.fault(14)
+@pytest.mark.slow
 def test_a_flipped_bit_is_named_and_repaired_the_run_goes_on(trial: Trial, figures: Figures) -> None:
     folder = trial.place.home / "shards" / "deep_fashion"
     split = ShardSet.open(folder).split("train")

@@ -15,7 +15,7 @@ from trial import Trial
 
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_rank_takes_its_peers_with_it_and_the_run_goes_on(trial: Trial, victim: int, figures: Figures) -> None:
     launcher = trial.start("--wait")
     trial.wait_for_step(9, rank=victim)

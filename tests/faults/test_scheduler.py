@@ -33,7 +33,13 @@ def job_of(trial: Trial) -> str:
 
 def ended(trial: Trial, figures: Figures, began: float, limit_s: float | None = None) -> None:
     """Wait for the end of a run that goes on by itself, and hold it against the undisturbed one."""
-    until(lambda: read(trial.run / "state.json").get("state") in ("done", "failed"), "the run is over")
+
+    def over() -> bool:
+        # A start that fails of a lost node is followed by another one, so only the queue can say that it was the last.
+        state = read(trial.run / "state.json").get("state")
+        return state == "done" or (state == "failed" and scheduler.queue(job_ids=[job_of(trial)]) == [])
+
+    until(over, "the run is over")
     figures.took(time.monotonic() - began, limit_s)
     trial.ended_well(figures)
 

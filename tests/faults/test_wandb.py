@@ -42,6 +42,7 @@ def untouched(trial: Trial, figures: Figures, warnings: int | None = 1) -> None:
         assert said.count("training goes on") == warnings, said
 
 
+@pytest.mark.slow
 def test_its_helper_is_killed(trial: Trial, figures: Figures) -> None:
     launcher = trial.start("--wait", "--wandb", "offline", nodes=1)
     trial.wait_for_step(3)
