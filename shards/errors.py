@@ -49,18 +49,21 @@ class RowsError(InputError):
 
 
 class DamageError(ShardsError):
-    """A sample whose bytes do not match the index (short read, CRC) or do not decode.
+    """A sample whose bytes do not match the index (short read, CRC) or do not decode; or a file that is not readable.
 
     Args:
-        shard: name of the tar.
-        key: the sample's key.
+        shard: name of the tar or other file.
+        key: the sample's key; empty where the damage is of no one sample.
         offset: byte offset of the image in the tar.
         reason: what was found.
     """
 
     def __init__(self, shard: str, key: str, offset: int, reason: str) -> None:
         self.shard, self.key, self.offset, self.reason = shard, key, offset, reason
-        super().__init__(f"shard {shard}, key {key!r}, offset {offset}: {reason}")
+        where = (
+            f"shard {shard}, key {key!r}, offset {offset}" if key else f"{shard}, offset {offset}" if offset else shard
+        )
+        super().__init__(f"{where}: {reason}")
 
     def __reduce__(self) -> tuple[type[DamageError], tuple[str, str, int, str]]:
         return type(self), (self.shard, self.key, self.offset, self.reason)

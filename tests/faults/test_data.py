@@ -68,7 +68,7 @@ def test_shards_that_are_not_those_of_the_index_are_named_before_anything_starts
     began = time.monotonic()
     said = Workplace(tmp_path).launch()
     figures.took(time.monotonic() - began, limit_s=5)
-    assert said.status == 2
+    assert said.status == (1 if "index" in harm and "end" not in harm else 2), said.err
     assert (index.name if "index" in harm and "end" not in harm else shard.name) in said.err
     assert said.err.count("\n") == 1
     assert Workplace(tmp_path).runs == []
