@@ -60,9 +60,10 @@ class DamageError(ShardsError):
 
     def __init__(self, shard: str, key: str, offset: int, reason: str) -> None:
         self.shard, self.key, self.offset, self.reason = shard, key, offset, reason
-        where = (
-            f"shard {shard}, key {key!r}, offset {offset}" if key else f"{shard}, offset {offset}" if offset else shard
-        )
+        if key:
+            where = f"shard {shard}, key {key!r}, offset {offset}"
+        else:
+            where = f"{shard}, offset {offset}" if shard.endswith(".tar") else shard
         super().__init__(f"{where}: {reason}")
 
     def __reduce__(self) -> tuple[type[DamageError], tuple[str, str, int, str]]:
