@@ -60,6 +60,8 @@ def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
 
 def _patience_s(view: RunView) -> float:
     """How long to believe that a run which seems over might say more: its ranks end, its files arrive."""
+    if view.there == "running" and view.state == "failed" and view.job is not None and view.job.cluster == "slurm":
+        return float("inf")  # of a lost node, perhaps: Slurm requeues the job once it has given the node up
     if view.there != "gone":
         return SETTLE_S
     if view.state == "done" or view.job is None or view.job.cluster == "local":

@@ -80,7 +80,7 @@ def test_a_run_outlives_its_node(slurm_trial: Trial, figures: Figures) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can kill a node's daemons")
     trial = slurm_trial
-    trial.launch(pace_s=PACE_S)
+    launcher = trial.start("--wait", pace_s=PACE_S)
     trial.wait_for_step(9, rank=1)
     job = job_of(trial)
     began = time.monotonic()
@@ -94,6 +94,8 @@ def test_a_run_outlives_its_node(slurm_trial: Trial, figures: Figures) -> None:
         assert run(UP).returncode == 0  # the node comes back
     ended(trial, figures, began)
     assert job_of(trial) == job and len(trial.ends()) == 2 and trial.ends()[1] == "done"
+    out, err = launcher.communicate()
+    assert launcher.returncode == 0 and '"state": "done"' in out, err
 
 
 @pytest.mark.fault(5)

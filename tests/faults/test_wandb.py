@@ -35,6 +35,7 @@ def helpers(home: Path) -> list[int]:
 def untouched(trial: Trial, figures: Figures, warnings: int | None = 1) -> None:
     """The run is as one without W&B, told all its metrics to the file, and warned once."""
     trial.ended_well(figures, nodes=1)
+    until(lambda: helpers(trial.place.home) == [], "W&B's helper has ended")
     points = [json.loads(line) for line in (trial.run / "metrics.jsonl").read_text().splitlines()]
     assert [point["epoch"] for point in points if point["split"] == "val"] == list(range(1, EPOCHS + 1))
     said = "".join(path.read_text() for path in sorted((trial.run / "logs").glob("*.err")))
