@@ -27,7 +27,7 @@ PHOTOS = ("train.epochs=10", *SHORT)
 
 @dataclass(frozen=True, kw_only=True)
 class Args(cli.CommonArgs):
-    """Pack, launch on 2 nodes, collect and draw the curves."""
+    """Pack, launch on 2 nodes, collect and report."""
 
     data: str = ""
     """A folder with deep_fashion/ in it; else garments are drawn."""
@@ -55,7 +55,7 @@ def main(args: Args) -> cli.Result:
     return cli.Result(
         f"from pictures to predictions in {minutes:.1f} minutes",
         text="\n".join(lines),
-        paths={**collected["paths"], "curves": drawn["paths"]["curves"]},
+        paths={**collected["paths"], "report": drawn["paths"]["page"]},
         next={"train for real": "python jobs/launch.py --task deepfashion --nodes 2 --wait"},
         data={"run": run_id, "minutes": minutes},
     )

@@ -1,47 +1,87 @@
-"""Draw a run's pictures: python jobs/report.py RUN."""
+"""Everything about runs on one page: python jobs/report.py RUN [RUN ...].
+
+python jobs/report.py deepfashion-82            one run: RUN/report/index.html
+python jobs/report.py clipart-1 clipart-2       several: HOME/reports/.../index.html
+python jobs/report.py deepfashion-82 --archive  and a zip to hand in
+python jobs/report.py RUN RUN --table           only the table of results, as Markdown
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fashion_dist import cli
 from fashion_dist.cluster.view import typed
+from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
+
+if TYPE_CHECKING:
+    from fashion_dist.report.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(cli.CommonArgs):
-    """Draw a run's pictures from what it measured."""
+    """Everything about runs on one page; several are compared."""
 
-    run: Annotated[str, tyro.conf.Positional]
-    """A run id, a unique beginning of one, or a run's folder."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
+    """Run ids, unique beginnings of them, or folders."""
+    out: str = ""
+    """Folder of the page; else the run's report/, of several runs one under HOME/reports."""
+    quick: bool = False
+    """Only what is written down: predict nothing, look into no network."""
+    sweep: bool = False
+    """Show several runs as trials of a sweep, however few they are."""
+    table: bool = False
+    """Print the table of results as Markdown, and make no page."""
+    archive: bool = False
+    """Also one zip of code, settings, report, submissions and the best model, of one run."""
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Show the pictures in W&B too; auto does with WANDB_API_KEY."""
 
 
 def main(args: Args) -> cli.Result:
-    """Report on one run."""
-    from fashion_dist.report.curves import best_metrics, draw_curves
-    from fashion_dist.runs import open_run
-    from fashion_dist.state import RunState
-    from fashion_dist.tasks import load
+    """Report on the runs."""
+    home = Home.find(args.home)
+    if not args.runs:
+        raise ConfigError("report.py needs the runs to report on: python jobs/report.py RUN [RUN ...]")
+    folders = list(dict.fromkeys(home.find_run(name) for name in args.runs))
+    if args.archive and len(folders) > 1:
+        raise ConfigError(f"--archive is of one run, not of {len(folders)}")
+    from fashion_dist.report.facts import read_facts
 
-    opened = open_run(Home.find(args.home), args.run)
-    task = load(opened.config.task)
-    state = RunState.read(opened.folder.state)
-    best = state.best if state else {}
-    names = [opened.config.train.monitor or task.monitor, *task.shown_metrics]
-    written = draw_curves(opened.folder, list(dict.fromkeys(names)), best.get("epoch"))
-    headline = f"{opened.folder.run_id}: {state.state if state else 'not started'}"
+    found = read_facts(folders)
+    if args.table:
+        from fashion_dist.report.table import markdown
+
+        return cli.Result("", text=markdown(found), data={"runs": [facts.run_id for facts in found]})
+    from fashion_dist.report import make
+
+    out = Path(args.out).absolute() if args.out else None
+    if len(found) > 1:
+        made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep)
+        headline = f"{len(found)} runs on one page"
+        return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
+    made = make.report_run(found[0], out, quick=args.quick, say=_say)
+    return _of_one(found[0], made.page, args)
+
+
+def _of_one(facts: Facts, page: Path, args: Args) -> cli.Result:
+    best = facts.view.progress.best
+    headline = f"{facts.run_id}: {facts.view.state}"
     if best:
         headline += f", best {best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
-    return cli.Result(
-        headline,
-        paths={"curves": written["png"], "as vectors": written["svg"], "numbers": written["csv"]},
-        next={"submission": typed("collect", opened.folder)},
-        data={"run": opened.folder.run_id, "best": best, "metrics": best_metrics(opened.folder, best.get("epoch"))},
-    )
+    paths: dict[str, Path | str] = {"page": page, "figures": page.parent / "figures"}
+    data: dict[str, Any] = {"run": facts.run_id, "best": best, "metrics": facts.at_best("val")}
+    return cli.Result(headline, paths=paths, next={"submission": typed("collect", facts.run)}, data=data)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

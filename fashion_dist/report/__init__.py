@@ -1,1 +1,19 @@
-"""Pictures and pages of runs, drawn from metrics.jsonl and the predictions alone."""
+"""Pages of runs, drawn from what their folders hold: `jobs/report.py RUN [RUN ...]`.
+
+    facts       what is written down about a run -> `Facts`; nothing is computed, nothing is imported but numpy
+    answers     a split's predictions beside its truth, by key -> `Answers`
+    scores      arithmetic over truth and predictions, as scikit-learn counts; intervals by the bootstrap
+    blocks      what a page is made of: `Section`s of sentences, pictures, tables and image sheets
+    album       draws one picture with matplotlib: PNG, SVG and CSV beside the page, SVG inside it, words for the blind
+    story, classes, attributes, outfits         sections of one run's page
+    inside, looks                               what the network sees; `inside` computes and keeps, `looks` draws
+    several, ablation, search                   sections of a page of several runs; `search` is many trials of a sweep
+    page        sections -> one self-contained HTML file (template page.html); readable without a script
+    make        which sections a page has, and in which order: read this file first
+    table       runs as a Markdown table;  archive  one zip to hand in
+
+A section opens with sentences drawn from the numbers it shows, and they say no more than the numbers do. Each way down
+this list knows only what stands above it. What a run does not have (labels, predictions, best weights) is said in its
+section's place; nothing is invented. Figures use Okabe & Ito's colours; in the page ink and paper follow the reader's
+light or dark setting, the files beside it are on white.
+"""

@@ -1,0 +1,160 @@
+"""Pictures: one call draws a figure, writes PNG, SVG and CSV beside the page, and gives the SVG for the page itself.
+
+In the page the figure's ink, paper and main colours are CSS variables, so that it is light or dark as its reader likes.
+Text is drawn as outlines: no label is cut because a reader's fonts are wider.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fashion_dist.report.blocks import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, SOFT, RULE, PAPER = "#1b1f24", "#59636e", "#d5d9df", "#fffffe"
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, RED = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255",
+)  # fmt: skip
+COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, RED)
+"""Okabe & Ito's palette without black and pale yellow, told apart by colour-blind readers too; then a wine red."""
+STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+_VARIABLES = {
+    INK: "--ink", SOFT: "--soft", RULE: "--rule", PAPER: "--paper", BLUE: "--blue", ORANGE: "--orange",
+    GREEN: "--green", PINK: "--pink", YELLOW: "--yellow", SKY: "--sky", RED: "--red",
+}  # fmt: skip
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.titlesize": 9.5,
+    "axes.titlelocation": "left", "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE,
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "figure.facecolor": PAPER, "axes.facecolor": "none",
+    "legend.frameon": False, "legend.fontsize": 8.0, "lines.linewidth": 1.5, "savefig.facecolor": PAPER,
+    "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
+}  # fmt: skip
+WIDTH, HEIGHT = 5.2, 3.2
+"""Inches of an ordinary figure, so that its text can still be read on a screen of 400 px."""
+
+Rows = Iterable[Sequence[object]]
+
+
+class Album:
+    """The pictures of one page, in the order they were drawn.
+
+    Args:
+        folder: of the page; pictures go to `figures/` in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pictures: list[Picture] = []
+
+    def draw(
+        self,
+        name: str,
+        title: str,
+        alt: str,
+        paint: Callable[[Figure], None],
+        head: Sequence[str],
+        rows: Rows,
+        *,
+        size: tuple[float, float] = (WIDTH, HEIGHT),
+        wide: bool = False,
+        caption: str = "",
+    ) -> Picture:
+        """The picture that `paint` makes of an empty figure of `size` inches.
+
+        Args:
+            name: stem of the files, unique in the page.
+            title: in the page, above it.
+            alt: what it shows, in words.
+            paint: draws; it may use the constants of this module for colours.
+            head: of the CSV.
+            rows: of the CSV, the numbers that are drawn.
+            size: width and height in inches.
+            wide: see `Picture`.
+            caption: below it.
+        """
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib.figure import Figure
+
+        folder = self.folder / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {ending: folder / f"{name}.{ending}" for ending in ("png", "svg", "csv")}
+        with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+            figure = Figure(figsize=size, layout="constrained")
+            paint(figure)
+            figure.savefig(paths["svg"], metadata={"Date": None})
+            figure.savefig(paths["png"], dpi=160 if size[0] < 8 else 110)
+        with paths["csv"].open("w", newline="") as file:
+            csv.writer(file).writerows([head, *rows])
+        links = tuple((ending.upper(), f"figures/{path.name}") for ending, path in paths.items())
+        picture = Picture(name, title, alt, inline(paths["svg"].read_text(), name), links, wide, caption)
+        self.pictures.append(picture)
+        return picture
+
+
+def inline(svg: str, name: str) -> str:
+    """A figure's SVG file as markup for a page: without header, fixed size and spare ids, its colours as variables."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    head, rest = body.split(">", 1)
+    box = re.search(r'viewBox="([^"]+)"', head)
+    assert box is not None
+    rest = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|legend|[A-Za-z]+Collection|'
+                  r'table|spine)_\d+"', "", rest)  # fmt: skip
+    ids = set(re.findall(r'\bid="([^"]+)"', rest))
+    rest = re.sub(r'(\bid="|href="#|url\(#)([^")]+)',
+                  lambda m: f"{m[1]}{name}-{m[2]}" if m[2] in ids else m[0], rest)  # fmt: skip
+    for colour, variable in _VARIABLES.items():
+        rest = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var({variable})", rest, flags=re.IGNORECASE)
+    rest = re.sub(r"\n\s*", "\n", rest)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box[1]}" aria-hidden="true" focusable="false">{rest}'
+
+
+def shade(values: np.ndarray, colour: str = BLUE) -> np.ndarray:
+    """RGBA [..., 4] of values 0 to 1 (NaN: nothing): one colour, the more opaque the larger, on any paper."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    alpha = np.nan_to_num(np.clip(values, 0, 1))
+    return np.stack([np.full_like(alpha, red), np.full_like(alpha, green), np.full_like(alpha, blue), alpha], axis=-1)
+
+
+def heat(axes: Axes, shares: np.ndarray, texts: Sequence[Sequence[str]] | None, fontsize: float = 7.0) -> None:
+    """Draw `shares` [R, C] of 0 to 1 as a grid of cells, with texts in them if given."""
+    axes.imshow(shade(shares), aspect="auto", interpolation="nearest")
+    axes.grid(visible=False)
+    axes.spines[["top", "right"]].set_visible(True)
+    for row, line in enumerate(texts or ()):
+        for column, text in enumerate(line):
+            if text:
+                colour = "#ffffff" if shares[row, column] > 0.6 else INK
+                axes.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour)
+
+
+def bars(axes: Axes, names: Sequence[str], values: np.ndarray, errors: np.ndarray | None = None) -> None:
+    """Horizontal bars, the first on top, each with its value; `errors` [2, N] below and above."""
+    places = np.arange(len(names))
+    axes.barh(places, values, color=BLUE, height=0.7, xerr=errors, error_kw={"ecolor": SOFT, "elinewidth": 1})
+    axes.set_yticks(places, [short(name, 28) for name in names])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def short(text: str, most: int) -> str:
+    """`text`, with an ellipsis for its middle where it is longer than `most` characters; `$` cannot begin a formula."""
+    if len(text) > most:
+        keep = most - 1
+        text = f"{text[: keep - keep // 3].rstrip()}…{text[len(text) - keep // 3 :].lstrip()}"
+    return text.replace("$", r"\$")

@@ -1,0 +1,307 @@
+"""Which sections a page has, and in which order."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fashion_dist import __version__
+from fashion_dist.errors import FashionDistError, ShardsError
+from fashion_dist.paths import Home
+from fashion_dist.report import attributes, classes, outfits, scores, story, words
+from fashion_dist.report.album import Album
+from fashion_dist.report.answers import SPLITS, Answers, Thumbnails, read_answers
+from fashion_dist.report.blocks import Page, Section
+from fashion_dist.report.facts import Facts
+from fashion_dist.report.page import write_page
+from fashion_dist.runs import OpenRun
+
+Say = Callable[[str], None]
+MOST_COMPARED = 40
+"""Of more runs no two are compared image by image."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A written page and the pictures in it."""
+
+    page: Path
+    album: Album
+
+
+def _silent(_text: str) -> None:
+    pass
+
+
+def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, say: Say = _silent) -> Made:
+    """Write the page of one run into `out` (default: its `report/`).
+
+    Args:
+        facts: of the run.
+        out: the folder.
+        quick: use no network: what is not predicted yet is not shown, nor is anything inside the network.
+        say: told what is being done.
+    """
+    folder = out or facts.run.report
+    folder.mkdir(parents=True, exist_ok=True)
+    album, notes = Album(folder), list(facts.notes)
+    sections = [story.what_was_run(facts), story.curves(facts, album)]
+    found = _answers(facts, notes, quick, say)
+    judged = {name: _figures(facts, answers) for name, answers in found.items()}
+    sections.insert(1, story.final_figures(facts, judged))
+    chosen = next(iter(found.values()), None)
+    if chosen is not None:
+        if chosen.note:
+            notes.append(chosen.note)
+        sections += _details(facts, chosen, album)
+    if not quick and facts.shard_set is not None and _has_best(facts):
+        sections += _inside(facts, chosen, album, notes, say)
+    if facts.view.state != "done":
+        notes.insert(0, story.state_sentence(facts))
+    page = Page(
+        title=f"{facts.config.task}: {facts.config.model.name}", subtitle=_subtitle(facts, chosen),
+        sections=[s for s in sections if s.words or s.blocks], facts=_head(facts, judged), notes=notes,
+        made=_made_by(),
+    )  # fmt: skip
+    write_page(page, folder / "index.html")
+    return Made(folder / "index.html", album)
+
+
+def _inside(facts: Facts, chosen: Answers | None, album: Album, notes: list[str], say: Say) -> list[Section]:
+    """What the network sees in the judged split, else in validation."""
+    assert facts.shard_set is not None
+    if importlib.util.find_spec("captum") is None:
+        notes.append("What the network sees is left out: captum is not installed (pip install 'fashion-dist[report]').")
+        return []
+    from fashion_dist.report import looks
+
+    split = chosen.split if chosen is not None else facts.shard_set.split("val")
+    try:
+        return looks.sections(facts, split, album, say)
+    except (FashionDistError, ShardsError, RuntimeError) as error:
+        notes.append(f"What the network sees cannot be shown: {_first_line(error)}")
+        return []
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says of weights that do not fit goes on for pages."""
+    first = str(error).strip().split("\n")[0]
+    return f"{first} The network's code may have changed since." if "state_dict" in first else first
+
+
+def _made_by() -> str:
+    return f"Made by fashion-dist {__version__} on {time.strftime('%Y-%m-%d %H:%M')}. Figures lie beside this page."
+
+
+def _subtitle(facts: Facts, chosen: Answers | None) -> str:
+    of = f"; judged on {len(chosen.rows):,} images of {chosen.split.name}" if chosen is not None else ""
+    created = facts.made.get("created")
+    when = f", made {time.strftime('%Y-%m-%d %H:%M', time.localtime(created))}" if created else ""
+    return f"Run {facts.run_id}{when}{of}"
+
+
+def _head(facts: Facts, judged: dict[str, list[scores.Figure]]) -> list[tuple[str, str]]:
+    lines = [("command", str(facts.made.get("command", "not written down"))), ("state", story.state_sentence(facts))]
+    best = facts.view.progress.best
+    if best:
+        lines.append(("best", f"{words.name(best['metric'])} {best['value']:.4f} on validation, epoch {best['epoch']}"))
+    for split, figures in judged.items():
+        lines.append((split, ", ".join(f"{words.name(f.name)} {f.value:.4f}" for f in figures)))
+    if facts.starts:
+        lines.append(("took", f"{words.duration(facts.wall_s)}, {facts.node_hours:.2f} node-hours"))
+    return [(name, value) for name, value in lines if value]
+
+
+def _has_best(facts: Facts) -> bool:
+    return any(facts.run.checkpoints.glob("best-*"))
+
+
+def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str, Answers]:
+    """The labelled splits' answers, test first; validation is predicted with the best weights if need be."""
+    if facts.shard_set is None:
+        return {}
+    found: dict[str, Answers] = {}
+    for name in SPLITS:
+        if not facts.shard_set.splits.get(name):
+            continue
+        split = facts.shard_set.split(name)
+        wanted = name == "val" and not quick and _has_best(facts) and is_stale(facts, name)
+        if wanted:
+            say(f"predicting {name} with the best weights")
+            from fashion_dist.predict import predict_run
+
+            try:
+                predict_run(OpenRun(facts.run, facts.config, facts.shard_set), name)
+            except (FashionDistError, ShardsError, RuntimeError) as error:
+                notes.append(f"Validation could not be predicted with the best weights: {_first_line(error)}")
+        answers = read_answers(facts.run, facts.task, facts.config, split)
+        if answers is not None and _is_labelled(facts, answers):
+            found[name] = answers
+    return found
+
+
+def is_stale(facts: Facts, split: str) -> bool:
+    """Whether a split's predictions are missing, or older than the best weights."""
+    files = list(facts.run.predictions(split).glob("rank_*.parquet"))
+    best = max((path.stat().st_mtime for path in facts.run.checkpoints.glob("best-*/state.pt")), default=0.0)
+    return not files or min(path.stat().st_mtime for path in files) < best
+
+
+def _is_labelled(facts: Facts, answers: Answers) -> bool:
+    if facts.task.judge is not None:
+        return True
+    return any(bool((values >= 0).any()) for values in answers.targets.values())
+
+
+def classes_of(facts: Facts, answers: Answers) -> classes.ClassAnswers | None:
+    """The answers as classes, of a task that gives each image one; None of others."""
+    assert facts.shard_set is not None
+    schema = facts.shard_set.schema
+    label, probability = ("label", "probability")
+    if "category_probability" in answers.columns:
+        label, probability, names = "category", "category_probability", list(schema.names["category"])
+    elif facts.task.class_names is not None and probability in answers.columns:
+        names = list(facts.task.class_names(schema, facts.config))
+    else:
+        return None
+    truth = np.asarray(answers.targets[label])
+    known = truth >= 0
+    if not known.any():
+        return None
+    return classes.ClassAnswers(
+        answers.rows[known], truth[known], np.asarray(answers.columns[label])[known],
+        np.asarray(answers.columns[probability])[known], names,
+    )  # fmt: skip
+
+
+def attributes_of(facts: Facts, answers: Answers) -> attributes.AttributeAnswers | None:
+    """The answers as attributes, where there are any."""
+    if "attribute_probability" not in answers.columns or "attributes" not in answers.targets:
+        return None
+    assert facts.shard_set is not None
+    truth = np.asarray(answers.targets["attributes"])
+    known = (truth >= 0).any(axis=1)
+    names = list(facts.shard_set.schema.names["attributes"])
+    if not known.any():
+        return None
+    return attributes.AttributeAnswers(
+        answers.rows[known], truth[known], np.asarray(answers.columns["attributes"]).astype(bool)[known],
+        np.asarray(answers.columns["attribute_probability"])[known], names,
+    )  # fmt: skip
+
+
+def _figures(facts: Facts, answers: Answers) -> list[scores.Figure]:
+    found: list[scores.Figure] = []
+    if (of_classes := classes_of(facts, answers)) is not None:
+        found += scores.class_figures(of_classes.truth, of_classes.probability, of_classes.answers)
+    if (of_attributes := attributes_of(facts, answers)) is not None:
+        found += scores.attribute_figures(of_attributes.truth, of_attributes.chosen)
+    if "embedding" in answers.columns:
+        found += outfits.figures(answers, facts.config)
+    return found
+
+
+def _details(facts: Facts, answers: Answers, album: Album) -> list[Section]:
+    sections: list[Section] = []
+    with Thumbnails(answers.split) as thumbs:
+        if (of_classes := classes_of(facts, answers)) is not None:
+            sections += classes.sections(of_classes, album, thumbs)
+        if (of_attributes := attributes_of(facts, answers)) is not None:
+            sections += attributes.sections(of_attributes, album, thumbs)
+        if "embedding" in answers.columns:
+            sections += outfits.sections(answers, facts.config, album, thumbs)
+    return sections
+
+
+def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, sweep: bool = False) -> Made:
+    """Write the page of several runs into `out`.
+
+    Args:
+        found: the runs.
+        out: the folder.
+        quick: build no network, so that parameters and FLOPs are not shown.
+        sweep: show the runs as trials of a sweep, as from `search.MANY` runs of one task on.
+    """
+    from fashion_dist.report import ablation, search, several
+
+    out.mkdir(parents=True, exist_ok=True)
+    album, notes = Album(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
+    groups, shared = several.group(found), several.shared_metrics(found)
+    one_task = len({f.config.task for f in found}) == 1
+    many = one_task and (sweep or len(found) >= search.MANY)
+    if sweep and not one_task:
+        notes.append("The runs are of several tasks, so they are not shown as a sweep.")
+    sections: list[Section | None] = [several.overview(found)]
+    if many:
+        sections = [*search.sections(found, album), *sections]
+    sections.append(several.curves(groups, shared, album))
+    sections.append(several.seeds(groups, shared))
+    if len(found) <= MOST_COMPARED:
+        hits = _hits(found)
+        sections.append(ablation.section(groups, shared, hits, album))
+        sections.append(several.models(groups, shared, album, _no_size if quick else _size))
+        sections.append(ablation.tests(found))
+    tasks = list(dict.fromkeys(f.config.task for f in found))
+    facts = [("runs", f"{len(found)}"), ("tasks", ", ".join(tasks))]
+    hours = sum(f.node_hours for f in found)
+    facts.append(("took", f"{words.duration(sum(f.wall_s for f in found))}, {hours:.2f} node-hours"))
+    shown = notes[:12] + ([f"... and {len(notes) - 12} more notes."] if len(notes) > 12 else [])
+    page = Page(
+        title=f"{words.count(len(found), 'run')} of {words.listing(tasks)}",
+        subtitle=", ".join(f.run_id for f in found[:6])
+        + (f" and {len(found) - 6} more" if len(found) > 6 else ""), sections=[s for s in sections if s is not None],
+        facts=facts, notes=shown, made=_made_by(),
+    )  # fmt: skip
+    write_page(page, out / "index.html")
+    return Made(out / "index.html", album)
+
+
+def folder_of(home: Home, found: Sequence[Facts]) -> Path:
+    """Where the page of these runs lies, whatever order they are named in."""
+    tasks = sorted({f.config.task for f in found})
+    digest = hashlib.sha256(" ".join(sorted(f.run_id for f in found)).encode()).hexdigest()
+    return home.reports / f"{tasks[0] if len(tasks) == 1 else 'tasks'}-{len(found)}-runs-{digest[:8]}"
+
+
+def _hits(found: Sequence[Facts]) -> dict[str, np.ndarray]:
+    """Whether each run answers each image rightly, on the first split that all of one shard set have answered."""
+    sets = {f.shard_set.data_hash for f in found if f.shard_set is not None}
+    if len(sets) != 1:
+        return {}
+    for name in SPLITS:
+        hits: dict[str, np.ndarray] = {}
+        for f in found:
+            if f.shard_set is None or not f.shard_set.splits.get(name):
+                continue
+            answers = read_answers(f.run, f.task, f.config, f.shard_set.split(name))
+            judged = classes_of(f, answers) if answers is not None and not answers.note else None
+            if judged is not None:
+                hits[f.run_id] = judged.right
+        if len(hits) > 1 and len({len(h) for h in hits.values()}) == 1:
+            return hits
+    return {}
+
+
+def _size(facts: Facts) -> tuple[int, int]:
+    """Parameters of a run's network, and FLOPs of one image; zeros where it cannot be built."""
+    if facts.shard_set is None:
+        return 0, 0
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = facts.config
+    model = facts.task.build_model(config, facts.shard_set.schema).eval()
+    px = config.data.image_px
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, px, px))
+    return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops())
+
+
+def _no_size(_facts: Facts) -> tuple[int, int]:
+    return 0, 0

@@ -1,0 +1,63 @@
+"""Sections to one HTML file that needs nothing beside it: no script, no font, no network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fashion_dist.files import write_text
+from fashion_dist.report.blocks import Block, Page, Picture, Sheet, Table
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_NUMBER = re.compile(r"—?|[-+−]?[\d,.]*\d(e[-+]?\d+)?(\s(%|KB|M|[smh]|min)(\s\d+\s(s|min))?)?( ± [\d.]+)?")
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Replace `path` by the page; all texts are escaped, so that names with markup are text."""
+    write_text(path, render(page))
+
+
+def render(page: Page) -> str:
+    """The page's HTML."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(
+        kind=lambda block: type(block).__name__, align=_align, shown=_shown, natural=_natural, whole=_whole,
+        least=_least, wraps=_wraps,
+    )  # fmt: skip
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(page=page)
+
+
+def _shown(cell: object) -> str:
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+
+
+def _align(table: Table, column: int) -> str:
+    """`n` for a column of numbers, `t` for one of texts."""
+    cells = [_shown(row[column]) for row in table.rows if column < len(row)]
+    return "n" if cells and all(_NUMBER.fullmatch(cell) for cell in cells) and any(cells) else "t"
+
+
+def _natural(block: Block) -> int:
+    """Pixels at which a wide picture's text has the page's size."""
+    assert isinstance(block, Picture)
+    box = re.search(r'viewBox="0 0 ([\d.]+)', block.svg)
+    return round(float(box[1]) * 1.45) if box else 900
+
+
+def _whole(sheet: Sheet) -> bool:
+    """Whether a sheet needs the page's whole width."""
+    return sum(1 + len(shot.side) for shot in sheet.shots) > 5
+
+
+def _least(picture: Picture) -> int:
+    """Pixels below which a dense picture scrolls rather than shrinks further; 0 for one that may shrink."""
+    box = re.search(r'viewBox="0 0 ([\d.]+)', picture.svg)
+    width = float(box[1]) if box else 0.0
+    return round(1.2 * width) if width > 400 else 0
+
+
+def _wraps(cell: object) -> bool:
+    """Whether a cell may be broken over lines."""
+    return len(str(cell)) > 34
