@@ -297,6 +297,11 @@ def environment_of(pid: int) -> dict[str, str]:
 
 def of_this_job(name: str) -> bool:
     """Variables that differ between any two jobs."""
-    return bool(re.fullmatch(r"SLURM_(JOB_?(ID|NAME|COMMENT|START_TIME|END_TIME)|LAUNCH_NODE_IPADDR|SRUN_COMM_\w+|TASK_PID|"
-                             r"STEP\w*PORT\w*|STEP_LAUNCHER_PORT|TOPOLOGY_ADDR|NODELIST|GTIDS|WORKING_CLUSTER|MPI_TYPE|"
-                             r"SUBMIT_\w+|PMI\w*)|SUBMITIT_\w+|PMI\w*|HOSTNAME|PWD|OLDPWD|TMPDIR|_", name))  # fmt: skip
+    return bool(_OF_THIS_JOB.fullmatch(name))
+
+
+_OF_THIS_JOB = re.compile(
+    r"SLURM_(JOB_?(ID|NAME|COMMENT|START_TIME|END_TIME)|LAUNCH_NODE_IPADDR|SRUN_COMM_\w+|TASK_PID|STEP\w*PORT\w*|"
+    r"TOPOLOGY_ADDR|NODELIST|GTIDS|WORKING_CLUSTER|MPI_TYPE|SUBMIT_\w+|PMI\w*)|SUBMITIT_\w+|PMI\w*|HOSTNAME|PWD|"
+    r"OLDPWD|TMPDIR|_"
+)
