@@ -164,7 +164,8 @@ def parse_queue(text: str) -> list[Queued]:
         parts = line.split("|", 6)
         if len(parts) == 7:
             job_id, state, reason, nodes, left, name, comment = (part.strip() for part in parts)
-            jobs.append(Queued(job_id, name, state, reason, nodes, seconds(left), comment))
+            left_s = 0 if left == "INVALID" else seconds(left)  # which is how squeue prints a limit that has passed
+            jobs.append(Queued(job_id, name, state, reason, nodes, left_s, comment))
     return jobs
 
 

@@ -32,11 +32,13 @@ def test_a_queue_is_read_whatever_the_comment_holds() -> None:
         "12|RUNNING|None|n[1-2]|59:01|deepfashion-1|a|b|c\n"
         "13_4|PENDING|Resources||1:00:00|x y|\n"
         "14|COMPLETING|None|n1|0:00|z|\n"
+        "15|RUNNING|None|n1|INVALID|late|\n"
         "half a line\n"
     )
-    running, waiting, ending = scheduler.parse_queue(text)
+    running, waiting, ending, late = scheduler.parse_queue(text)
     assert (running.job_id, running.nodes, running.left_s, running.comment) == ("12", "n[1-2]", 3541, "a|b|c")
     assert (running.presence, waiting.presence, ending.presence) == ("running", "queued", "running")
+    assert late.left_s == 0, "its time limit has passed"
     assert (waiting.job_id, waiting.reason, waiting.name) == ("13_4", "Resources", "x y")
 
 
