@@ -1,0 +1,162 @@
+"""Searching and stopping early over Optuna's journal, by many processes that die and come back."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import make_run, make_sweep
+
+from fashion_dist.paths import RunDir
+from fashion_dist.sweep import decisions, expand
+from fashion_dist.sweep.record import Sweep
+from fashion_dist.sweep.study import Study, goes_on
+from fashion_dist.sweep.view import look_at_sweep
+
+SPACE = {
+    "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0},
+    "model.dropout": {"min": 0.0, "max": 0.5},
+    "model.pool": {"values": ["max", "avg"]},
+    "train.label_smoothing": {"value": 0.1},
+}
+
+
+def bayes(home: Path, trials: int, seed: int = 0, **more: Any) -> Sweep:
+    raw = {
+        "method": "bayes",
+        "run_cap": trials,
+        "metric": {"name": "accuracy", "goal": "maximize"},
+        "parameters": SPACE,
+    }
+    sweep = make_sweep(home, {**raw, **more}, seed=seed)
+    Study(sweep).create()
+    return sweep
+
+
+def surface(settings: Any) -> float:
+    """A recorded surface: best at a learning rate of 0.01, a dropout of 0.2 and average pooling."""
+    rate, drop = math.log10(settings["optim.lr"]) + 2, settings["model.dropout"] - 0.2
+    return 0.9 - 0.05 * rate**2 - 2 * drop**2 - (0.03 if settings["model.pool"] == "max" else 0.0)
+
+
+def test_a_trial_begun_again_is_the_same_and_none_is_doubled(tmp_path: Path) -> None:
+    sweep = bayes(tmp_path, 6)
+    first = Study(sweep).begin(4)
+    assert Study(Sweep.read(sweep.folder)).begin(4) == first
+    # Killed between Optuna's journal and our own file.
+    sweep.folder.trial(4).unlink()
+    assert Study(sweep).begin(4) == first
+    others = [Study(sweep).begin(number) for number in (0, 1, 2, 3, 5)]
+    assert len({trial.run_id for trial in (*others, first)}) == 6
+    assert all(0.0001 <= trial.settings["optim.lr"] <= 1 for trial in others)
+    assert {trial.settings["train.label_smoothing"] for trial in others} == {0.1}
+
+
+def test_a_search_finds_more_than_chance_in_four_of_five_seeds(tmp_path: Path) -> None:
+    wins = 0
+    for seed in range(5):
+        sweep = bayes(tmp_path / str(seed), 40, seed)
+        found: dict[int, float] = {}
+        for number in range(40):
+            trial = Study(sweep).begin(number)
+            found[number] = surface(trial.settings)
+            if number >= 3:  # four run at once
+                make_run(sweep, number - 3, "done", [found[number - 3]])
+        drawn = [surface(expand.draw(sweep.spec.parameters, seed, number)) for number in range(40)]
+        wins += max(found.values()) > max(drawn)
+    assert wins >= 4
+    reasons = [decision["reason"] for decision in decisions.read(sweep.folder)]
+    assert reasons[0].startswith("drawn at random") and reasons[-1].startswith("chosen by TPE from 36")
+
+
+def curves(trials: int, epochs: int) -> list[list[float]]:
+    """A recorded sweep: accuracies that rise towards each trial's own level, with noise."""
+    generator = random.Random(7)
+    levels = [generator.uniform(0.3, 0.8) for _ in range(trials)]
+    return [
+        [level * (1 - math.exp(-(epoch + 2) / 6)) + generator.gauss(0, 0.004) for epoch in range(epochs)]
+        for level in levels
+    ]
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_halving_saves_epochs_and_keeps_a_good_trial(tmp_path: Path, order: int) -> None:
+    trials, epochs = 27, 27
+    rates = [0.001 * (number + 1) for number in range(trials)]
+    raw = {
+        "method": "grid", "parameters": {"optim.lr": {"values": rates}},
+        "early_terminate": {"type": "hyperband", "min_iter": 3, "eta": 3},
+    }  # fmt: skip
+    sweep = make_sweep(tmp_path, raw, train__epochs=epochs)
+    Study(sweep).create()
+    recorded = curves(trials, epochs)
+    generator = random.Random(order)
+    reached = dict.fromkeys(range(trials), 0)
+    waiting, running = list(range(trials)), []
+    generator.shuffle(waiting)
+    while waiting or running:
+        while waiting and len(running) < 4:
+            running.append(waiting.pop())
+            Study(sweep).begin(running[-1])
+        number = generator.choice(running)
+        if generator.random() < 0.1:  # killed and started again: its last epoch is asked about anew
+            Study(sweep).begin(number)
+        else:
+            reached[number] += 1
+        run = make_run(sweep, number, "running", recorded[number][: reached[number]])
+        if reached[number] == epochs:
+            make_run(sweep, number, "done", recorded[number])
+            running.remove(number)
+        elif reached[number] and Study(sweep).prune(number, reached[number], run):
+            assert Study(sweep).prune(number, reached[number], run)  # and it stays so
+            running.remove(number)
+    assert sum(reached.values()) <= 0.45 * trials * epochs
+    finished = [max(recorded[number]) for number in range(trials) if reached[number] == epochs]
+    assert max(finished) >= 0.995 * max(map(max, recorded))
+    counts = look_at_sweep(sweep.folder).counts
+    assert counts["done"] == len(finished) and counts["done"] + counts["pruned"] == trials
+
+
+def test_the_rule_is_optunas(tmp_path: Path) -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3, min_early_stopping_rate=0)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    generator = random.Random(3)
+    values: list[float] = []
+    for _ in range(30):
+        value = generator.random()
+        trial = study.ask()
+        trial.report(value, 1)
+        assert trial.should_prune() is not goes_on(value, values, 3, True)[0]
+        values.append(value)
+
+
+def test_only_rungs_are_looked_at_and_every_decision_has_its_reason(tmp_path: Path) -> None:
+    raw = {
+        "method": "grid", "parameters": {"optim.lr": {"values": [0.1, 0.2, 0.3, 0.4]}},
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+    }  # fmt: skip
+    sweep = make_sweep(tmp_path, raw, train__epochs=9)
+    Study(sweep).create()
+
+    def reach(number: int, value: float, epochs: int) -> bool:
+        Study(sweep).begin(number)
+        run: RunDir = make_run(sweep, number, "running", [value] * epochs)
+        return Study(sweep).prune(number, epochs, run)
+
+    assert not reach(0, 0.1, 1) and not sweep.folder.decisions.exists()
+    assert not reach(0, 0.5, 2)
+    assert reach(1, 0.4, 2)
+    assert not reach(2, 0.6, 2) and not reach(3, 0.55, 2)
+    said = [json.loads(line) for line in sweep.folder.decisions.read_text().splitlines()]
+    assert [(line["trial"], line["what"]) for line in said] == [
+        (0, "goes on"), (1, "is given up"), (2, "goes on"), (3, "goes on"),
+    ]  # fmt: skip
+    assert said[1]["reason"] == "after 2 epochs 0.4 is number 2 of 2 that got so far; one goes on"
+    assert decisions.given_up(sweep.folder) == {1: said[1]["reason"]}
