@@ -3,13 +3,14 @@
 python jobs/report.py deepfashion-82            one run: RUN/report/index.html
 python jobs/report.py clipart-1 clipart-2       several: HOME/reports/.../index.html
 python jobs/report.py deepfashion-82 --archive  and a zip to hand in
+python jobs/report.py SWEEP                     a sweep: what its settings do
 python jobs/report.py RUN RUN --table           only the table of results, as Markdown
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ class Args(cli.CommonArgs):
     """Everything about runs on one page; several are compared."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
-    """Run ids, unique beginnings of them, or folders."""
+    """Run ids, unique beginnings of them, or folders; a sweep stands for all its trials."""
     out: str = ""
     """Folder of the page; else the run's report/, of several runs one under HOME/reports."""
     quick: bool = False
@@ -49,11 +50,11 @@ def main(args: Args) -> cli.Result:
     home = Home.find(args.home)
     if not args.runs:
         raise ConfigError("report.py needs the runs to report on: python jobs/report.py RUN [RUN ...]")
-    folders = list(dict.fromkeys(home.find_run(name) for name in args.runs))
+    from fashion_dist.report.facts import find_runs, read_facts
+
+    folders, swept = find_runs(home, args.runs)
     if args.archive and len(folders) > 1:
         raise ConfigError(f"--archive is of one run, not of {len(folders)}")
-    from fashion_dist.report.facts import read_facts
-
     found = read_facts(folders)
     if args.table:
         from fashion_dist.report.table import markdown
@@ -63,14 +64,19 @@ def main(args: Args) -> cli.Result:
 
     out = Path(args.out).absolute() if args.out else None
     if len(found) > 1:
-        made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep)
+        made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep or swept)
         headline = f"{len(found)} runs on one page"
         return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
-    return _of_one(found[0], made.page, args)
+    result = _of_one(found[0], made.page)
+    if args.archive:
+        from fashion_dist.report.archive import write_archive
+
+        result = replace(result, paths={**result.paths, "archive": write_archive(found[0], made.page)})
+    return result
 
 
-def _of_one(facts: Facts, page: Path, args: Args) -> cli.Result:
+def _of_one(facts: Facts, page: Path) -> cli.Result:
     best = facts.view.progress.best
     headline = f"{facts.run_id}: {facts.view.state}"
     if best:

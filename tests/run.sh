@@ -28,6 +28,15 @@ else
     echo "The Slurm tests are skipped: no Slurm answers, and starting one takes root on Debian (slurm/local/up.sh)."
 fi
 
+# Pages of runs are looked at in a browser. The rest can be tested without one.
+if [ "${1:-}" != faults ] && ! command -v chromedriver >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Debian's chromium and its driver ..."
+    { apt-get -o DPkg::Lock::Timeout=300 update -qq &&
+        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+            chromium chromium-driver; } >/dev/null 2>&1 ||
+        echo "They could not be installed; the tests in a browser are skipped."
+fi
+
 if [ "${1:-}" = faults ]; then
     exec .venv/bin/python -m pytest -m fault
 fi

@@ -59,6 +59,11 @@ class Album:
         self.folder = folder
         self.pictures: list[Picture] = []
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The PNG of each picture, by title."""
+        return {picture.title: self.folder / "figures" / f"{picture.name}.png" for picture in self.pictures}
+
     def draw(
         self,
         name: str,

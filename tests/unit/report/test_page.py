@@ -1,0 +1,263 @@
+"""Pages of runs: their numbers are those of the predictions, and what is missing is said."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import guess, make_run, with_settings
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+from fashion_dist.report import make
+from fashion_dist.report.facts import Facts, read_facts
+from fashion_dist.report.table import markdown
+from fashion_dist.tasks import deepfashion, fashion_mnist
+from shards import PackOptions, ReadOptions, ShardSet, pack
+
+RECIPE = with_settings(deepfashion.RECIPE)
+
+
+class Reader(HTMLParser):
+    """The texts, tables and pictures of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.tags: list[str] = []
+        self.unnamed = 0
+        self._rows: list[list[str]] = []
+        self._in_cell = False
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.tags.append(tag)
+        self.unnamed += tag == "img" and values.get("alt") is None
+        self.unnamed += values.get("role") == "img" and not values.get("aria-label")
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+            self._in_cell = True
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self._in_cell:
+            self._rows[-1][-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        return [tuple(cell.strip() for cell in row) for row in self._rows]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def read(page: Path) -> Reader:
+    found = Reader()
+    found.feed(page.read_text())
+    return found
+
+
+def facts_of(*folders: Path) -> list[Facts]:
+    from fashion_dist.paths import RunDir
+
+    return read_facts([RunDir(folder) for folder in folders])
+
+
+@pytest.fixture(scope="module")
+def shard_set(packed_home: Path) -> ShardSet:
+    return ShardSet.open(packed_home / "shards" / "deep_fashion")
+
+
+@pytest.fixture(scope="module")
+def answers(shard_set: ShardSet) -> dict[str, dict[str, np.ndarray]]:
+    return {"val": guess(shard_set, "val")}
+
+
+def test_the_numbers_are_scikit_learn_s(
+    shard_set: ShardSet, answers: dict[str, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "runs" / "deepfashion-aaaa", RECIPE, shard_set, answers)
+    page = make.report_run(facts_of(run.path)[0], quick=True).page
+    found = read(page)
+    facts = shard_set.split("val").facts("category", "attributes")
+    truth, answer = facts["category"], answers["val"]["category"]
+    rows = {row[:2]: row for row in found.rows}
+    assert rows[("val", "accuracy")][2] == f"{accuracy_score(truth, answer):.4f}"
+    assert rows[("val", "macro F1")][2] == f"{f1_score(truth, answer, average='macro'):.4f}"
+    names = shard_set.schema.names["category"]
+    expected = precision_recall_fscore_support(truth, answer, labels=range(len(names)), zero_division=0)
+    for k, name in enumerate(names):
+        if expected[3][k]:
+            shown = (name, str(expected[3][k]), *(f"{expected[part][k]:.4f}" for part in range(3)))
+            assert shown in found.rows, name
+    with (page.parent / "figures" / "confusion.csv").open(newline="") as file:
+        head, *body = list(csv.reader(file))
+    order = [names.index(name) for name in head[1:]]
+    cells = np.array([[int(cell) for cell in row[1:]] for row in body])
+    assert np.array_equal(cells, confusion_matrix(truth, answer, labels=order))
+    real, chosen = facts["attributes"], answers["val"]["attributes"]
+    for a, name in enumerate(shard_set.schema.names["attributes"]):
+        if (real[:, a] == 1).any():
+            precision, recall, f1, _ = precision_recall_fscore_support(
+                real[:, a], chosen[:, a], average="binary", zero_division=0
+            )
+            row = next(row for row in found.rows if row[0] == name and len(row) == 7)
+            assert row[3:6] == (f"{precision:.4f}", f"{recall:.4f}", f"{f1:.4f}")
+
+
+def test_a_page_stands_alone_and_every_picture_has_words(
+    shard_set: ShardSet, answers: dict[str, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "runs" / "deepfashion-aaaa", RECIPE, shard_set, answers, damaged=2)
+    made = make.report_run(facts_of(run.path)[0], quick=True)
+    found, text = read(made.page), made.page.read_text()
+    assert made.page.stat().st_size < 10_000_000
+    assert found.unnamed == 0
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert re.findall(r'(?:src|href)="(?!data:|#|figures/)([^"]*)"', text) == []
+    for picture in made.album.pictures:
+        assert picture.alt.endswith(".")
+        for _, file in picture.files:
+            assert (made.page.parent / file).stat().st_size > 0
+    assert "2 lines of metrics.jsonl could not be read and are left out." in found.text
+    assert "The labels of the test split are not known" in found.text or "has not been predicted" in found.text
+    assert "taken up again 1 time" in found.text
+    assert "60 s of CPU time" in found.text or "1 min 0 s of CPU time" in found.text
+
+
+@pytest.mark.parametrize(
+    ("state", "scores", "words"),
+    [
+        ("failed", (0.2, 0.5), ("The run failed", "the loss is not finite")),
+        ("stopped", (0.2,), ("was stopped before its end, after 1 of 3 epochs", "launch again")),
+        ("stopped", (), ("Nothing has been measured yet.", "no figures of a labelled split")),
+    ],
+)
+def test_a_run_that_is_not_done_says_so_and_shows_what_there_is(
+    shard_set: ShardSet, tmp_path: Path, state: str, scores: tuple[float, ...], words: tuple[str, str]
+) -> None:
+    message = "the loss is not finite" if state == "failed" else "cancelled; launch again to go on"
+    run = make_run(
+        tmp_path / "runs" / "deepfashion-bbbb", RECIPE, shard_set, {}, state=state, scores=scores, message=message
+    )
+    made = make.report_run(facts_of(run.path)[0], quick=True)
+    found = read(made.page).text
+    for word in words:
+        assert word in found
+    assert bool(made.album.pictures) == bool(scores)
+
+
+def test_without_its_shard_set_a_run_shows_its_curves(shard_set: ShardSet, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "deepfashion-cccc", RECIPE, shard_set, {})
+    run.run.write_text(run.run.read_text().replace(str(shard_set.path), str(tmp_path / "gone")))
+    made = make.report_run(facts_of(run.path)[0], quick=True)
+    assert "The shard set cannot be opened" in read(made.page).text
+    assert made.album.pictures
+
+
+def test_names_with_markup_are_text(garments: Path, tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    source.mkdir()
+    for path in garments.iterdir():
+        (source / path.name).symlink_to(path)
+    (source / "categories.txt").unlink()
+    names = (garments / "categories.txt").read_text().splitlines()
+    names[0], names[1] = "<script>alert(1)</script>", 'a "b" & $x^2$ <i>'
+    (source / "categories.txt").write_text("\n".join(names) + "\n")
+    pack("deep_fashion", source, tmp_path / "set", PackOptions(), ReadOptions(), workers=1)
+    shard_set = ShardSet.open(tmp_path / "set")
+    run = make_run(
+        tmp_path / "runs" / "deepfashion-dddd", RECIPE, shard_set, {"val": guess(shard_set, "val", right=0.3)}
+    )
+    found = read(make.report_run(facts_of(run.path)[0], quick=True).page)
+    assert "script" not in found.tags
+    assert "i" not in found.tags
+    assert "<script>alert(1)</script>" in found.text
+    assert 'a "b" & $x^2$ <i>' in found.text
+
+
+def test_several_runs_are_folded_and_compared(
+    shard_set: ShardSet, answers: dict[str, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    base = with_settings(RECIPE, "model.dropout=0.5")
+    made = []
+    for n, (settings, score) in enumerate(
+        ((("train.seed=0",), 0.50), (("train.seed=1",), 0.54), (("optim.name=sgd",), 0.4), (("model.pool=max",), 0.6))
+    ):
+        config = with_settings(base, *settings)
+        given = {"val": guess(shard_set, "val", seed=n, right=0.9 if n < 3 else 0.2)}
+        made.append(
+            make_run(tmp_path / "runs" / f"deepfashion-{n}", config, shard_set, given, scores=(0.1, score)).path
+        )
+    page = make.report_runs(facts_of(*made), tmp_path / "page", quick=True).page
+    found = read(page)
+    assert "Over 2 seeds" in found.text
+    assert f"{np.mean([0.5, 0.54]):.4f} ± {np.std([0.5, 0.54], ddof=1):.4f}" in found.text
+    steps = {row[0]: row for row in found.rows if len(row) == 6 and row[0] in ("optim.name", "model.pool")}
+    assert steps["optim.name"][1:4] == ("adamw", "sgd", "-0.1200")
+    assert steps["model.pool"][1:4] == ("avg", "max", "+0.0800")
+    truth = shard_set.split("val").facts("category")["category"]
+    right = [(guess(shard_set, "val", seed=n, right=0.9 if n < 3 else 0.2)["category"] == truth) for n in range(4)]
+    away = float(right[3].mean() - (right[0].mean() + right[1].mean()) / 2)
+    assert steps["model.pool"][4].startswith(f"{away:+.4f}")
+    head = next(row for row in found.rows if row[:2] == ("run", "state"))
+    assert {"optim.name", "model.pool", "train.seed"} <= set(head)
+    assert "model.dropout" not in head
+
+
+def test_runs_of_different_tasks_are_compared_in_what_they_share(shard_set: ShardSet, tmp_path: Path) -> None:
+    other = dataclasses.replace(fashion_mnist.RECIPE, dataset="deep_fashion")
+    first = make_run(tmp_path / "runs" / "deepfashion-1", RECIPE, shard_set, {})
+    second = make_run(tmp_path / "runs" / "fashion_mnist-1", other, shard_set, {}, monitor="macro_f1")
+    found = read(make.report_runs(facts_of(first.path, second.path), tmp_path / "page", quick=True).page)
+    assert "of 2 tasks (deepfashion, fashion_mnist) and compared in what they share: accuracy" in found.text
+    assert "macro F1" not in next(row for row in found.rows if row[:2] == ("run", "state"))
+
+
+def test_three_hundred_trials_are_one_readable_page(shard_set: ShardSet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folders = []
+    for n in range(300):
+        lr, pool, decay = 10 ** rng.uniform(-4, -1), rng.choice(["avg", "max"]), round(rng.uniform(0, 0.1), 4)
+        config = with_settings(RECIPE, f"optim.lr={lr:.6f}", f"model.pool={pool}", f"optim.weight_decay={decay}")
+        score = 0.9 - 0.1 * (np.log10(lr) + 2.5) ** 2 + 0.02 * (pool == "max")
+        folders.append(
+            make_run(tmp_path / "runs" / f"deepfashion-{n:03d}", config, shard_set, {}, scores=(score,)).path
+        )
+    made = make.report_runs(facts_of(*folders), tmp_path / "page", quick=True)
+    found = read(made.page)
+    assert made.page.stat().st_size < 10_000_000
+    best = max(facts_of(*folders), key=lambda f: f.view.progress.best["value"])
+    assert f"The best is {best.run_id} with" in found.text
+    assert "optim.lr matters most for score" in found.text
+    assert {"parallel", "best-so-far", "importance"} <= {picture.name for picture in made.album.pictures}
+    with (made.page.parent / "figures" / "parallel.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 301
+
+
+def test_the_table_of_results_is_markdown(shard_set: ShardSet, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "deepfashion-1", RECIPE, shard_set, {})
+    run.run.write_text(run.run.read_text().replace("--task deepfashion", "--home '/x y' --task deepfashion --wait"))
+    head, rule, row = markdown(facts_of(run.path)).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|")
+    assert "`python jobs/launch.py --task deepfashion`" in row
+    assert "score 0.5000, accuracy 0.2500" in row
+    assert "| 3 min 0 s | 1 min 0 s |" in row
+
+
+def test_the_folder_of_a_page_does_not_depend_on_the_order(shard_set: ShardSet, tmp_path: Path) -> None:
+    from fashion_dist.paths import Home
+
+    runs = [make_run(tmp_path / "runs" / f"deepfashion-{n}", RECIPE, shard_set, {}).path for n in range(2)]
+    home = Home(tmp_path)
+    assert make.folder_of(home, facts_of(*runs)) == make.folder_of(home, facts_of(*reversed(runs)))
