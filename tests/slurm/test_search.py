@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cluster_home import read, until
+from made_sweep import make_sweep
 from slurm_cluster import SlurmCluster
 from surface_trial import surface
 
@@ -18,9 +18,6 @@ from fashion_dist.sweep import decisions, expand
 from fashion_dist.sweep.record import Sweep
 from fashion_dist.sweep.study import Study
 from fashion_dist.sweep.view import look_at_sweep
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "sweep"))
-from made import make_sweep
 
 pytestmark = pytest.mark.slurm
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import make_run, make_sweep
+from made_sweep import make_run, make_sweep
 
 from fashion_dist.paths import RunDir
 from fashion_dist.sweep import decisions, expand

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made import GONE, GRID, make_run, make_sweep
+from made_sweep import GONE, GRID, make_run, make_sweep
 
 from fashion_dist.cluster.presets import Resources
 from fashion_dist.cluster.scheduler import JobRef
