@@ -28,6 +28,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     report/                        pictures and the page
     logs/                          stdout, stderr and job files of every submission
     wandb/
+    synced.jsonl                   which lines of metrics.jsonl a W&B server has been sent
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ class RunDir:
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def synced(self) -> Path:
+        """Which lines of the metrics a W&B server has been sent."""
+        return self.path / "synced.jsonl"
 
     @property
     def checkpoints(self) -> Path:

@@ -34,6 +34,8 @@ class FitOptions:
 
     loader: LoaderOptions = field(default_factory=LoaderOptions)
     wandb: WandbMode = "auto"
+    group: str = ""
+    """The sweep that the run is a trial of, for W&B."""
     attempt: int = 1
     """Number of this start of the run, from 1."""
     predict: tuple[str, ...] = ("test",)

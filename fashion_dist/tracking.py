@@ -2,6 +2,10 @@
 
 The file is the truth. W&B is told the same lines; when it fails, one warning is logged and training goes on. Offline
 (the default without a key), `jobs/sync.py` replays the file into one W&B run later.
+
+Every row of W&B's history is one line of the file, and W&B's own step is the row's number. So the number of rows that
+the server has says how far it got, and `synced.jsonl` says which lines those were: after any death the next start or
+sync goes on with the first line that did not arrive, and sends none twice.
 """
 
 from __future__ import annotations
@@ -9,18 +13,25 @@ from __future__ import annotations
 import json
 import logging
 import math
+import netrc
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse
 
 from fashion_dist.config import Config
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.files import write_text
 from fashion_dist.paths import RunDir
 
 if TYPE_CHECKING:
     import wandb
+
+    from fashion_dist.showcase import Showcase
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +65,16 @@ class Tracker:
             be done again with the same outcome, and are dropped; so are those of the predictions at the end.
         attempt: number of this attempt, from 1; stands in every line.
         mode: what to do with W&B; `auto` is online with a key in the environment, else offline.
+        group: under which W&B shows the run.
     """
 
-    def __init__(self, run: RunDir, config: Config, resumed_step: int, attempt: int, mode: WandbMode = "auto") -> None:
+    def __init__(
+        self, run: RunDir, config: Config, resumed_step: int, attempt: int, mode: WandbMode = "auto", group: str = ""
+    ) -> None:
         self.attempt = attempt
         self._keep_until(run.metrics, resumed_step)
         self._file = run.metrics.open("a")
-        self._wandb = _start_wandb(run, config, mode)
+        self._feed = _start(run, config, mode, group)
 
     @staticmethod
     def _keep_until(path: Path, step: int) -> None:
@@ -82,46 +96,302 @@ class Tracker:
         head = {"split": split, "step": step, "epoch": round(epoch, 6), "attempt": self.attempt, "time": time.time()}
         self._file.write(json.dumps({**head, **shown}) + "\n")
         self._file.flush()
-        self._tell({"step": step, "epoch": epoch} | {f"{split}/{name}": value for name, value in values.items()})
-
-    def _tell(self, values: Mapping[str, float]) -> None:
-        if self._wandb is not None:
+        if self._feed is not None:
             try:
-                self._wandb.log(dict(values))
+                self._feed.send({**head, **values})
             except Exception as error:  # its helper process may be gone in many ways; none may end the training
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         logger.warning("W&B failed (%s); training goes on, jobs/sync.py can replay metrics.jsonl later", error)
-        self._wandb = None
+        self._feed = None
+
+    def show(self, make: Callable[[], Showcase]) -> None:
+        """Show W&B what there is to see of a run that is done."""
+        if self._feed is not None:
+            try:
+                self._feed.show(make())
+            except Exception as error:  # as in log
+                self._give_up(error)
 
     def close(self) -> None:
         """End the record; W&B gets its last words."""
         self._file.close()
-        if self._wandb is not None:
+        if self._feed is not None:
             try:
-                self._wandb.finish()
-            except Exception as error:  # as in _tell
+                self._feed.finish()
+            except Exception as error:  # as in log
                 self._give_up(error)
-            self._wandb = None
+            self._feed = None
 
 
-def _start_wandb(run: RunDir, config: Config, mode: WandbMode) -> wandb.Run | None:
+def _start(run: RunDir, config: Config, mode: WandbMode, group: str) -> Feed | None:
     if mode == "auto":
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     if mode == "off" or os.environ.get("WANDB_MODE") == "disabled":
         return None
     try:
-        import wandb
-
-        started = wandb.init(
-            id=run.run_id, name=run.run_id, project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=run.path,
-            mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
-        )  # fmt: skip
-        for axis in ("train/*", "val/*", "test/*"):
-            started.define_metric(axis, step_metric="step")
-        return started
+        feed = Feed.open(run, config, mode, group, run.path)
+        for point in read_metrics(run.metrics):  # offline, what the lost attempt's folder had; online, what got lost
+            feed.send(point)
+        return feed
     except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
         logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
         return None
+
+
+class Feed:
+    """One W&B run and which lines it has; see the module."""
+
+    def __init__(self, wandb_run: wandb.Run, note: Note | None) -> None:
+        self.wandb = wandb_run
+        self._note = note
+        self._next = int(wandb_run.starting_step)
+        self._sent: set[str] = set()
+        self.rows = 0
+        """Rows sent by this object."""
+
+    @classmethod
+    def open(cls, run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, folder: Path) -> Feed:
+        """The W&B run of a run; online it is taken up where the server has it.
+
+        Args:
+            run: the run.
+            config: what W&B shows as its configuration.
+            mode: `offline` begins a folder of W&B's, whole in itself.
+            group: under which W&B shows it.
+            folder: where W&B's own files go.
+        """
+        import wandb
+
+        started = wandb.init(
+            id=run.run_id, name=run.run_id, project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
+            mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
+            group=group or config.task, job_type="trial" if group else "train",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )  # fmt: skip
+        started.define_metric("step", hidden=True)
+        started.define_metric("epoch", hidden=True)
+        started.define_metric("train/*", step_metric="step")
+        for axis in ("val/*", "test/*"):
+            started.define_metric(axis, step_metric="epoch")
+        note = Note(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
+        feed = cls(started, note)
+        if note is not None:
+            first = [_key(point) for point in read_metrics(run.metrics)[: feed._next]]
+            feed._sent = set(note.agree(feed._next, first))
+        return feed
+
+    def send(self, point: Mapping[str, Any]) -> bool:
+        """Add a line of metrics.jsonl; False where the run has it already."""
+        head = {"step": point["step"], "epoch": point["epoch"]}
+        left_out = ("split", "step", "epoch", "attempt", "time")
+        split = point["split"]
+        values = {f"{split}/{name}": math.nan if v is None else v for name, v in point.items() if name not in left_out}
+        return self.send_row(_key(point), head | values)
+
+    def send_row(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Add a row, once for each key."""
+        if key in self._sent:
+            return False
+        if self._note is not None:
+            self._note.add(key)
+        self._sent.add(key)
+        self.wandb.log(dict(values), step=self._next)
+        self._next += 1
+        self.rows += 1
+        return True
+
+    def show(self, showcase: Showcase) -> None:
+        """Add what there is to see of a run beside its curves: summary, confusions, examples, files."""
+        import wandb
+
+        self.wandb.summary.update(showcase.summary)
+        row: dict[str, Any] = {}
+        for split, (names, cells) in showcase.confusions.items():
+            table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=list(_cells(names, cells)))
+            row[f"{split}/confusion"] = wandb.plot_table(
+                "wandb/confusion_matrix/v1", table,
+                {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+                {"title": f"{split}: confusion"},
+            )  # fmt: skip
+        if showcase.examples:
+            columns = ["image", *showcase.examples[0].values]
+            shown = [[wandb.Image(one.image, caption=one.key), *one.values.values()] for one in showcase.examples]
+            row[f"{showcase.split}/examples"] = wandb.Table(columns=columns, data=shown)
+        if row:
+            self.send_row(f"shown {showcase.fingerprint}", row)
+        for thing in showcase.things:
+            artifact = wandb.Artifact(_artifact_name(thing.name), type=thing.type, metadata=dict(thing.facts))
+            for path in thing.files:
+                artifact.add_file(str(path), name=path.name)
+            for path in thing.references:
+                artifact.add_reference(path.as_uri(), checksum=False)
+            if thing.is_input and not self.wandb.offline:  # W&B cannot say so offline
+                self.wandb.use_artifact(artifact)
+            else:
+                self.wandb.log_artifact(artifact)
+
+    def finish(self) -> None:
+        """Wait until everything has arrived; the note says so."""
+        self.wandb.finish()
+        if self._note is not None:
+            self._note.arrived(self._next)
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    return f"{point['split']} {point['step']} {point['epoch']}"
+
+
+def _cells(names: Sequence[str], cells: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
+    for actual, row in zip(names, cells, strict=True):
+        for predicted, count in zip(names, row, strict=True):
+            yield [actual, predicted, int(count)]
+
+
+def _artifact_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:120]
+
+
+class Note:
+    """`synced.jsonl`: which rows one W&B server was sent, in order; written before they are sent."""
+
+    def __init__(self, path: Path, target: str) -> None:
+        self._path, self._target = path, target
+
+    def _mine(self) -> list[dict[str, Any]]:
+        return [line for line in read_lines(self._path) if line.get("target") == self._target]
+
+    def agree(self, rows: int, first: Sequence[str]) -> list[str]:
+        """The keys of the `rows` rows that the server has; noted ones beyond did not arrive and are forgotten.
+
+        Args:
+            rows: how many it has.
+            first: what they are where nobody noted it: the first lines of the file.
+        """
+        keys = [line["key"] for line in self._mine() if "key" in line]
+        kept = keys[:rows] if len(keys) >= rows else [*keys, *first[len(keys) : rows]]
+        if kept != keys:
+            others = [line for line in read_lines(self._path) if line.get("target") != self._target]
+            lines = [*others, *({"target": self._target, "key": key} for key in kept)]
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        return kept
+
+    def add(self, key: str) -> None:
+        """One row is about to be sent."""
+        self._append({"key": key})
+
+    def arrived(self, rows: int) -> None:
+        """The server has so many rows."""
+        self._append({"arrived": rows})
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"target": self._target, **values}) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; a torn one is passed over."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did: rows sent now, lines there are, where to see them."""
+
+    rows: int
+    lines: int
+    where: str
+
+
+def require_key() -> None:
+    """Refuse to sync without a key; it is read from the environment or the netrc file, and written nowhere.
+
+    Raises:
+        ConfigError: there is none for the server.
+    """
+    import wandb
+
+    named = os.environ.get("WANDB_BASE_URL")
+    host = urlparse(named or wandb.Settings().base_url).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        kept = netrc.netrc(path) if path.is_file() else None
+    except (netrc.NetrcParseError, OSError):
+        kept = None
+    hosts = [host] if named else [host, "api.wandb.ai"]  # under which the client wrote it for years
+    known = kept is not None and any(kept.authenticators(one) is not None for one in hosts)
+    if not os.environ.get("WANDB_API_KEY") and not known:
+        raise ConfigError(
+            f"no key for W&B at {host}: set WANDB_API_KEY, or have it in {path}; --to-folder DIR needs none"
+        )
+
+
+def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> Synced:
+    """Send W&B what it does not have of a run.
+
+    Raises:
+        RunError: W&B did not answer, or took not everything; what arrived is not sent again.
+    """
+    points = read_metrics(run.metrics)
+    try:
+        feed = Feed.open(run, config, "online", group, run.path)
+        for point in points:
+            feed.send(point)
+        if showcase is not None:
+            feed.show(showcase)
+        feed.finish()
+    except Exception as error:  # whatever the client raises, it means that the network or the server said no
+        raise RunError(f"run {run.run_id} was not synced: {' '.join(str(error).split())}") from error
+    return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
+
+
+def replay(run: RunDir, config: Config, group: str, showcase: Showcase | None, folder: Path) -> Synced:
+    """The whole run as one offline run of W&B in `folder/<run id>`, made anew and put in place whole."""
+    import shutil
+
+    final, new = folder / run.run_id, folder / f".{run.run_id}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    points = read_metrics(run.metrics)
+    feed = Feed.open(run, config, "offline", group, new)
+    for point in points:
+        feed.send(point)
+    if showcase is not None:
+        feed.show(showcase)
+    feed.finish()
+    if final.exists():
+        old = folder / f".{run.run_id}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old)
+    else:
+        new.rename(final)
+    (found,) = (final / "wandb").glob("offline-run-*")
+    return Synced(feed.rows, len(points), str(found))
+
+
+def is_synced(run: RunDir, showcase: Showcase | None) -> bool:
+    """Whether a sync has nothing to send: all lines and this showcase have arrived at one server."""
+    wanted = {_key(point) for point in read_metrics(run.metrics)}
+    if showcase is not None and (showcase.confusions or showcase.examples):
+        wanted.add(f"shown {showcase.fingerprint}")
+    lines = read_lines(run.synced)
+    for target, rows in {line["target"]: line["arrived"] for line in lines if "arrived" in line}.items():
+        keys = [line["key"] for line in lines if line.get("target") == target and "key" in line]
+        if len(keys) == rows and wanted <= set(keys):
+            return True
+    return False

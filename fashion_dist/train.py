@@ -15,7 +15,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from fashion_dist.tasks import load
 from fashion_dist.tracking import Tracker
 from fashion_dist.weights import load_initial
 from shards import ShardSet
+
+if TYPE_CHECKING:
+    from fashion_dist.showcase import Showcase
 
 Outcome = Literal["done", "stopped", "pruned"]
 
@@ -84,19 +87,28 @@ def fit(
     try:
         session.resume()
         if link.world.is_main:
-            session.tracker = Tracker(folder, config, session.position.total, options.attempt, options.wandb)
+            done = session.position.total
+            session.tracker = Tracker(folder, config, done, options.attempt, options.wandb, options.group)
         outcome: Outcome = "done"
         if session.position.epoch < config.train.epochs:
             with SplitFeed(session, "train") as train, SplitFeed(session, "val") as val:
                 outcome = _epochs(session, train, val)
         if outcome == "done":
             _predict(session)
+            if session.tracker is not None:
+                session.tracker.show(functools.partial(_showcase, session))
     finally:
         checkpoints.close()
         if session.tracker is not None:
             session.tracker.close()
     session.tell(state="done" if outcome == "done" else "stopped")
     return outcome
+
+
+def _showcase(session: Session) -> Showcase:
+    from fashion_dist.showcase import showcase  # pictures, which only W&B is shown
+
+    return showcase(session.folder, session.config, session.shard_set)
 
 
 def _epochs(session: Session, train: SplitFeed, val: SplitFeed) -> Outcome:

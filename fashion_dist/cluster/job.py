@@ -209,7 +209,10 @@ def _train(
 
         prune = pruner(run, submission)
     loading = loader_options(options, threads)
-    fit_options = FitOptions(loader=loading, wandb=options.wandb, attempt=holder.attempt, prune=prune)
+    group = Path(submission.sweep).name if submission is not None else ""
+    fit_options = FitOptions(
+        loader=loading, wandb=options.wandb, group=group, attempt=holder.attempt, prune=prune
+    )  # fmt: skip
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
         outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask)

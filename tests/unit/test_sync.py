@@ -1,0 +1,169 @@
+"""W&B gets every line once, as one run, however often the job was requeued and the sync was killed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from wandb_server import WandbServer
+
+from fashion_dist import tracking
+from fashion_dist.errors import ConfigError
+from fashion_dist.paths import RunDir
+from fashion_dist.showcase import Example, Showcase, Thing
+from fashion_dist.tasks.clipart import RECIPE
+from fashion_dist.tracking import Note, Tracker
+
+KEY = "f" * 40
+
+
+def requeued_run(folder: Path) -> RunDir:
+    """Killed twice, each time a while after its last checkpoint."""
+    run = RunDir(folder / "runs" / "clipart-0123456789")
+    run.path.mkdir(parents=True)
+    done = 0
+    for attempt, last in ((1, 80), (2, 140), (3, 200)):
+        tracker = Tracker(run, RECIPE, done, attempt, "off")
+        for step in range(done // 20 * 20 + 20, last + 1, 20):
+            tracker.log("train", step, step / 100, {"loss": 1 / step, "lr": 0.1})
+            if step % 100 == 0:
+                tracker.log("val", step, step / 100, {"accuracy": step / 1000})
+        tracker.close()
+        done = last - 30
+    return run
+
+
+STEPS = [*(("train", step) for step in range(20, 201, 20)), ("val", 100), ("val", 200)]
+
+
+def axes(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Which line of the metrics each row is."""
+    return sorted(("val" if "val/accuracy" in row else "train", row["step"]) for row in rows if "step" in row)
+
+
+def read_offline(folder: Path) -> list[dict[str, Any]]:
+    """The records of the only offline run in a folder, by W&B's own reader."""
+    (file,) = folder.rglob("*.wandb")
+    wandb = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(wandb, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def shown(folder: Path) -> Showcase:
+    file = folder / "test.txt"
+    file.write_text("id,label\n")
+    examples = [Example("a", Image.new("RGB", (8, 8)), {"key": "a", "label": "cat"})]
+    confusion = {"test": (["cat", "dog"], [[3, 1], [0, 4]])}
+    things = [
+        Thing("shards x", "dataset", references=(folder,), is_input=True),
+        Thing("submission-x", "submission", files=(file,)),
+    ]
+    return Showcase({"best/accuracy": 0.2}, confusion, "test", examples, things, "abc")
+
+
+def test_a_run_that_was_requeued_is_one_offline_run_with_every_step_once(tmp_path: Path) -> None:
+    run = requeued_run(tmp_path)
+    (tmp_path / "data").mkdir()
+    out = tmp_path / "out"
+    first = tracking.replay(run, RECIPE, "a-sweep", shown(tmp_path / "data"), out)
+    again = tracking.replay(run, RECIPE, "a-sweep", shown(tmp_path / "data"), out)
+    assert (first.rows, first.lines) == (again.rows, again.lines) == (13, 12)
+    records = read_offline(out)
+    (begun,) = [record["run"] for record in records if record["type"] == "run"]
+    assert (begun["run_id"], begun["run_group"], begun["job_type"]) == (run.run_id, "a-sweep", "trial")
+    assert begun["config"]["update"]["optim.lr"] == RECIPE.optim.lr
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert axes(rows) == sorted(STEPS) and [row["_step"] for row in rows] == list(range(13))
+    assert rows[-1]["test/examples.nrows"] == 1
+    defined = {
+        r["metric"]["glob_name"]: r["metric"]["step_metric"] for r in records if "glob_name" in r.get("metric", {})
+    }
+    assert defined == {"train/*": "step", "val/*": "epoch", "test/*": "epoch"}
+    summary = {key: value for r in records if r["type"] == "summary" for key, value in r["summary"]["update"].items()}
+    assert summary["best/accuracy"] == 0.2
+    names = {record["artifact"]["name"] for record in records if record["type"] == "artifact"}
+    assert {"shards-x", "submission-x"} <= names
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    server = WandbServer()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    client = importlib.import_module("wandb")
+    client.teardown()  # it reads the environment once in a process
+    yield server
+    client.teardown()
+    server.close()
+
+
+def test_the_real_client_sends_each_line_once(server: WandbServer, tmp_path: Path) -> None:
+    run = requeued_run(tmp_path)
+
+    def sync() -> int:
+        return tracking.sync(run, RECIPE, "", None).rows
+
+    assert sync() == 12 and axes(server.sent[run.run_id]) == sorted(STEPS)
+    assert list(server.configs) == [run.run_id] and server.groups[run.run_id] == "clipart"
+    assert server.configs[run.run_id]["optim.lr"]["value"] == RECIPE.optim.lr
+    assert tracking.is_synced(run, None)
+    assert sync() == 0
+    # More was trained since.
+    tracker = Tracker(run, RECIPE, 200, 4, "off")
+    tracker.log("train", 220, 2.2, {"loss": 0.1})
+    tracker.log("train", 240, 2.4, {"loss": 0.1})
+    tracker.close()
+    assert not tracking.is_synced(run, None)
+    assert sync() == 2
+    # The last row was noted and then did not arrive; and a server that has rows nobody noted.
+    server.lose_last_row(run.run_id)
+    assert sync() == 1
+    run.synced.unlink()
+    assert sync() == 0
+    more = [("train", 220), ("train", 240)]
+    assert axes(server.sent[run.run_id]) == sorted([*STEPS, *more])
+    assert [row["_step"] for row in server.sent[run.run_id]] == list(range(14))
+    assert list(server.sent) == [run.run_id]
+    written = [path for path in run.path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert written == []
+
+
+def test_a_live_run_that_is_requeued_online_sends_no_step_twice(server: WandbServer, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "runs" / "clipart-live")
+    run.path.mkdir(parents=True)
+    for attempt, (done, last) in enumerate(((0, 60), (30, 80)), start=1):
+        tracker = Tracker(run, RECIPE, done, attempt, "online", "a-sweep")
+        for step in range(done // 20 * 20 + 20, last + 1, 20):
+            tracker.log("train", step, step / 100, {"loss": 1 / step})
+        tracker.close()
+    assert [row["step"] for row in server.sent[run.run_id]] == [20, 40, 60, 80]
+    assert server.groups[run.run_id] == "a-sweep"
+    assert tracking.is_synced(run, None)
+
+
+def test_notes_agree_with_what_the_server_has(tmp_path: Path) -> None:
+    note, other = Note(tmp_path / "n", "a"), Note(tmp_path / "n", "b")
+    for key in ("1", "2", "3"):
+        note.add(key)
+    other.add("x")
+    assert note.agree(3, []) == ["1", "2", "3"]
+    assert note.agree(2, []) == ["1", "2"]
+    assert note.agree(4, ["1", "2", "y", "z"]) == ["1", "2", "y", "z"]
+    assert note.agree(0, []) == [] and other.agree(1, []) == ["x"]
+
+
+def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(ConfigError, match=r"no key for W&B at wandb\.example\.org: set WANDB_API_KEY"):
+        tracking.require_key()
+    (tmp_path / "netrc").write_text("machine wandb.example.org login user password secret\n")
+    tracking.require_key()
