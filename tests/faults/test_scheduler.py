@@ -150,10 +150,12 @@ def test_pre_empted_it_saves_within_the_grace_and_goes_on(slurm_trial: Trial, fi
 
 
 @pytest.mark.fault(7)
-def test_at_its_time_limit_it_goes_on_by_itself(slurm_trial: Trial, figures: Figures) -> None:
+def test_at_its_time_limit_it_goes_on_by_itself(slurm_trial: Trial, figures: Figures, tmp_path: Path) -> None:
     trial = slurm_trial
-    trial.launch("--time-min", "60", pace_s=PACE_S)
-    trial.wait_for_step(6)
+    held = tmp_path / "held"
+    held.touch()
+    trial.launch("--time-min", "60", pace_s=PACE_S, hold={"rank": 0, "at": 9, "while": str(held)})
+    trial.wait_for_step(9)
     job = job_of(trial)
 
     def limit(minutes: int) -> None:
@@ -162,9 +164,10 @@ def test_at_its_time_limit_it_goes_on_by_itself(slurm_trial: Trial, figures: Fig
     (entry,) = scheduler.queue(job_ids=[job])
     assert entry.left_s is not None
     began = time.monotonic()
-    limit(
-        (3600 - entry.left_s) // 60 + 2
-    )  # one to two minutes are left: less than the two that the warning comes early
+    limit((3600 - entry.left_s) // 60 + 2)  # one to two minutes are left, and two before the end it is warned
+    log = trial.run / "logs" / f"{job}_0_log.err"
+    until(lambda: "SIGUSR2" in log.read_text(), "Slurm warns the job")
+    held.unlink()
     until(lambda: trial.ends()[0] != "", "the first start has ended")
     limit(60)
     ended(trial, figures, began)
