@@ -1,8 +1,8 @@
 """`bench.py checkpoint`: what saving every 50 steps costs, in the training loop itself.
 
 Blocks of 50 steps of the deepfashion recipe run in turns: one with a checkpoint at its beginning, written while the
-steps go on and waited for at its end, one without. The cost is the median of the pairs' differences. Processor time
-counts the writing thread as well and is hardly blurred by what else the machine does; wall time is.
+steps go on and waited for at its end, one without. On a busy machine the difference drowns in noise, so each pair is
+followed by a checkpoint with no steps beside it: its processor time, of the writing thread too, is what one costs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
-from fashion_dist.paths import Home, RunDir
+from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
     from fashion_dist.session import Session, SplitFeed
@@ -49,18 +49,22 @@ def main(args: Args) -> cli.Result:
     home = Home.find(args.home)
     out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "checkpoint.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    from fashion_dist.bench._session import close_session
+
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
         session, train = _session(args, home, Path(scratch) / "runs" / "bench")
         with train:
             blocks = _measure(session, train, args, progress)
-        session.checkpoints.close()
+        close_session(session)
         newest = max(session.folder.checkpoints.glob("step-*"))
         size = json.loads((newest / "manifest.json").read_text())["bytes"]
     cost = {kind: _cost(blocks.of(kind)) for kind in ("wall", "cpu")}
+    alone_s = statistics.median(blocks.alone_s)
+    share = alone_s / statistics.median(blocks.of("cpu")[1])
     held_s = statistics.median(blocks.held_s)
     values = {
         "task": args.task, "image_px": session.config.data.image_px, "batch_size": session.config.train.batch_size,
-        "steps": args.steps, "checkpoint_bytes": size, "held_s": round(held_s, 4),
+        "steps": args.steps, "checkpoint_bytes": size, "cost": round(share, 5), "held_s": round(held_s, 4), "alone_cpu_s": round(alone_s, 4),
         **{f"{kind}_cost": round(value, 5) for kind, value in cost.items()},
         **{f"{kind}_s": {word: [round(s, 3) for s in found] for word, found in
                          zip(("with", "without"), blocks.of(kind), strict=True)} for kind in ("wall", "cpu")},
@@ -71,8 +75,8 @@ def main(args: Args) -> cli.Result:
         saving, plain = (statistics.median(found) for found in blocks.of(kind))
         lines.append(f"{words:<18} {saving:8.2f}     {plain:8.2f}    {cost[kind]:8.2%}")
     return cli.Result(
-        f"a checkpoint of {size / 1e6:.1f} MB every {args.steps} steps costs {cost['cpu']:.2%} of the processor time; "
-        f"it holds the loop for {held_s * 1000:.0f} ms",
+        f"a checkpoint of {size / 1e6:.1f} MB every {args.steps} steps costs {share:.2%} of the run: {alone_s:.2f} s of "
+        f"processor time; it holds the loop for {held_s * 1000:.0f} ms",
         paths={"figures": out},
         data=values,
         text="\n".join(lines),
@@ -81,12 +85,14 @@ def main(args: Args) -> cli.Result:
 
 @dataclass
 class Blocks:
-    """Seconds of each block, in pairs: (wall, processor)."""
+    """Seconds of each block, in pairs, as (wall, processor); and of saving."""
 
     saving: list[tuple[float, float]] = field(default_factory=list)
     plain: list[tuple[float, float]] = field(default_factory=list)
     held_s: list[float] = field(default_factory=list)
     """Wall time for which saving held the loop."""
+    alone_s: list[float] = field(default_factory=list)
+    """Processor time of a checkpoint with no steps beside it."""
 
     def of(self, kind: str) -> tuple[list[float], list[float]]:
         """The `wall` or `cpu` seconds of the blocks with a checkpoint, and of those without."""
@@ -102,29 +108,15 @@ def _cost(blocks: tuple[list[float], list[float]]) -> float:
 
 def _session(args: Args, home: Home, folder: Path) -> tuple[Session, SplitFeed]:
     """A fresh run in this process alone, and its training split."""
-    from fashion_dist.checkpoint import Checkpoints
-    from fashion_dist.distributed import Link, World
-    from fashion_dist.learner import Learner
-    from fashion_dist.session import FitOptions, Session, SplitFeed
+    from fashion_dist.bench._session import open_session
+    from fashion_dist.session import SplitFeed
     from fashion_dist.tasks import load
-    from shards import ShardSet
 
-    task = load(args.task)
-    config = task.recipe
+    config = load(args.task).recipe
     data = dataclasses.replace(config.data, image_px=args.image_px or config.data.image_px, start_px=0)
     train = dataclasses.replace(config.train, batch_size=args.batch_size or config.train.batch_size)
     config = dataclasses.replace(config, data=data, train=train)
-    shard_set = ShardSet.open(home.shard_set(config.dataset))
-    if shard_set.splits["train"] < config.train.batch_size:
-        raise ConfigError(f"--batch-size {config.train.batch_size} is more than the images of {shard_set.path}")
-    link = Link(World(), World().device())
-    learner = Learner(task.build_model(config, shard_set.schema), config, link)
-    run = RunDir(folder)
-    session = Session(
-        run, config, task, shard_set, link, learner, Checkpoints(run.checkpoints, config.train.keep), FitOptions(),
-        lambda: False,
-    )  # fmt: skip
-    learner.train(config.train.epochs - 1)  # with nothing frozen
+    session = open_session(config, home, folder)
     return session, SplitFeed(session, "train")
 
 
@@ -153,5 +145,10 @@ def _measure(session: Session, train: SplitFeed, args: Args, progress: cli.Progr
         # Every other pair in the opposite order, so that neither always follows the other.
         save = (turn % 2 == 0) == (turn // 2 % 2 == 0)
         (blocks.saving if save else blocks.plain).append(block(save))
+        if turn % 2:
+            used = time.process_time()
+            session.save()
+            session.checkpoints.wait()
+            blocks.alone_s.append(time.process_time() - used)
         progress("blocks", turn + 1, 2 * args.rounds)
     return blocks
