@@ -231,7 +231,7 @@ def _values(results: dict[str, Measured], args: Args, folder: Path, cores: int, 
         "image_px": args.image_px,
         "batch_size": args.batch_size,
         "cores": cores,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "contenders": {
             name: {
                 "images_per_s": round(statistics.median(result.rates), 1),
@@ -266,7 +266,8 @@ def _table(results: dict[str, Measured]) -> str:
     return "\n".join(lines)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as Linux tells it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
