@@ -259,7 +259,7 @@ class _LocalController(Controller):  # type: ignore[misc]
     The grace is for the peers' own error reports: gloo notices a lost peer in 1 to 2 s.
     """
 
-    GRACE_S = 8.0
+    GRACE_S = 6.0
 
     def wait(self, freq: int = 24) -> list[int | None]:
         """Exit codes of all ranks, once all have ended, one has failed and the grace is over, or time is up."""

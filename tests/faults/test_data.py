@@ -149,8 +149,10 @@ def test_few_samples_on_more_ranks_are_each_there_once(
     pack("deep_fashion", source, tmp_path / "few", PackOptions(), ReadOptions(), workers=1)
     trial = make_trial(packed=tmp_path / "few")
     trial.settings = (*trial.settings, "train.batch_size=6", "train.eval_batch_size=1", "train.epochs=2")
+    began = time.monotonic()
     said = trial.launch("--wait", nodes=3, pace_s=0)
     assert said.status == 0, said.err
+    figures.took(time.monotonic() - began)
     trial.gone()
     for epoch in (0, 1):
         keys = [key for line in trial.ledger() if line["epoch"] == epoch for key in line["keys"]]

@@ -70,7 +70,9 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(
         trial.wait_for_step(step, attempt)
         trial.kill(0)
         trial.gone()
+    began = time.monotonic()
     assert trial.launch("--wait", nodes=4).status == 0
+    figures.took(time.monotonic() - began)
     trial.covered(figures)
     assert [attempt["ranks"] for attempt in read(trial.run / "attempts.json")["attempts"]] == [2, 1, 4]
     assert trial.batches() == undisturbed(2).batches()
@@ -106,10 +108,12 @@ def test_two_jobs_that_are_given_the_same_port_both_run(make_trial: Callable[...
     with socket.create_server(("", 0)) as taken:
         port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
         trials = [make_trial(), make_trial()]
+        began = time.monotonic()
         for trial in trials:
             assert trial.launch(variables=port).json["outcome"] == "submitted"
         for trial in trials:
             until(lambda trial=trial: read(trial.run / "state.json").get("state") == "done", "the run is done")
+            figures.took(time.monotonic() - began)
             trial.ended_well(figures)
 
 

@@ -97,10 +97,12 @@ def test_a_signal_inside_a_collective_loses_an_interval_at_most(trial: Trial, fi
 def test_an_hour_between_clocks_changes_nothing(trial: Trial, figures: Figures) -> None:
     trial.launch(clock={"rank": 1, "s": 3600})
     trial.wait_for_step(9)
+    began = time.monotonic()
     trial.kill(1)
     trial.gone()
     said = trial.launch("--wait", clock={"rank": 0, "s": -3600})  # the later start looks older
     assert said.status == 0, said.err
+    figures.took(time.monotonic() - began)
     trial.ended_well(figures)
     (view,) = trial.place.status(trial.run.name, "--json").json["runs"]
     assert (view["state"], view["attempts"]) == ("done", 2)
@@ -110,9 +112,13 @@ def test_an_hour_between_clocks_changes_nothing(trial: Trial, figures: Figures) 
 
 @pytest.mark.fault(26)
 def test_a_loss_that_is_not_finite_ends_all_ranks_alike(trial: Trial, figures: Figures) -> None:
-    said = trial.launch("--wait", nan={"rank": 0, "at": 9})
-    assert said.status == 1
-    assert "RunError: the gradient is not finite at epoch 1, step 9" in said.json["detail"]
+    launcher = trial.start("--wait", nan={"rank": 0, "at": 9})
+    trial.wait_for_step(9)
+    began = time.monotonic()
+    out, err = launcher.communicate()
+    figures.took(time.monotonic() - began)
+    assert launcher.returncode == 1, err
+    assert "RunError: the gradient is not finite at epoch 1, step 9" in json.loads(out)["detail"]
     reports = [read(trial.run / "errors" / f"rank_{rank}.json") for rank in (0, 1)]
     assert reports[0]["message"] == reports[1]["message"]
     trial.gone()
