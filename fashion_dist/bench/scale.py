@@ -1,0 +1,211 @@
+"""`bench.py scale`: what a second rank brings, measured; and what 512 would, forecast from it.
+
+Weak scaling: every rank has the same batch, so N ranks do N times the work of a step. Runs of the real job through
+`launch.py`, each node one core of the local Slurm (or one task with `--cluster local`), in turns; medians.
+`--plan NODESxGPUS` forecasts with a stated model (`fashion_dist.bench._forecast`), whose assumptions are printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fashion_dist import cli
+from fashion_dist.bench._forecast import Forecast, Machine, forecast
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.paths import Home
+from shards import ShardSet
+
+LAUNCH = Path(__file__).parents[2] / "jobs" / "launch.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(cli.CommonArgs):
+    """Measure how training scales over ranks, and forecast how it goes on."""
+
+    task: str = "deepfashion"
+    """What is trained; its shard set stands in HOME/shards."""
+    model: str = ""
+    """A network; else the recipe's."""
+    image_px: int = 96
+    """Height and width of the images."""
+    batch_size: int = 32
+    """Images of one rank's step."""
+    steps: int = 40
+    """Steps of a run; the first 20 do not count."""
+    nodes: tuple[int, ...] = (1, 2)
+    """Numbers of nodes to measure."""
+    rounds: int = 3
+    """Runs of each."""
+    cluster: str = "auto"
+    """slurm, local, or auto."""
+    plan: str = ""
+    """NODESxGPUS, such as 64x8: forecast up to that size."""
+    network_gbytes: float = 25.0
+    """For the forecast: GB/s of a node's network."""
+    node_gbytes: float = 200.0
+    """For the forecast: GB/s between the GPUs of a node."""
+    latency_us: float = 10.0
+    """For the forecast: of a message between nodes."""
+    filesystem_gbytes: float = 10.0
+    """For the forecast: GB/s of the shared filesystem, all nodes together."""
+    loads_per_s: float = 0.0
+    """For the forecast: images a second that one rank's loader prepares (`bench.py loader`); 0 is never too few."""
+    step_ms: float = 0.0
+    """For the forecast: one rank's step alone; 0 is what was measured. With it nothing is measured."""
+    out: str = ""
+    """Where the JSON goes; else HOME/bench/scale.json."""
+
+
+def main(args: Args) -> cli.Result:
+    """Measures, forecasts, prints the table, writes the JSON."""
+    sizes = _sizes(args.plan) if args.plan else []
+    if min(args.rounds, args.batch_size, *args.nodes) < 1 or args.steps <= 20:
+        raise ConfigError("--rounds, --batch-size and --nodes must be 1 or more, --steps more than 20")
+    if args.step_ms and not sizes:
+        raise ConfigError("--step-ms is for a forecast: add --plan NODESxGPUS, such as --plan 64x8")
+    home = Home.find(args.home)
+    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "scale.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rates = {} if args.step_ms else _measured(args, home, out.parent)
+    step_s = args.step_ms / 1000 or args.batch_size / statistics.median(rates[min(rates)])
+    machine = _machine(args, home, step_s)
+    points = [forecast(machine, nodes, per_node) for nodes, per_node in sizes]
+    checked = {nodes: forecast(_loopback(machine), nodes, 1) for nodes in rates}
+    values = {
+        "images_per_s": {str(nodes): [round(rate, 2) for rate in found] for nodes, found in rates.items()},
+        "efficiency": {str(nodes): round(_efficiency(rates, nodes), 4) for nodes in rates},
+        "forecast_of_measured": {str(nodes): round(point.efficiency, 4) for nodes, point in checked.items()},
+        "assumptions": asdict(machine),
+        "forecast": [asdict(point) for point in points],
+    }
+    out.write_text(json.dumps(values, indent=1) + "\n")
+    text = "\n".join([*_measured_lines(rates, checked), *_forecast_lines(machine, points)])
+    return cli.Result(f"{args.task} at {args.image_px} px", paths={"figures": out}, data=values, text=text)
+
+
+def _sizes(plan: str) -> list[tuple[int, int]]:
+    """1 GPU, one node, and doublings of nodes up to `plan`."""
+    nodes, _, gpus = plan.partition("x")
+    if not (nodes.isdigit() and gpus.isdigit() and 1 <= int(nodes) * int(gpus) <= 512):
+        raise ConfigError(f"--plan {plan!r} is not possible; allowed: NODESxGPUS such as 64x8, 512 GPUs at most")
+    last, per_node = int(nodes), int(gpus)
+    counts = [count for count in (2**power for power in range(10)) if count < last]
+    return list(dict.fromkeys([(1, 1), *((count, per_node) for count in [*counts, last])]))
+
+
+def _measured(args: Args, home: Home, folder: Path) -> dict[int, list[float]]:
+    """Images/s of each run, by the number of nodes."""
+    rates: dict[int, list[float]] = {nodes: [] for nodes in sorted(args.nodes)}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, cli.Progress() as progress:
+        (Path(scratch) / "shards").symlink_to(home.shards)
+        total = args.rounds * len(rates)
+        for turn in range(total):
+            order = list(rates) if turn // len(rates) % 2 == 0 else list(rates)[::-1]
+            nodes = order[turn % len(rates)]
+            rates[nodes].append(_one_run(args, Path(scratch), nodes, turn))
+            progress("runs", turn + 1, total)
+    return rates
+
+
+def _one_run(args: Args, home: Path, nodes: int, seed: int) -> float:
+    """Images/s of one run on so many nodes: the median of its windows after the first 20 steps."""
+    batch = args.batch_size * nodes
+    samples = ShardSet.open(home / "shards" / _dataset(args.task)).splits["train"]
+    fraction = min(1.0, (batch * args.steps + 0.5) / samples)
+    epochs = max(1, round(args.steps * batch / (samples * fraction)))
+    settings = {
+        "data.image_px": args.image_px, "data.start_px": 0, "train.batch_size": batch, "train.epochs": epochs,
+        "train.fraction": fraction, "train.seed": seed, "optim.warmup_epochs": 0,
+    }  # fmt: skip
+    command = [
+        sys.executable, str(LAUNCH), "--task", args.task, "--nodes", str(nodes), "--cluster", args.cluster,
+        "--cpus-per-task", "1", "--cache", "ram", "--wandb", "off", "--home", str(home), "--wait", "--json", "--fresh",
+        *(["--model", args.model] if args.model else []),
+        "--set", *(f"{name}={value}" for name, value in settings.items()),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"a run on {nodes} nodes ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    run = home / "runs" / json.loads(done.stdout.splitlines()[-1])["run_id"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [line["samples_per_s"] for line in lines if line["split"] == "train" and line["step"] > 20]
+    return float(statistics.median(found))
+
+
+def _dataset(task: str) -> str:
+    from fashion_dist.tasks import load
+
+    return load(task).recipe.dataset
+
+
+def _machine(args: Args, home: Home, step_s: float) -> Machine:
+    from fashion_dist.tasks import load
+
+    task = load(args.task)
+    shard_set = ShardSet.open(home.shard_set(task.recipe.dataset))
+    model = dataclasses.replace(task.recipe.model, name=args.model or task.recipe.model.name)
+    config = dataclasses.replace(task.recipe, model=model)
+    parameters = sum(p.numel() for p in task.build_model(config, shard_set.schema).parameters())
+    size = sum(shard.size for shard in shard_set.manifest.shards)
+    return Machine(
+        compute_s=step_s,
+        batch=args.batch_size,
+        gradient_bytes=4.0 * parameters,
+        node_gbytes=args.node_gbytes,
+        network_gbytes=args.network_gbytes,
+        latency_us=args.latency_us,
+        loads_per_s=args.loads_per_s or float("inf"),
+        sample_bytes=size / sum(shard_set.splits.values()),
+        filesystem_gbytes=args.filesystem_gbytes,
+        samples=shard_set.splits["train"],
+    )
+
+
+def _loopback(machine: Machine) -> Machine:
+    """The same on one machine: gloo over loopback copies about 1 GB/s and takes 100 us a message."""
+    return dataclasses.replace(machine, network_gbytes=1.0, latency_us=100.0)
+
+
+def _efficiency(rates: dict[int, list[float]], nodes: int) -> float:
+    """Median over the rounds of the rate per node against the smallest number of nodes'."""
+    least = min(rates)
+    pairs = zip(rates[nodes], rates[least], strict=True)
+    return statistics.median((mine / nodes) / (base / least) for mine, base in pairs)
+
+
+def _measured_lines(rates: dict[int, list[float]], checked: dict[int, Forecast]) -> list[str]:
+    if not rates:
+        return []
+    lines = [f"{'nodes':>6}{'images/s':>10}{'efficiency':>12}{'forecast':>10}"]
+    for nodes, found in rates.items():
+        efficiency = _efficiency(rates, nodes)
+        lines.append(
+            f"{nodes:>6}{statistics.median(found):>10,.1f}{efficiency:>12.3f}{checked[nodes].efficiency:>10.3f}"
+        )
+    return lines
+
+
+def _forecast_lines(machine: Machine, points: list[Forecast]) -> list[str]:
+    if not points:
+        return []
+    loads = "as fast as needed" if machine.loads_per_s == float("inf") else f"{machine.loads_per_s:,.0f} images/s"
+    lines = [
+        "",
+        f"assumed: a step of {machine.compute_s * 1000:.1f} ms for {machine.batch} images, "
+        f"{machine.gradient_bytes / 1e6:.1f} MB of gradients, {machine.node_gbytes:g} GB/s in a node,",
+        f"{machine.network_gbytes:g} GB/s and {machine.latency_us:g} us between nodes, loaders {loads}, "
+        f"{machine.sample_bytes / 1e3:.1f} kB an image, filesystem {machine.filesystem_gbytes:g} GB/s",
+        f"{'nodes':>6}{'GPUs':>6}{'images/s':>14}{'efficiency':>12}{'epoch s':>10}{'reads GB/s':>12}  first limit",
+    ]
+    return lines + [
+        f"{point.nodes:>6}{point.ranks:>6}{point.samples_per_s:>14,.0f}{point.efficiency:>12.3f}"
+        f"{point.epoch_s:>10.2f}{point.filesystem_gbytes:>12.3f}  {point.bottleneck}"
+        for point in points
+    ]
