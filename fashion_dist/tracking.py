@@ -206,7 +206,7 @@ class Feed:
         """Add what there is to see of a run beside its curves: summary, confusions, examples, files."""
         import wandb
 
-        self.wandb.summary.update(showcase.summary)
+        self.wandb.summary.update(dict(showcase.summary))
         row: dict[str, Any] = {}
         for split, (names, cells) in showcase.confusions.items():
             table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=list(_cells(names, cells)))
@@ -216,7 +216,7 @@ class Feed:
                 {"title": f"{split}: confusion"},
             )  # fmt: skip
         if showcase.examples:
-            columns = ["image", *showcase.examples[0].values]
+            columns: list[str | int] = ["image", *showcase.examples[0].values]
             shown = [[wandb.Image(one.image, caption=one.key), *one.values.values()] for one in showcase.examples]
             row[f"{showcase.split}/examples"] = wandb.Table(columns=columns, data=shown)
         if row:

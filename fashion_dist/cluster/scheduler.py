@@ -100,7 +100,10 @@ def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
         RunError: it is not installed, failed, or did not answer in time; with its own words.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        environment = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # or long lists of array tasks are cut
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
+        )  # fmt: skip
     except FileNotFoundError:
         raise RunError(f"{command[0]} is not on the PATH: this machine has no Slurm commands") from None
     except subprocess.TimeoutExpired:
@@ -196,6 +199,11 @@ def accounting(job_ids: Iterable[str]) -> dict[str, str]:
         text = ask(["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={ids}"])
     except RunError:
         return {}
+    return parse_accounting(text)
+
+
+def parse_accounting(text: str) -> dict[str, str]:
+    """The lines of `sacct` in the format that `accounting` asks for."""
     rows = (line.partition("|") for line in text.splitlines())
     return {job_id: state.split()[0] for ids, _, state in rows if state.strip() for job_id in _each(ids)}
 
@@ -205,8 +213,8 @@ def _each(text: str) -> list[str]:
     array, bracket, rest = text.partition("_[")
     if not bracket:
         return [text]
-    parts = [part.partition("-") for part in rest.rstrip("]").partition("%")[0].split(",")]
-    return [f"{array}_{task}" for low, _, high in parts for task in range(int(low), int(high or low) + 1)]
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", rest.partition("]")[0].partition("%")[0])
+    return [f"{array}_{task}" for low, high in ranges for task in range(int(low), int(high or low) + 1)]
 
 
 def presence(job: JobRef) -> Presence:

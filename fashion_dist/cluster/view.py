@@ -16,6 +16,8 @@ from fashion_dist.files import read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.state import RunState
 
+_MANY = 50
+
 STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new")
 
 _BY_SLURM = {
@@ -83,7 +85,9 @@ class Scheduler:
         """Ask accounting about these jobs at once, where they have left the queue."""
         ids = [job.job_id for job in jobs if job.cluster == "slurm"]
         gone = [job_id for job_id in ids if self.entry(job_id) is None and not self.silent]
-        self._accounting |= dict.fromkeys(gone, "") | scheduler.accounting(gone)
+        many = len(gone) > _MANY  # a command line has an end, and an array answers for all its tasks
+        asked = dict.fromkeys(job_id.partition("_")[0] if many else job_id for job_id in gone)
+        self._accounting |= dict.fromkeys(gone, "") | scheduler.accounting(asked)
 
     def entry(self, job_id: str) -> scheduler.Queued | None:
         """The job's line in the queue."""

@@ -7,6 +7,7 @@ folder: a second launcher, or one that was killed and started again, finds what 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -88,6 +89,8 @@ def resolve(question: Question) -> Draft:
     where = question.file or "--set"
     searched = spec.parse(raw, where, recipe.keys())
     _require_repeats(searched, question, where)
+    if (searched.method == "bayes" or searched.halving) and importlib.util.find_spec("optuna") is None:
+        raise ConfigError(f"{where}: bayes and early_terminate need Optuna: pip install 'fashion-dist[sweep]'")
     expand.require_few(searched, question.seeds, question.yes)
     ground = launch.survey(question.request)
     base = _monitored(ground.config, searched, task.monitor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from fashion_dist import cli
 from fashion_dist.cluster import scheduler
@@ -12,8 +13,10 @@ from fashion_dist.cluster.follow import WATCH_S
 from fashion_dist.errors import RunError
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import table
-from fashion_dist.sweep.launch import Draft, Submitted
 from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
+
+if TYPE_CHECKING:
+    from fashion_dist.sweep.launch import Draft, Submitted
 
 SHOWN = 24
 SETTLE_S = 6.0

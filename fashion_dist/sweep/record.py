@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fashion_dist.cluster.launch import Request
 from fashion_dist.cluster.presets import Resources
 from fashion_dist.cluster.record import JobOptions
 from fashion_dist.cluster.scheduler import Cluster, JobRef
@@ -22,6 +21,9 @@ from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir, SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
+
+if TYPE_CHECKING:
+    from fashion_dist.cluster.launch import Request
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Sweep:
         Raises:
             RunError: the folder has no sweep.json that can be read.
         """
+        from fashion_dist.cluster.launch import Request  # 0.1 s, which `status.py --help` need not wait for
+
         values = read_json(folder.sweep)
         if not values:
             raise RunError(f"{folder.sweep} cannot be read; submit the sweep again under another name")

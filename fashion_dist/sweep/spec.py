@@ -85,8 +85,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file, or it is not a mapping in YAML.
     """
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError("sweep files need PyYAML: pip install 'fashion-dist[sweep]'") from None
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,6 @@ follows from the values in the journal alone, so it can be asked for again after
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ from fashion_dist.tracking import read_metrics
 
 if TYPE_CHECKING:
     import optuna
-
-logging.getLogger("optuna").setLevel(logging.WARNING)
 
 STARTUP = 10
 """Trials that are drawn at random before TPE has something to go by, as Optuna does by default."""
@@ -201,7 +198,10 @@ def _states() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's notes on what is experimental in it."""
+    """Without Optuna's notes on what it does and what is experimental in it."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="optuna")
         warnings.filterwarnings("ignore", message=".*experimental.*")

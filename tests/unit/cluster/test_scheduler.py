@@ -42,6 +42,16 @@ def test_a_queue_is_read_whatever_the_comment_holds() -> None:
     assert (waiting.job_id, waiting.reason, waiting.name) == ("13_4", "Resources", "x y")
 
 
+def test_tasks_that_never_started_stand_together_in_the_accounting() -> None:
+    text = "7|COMPLETED\n12_[0-2,5%2]|CANCELLED by 1000\n12_3|TIMEOUT\n13_[4]|PENDING\n14_1|\n"
+    assert scheduler.parse_accounting(text) == {
+        "7": "COMPLETED",
+        **dict.fromkeys(("12_0", "12_1", "12_2", "12_5"), "CANCELLED"),
+        "12_3": "TIMEOUT",
+        "13_4": "PENDING",
+    }
+
+
 def test_a_local_job_is_its_process_and_not_its_number() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:

@@ -50,6 +50,7 @@ def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | 
         (GONE, {"state": "done"}, "done", "done"),
         (HERE, {"state": "done"}, "done", "done"),
         (GONE, {"state": "stopped"}, "cancelled", "stopped"),
+        (GONE, {"state": "stopped"}, "pruned", "pruned"),
         (GONE, {"state": "stopped"}, "time limit", "stopped"),
         (GONE, {"state": "stopped"}, "time limit...", "failed"),
         (HERE, {"state": "stopped"}, "time limit...", "queued"),
@@ -165,7 +166,7 @@ def test_looking_at_many_runs(tmp_path: Path) -> None:
         make_run(tmp_path, f"r-{index:02}", GONE, {"state": "done"})
     views = overview.look_at(overview.all_runs(home))
     assert [v.run_id for v in views] == [f"r-{index:02}" for index in range(20)]
-    assert "20 runs: 20 done" in overview.draw([], views, home, 80)
+    assert "20 runs: 20 done" in overview.draw([], overview.Overview(views), home, 80)
 
 
 @pytest.mark.parametrize(
