@@ -32,7 +32,7 @@ def bare_loop(session: Session, images: Tensor, targets: dict[str, Tensor], step
             learner.optimizer.zero_grad(set_to_none=True)
             with learner.autocast():
                 loss = task.loss(learner.model(images), targets, config)["loss"]
-            loss.backward()
+            torch.autograd.backward(loss)
             learner.optimizer.step()
         synchronize(learner.device)
         return steps * len(images)
