@@ -64,7 +64,9 @@ def main(args: Args) -> cli.Result:
 
     out = Path(args.out).absolute() if args.out else None
     if len(found) > 1:
-        made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep or swept)
+        made = make.report_runs(
+            found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep or swept, say=_say
+        )
         headline = f"{len(found)} runs on one page"
         return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
     made = make.report_run(found[0], out, quick=args.quick, say=_say)

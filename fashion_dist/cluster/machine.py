@@ -37,4 +37,4 @@ def _field(path: Path, name: str) -> str:
 def cpu_seconds(run: RunDir, attempt: int) -> float:
     """CPU time of rank 0, which asks, and by their last signs of life of the start's other ranks; of all threads."""
     beats = [read_json(path) for path in run.heartbeats.glob("rank_*.json") if path != run.heartbeat(0)]
-    return time.process_time() + sum(beat.get("cpu_s", 0.0) for beat in beats if beat.get("attempt") == attempt)
+    return time.process_time() + sum(float(beat.get("cpu_s", 0.0)) for beat in beats if beat.get("attempt") == attempt)

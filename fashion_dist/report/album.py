@@ -98,7 +98,8 @@ class Album:
         folder = self.folder / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         paths = {ending: folder / f"{name}.{ending}" for ending in ("png", "svg", "csv")}
-        with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        settings: Any = {**_SETTINGS, "svg.hashsalt": name}
+        with mpl.rc_context(settings):
             figure = Figure(figsize=size, layout="constrained")
             paint(figure)
             figure.savefig(paths["svg"], metadata={"Date": None})

@@ -148,7 +148,7 @@ def worst(found: AttributeAnswers, thumbs: Thumbnails) -> Section:
     kinds = attribute * 2 + found.chosen[image, attribute]
     chosen = spread(range(len(flat)), kinds, each=3, most=2 * GALLERY)
     seen: set[int] = set()
-    shots = []
+    shots: list[Shot] = []
     for k in chosen:
         n, a = int(image[k]), int(attribute[k])
         if n in seen or len(shots) == GALLERY:

@@ -167,7 +167,7 @@ def class_by_class(found: ClassAnswers, album: Album) -> Section:
         f"{_capital(names[strongest])} is recognised best (F1 {counted.f1[strongest]:.3f}), "
         f"{names[weakest]} worst (F1 {counted.f1[weakest]:.3f})."
     ]
-    missing = [names[k] for k in np.flatnonzero(counted.support == 0)]
+    missing = [names[k] for k in np.flatnonzero(counted.support == 0).tolist()]
     if missing:
         sentences.append(f"No image of this split is of {words.listing(missing[:8])}{' ...' * (len(missing) > 8)}.")
 

@@ -21,6 +21,7 @@ from fashion_dist.report.blocks import Page, Section
 from fashion_dist.report.facts import Facts
 from fashion_dist.report.page import write_page
 from fashion_dist.runs import OpenRun
+from shards import ShardSet
 
 Say = Callable[[str], None]
 MOST_COMPARED = 40
@@ -61,7 +62,7 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
             notes.append(chosen.note)
         sections += _details(facts, chosen, album)
     if not quick and facts.shard_set is not None and _has_best(facts):
-        sections += _inside(facts, chosen, album, notes, say)
+        sections += _inside(facts, album, notes, say)
     if facts.view.state != "done":
         notes.insert(0, story.state_sentence(facts))
     page = Page(
@@ -73,17 +74,16 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
     return Made(folder / "index.html", album)
 
 
-def _inside(facts: Facts, chosen: Answers | None, album: Album, notes: list[str], say: Say) -> list[Section]:
-    """What the network sees in the judged split, else in validation."""
+def _inside(facts: Facts, album: Album, notes: list[str], say: Say) -> list[Section]:
+    """What the network sees in validation."""
     assert facts.shard_set is not None
     if importlib.util.find_spec("captum") is None:
         notes.append("What the network sees is left out: captum is not installed (pip install 'fashion-dist[report]').")
         return []
     from fashion_dist.report import looks
 
-    split = chosen.split if chosen is not None else facts.shard_set.split("val")
     try:
-        return looks.sections(facts, split, album, say)
+        return looks.sections(facts, facts.shard_set.split("val"), album, say)
     except (FashionDistError, ShardsError, RuntimeError) as error:
         notes.append(f"What the network sees cannot be shown: {_first_line(error)}")
         return []
@@ -123,7 +123,7 @@ def _has_best(facts: Facts) -> bool:
 
 
 def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str, Answers]:
-    """The labelled splits' answers, test first; validation is predicted with the best weights if need be."""
+    """The labelled splits' answers, test first; without labels there, validation is predicted with the best weights."""
     if facts.shard_set is None:
         return {}
     found: dict[str, Answers] = {}
@@ -131,7 +131,7 @@ def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str,
         if not facts.shard_set.splits.get(name):
             continue
         split = facts.shard_set.split(name)
-        wanted = name == "val" and not quick and _has_best(facts) and is_stale(facts, name)
+        wanted = name == "val" and not found and not quick and _has_best(facts) and is_stale(facts, name)
         if wanted:
             say(f"predicting {name} with the best weights")
             from fashion_dist.predict import predict_run
@@ -219,14 +219,17 @@ def _details(facts: Facts, answers: Answers, album: Album) -> list[Section]:
     return sections
 
 
-def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, sweep: bool = False) -> Made:
+def report_runs(
+    found: Sequence[Facts], out: Path, *, quick: bool = False, sweep: bool = False, say: Say = _silent
+) -> Made:
     """Write the page of several runs into `out`.
 
     Args:
         found: the runs.
         out: the folder.
-        quick: build no network, so that parameters and FLOPs are not shown.
+        quick: use no network: nothing is predicted, parameters and FLOPs are not shown.
         sweep: show the runs as trials of a sweep, as from `search.MANY` runs of one task on.
+        say: told what is being done.
     """
     from fashion_dist.report import ablation, search, several
 
@@ -243,9 +246,12 @@ def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, sweep
     sections.append(several.curves(groups, shared, album))
     sections.append(several.seeds(groups, shared))
     if len(found) <= MOST_COMPARED:
+        if not quick and not many:
+            for f in found:
+                _answers(f, notes, quick, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
         hits = _hits(found)
         sections.append(ablation.section(groups, shared, hits, album))
-        sections.append(several.models(groups, shared, album, _no_size if quick else _size))
+        sections.append(several.models(groups, shared, album, _no_size if quick else _sizes()))
         sections.append(ablation.tests(found))
     tasks = list(dict.fromkeys(f.config.task for f in found))
     facts = [("runs", f"{len(found)}"), ("tasks", ", ".join(tasks))]
@@ -288,16 +294,28 @@ def _hits(found: Sequence[Facts]) -> dict[str, np.ndarray]:
     return {}
 
 
-def _size(facts: Facts) -> tuple[int, int]:
-    """Parameters of a run's network, and FLOPs of one image; zeros where it cannot be built."""
-    if facts.shard_set is None:
-        return 0, 0
+def _sizes() -> Callable[[Facts], tuple[int, int]]:
+    """Measures networks; each kind once."""
+    known: dict[str, tuple[int, int]] = {}
+
+    def size(facts: Facts) -> tuple[int, int]:
+        if facts.shard_set is None:
+            return 0, 0
+        key = repr((facts.config.task, facts.config.model, facts.config.data.image_px, facts.config.options))
+        if key not in known:
+            known[key] = _size(facts, facts.shard_set)
+        return known[key]
+
+    return size
+
+
+def _size(facts: Facts, shard_set: ShardSet) -> tuple[int, int]:
+    """Parameters of a run's network, and FLOPs of one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = facts.config
-    model = facts.task.build_model(config, facts.shard_set.schema).eval()
-    px = config.data.image_px
+    model = facts.task.build_model(facts.config, shard_set.schema).eval()
+    px = facts.config.data.image_px
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, px, px))
     return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops())

@@ -38,7 +38,8 @@ class PerClass:
 
 def confusion(truth: np.ndarray, answers: np.ndarray, count: int) -> np.ndarray:
     """int64 [K, K], rows the truth, of labels int [n]."""
-    return np.bincount(truth * count + answers, minlength=count * count).reshape(count, count)
+    cells: np.ndarray = np.bincount(truth * count + answers, minlength=count * count)
+    return cells.reshape(count, count)
 
 
 def per_class(matrix: np.ndarray) -> PerClass:

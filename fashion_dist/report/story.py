@@ -211,6 +211,13 @@ def final_figures(facts: Facts, judged: Mapping[str, Sequence[Figure]]) -> Secti
             between = "" if first.low is None else f" (95 % interval {first.low:.4f} to {first.high:.4f})"
             where = "test" if split == "test" else "validation" if split == "val" else split
             sentences.append(f"On {where}, {words.name(first.name)} is {first.value:.4f}{between}.")
+    if "val" not in judged and (measured := facts.at_best("val")):
+        if not judged and facts.monitor in measured:
+            value = measured[facts.monitor]
+            sentences.append(
+                f"On validation, the run measured a {words.name(facts.monitor)} of {value:.4f} at its best."
+            )
+        rows += [("val", words.name(name), f"{measured[name]:.4f}", "—") for name in facts.metrics if name in measured]
     if not rows:
         return Section("figures", "Final figures", ["There are no figures of a labelled split yet."])
     if "test" not in judged:

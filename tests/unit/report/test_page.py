@@ -261,3 +261,14 @@ def test_the_folder_of_a_page_does_not_depend_on_the_order(shard_set: ShardSet, 
     runs = [make_run(tmp_path / "runs" / f"deepfashion-{n}", RECIPE, shard_set, {}).path for n in range(2)]
     home = Home(tmp_path)
     assert make.folder_of(home, facts_of(*runs)) == make.folder_of(home, facts_of(*reversed(runs)))
+
+
+def test_a_set_without_a_test_split_is_said_to_have_none(
+    shard_set: ShardSet, answers: dict[str, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "runs" / "deepfashion-eeee", RECIPE, shard_set, answers)
+    (facts,) = facts_of(run.path)
+    kept = tuple(shard for shard in shard_set.manifest.shards if shard.split != "test")
+    manifest = dataclasses.replace(shard_set.manifest, shards=kept)
+    facts = dataclasses.replace(facts, shard_set=dataclasses.replace(shard_set, manifest=manifest))
+    assert "The shard set has no test split." in read(make.report_run(facts, quick=True).page).text
