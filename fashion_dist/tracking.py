@@ -10,6 +10,7 @@ sync goes on with the first line that did not arrive, and sends none twice.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -138,6 +139,24 @@ def _start(run: RunDir, config: Config, mode: WandbMode, group: str) -> Feed | N
     except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
         logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
         return None
+
+
+def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pictures: Mapping[str, Path]) -> bool:
+    """Show image files, by title, in the W&B run of a run that is not training; says whether W&B took them."""
+    feed = _start(run, config, mode, group)
+    if feed is None:
+        return False
+    try:
+        import wandb
+
+        content = hashlib.sha256(b"".join(path.read_bytes() for path in pictures.values())).hexdigest()
+        row = {f"report/{title}": wandb.Image(str(path)) for title, path in pictures.items()}
+        feed.send_row(f"pictures {content[:16]}", row)
+        feed.finish()
+    except Exception as error:  # as in Tracker.log; the page is written whatever W&B says
+        logger.warning("W&B did not take the pictures (%s)", error)
+        return False
+    return True
 
 
 class Feed:

@@ -9,6 +9,7 @@ python jobs/report.py RUN RUN --table           only the table of results, as Ma
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class Args(cli.CommonArgs):
     archive: bool = False
     """Also one zip of code, settings, report, submissions and the best model, of one run."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """Show the pictures in W&B too; auto does with WANDB_API_KEY."""
+    """Show the pictures of one run in W&B too; auto does with WANDB_API_KEY."""
 
 
 def main(args: Args) -> cli.Result:
@@ -71,6 +72,8 @@ def main(args: Args) -> cli.Result:
         return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
     result = _of_one(found[0], made.page)
+    if args.wandb != "auto" or os.environ.get("WANDB_API_KEY"):
+        result = replace(result, data={**result.data, "wandb": make.share(found[0], made.album, args.wandb)})
     if args.archive:
         from fashion_dist.report.archive import write_archive
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist import __version__
+from fashion_dist.cluster.record import Submission
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.paths import Home
 from fashion_dist.report import attributes, classes, outfits, scores, story, words
@@ -21,6 +22,7 @@ from fashion_dist.report.blocks import Page, Section
 from fashion_dist.report.facts import Facts
 from fashion_dist.report.page import write_page
 from fashion_dist.runs import OpenRun
+from fashion_dist.tracking import WandbMode, show_pictures
 from shards import ShardSet
 
 Say = Callable[[str], None]
@@ -266,6 +268,15 @@ def report_runs(
     )  # fmt: skip
     write_page(page, out / "index.html")
     return Made(out / "index.html", album)
+
+
+def share(facts: Facts, album: Album, mode: WandbMode) -> bool:
+    """Show the page's pictures in the run's W&B page as well; not of a run that trains, which has W&B to itself."""
+    if facts.view.is_active or mode == "off":
+        return False
+    submission = Submission.read(facts.run)
+    group = Path(submission.sweep).name if submission is not None else ""
+    return show_pictures(facts.run, facts.config, mode, group, album.paths)
 
 
 def folder_of(home: Home, found: Sequence[Facts]) -> Path:
