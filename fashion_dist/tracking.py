@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
+from fashion_dist import tasks
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.files import write_text
@@ -167,6 +168,8 @@ class Feed:
         self._note = note
         self._next = int(wandb_run.starting_step)
         self._sent: set[str] = set()
+        self._best: float | None = None
+        self._monitor, self._mode = "", "max"
         self.rows = 0
         """Rows sent by this object."""
 
@@ -196,6 +199,7 @@ class Feed:
             started.define_metric(axis, step_metric="epoch")
         note = Note(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
         feed = cls(started, note)
+        feed._monitor, feed._mode = config.train.monitor or tasks.load(config.task).monitor, config.train.mode
         if note is not None:
             first = [_key(point) for point in read_metrics(run.metrics)[: feed._next]]
             feed._sent = set(note.agree(feed._next, first))
@@ -207,7 +211,18 @@ class Feed:
         left_out = ("split", "step", "epoch", "attempt", "time")
         split = point["split"]
         values = {f"{split}/{name}": math.nan if v is None else v for name, v in point.items() if name not in left_out}
+        if split == "val":
+            self._tell_best(point)
         return self.send_row(_key(point), head | values)
+
+    def _tell_best(self, point: Mapping[str, Any]) -> None:
+        """Keep the best value in the summary, by which W&B compares runs, also those that never end well."""
+        value = point.get(self._monitor)
+        if value is None or not math.isfinite(value):
+            return
+        if self._best is None or (value > self._best if self._mode == "max" else value < self._best):
+            self._best = float(value)
+            self.wandb.summary.update({f"best/{self._monitor}": value, "best/epoch": point["epoch"]})
 
     def send_row(self, key: str, values: Mapping[str, Any]) -> bool:
         """Add a row, once for each key."""

@@ -57,3 +57,23 @@ def test_a_queue_of_three_trials_two_at_once(make_home: Callable[[], Path]) -> N
     assert ranked == sorted(ranked, reverse=True)
     too_many = place.do(place.argv("collect", name, "--ensemble", "4"))
     assert too_many.status == 2 and "3 trials of sweep" in too_many.err
+
+    run = place.runs[0].name
+    synced = place.do(place.argv("sync", run, "--to-folder", str(place.home / "offline"), "--json"))
+    lines = (place.home / "runs" / run / "metrics.jsonl").read_text().splitlines()
+    assert synced.json["rows"] == len(lines) + 1, synced.err  # and the examples with their pictures
+    assert len(list((place.home / "offline").rglob("*.wandb"))) == 1
+    keyless = place.do(place.argv("sync", run), WANDB_API_KEY="", NETRC=str(place.home / "none"))
+    assert keyless.status == 2 and keyless.err.startswith("error: no key for W&B at ")
+
+
+def test_a_refused_sweep_is_one_line_and_writes_nothing(packed_home: Path) -> None:
+    place = Workplace(packed_home)
+    for flags, words in (
+        (("--set", "optim.lrr=1,2"), "unknown setting 'optim.lrr'; nearest: optim.lr"),
+        (("--sweep", "none.yaml"), "none.yaml: No such file or directory"),
+    ):
+        said = place.do(place.argv("sweep", "--task", "deepfashion", "--cluster", "local", "--json", *flags))
+        assert said.status == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1 and words in said.err
+        assert said.json["exit_status"] == 2
+    assert not (packed_home / "sweeps").exists()

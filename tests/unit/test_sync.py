@@ -111,6 +111,7 @@ def test_the_real_client_sends_each_line_once(server: WandbServer, tmp_path: Pat
         return tracking.sync(run, RECIPE, "", None).rows
 
     assert sync() == 12 and axes(server.sent[run.run_id]) == sorted(STEPS)
+    assert server.summaries[run.run_id]["best/accuracy"] == 0.2 and server.summaries[run.run_id]["best/epoch"] == 2
     assert list(server.configs) == [run.run_id] and server.groups[run.run_id] == "clipart"
     assert server.configs[run.run_id]["optim.lr"]["value"] == RECIPE.optim.lr
     assert tracking.is_synced(run, None)
