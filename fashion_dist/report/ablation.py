@@ -161,12 +161,21 @@ def _picture(found: Sequence[Step], metric: str, album: Album) -> Block:
     )
 
 
+def _worth_testing(found: Sequence[Facts], most: int = 8) -> Sequence[Facts]:
+    """All of a few runs; of many the best two of each task."""
+    if len(found) <= most:
+        return found
+    tasks = dict.fromkeys(f.config.task for f in found)
+    ranked = sorted(found, key=lambda f: -float(f.view.progress.best.get("value", float("-inf"))))
+    return [f for task in tasks for f in [f for f in ranked if f.config.task == task][:2]]
+
+
 def tests(found: Sequence[Facts], splits: Sequence[str] = ("test", "val"), most: int = 10) -> Section | None:
     """McNemar's test of each two runs on the same images, of one task or of two of which one merges the other's."""
     rows: list[tuple[object, ...]] = []
     sentences: list[str] = []
     tables: list[Block] = []
-    for a, b in itertools.combinations(found, 2):
+    for a, b in itertools.combinations(_worth_testing(found), 2):
         if len(rows) == most:
             sentences.append(f"Only the first {most} pairs are tested.")
             break

@@ -40,9 +40,9 @@ _LOAD = '''"""The best weights of run {run_id}: `from load import load; load()(i
 import json, pathlib, torch, network
 KINDS = {{"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}}
 def load(folder=pathlib.Path(__file__).parent):
-    raw = (folder / "model.safetensors").read_bytes()
+    raw = memoryview((folder / "model.safetensors").read_bytes())
     start = 8 + int.from_bytes(raw[:8], "little")
-    entries = {{k: e for k, e in json.loads(raw[8:start]).items() if k != "__metadata__"}}
+    entries = {{k: e for k, e in json.loads(bytes(raw[8:start])).items() if k != "__metadata__"}}
     cut = lambda e: bytearray(raw[start:][slice(*e["data_offsets"])])
     read = lambda e: torch.frombuffer(cut(e), dtype=KINDS[e["dtype"]]).reshape(e["shape"])
     model = network.build(json.loads((folder / "model.json").read_text()))
@@ -169,7 +169,7 @@ def _readme(facts: Facts, changed: bool, parts: dict[str, bytes]) -> str:
         f"{code}, as it was when this archive was made.\n"
         f"run/ has the settings, everything that was measured, and the submission files.\n"
         f"report/index.html opens in any browser, offline.\n"
-        f"model/ has the best weights (validation, epoch {facts.best_epoch:g}). To load them: {how}\n"
+        f"model/ has the best weights on validation. To load them: {how}\n"
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def _read(path: Path, key: str) -> Inside | None:
             if str(stored["key"]) != key:
                 return None
             return Inside(**{field.name: stored[field.name] for field in dataclasses.fields(Inside)})
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
@@ -167,7 +168,8 @@ def _compute(session: Session, model: nn.Module, split: str, groups: np.ndarray)
         handle.remove()
         session.checkpoints.close()
     table = torch.cat(features).numpy()[np.argsort(order)]
-    chosen = torch.stack([images[int(i)] for i in looked])
+    model = model.to("cpu")  # a few images: their maps and gradients are wanted as arrays
+    chosen = torch.stack([images[int(i)].cpu() for i in looked])
     tsne, pca, explained, neighbour = embed(table)
     data = session.config.data
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
