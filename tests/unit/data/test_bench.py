@@ -35,12 +35,24 @@ def test_the_loader_s_bench_measures_and_writes_its_figures(photos_set: ShardSet
     assert json.loads(done.stdout)["images"] == 64
 
 
+def test_the_cost_of_checkpoints_is_measured(packed_home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    settings = {"home": packed_home, "image-px": 16, "batch-size": 8, "steps": 2, "rounds": 1, "out": out}
+    done = bench("checkpoint", *(f"--{name}={value}" for name, value in settings.items()), "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert figures["checkpoint_bytes"] > 1e6 and figures["alone_cpu_s"] > 0 and figures["held_s"] > 0
+    assert len(figures["cpu"]["with_s"]) == len(figures["wall"]["without_s"]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name], "what it wrote is gone"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["loadr"], "unknown bench 'loadr'; known: loader"),
+        (["loadr"], "unknown bench 'loadr'; known: checkpoint, loader"),
         (["loader", "--home", "nowhere"], "no shard set in"),
         (["loader", "--shards", "nowhere"], "is no shard set"),
+        (["checkpoint", "--steps", "0"], "--rounds and --steps must be 1 or more"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: list[str], told: str) -> None:
