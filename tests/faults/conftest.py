@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_home import Workplace, kill_all, read
+from cluster_home import Workplace
 from slurm_cluster import SlurmCluster
 from trial import SAMPLES, Trial
 
@@ -100,11 +100,7 @@ def make_trial(
 
     yield make
     for trial in trials:
-        for run in trial.place.runs:
-            job = read(run / "job.json").get("job")
-            if trial.place.cluster == "slurm" and job:
-                subprocess.run(["scancel", job["job_id"]], check=False)
-            kill_all(run)
+        trial.close()
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster_home import ROOT, Said, Workplace, processes_of, ranks, read, until, weights_hash
+from cluster_home import ROOT, Said, Workplace, kill_all, processes_of, ranks, read, until, weights_hash
 from fault_matrix import Figures
 
 INJECT = Path(__file__).parent / "inject"
@@ -37,6 +37,7 @@ class Trial:
     place: Workplace
     undisturbed: Callable[[int], Trial]
     settings: tuple[str, ...] = SHORT
+    launchers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, **fault: Any) -> dict[str, str]:
         """What makes a process do `fault`, and its ranks write the ledger."""
@@ -52,7 +53,23 @@ class Trial:
     def start(self, *flags: str, nodes: int = 2, **fault: Any) -> subprocess.Popen[str]:
         """The same in the background."""
         told = self.environment(**fault)
-        return self.place.start(*self._where(nodes), *flags, settings=self.settings, **told)
+        launcher = self.place.start(*self._where(nodes), *flags, settings=self.settings, **told)
+        self.launchers.append(launcher)
+        return launcher
+
+    def close(self) -> None:
+        """End what a failed test has left: launchers, and the run's processes."""
+        for launcher in self.launchers:
+            launcher.kill()
+            launcher.wait()
+            for pipe in (launcher.stdout, launcher.stderr):
+                if pipe is not None:
+                    pipe.close()
+        for run in self.place.runs:
+            job = read(run / "job.json").get("job")
+            if self.place.cluster == "slurm" and job:
+                subprocess.run(["scancel", job["job_id"]], check=False)
+            kill_all(run)
 
     def _where(self, nodes: int) -> list[str]:
         """As many threads a rank on Slurm as on this machine, where the undisturbed run was."""
