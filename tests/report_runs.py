@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fashion_dist.cluster import failures
 from fashion_dist.config import Config
+from fashion_dist.errors import RunError
 from fashion_dist.paths import RunDir
 from fashion_dist.predict import _arrow
 from shards import ShardSet
@@ -61,6 +63,8 @@ def make_run(
         ended = {"end": end, "ended": began + 90, "cpu_s": 30.0, "message": ""}
         starts.append({"attempt": n, **where, "started": began, **ended})
     run.attempts.write_text(json.dumps({"attempts": starts}))
+    if state == "failed":
+        failures.report(run, 0, 2, RunError(message))
     for split, columns in answers.items():
         write_answers(run, shard_set, split, columns)
     return run
