@@ -11,7 +11,7 @@ from shards import plan as planning
 from shards import processes, readers, writer
 from shards.errors import InputError, SpaceError
 from shards.lock import Lock
-from shards.manifest import Manifest
+from shards.manifest import MANIFEST, Manifest
 from shards.plan import OnProgress, PackOptions, Plan, ShardPlan
 
 STAGING = ".packing"
@@ -65,7 +65,7 @@ def pack(
     staging = out / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     try:
-        with Lock(staging / "lock", str(out)):
+        with Lock(staging / "lock", str(out)), _pool(workers, options, out, replace, run_shards) as pool:
             plan = _plan(staging, dataset, opened, options, on_progress)
             done = _already(out, plan, replace)
             if done is not None:
@@ -74,7 +74,7 @@ def pack(
             todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
             _check_space(out, todo)
             if todo:
-                (run_shards or _with_workers(workers))(plan, todo, on_progress)
+                (run_shards or _with_workers(pool))(plan, todo, on_progress)
             manifest = writer.finish(plan, out, on_progress)
             writer.commit(manifest, out, staging)
             return manifest
@@ -166,22 +166,38 @@ def write_part(part: Part) -> None:
     """Writes those shards of a part that are not finished; may run on any machine that sees the folders."""
     plan = Plan.load(part.staging)
     todo = [s for s in plan.shards if s.name in part.names and not writer.is_finished(plan, s, part.staging)]
-    _with_workers(part.workers)(plan, todo, _silent)
+    with processes.Pool(part.workers if _decodes(plan.options) else 1, _import_decoders) as pool:
+        _with_workers(pool)(plan, todo, _silent)
 
 
-def _with_workers(workers: int) -> RunShards:
+def _decodes(options: PackOptions) -> bool:
+    return options.check == "decode" or options.resize_px > 0
+
+
+def _pool(workers: int, options: PackOptions, out: Path, replace: bool, run_shards: RunShards | None) -> processes.Pool:
+    """The workers, which start while the plan is made; none where others write the shards, or all is written."""
+    useful = run_shards is None and (replace or not (out / MANIFEST).exists())
+    return processes.Pool(workers if useful else 1, _import_decoders if _decodes(options) else None)
+
+
+def _import_decoders() -> None:
+    from PIL import Image
+
+    Image.preinit()
+
+
+def _with_workers(pool: processes.Pool) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
         total = sum(shard.last - shard.first for shard in todo)
 
         def on_done(done: int) -> None:
             on_progress("pack", done, total)
 
-        decodes = plan.options.check == "decode" or plan.options.resize_px > 0
-        if not decodes and sum(shard.size for shard in todo) < _WORTH_PROCESSES_BYTES:
+        if not _decodes(plan.options) and sum(shard.size for shard in todo) < _WORTH_PROCESSES_BYTES:
             processes.each(_work, [(plan.folder, tuple(todo))], 1, on_done)
         else:
             jobs = [(plan.folder, (shard,)) for shard in sorted(todo, key=lambda shard: -shard.size)]
-            processes.each(_work, jobs, workers, on_done)
+            pool.each(_work, jobs, on_done)
 
     return run
 

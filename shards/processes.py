@@ -17,6 +17,8 @@ from shards.errors import ShardsError
 T = TypeVar("T")
 R = TypeVar("R")
 Count = Callable[[int], None]
+_SLOTS = 4096
+"""Counters of steps: items that are worked on at the same time have one each."""
 
 
 class _Worker:
@@ -25,36 +27,64 @@ class _Worker:
     done: Any = None
 
 
-def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on_done: Callable[[int], Any]) -> list[R]:
-    """`[function(item, count) for item in items]`, in up to `workers` processes, or in this one when that is 1.
+class Pool:
+    """Worker processes, started at once so that they are ready when there is work; none where `workers` is 1.
 
     Args:
-        function: a module's function; calls `count(n)` after each n steps of its work.
-        items: picklable; begun in this order.
         workers: processes.
-        on_done: called with the steps counted so far, a few times a second.
+        prepare: a module's function that each calls first, such as one that imports what the work will need.
     """
-    if min(workers, len(items)) <= 1:
-        return _here(function, items, on_done)
-    context = multiprocessing.get_context("spawn")
-    # Without locks: a worker that is killed while it holds one would stop all others for good.
-    done, stop = context.RawArray("q", len(items)), context.RawValue("b", 0)
-    with ProcessPoolExecutor(min(workers, len(items)), context, _start, (done, stop)) as pool:
+
+    def __init__(self, workers: int, prepare: Callable[[], object] | None = None) -> None:
+        self._executor: ProcessPoolExecutor | None = None
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            # Without locks: a worker that is killed while it holds one would stop all others for good.
+            self._done, self._stop = context.RawArray("q", _SLOTS), context.RawValue("b", 0)
+            self._executor = ProcessPoolExecutor(workers, context, _start, (self._done, self._stop))
+            for _ in range(workers if prepare is not None else 0):
+                self._executor.submit(prepare)  # type: ignore[arg-type]
+
+    def each(self, function: Callable[[T, Count], R], items: Sequence[T], on_done: Callable[[int], Any]) -> list[R]:
+        """`[function(item, count) for item in items]`; once a pool.
+
+        Args:
+            function: a module's function; calls `count(n)` after each n steps of its work.
+            items: picklable; begun in this order.
+            on_done: called with the steps counted so far, a few times a second.
+        """
+        if self._executor is None:
+            return _here(function, items, on_done)
         try:
-            futures: list[Future[R]] = [pool.submit(_call, function, item, n) for n, item in enumerate(items)]
+            futures: list[Future[R]] = [
+                self._executor.submit(_call, function, item, number % _SLOTS) for number, item in enumerate(items)
+            ]
             waiting = set(futures)
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                on_done(sum(done))
+                on_done(sum(self._done))
                 for future in finished:
                     future.result()
         except BrokenProcessPool:
             told = "a worker process was killed, perhaps for want of memory; --workers 1 needs least"
             raise ShardsError(told) from None
         except BaseException:
-            stop.value = 1
+            self._stop.value = 1
             raise
-    return [future.result() for future in futures]
+        return [future.result() for future in futures]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+
+def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on_done: Callable[[int], Any]) -> list[R]:
+    """`Pool.each` in up to `workers` processes, or in this one when that is 1."""
+    with Pool(min(workers, len(items))) as pool:
+        return pool.each(function, items, on_done)
 
 
 def _here(function: Callable[[T, Count], R], items: Sequence[T], on_done: Callable[[int], Any]) -> list[R]:
