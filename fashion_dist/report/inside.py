@@ -38,7 +38,7 @@ LOOKED_AT = 4
 LAYERS, MAPS, CHANNELS = 4, 6, 8
 STEPS = 48
 """Of the climb to an input that maximises a channel."""
-_FORMAT = 2
+_FORMAT = 3
 """Of the kept file; another number is computed anew."""
 
 
@@ -229,6 +229,13 @@ def _spread(convolutions: list[tuple[str, nn.Conv2d]]) -> list[tuple[str, nn.Con
     return [real[int(i)] for i in places]
 
 
+def _deepest(convolutions: list[tuple[str, nn.Conv2d]]) -> nn.Conv2d:
+    """The last of the widest convolutions, on which the class rests; 1x1 ones only where there are no others."""
+    real = [module for _, module in convolutions if max(module.kernel_size) > 1] or [m for _, m in convolutions]
+    widest = max(module.out_channels for module in real)
+    return [module for module in real if module.out_channels == widest][-1]
+
+
 def _feature_maps(
     model: nn.Module, convolutions: list[tuple[str, nn.Conv2d]], images: Tensor
 ) -> tuple[list[str], np.ndarray]:
@@ -258,9 +265,8 @@ def _feature_maps(
 
 
 def _grad_cam(model: nn.Module, convolutions: list[tuple[str, nn.Conv2d]], images: Tensor) -> np.ndarray:
-    """float32 [m, P, P] from 0 to 1: where the last convolution speaks for the answer; for pairs, for the match."""
-    real = _spread(convolutions)
-    if not real:
+    """float32 [m, P, P] from 0 to 1: where the deepest convolution speaks for the answer; for pairs, for the match."""
+    if not convolutions:
         return np.zeros((0, 0, 0), np.float32)
     from captum.attr import LayerAttribution, LayerGradCam
 
@@ -284,7 +290,7 @@ def _grad_cam(model: nn.Module, convolutions: list[tuple[str, nn.Conv2d]], image
             return found
 
         target = outputs[name].argmax(dim=1)
-    found = LayerGradCam(answer, real[-1][1]).attribute(images, target=target, relu_attributions=True)
+    found = LayerGradCam(answer, _deepest(convolutions)).attribute(images, target=target, relu_attributions=True)
     wide = LayerAttribution.interpolate(found, tuple(images.shape[-2:]), interpolate_mode="bilinear")[:, 0]
     top = wide.amax((1, 2), keepdim=True).clamp(min=1e-9)
     return np.asarray((wide / top).detach().numpy(), np.float32)

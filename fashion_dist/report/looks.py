@@ -134,7 +134,7 @@ def _layers(found: Inside, of: np.ndarray, names: Sequence[str], album: Album) -
             Shot(_uri(image), f"{title}, as the network gets it", (title,), (_uri(cam),))
             for image, cam, title in zip(found.inputs, found.cams, titles, strict=True)
         ]
-        note = "Right: the brighter, the more the last convolution there speaks for the network's answer."
+        note = "Right: the brighter, the more the deepest convolution there speaks for the network's answer."
         blocks.append(Sheet("Grad-CAM", shots, note=note))
     for layer, maps in zip(json.loads(str(found.layers)), found.maps, strict=True):
         shots = [
