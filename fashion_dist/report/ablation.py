@@ -141,7 +141,7 @@ def _picture(found: Sequence[Step], metric: str, album: Album) -> Block:
         axes.axvline(0, color=SOFT, linewidth=1)
         axes.plot([s.metric for s in found], places, "o", color=BLUE, label=f"{words.name(metric)}, validation")
         for place, s in zip(places, found, strict=True):
-            if s.hits is not None:
+            if s.hits is not None and s.hits.low is not None and s.hits.high is not None:
                 axes.plot([s.hits.low, s.hits.high], [place + 0.22] * 2, color=SOFT, linewidth=2,
                           label="95 % interval of images answered rightly" if place == 0 else None)  # fmt: skip
         axes.set_yticks(places, [short(label, 34) for label in labels])

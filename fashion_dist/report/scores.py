@@ -58,7 +58,8 @@ def per_attribute(truth: np.ndarray, chosen: np.ndarray) -> PerClass:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.zeros(np.shape(bottom)), where=np.asarray(bottom) > 0)
+    divided: np.ndarray = np.divide(top, bottom, out=np.zeros(np.shape(bottom)), where=np.asarray(bottom) > 0)
+    return divided
 
 
 def weights(count: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:

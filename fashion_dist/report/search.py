@@ -71,7 +71,8 @@ def columns(trials: Sequence[Facts], keys: Sequence[str]) -> tuple[np.ndarray, l
 
     Positive numbers that span more than a factor of 20 are taken as logarithms; words are numbered in order.
     """
-    numbers, levels = [], []
+    numbers: list[np.ndarray] = []
+    levels: list[list[str]] = []
     for key in keys:
         values = [f.config.flat().get(key) for f in trials]
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
@@ -110,7 +111,7 @@ def _parallel(
             axes.plot(places, scaled[row] + jitter[row], color=BLUE if chosen else SOFT, zorder=2 + chosen,
                       linewidth=1.4 if chosen else 0.6,
                       alpha=0.9 if chosen else 0.08 + 0.3 * float(good[row]))  # fmt: skip
-        for place in places:
+        for place in places.tolist():
             axes.axvline(place, color=SOFT, linewidth=0.8)
             _ticks(axes, place, matrix, levels, trials, keys, low, high)
         axes.set_xticks(places, [*(key.replace(".", ".\n", 1) for key in keys), words.name(metric)], fontsize=8)
@@ -141,7 +142,9 @@ def _ticks(
     if names and len(names) <= 8:
         marks = [(at / max(1, len(names) - 1) if len(names) > 1 else 0.5, short(n, 14)) for at, n in enumerate(names)]
     else:
-        raw = [f.config.flat().get(keys[place]) for f in trials] if place < len(keys) else list(matrix[:, place])
+        raw: list[Any] = (
+            [f.config.flat().get(keys[place]) for f in trials] if place < len(keys) else list(matrix[:, place])
+        )
         if names:
             raw = list(range(len(names)))
         marks = [(0.0, words.number(min(raw))), (1.0, words.number(max(raw)))]
