@@ -21,9 +21,10 @@ from shards import ShardSet
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
 )  # fmt: skip
 RECIPE = with_settings(deepfashion.RECIPE)
+pytestmark = pytest.mark.timeout(1800)  # a browser on a busy machine
 
 # What stands outside the page or its scrolling part, is cut, or lies over something else, as sentences.
 LOOK = """

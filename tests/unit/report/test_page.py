@@ -17,7 +17,7 @@ from fashion_dist.report import make
 from fashion_dist.report.facts import Facts, read_facts
 from fashion_dist.report.table import markdown
 from fashion_dist.tasks import deepfashion, fashion_mnist
-from shards import PackOptions, ReadOptions, ShardSet, pack
+from shards import ShardSet
 
 RECIPE = with_settings(deepfashion.RECIPE)
 
@@ -165,21 +165,17 @@ def test_without_its_shard_set_a_run_shows_its_curves(shard_set: ShardSet, tmp_p
     assert made.album.pictures
 
 
-def test_names_with_markup_are_text(garments: Path, tmp_path: Path) -> None:
-    source = tmp_path / "raw"
-    source.mkdir()
-    for path in garments.iterdir():
-        (source / path.name).symlink_to(path)
-    (source / "categories.txt").unlink()
-    names = (garments / "categories.txt").read_text().splitlines()
-    names[0], names[1] = "<script>alert(1)</script>", 'a "b" & $x^2$ <i>'
-    (source / "categories.txt").write_text("\n".join(names) + "\n")
-    pack("deep_fashion", source, tmp_path / "set", PackOptions(), ReadOptions(), workers=1)
-    shard_set = ShardSet.open(tmp_path / "set")
+def test_names_with_markup_are_text(shard_set: ShardSet, tmp_path: Path) -> None:
+    schema = shard_set.schema
+    names = ("<script>alert(1)</script>", 'a "b" & $x^2$ <i>', *schema.names["category"][2:])
+    schema = dataclasses.replace(schema, names={**schema.names, "category": names})
+    manifest = dataclasses.replace(shard_set.manifest, schema=schema)
+    shard_set = dataclasses.replace(shard_set, manifest=manifest)
     run = make_run(
         tmp_path / "runs" / "deepfashion-dddd", RECIPE, shard_set, {"val": guess(shard_set, "val", right=0.3)}
     )
-    found = read(make.report_run(facts_of(run.path)[0], quick=True).page)
+    (facts,) = facts_of(run.path)
+    found = read(make.report_run(dataclasses.replace(facts, shard_set=shard_set), quick=True).page)
     assert "script" not in found.tags
     assert "i" not in found.tags
     assert "<script>alert(1)</script>" in found.text
