@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MANY = 16
 """From so many runs of one task on, a page has the sweep view."""
-TREES = 200
+TREES = 100
 SHOWN = 25
 
 
