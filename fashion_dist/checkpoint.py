@@ -86,6 +86,11 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
+    def check(self) -> None:
+        """Raise CheckpointError when the write in flight has failed; costs nothing, so every step may ask."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
     def _commit(self, name: str, step: int, data: memoryview, facts: dict[str, Any]) -> None:
         final = self.folder / f"{name}-{step:08d}"
         temporary = self.folder / f".{final.name}.{os.getpid()}"

@@ -171,6 +171,7 @@ def train_epoch(session: Session, train: SplitFeed) -> bool:
             _log_window(session, window, position.epoch + position.step / steps, rate)
             window, started = [], time.monotonic()
         session.tell(epoch=position.epoch, step=position.total)
+        session.checkpoints.check()
         stopping = session.link.any_so_far(session.stop())
         saving = position.step < steps and _checkpoint_due(session)
         if window and (stopping or saving):

@@ -73,6 +73,17 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     checkpoints.close()
 
 
+def test_a_write_that_failed_is_told_before_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("a file where the folder shall be")
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.check()
+    checkpoints.save("step", 1, state(1), {})
+    with pytest.raises(CheckpointError, match="could not be written"):
+        while True:
+            checkpoints.check()
+    checkpoints.close()
+
+
 def test_when_all_are_damaged_it_says_so_instead_of_starting_over(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 5)
     (tmp_path / "step-00000005" / "state.pt").write_bytes(b"x")
