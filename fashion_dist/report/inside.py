@@ -225,8 +225,9 @@ def embed(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 def _spread(convolutions: list[tuple[str, nn.Conv2d]]) -> list[tuple[str, nn.Conv2d]]:
     """The first, the last, and some evenly between; 1x1 convolutions only where there are no others."""
     real = [pair for pair in convolutions if max(pair[1].kernel_size) > 1] or convolutions
-    places = np.unique(np.linspace(0, len(real) - 1, LAYERS).round().astype(int)) if real else []
-    return [real[int(i)] for i in places]
+    if not real:
+        return []
+    return [real[i] for i in np.unique(np.linspace(0, len(real) - 1, LAYERS).round().astype(int)).tolist()]
 
 
 def _deepest(convolutions: list[tuple[str, nn.Conv2d]]) -> nn.Conv2d:
@@ -240,7 +241,8 @@ def _feature_maps(
     model: nn.Module, convolutions: list[tuple[str, nn.Conv2d]], images: Tensor
 ) -> tuple[list[str], np.ndarray]:
     """The channels with the strongest response to each image, each stretched to its own range."""
-    chosen, found = _spread(convolutions), {}
+    chosen = _spread(convolutions)
+    found: dict[str, Tensor] = {}
     handles = [
         m.register_forward_hook(lambda _m, _i, out, name=name: found.__setitem__(name, out)) for name, m in chosen
     ]
