@@ -8,7 +8,6 @@ is the run id. What does not (nodes, time limits, folders) stands in `fashion_di
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -363,10 +362,14 @@ class Config:
 T = TypeVar("T")
 
 
-@functools.cache
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _hints(kind: type) -> dict[str, Any]:
     """The types of a section's fields; evaluating them costs more than everything else that a setting takes."""
-    return get_type_hints(kind)
+    if kind not in _HINTS:
+        _HINTS[kind] = get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
