@@ -43,6 +43,7 @@ class PairNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
+        self.embedding = embedding
         self.project = nn.Linear(num_features, embedding // 2)
         self.place = nn.Linear(num_features, embedding // 2, bias=False)
         self.own = nn.Linear(num_features, 1)

@@ -239,7 +239,7 @@ def _spec(facts: Facts, model: nn.Module) -> dict[str, Any]:
         spec["features"] = model.num_features
         spec["heads"] = {head: _head(model, head, parts) for head in model.heads}
     elif isinstance(model, PairNetwork):
-        spec["features"], spec["embedding"] = model.project.in_features, model.project.out_features
+        spec["features"], spec["embedding"] = model.project.in_features, model.embedding
     return spec
 
 
