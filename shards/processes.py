@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -42,8 +44,10 @@ class Pool:
             # Without locks: a worker that is killed while it holds one would stop all others for good.
             self._done, self._stop = context.RawArray("q", _SLOTS), context.RawValue("b", 0)
             self._executor = ProcessPoolExecutor(workers, context, _start, (self._done, self._stop))
-            for _ in range(workers if prepare is not None else 0):
-                self._executor.submit(prepare)  # type: ignore[arg-type]
+            if prepare is not None:
+                with _main_left_out():
+                    for _ in range(workers):
+                        self._executor.submit(prepare)
 
     def each(self, function: Callable[[T, Count], R], items: Sequence[T], on_done: Callable[[int], Any]) -> list[R]:
         """`[function(item, count) for item in items]`; once a pool.
@@ -56,9 +60,10 @@ class Pool:
         if self._executor is None:
             return _here(function, items, on_done)
         try:
-            futures: list[Future[R]] = [
-                self._executor.submit(_call, function, item, number % _SLOTS) for number, item in enumerate(items)
-            ]
+            with _main_left_out():
+                futures: list[Future[R]] = [
+                    self._executor.submit(_call, function, item, number % _SLOTS) for number, item in enumerate(items)
+                ]
             waiting = set(futures)
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
@@ -79,6 +84,22 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Workers that start meanwhile do not import the program that runs here.
+
+    They need this package's modules alone, and what a command line imports takes longer than that.
+    """
+    main = sys.modules["__main__"]
+    names = ("__file__", "__spec__")
+    kept: dict[str, Any] = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
 
 
 def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on_done: Callable[[int], Any]) -> list[R]:
