@@ -22,8 +22,6 @@ from torch import Tensor
 
 from fashion_dist.data.draws import Draws
 
-_BLOCK_BYTES = 2_000_000
-"""Of the output that a thread makes at once from a block: about what its core's caches hold."""
 _GROUP = 4
 """Pixels whose colours one row of the colour matrix product mixes: a 12x12 product is 4 times faster than 3x3 ones."""
 
@@ -111,7 +109,7 @@ class Renderer:
                 _erase(out[position], draws.erased[position])
 
         assert block.shape[1:3] == (side, side)
-        return self._spread(render, out, max(self._threads, out.nbytes // _BLOCK_BYTES))
+        return self._spread(render, out, self._threads)
 
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
