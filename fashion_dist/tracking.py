@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 from fashion_dist import tasks
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.files import write_text
+from fashion_dist.files import read_lines, write_text
 from fashion_dist.paths import RunDir
 
 if TYPE_CHECKING:
@@ -322,23 +322,6 @@ class Note:
     def _append(self, values: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps({"target": self._target, **values}) + "\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a torn one is passed over."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
 
 
 @dataclass(frozen=True)

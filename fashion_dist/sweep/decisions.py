@@ -8,6 +8,7 @@ import time
 from typing import Any, Literal
 
 from fashion_dist.cluster import lock
+from fashion_dist.files import read_lines
 from fashion_dist.paths import SweepDir
 
 What = Literal["begins", "goes on", "is given up", "is the same as another"]
@@ -28,19 +29,7 @@ def note(folder: SweepDir, trial: int, what: What, reason: str, **facts: Any) ->
 
 def read(folder: SweepDir) -> list[dict[str, Any]]:
     """All decisions, oldest first; a torn line is passed over."""
-    try:
-        lines = folder.decisions.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("trial"), int):
-            found.append(value)
-    return found
+    return [value for value in read_lines(folder.decisions) if isinstance(value.get("trial"), int)]
 
 
 def given_up(folder: SweepDir) -> dict[int, str]:
