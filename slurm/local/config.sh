@@ -163,7 +163,10 @@ make_networks() {
   ip link set "$BRIDGE" up
   for ((i = 1; i <= NODES; i++)); do
     space="fd-$(node_name "$i")"
-    [[ -e "/run/netns/$space" ]] && continue
+    if [[ -e "/run/netns/$space" ]]; then
+      ip link show "fdv$i" >/dev/null 2>&1 && continue
+      ip netns delete "$space" # cut from this machine for good, by a start that failed half-way
+    fi
     ip netns add "$space"
     ip link add "fdv$i" type veth peer name eth0 netns "$space"
     ip link set "fdv$i" master "$BRIDGE" up
