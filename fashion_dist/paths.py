@@ -114,6 +114,10 @@ class RunDir:
         """One rank's sign of life."""
         return self.heartbeats / f"rank_{rank}.json"
 
+    def node_figures(self, node: int) -> Path:
+        """What one node was doing when its first rank last looked."""
+        return self.heartbeats / f"node_{node}.json"
+
     @property
     def errors(self) -> Path:
         """Folder of the ranks' own exceptions."""

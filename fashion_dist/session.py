@@ -42,6 +42,8 @@ class FitOptions:
     """Splits to predict with the best weights at the end, where the shard set has them."""
     prune: Callable[[int], bool] | None = None
     """Asked on rank 0 before every epoch but the first, with the epochs done; True ends the run here for good."""
+    figures: Callable[[], Mapping[str, float]] | None = None
+    """Asked on rank 0 beside every training line: what the nodes were doing since it was last asked, if known."""
 
 
 @dataclass
@@ -86,6 +88,11 @@ class Session:
         """Add a line to metrics.jsonl."""
         if self.tracker is not None:
             self.tracker.log(split, self.position.total, epoch, values)
+
+    def log_nodes(self, epoch: float) -> None:
+        """Add a line of what the nodes are doing, when there is news of them."""
+        if self.tracker is not None and self.options.figures is not None and (found := self.options.figures()):
+            self.log("system", epoch, found)
 
     def write_measures(self, split: str, tables: Mapping[str, str]) -> None:
         """Keep what was measured on a split as files."""

@@ -81,7 +81,7 @@ class Tracker:
     @staticmethod
     def _keep_until(path: Path, step: int) -> None:
         points = read_metrics(path)
-        kept = [point for point in points if point["step"] <= step and point["split"] in ("train", "val")]
+        kept = [point for point in points if point["step"] <= step and point["split"] in ("train", "val", "system")]
         if path.exists() and (len(kept) < len(points) or not path.read_bytes().endswith(b"\n")):
             write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
 
@@ -89,7 +89,7 @@ class Tracker:
         """Add one line and flush it.
 
         Args:
-            split: `train`, `val` or `test`.
+            split: `train`, `val` or `test`; `system` is what the nodes were doing.
             step: optimiser steps done.
             epoch: passes done, a fraction within one.
             values: named numbers; those not finite are written as null.
@@ -194,7 +194,8 @@ class Feed:
         )  # fmt: skip
         started.define_metric("step", hidden=True)
         started.define_metric("epoch", hidden=True)
-        started.define_metric("train/*", step_metric="step")
+        for axis in ("train/*", "system/*"):
+            started.define_metric(axis, step_metric="step")
         for axis in ("val/*", "test/*"):
             started.define_metric(axis, step_metric="epoch")
         note = Note(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None

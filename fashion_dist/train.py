@@ -266,6 +266,7 @@ def _log_window(session: Session, window: list[dict[str, Tensor]], epoch: float,
     _require_finite(session, values["gradient_norm"])
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
     session.log("train", epoch, {**values, "lr": lr, "samples_per_s": samples_per_s})
+    session.log_nodes(epoch)
     session.tell(samples_per_s=samples_per_s)
 
 

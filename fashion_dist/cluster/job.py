@@ -170,7 +170,7 @@ def _enter(run: RunDir, place: Place, timeout_s: float) -> lock.Holder:
         },
     )  # fmt: skip
     # A peer's leftovers of the last start must not pass for this one's.
-    for path in (*run.heartbeats.glob("rank_*.json"), *run.rendezvous(1).parent.glob("attempt-*.json")):
+    for path in (*run.heartbeats.glob("*.json"), *run.rendezvous(1).parent.glob("attempt-*.json")):
         path.unlink(missing_ok=True)
     return holder
 
@@ -211,7 +211,8 @@ def _train(
     loading = loader_options(options, threads)
     group = Path(submission.sweep).name if submission is not None else ""
     fit_options = FitOptions(
-        loader=loading, wandb=options.wandb, group=group, attempt=holder.attempt, prune=prune
+        loader=loading, wandb=options.wandb, group=group, attempt=holder.attempt, prune=prune,
+        figures=watch.nodes.take,
     )  # fmt: skip
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:

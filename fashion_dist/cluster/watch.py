@@ -7,6 +7,7 @@ are measured by the watcher's own clock, from one change of the file to the next
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -14,15 +15,20 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fashion_dist.cluster import failures, lock
+from fashion_dist.cluster.figures import AllNodes, NodeSampler
 from fashion_dist.cluster.place import Place
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
 
 EXIT_ORPHANED = 3
+SAMPLE_BEATS = 3
+"""Signs of life from one look at the node's figures to the next."""
 
 
 class Watch(threading.Thread):
@@ -50,10 +56,15 @@ class Watch(threading.Thread):
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
+        self.nodes = AllNodes(run, holder.attempt, place.nodes)
+        self._sampler: NodeSampler | None = None
 
     def run(self) -> None:
         """Beat and look until `stop`."""
         self._run.heartbeats.mkdir(exist_ok=True)
+        if self._place.local_rank == 0:
+            with contextlib.suppress(OSError):  # a machine that does not tell what it does
+                self._sampler = NodeSampler()
         last = time.monotonic()
         while not self._over.wait(self._beat_s):
             now = time.monotonic()
@@ -64,6 +75,8 @@ class Watch(threading.Thread):
                 self._stop_at = float("inf")
                 os.kill(os.getpid(), signal.SIGUSR2)
             self.beat()
+            if self._beats % SAMPLE_BEATS == 1:
+                self._sample()
             self._require_parent()
             if self._place.is_main:
                 self._require_lock()
@@ -85,10 +98,22 @@ class Watch(threading.Thread):
             "attempt": self._holder.attempt, "beat": self._beats, "steps": self.steps, "host": socket.gethostname(),
             "pid": os.getpid(), "where": where(), "signals": self.signals, "cpu_s": time.process_time(),
         }  # fmt: skip
+        self._write(self._run.heartbeat(self._place.rank), values)
+
+    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
         try:
-            write_json(self._run.heartbeat(self._place.rank), values)
+            write_json(path, values)
         except OSError as error:  # a full disk is the checkpoint's to report
             print(f"no sign of life could be written: {error}", file=sys.stderr, flush=True)
+
+    def _sample(self) -> None:
+        """A node's first rank writes its figures down; rank 0 looks at those of all nodes."""
+        if self._sampler is not None:
+            with contextlib.suppress(OSError):
+                values = {"attempt": self._holder.attempt, "sample": self._beats, "figures": self._sampler.sample()}
+                self._write(self._run.node_figures(self._place.node), values)
+        if self._place.is_main:
+            self.nodes.look()
 
     def _require_parent(self) -> None:
         if os.getppid() != self._parent:
