@@ -1,4 +1,4 @@
-"""Who may look into a run's folder: its owner, and one group where the owner opened it.
+"""Who may look into the folder of a run or a sweep: its owner, and one group where the owner opened it.
 
 A group may read and never write: jobs load pickles that submitit put there. Whether a folder is open is told by its own
 mode, so every later start, also one by hand, keeps it so.
@@ -41,8 +41,21 @@ def _names(numbers: set[int]) -> list[str]:
     return [known.get(number, str(number)) for number in numbers]
 
 
-def make(folder: Path, group: str = "") -> None:
-    """Make a run's folder where there is none, for its owner alone or opened to a group; then `keep` to it.
+def group_of(folder: Path) -> str:
+    """The group to which a folder is open; empty where it is closed."""
+    facts = folder.stat()
+    if facts.st_mode & _GROUP_READS != _GROUP_READS:
+        return ""
+    return next(iter(_names({facts.st_gid})))
+
+
+def make(folder: Path, group: str = "", otherwise: str = "--fresh starts over beside it") -> None:
+    """Make a folder where there is none, for its owner alone or opened to a group; then `keep` to it.
+
+    Args:
+        folder: of a run or a sweep.
+        group: may read it; empty leaves it as it is, closed at first.
+        otherwise: what somebody else can do.
 
     Raises:
         ConfigError: the folder is somebody else's.
@@ -54,7 +67,7 @@ def make(folder: Path, group: str = "") -> None:
             name = pwd.getpwuid(owner).pw_name
         except KeyError:
             name = str(owner)
-        raise ConfigError(f"{folder} belongs to {name}; only its owner launches a run, --fresh starts over beside it")
+        raise ConfigError(f"{folder} belongs to {name}; only its owner goes on with it, {otherwise}")
     if group:
         os.chown(folder, -1, group_id(group))
         folder.chmod(OPEN)

@@ -54,7 +54,7 @@ class Request:
     options: JobOptions = field(default_factory=JobOptions)
     fresh: bool = False
     group: str = ""
-    """May read the run's folder; empty leaves it as it is, closed at first."""
+    """May read the folders of the runs; empty leaves them as they are, closed at first."""
     debug: bool = False
     """All the steps on a hundredth of the data."""
 
@@ -163,8 +163,6 @@ def resolve(request: Request) -> Plan:
     """
     ground = survey(request)
     config = ground.require(ground.config)
-    if request.group:
-        access.group_id(request.group)
     require_shards(ground.shard_set)
     return dataclasses.replace(ground.plan(config, fresh=request.fresh), group=request.group)
 
@@ -180,6 +178,8 @@ def survey(request: Request) -> Ground:
     task = tasks.load(request.task)
     home = Home.find(request.home)
     _require_writable(home.path)
+    if request.group:
+        access.group_id(request.group)
     config = resolve_config(task.recipe, request)
     _require_model(config.model.name)
     from shards import ShardSet

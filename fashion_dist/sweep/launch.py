@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist import tasks, weights
-from fashion_dist.cluster import launch, lock, scheduler
+from fashion_dist.cluster import access, launch, lock, scheduler
 from fashion_dist.cluster.launch import Ground, Request
 from fashion_dist.cluster.scheduler import JobRef
 from fashion_dist.config import Config
@@ -225,7 +225,7 @@ def submit(draft: Draft) -> Submitted:
     folder = sweep.folder
     _fetch_weights(draft)
     folder.path.parent.mkdir(parents=True, exist_ok=True)
-    folder.path.mkdir(mode=0o700, exist_ok=True)
+    access.make(folder.path, question.request.group, "another --name makes one of your own")
     with lock.guard(folder.path, "launch"):
         _require_same(sweep)
         if not folder.sweep.is_file():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fashion_dist.cluster import launch, scheduler
+from fashion_dist.cluster import access, launch, scheduler
 from fashion_dist.cluster.scheduler import JobRef
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.files import write_json
@@ -93,6 +93,7 @@ def main(argv: list[str]) -> int:
     """Returns the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = SweepDir(Path(argv[0]))
+    access.keep(folder.path)
     deadline = time.monotonic() + 30
     me = JobRef.of_process(os.getpid())
     while read_arrays(folder)[-1].job != me:  # who started us has yet to write down our id

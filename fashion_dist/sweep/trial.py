@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fashion_dist.cluster import lock, scheduler
+from fashion_dist.cluster import access, lock, scheduler
 from fashion_dist.cluster.job import END_S, run_rank
 from fashion_dist.cluster.launch import Plan, make_folder, write_run
 from fashion_dist.cluster.place import Place, read_place
@@ -49,11 +49,12 @@ def is_over(sweep: Sweep, number: int, run: RunDir) -> bool:
 
 
 def plan_of(sweep: Sweep, trial: Trial, array: Array) -> Plan:
-    """The plan of a trial's run."""
+    """The plan of a trial's run, whose folder is open to the group to which the sweep's is."""
     config = sweep.config_of(trial.settings)
     return Plan(
         config, sweep.folder.home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
         array.resources, array.options, sweep.command, str(sweep.folder.path), trial.number,
+        access.group_of(sweep.folder.path),
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def enter(sweep: Sweep, number: int, place: Place) -> RunDir | None:
     run = plan.run
     if is_over(sweep, number, run):
         return None
-    make_folder(run)
+    make_folder(run, plan.group)
     with lock.guard(run.path, "launch"):
         before = Submission.read(run)
         if before is not None and before.job not in (None, place.job) and scheduler.presence(before.job) != "gone":
@@ -131,6 +132,7 @@ def main(argv: list[str]) -> int:
         return 2
     sweep = Sweep.read(SweepDir(Path(argv[0])))
     number = int(argv[1]) + int(os.environ["SLURM_ARRAY_TASK_ID"])
+    access.keep(sweep.folder.path)
     try:
         run = enter(sweep, number, read_place(os.environ))
         if run is None:
