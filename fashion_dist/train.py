@@ -271,12 +271,18 @@ def _log_window(session: Session, window: list[dict[str, Tensor]], epoch: float,
 
 
 def evaluate(session: Session, feed: SplitFeed) -> dict[str, float]:
-    """The task's metrics and loss terms over a split, each sample counted once whatever the number of ranks."""
-    return measure(session, feed)[0]
+    """The task's metrics over the validation split, each sample counted once; and what the model takes from them."""
+    task, config = session.task, session.config
+    if task.judge is None or task.settle is None:
+        return measure(session, feed)[0]
+    model, rows = session.learner.evaluated_model(), gather_rows(session, feed)
+    return task.judge(feed.split, task.settle(model, feed.split, rows, config), config)
 
 
 def measure(session: Session, feed: SplitFeed) -> tuple[dict[str, float], dict[str, str]]:
-    """`evaluate`, and the task's tables of the same samples as {file name: text}."""
+    """The task's metrics and loss terms over a split, each sample counted once whatever the number of ranks; and the
+    task's tables of the same samples as {file name: text}.
+    """
     task, config = session.task, session.config
     if task.judge is not None:
         return task.judge(feed.split, gather_rows(session, feed), config), {}

@@ -6,6 +6,9 @@ halves; plus a learned term of each. It is symmetric down to the last bit, becau
 numbers are. Any number of pairs therefore costs one pass per image, and what an image contributes is a row of numbers
 that can be stored.
 
+Evaluated scores are calibrated (Platt 1999): unseen images lie closer together than those of training do, so that
+logits which are balanced in training say `together` of nearly everything. Slope and shift are fitted on validation.
+
 Siamese networks: Bromley et al. 1994; with a distance, for items of clothing: Veit et al. 2015. The inner product can
 say that unlike things go together, the distance holds better for wardrobes never seen.
 
@@ -49,6 +52,10 @@ class PairNetwork(nn.Module):
         self.own = nn.Linear(num_features, 1)
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
         self.bias = nn.Parameter(torch.zeros(()))
+        self.slope: Tensor
+        self.shift: Tensor
+        self.register_buffer("slope", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
         nn.init.normal_(self.place.weight, std=0.01)
         nn.init.zeros_(self.own.weight)
         nn.init.zeros_(self.own.bias)
@@ -67,7 +74,14 @@ class PairNetwork(nn.Module):
         features = self.dropout(self.backbone(images))
         direction = F.normalize(self.project(features).float(), dim=1)
         own = self.own(features).float() + self.bias / 2
-        return torch.cat([direction * (self.log_scale / 2).exp(), self.place(features).float(), own], dim=1)
+        rows = torch.cat([direction * (self.log_scale / 2).exp(), self.place(features).float(), own], dim=1)
+        return rows if self.training else calibrated(rows, self.slope, self.shift)
+
+    @torch.no_grad()
+    def calibrate(self, slope: float, shift: float) -> None:
+        """From now on let evaluated logits be `slope * logit + shift` of what they are now; `slope` is above 0."""
+        self.slope.mul_(slope)
+        self.shift.mul_(slope).add_(shift)
 
 
 def pair_scores(first: Tensor, second: Tensor) -> Tensor:
@@ -76,6 +90,13 @@ def pair_scores(first: Tensor, second: Tensor) -> Tensor:
     alike = (first[..., :half] * second[..., :half]).sum(dim=-1)
     apart = (first[..., half:-1] - second[..., half:-1]).abs().sum(dim=-1)
     return alike - apart + (first[..., -1] + second[..., -1])
+
+
+def calibrated(rows: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    """Rows [..., C + 1] whose `pair_scores` are `slope` times those of `rows`, plus `shift`."""
+    half = rows.shape[-1] // 2
+    parts = [rows[..., :half] * slope.sqrt(), rows[..., half:-1] * slope, rows[..., -1:] * slope + shift / 2]
+    return torch.cat(parts, dim=-1)
 
 
 def build_pair_network(config: ModelConfig, embedding: int, image_px: int) -> PairNetwork:

@@ -199,7 +199,7 @@ def _model(facts: Facts) -> Iterator[tuple[str, bytes]]:
     yield "model/model.json", (json.dumps(spec, indent=2) + "\n").encode()
     if not known:
         return  # a network of another make: the code is the only way to build it
-    classes: list[Any] = [Head, Network] if "heads" in spec else [PairNetwork, _pair.pair_scores]
+    classes: list[Any] = [Head, Network] if "heads" in spec else [PairNetwork, _pair.pair_scores, _pair.calibrated]
     source = "\n\n".join(inspect.getsource(part) for part in classes)
     if "embedding" in spec:
         source = f"FIRST_SCALE = {_pair.FIRST_SCALE}\n\n\n{source}"

@@ -96,6 +96,8 @@ class Task:
         merges: task name -> (labels of that task) -> labels of this one, whose classes are groups of that one's.
         check: (shard set, config) -> None; raises ConfigError before anything is submitted.
         tune: (split, its `rows`, config) -> options that suit that split best, such as thresholds.
+        settle: (evaluated model, validation split, its `rows`, config) -> the `rows` by the model as it is afterwards,
+            for what a model takes from validation, such as a calibration. Only with `judge`; it changes buffers alone.
         average: (`rows` of several models, of the same samples) -> what they answer together.
     """
 
@@ -118,11 +120,13 @@ class Task:
     merges: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     check: Callable[[ShardSet, Config], None] | None = None
     tune: Callable[[Split, Columns, Config], Mapping[str, Scalar]] | None = None
+    settle: Callable[[nn.Module, Split, Columns, Config], Columns] | None = None
     average: Callable[[Sequence[Columns]], dict[str, np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         assert (self.targets is None) != (self.examples is None), "a task has targets, or examples of its own"
         assert (self.judge is None) == (self.sums is not None and self.metrics is not None), "a task has one measure"
+        assert self.settle is None or self.judge is not None, "`settle` is given the rows that `judge` is given"
 
     def make_examples(self, split: Split, config: Config, epoch: int = 0, ask: Ask | None = None) -> Examples:
         """The examples of a split: the task's own, or one per image."""

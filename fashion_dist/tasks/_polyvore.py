@@ -361,6 +361,31 @@ def asked_pairs(wardrobe: Wardrobe, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([together, apart]), np.repeat([1, 0], [len(together), len(apart)])
 
 
+def calibrate(model: nn.Module, split: Split, columns: Columns, config: Config) -> dict[str, np.ndarray]:
+    """Let the network's probabilities mean what they say on `split` (Platt 1999); gives its rows as they are then.
+
+    Rows without any order in them (a slope of 0 or less) are left alone.
+    """
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    from fashion_dist.models import _pair
+
+    assert isinstance(model, _pair.PairNetwork)
+    rows = np.asarray(columns["embedding"])
+    pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
+    logits = score_pairs(rows, pairs[:, 0], pairs[:, 1])
+    if not 0 < truth.mean() < 1:
+        return {"embedding": rows}
+    fitted = LogisticRegression(C=1e6).fit(logits[:, None], truth)
+    slope, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if slope <= 0:
+        return {"embedding": rows}
+    model.calibrate(slope, shift)
+    settled = _pair.calibrated(torch.from_numpy(rows), torch.tensor(slope), torch.tensor(shift))
+    return {"embedding": settled.numpy()}
+
+
 def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
     """The probability that a true one scores above a false one, ties counting half (Hanley & McNeil 1982)."""
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)

@@ -52,6 +52,7 @@ TASK = Task(
     submission=submission,
     check=_polyvore.check,
     average=_polyvore.average,
+    settle=_polyvore.calibrate,
     monitor="score",
     shown_metrics=("pair_auc", "outfit_auc", "fill_in_blank"),
 )

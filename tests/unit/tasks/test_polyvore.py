@@ -245,6 +245,36 @@ def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, 
     assert found == pytest.approx(dict.fromkeys(found, 1.0))
 
 
+def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config: Config) -> None:
+    made, split = network(), shard_set.split("val")
+    pairs, truth = asked_pairs(Wardrobe(split), config.train.seed)
+    images = torch.randn(len(split), 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    noise = np.random.default_rng(0).normal(0, 2, rows_of_wardrobes(shard_set, "val").shape)
+    rows = (rows_of_wardrobes(shard_set, "val") + noise).astype(np.float32)
+    rows[:, -1] += 9  # as if all went together
+
+    settled = np.asarray(_polyvore.calibrate(made, split, {"embedding": rows}, config)["embedding"])
+    logits, before = score_pairs(settled, *pairs.T), score_pairs(rows, *pairs.T)
+    assert before.mean() > 9
+    assert _polyvore.sigmoid(logits).mean() == pytest.approx(truth.mean(), abs=1e-3)
+    np.testing.assert_allclose(logits, float(made.slope) * before + float(made.shift), rtol=1e-4, atol=1e-3)
+    found, plain = (_polyvore.judge(split, {"embedding": each}, config)["pair_auc"] for each in (settled, rows))
+    assert found == pytest.approx(plain)
+
+    # Evaluated scores are moved, trained ones are not; and what is settled stays.
+    with torch.no_grad():
+        plain_logits = torch.from_numpy(score_pairs(network()(images)["embedding"].numpy(), *pairs.T))
+        moved_logits = torch.from_numpy(score_pairs(made(images)["embedding"].numpy(), *pairs.T))
+        torch.testing.assert_close(moved_logits, plain_logits * made.slope + made.shift, rtol=1e-4, atol=1e-3)
+        assert torch.equal(made.train().embed(images), network().train().embed(images))
+    again = network()
+    _polyvore.calibrate(again, split, {"embedding": settled}, config)
+    assert (float(again.slope), float(again.shift)) == pytest.approx((1, 0), abs=1e-2)
+    before_all_alike = float(again.slope), float(again.shift)
+    _polyvore.calibrate(again, split, {"embedding": np.zeros_like(rows)}, config)
+    assert (float(again.slope), float(again.shift)) == before_all_alike
+
+
 def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
     rows = np.random.default_rng(0).standard_normal((4, 7))
     pairs = [1 / (1 + np.exp(-score_pairs(rows, np.array([i]), np.array([j]))[0])) for i, j in ((0, 1), (0, 3), (1, 3))]
