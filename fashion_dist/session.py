@@ -22,6 +22,7 @@ from fashion_dist.files import write_text
 from fashion_dist.learner import Learner
 from fashion_dist.paths import RunDir
 from fashion_dist.predict import ask_model
+from fashion_dist.startup import Startup, told
 from fashion_dist.state import StateFile
 from fashion_dist.tasks import Columns, Examples, Task
 from fashion_dist.tracking import Tracker, WandbMode
@@ -44,6 +45,8 @@ class FitOptions:
     """Asked on rank 0 before every epoch but the first, with the epochs done; True ends the run here for good."""
     figures: Callable[[], Mapping[str, float]] | None = None
     """Asked on rank 0 beside every training line: what the nodes were doing since it was last asked, if known."""
+    startup: Startup | None = None
+    """The clock of this start, to be told with its first step."""
 
 
 @dataclass
@@ -78,6 +81,7 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     mined: Examples | None = None
     """The current epoch's examples, where the weights chose them; kept in checkpoints."""
+    _stepped: bool = False
 
     def tell(self, **values: Any) -> None:
         """Update state.json."""
@@ -93,6 +97,24 @@ class Session:
         """Add a line of what the nodes are doing, when there is news of them."""
         if self.tracker is not None and self.options.figures is not None and (found := self.options.figures()):
             self.log("system", epoch, found)
+
+    def mark(self, part: str) -> None:
+        """A part of the start is over."""
+        if self.options.startup is not None:
+            self.options.startup.mark(part)
+
+    def first_step_done(self) -> None:
+        """Say once, after this start's first step, how long it took to get there."""
+        startup = self.options.startup
+        if startup is None or self._stepped:
+            return
+        self._stepped = True
+        if self.link.device.type == "cuda":
+            torch.cuda.synchronize(self.link.device)  # once a start
+        startup.mark("first step")
+        if self.link.world.is_main:
+            print(told(startup.parts), flush=True)
+            self.tell(startup=startup.parts)
 
     def write_measures(self, split: str, tables: Mapping[str, str]) -> None:
         """Keep what was measured on a split as files."""

@@ -30,6 +30,8 @@ class RunState:
     samples_per_s: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
     """`metric`, `value` and `epoch` of the best evaluation so far."""
+    startup: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part of the last start, from its process's beginning to its first step."""
     attempt: int = 1
     message: str = ""
     """What to tell the user about it, if anything."""

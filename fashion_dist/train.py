@@ -15,10 +15,11 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.config import Config
@@ -53,6 +54,7 @@ def fit(
     link: Link,
     options: FitOptions = FitOptions(),  # noqa: B008  frozen, so shared defaults are safe
     stop: Callable[[], bool] = lambda: False,
+    model: nn.Module | None = None,
 ) -> Outcome:
     """Train the run in `folder` from where it stands to its end, and predict with its best weights.
 
@@ -63,6 +65,7 @@ def fit(
         link: the ranks of the job.
         options: what may differ between two starts.
         stop: asked at every step; True on any rank ends the run at a step that all ranks agree on, checkpointed.
+        model: what `first_model` made, where that was done before the ranks met.
 
     Returns:
         `done`, `stopped` when `stop` ended it and a later start is to go on, or `pruned` when `options.prune` did.
@@ -78,10 +81,7 @@ def fit(
     if state_file is not None:
         state_file.update(state="running", phase="starting", epochs=config.train.epochs)
     task = load(config.task)
-    torch.manual_seed(config.train.seed)  # every rank makes the same first weights
-    model = task.build_model(config, shard_set.schema)
-    load_initial(model, config.model, folder.home.weights)
-    learner = Learner(model, config, link)
+    learner = Learner(model or first_model(config, shard_set, folder.home.weights), config, link)
     checkpoints = Checkpoints(folder.checkpoints, config.train.keep)
     session = Session(folder, config, task, shard_set, link, learner, checkpoints, options, stop, state_file=state_file)
     try:
@@ -90,8 +90,10 @@ def fit(
             done = session.position.total
             session.tracker = Tracker(folder, config, done, options.attempt, options.wandb, options.group)
         outcome: Outcome = "done"
+        session.mark("resuming")
         if session.position.epoch < config.train.epochs:
             with SplitFeed(session, "train") as train, SplitFeed(session, "val") as val:
+                session.mark("data")
                 outcome = _epochs(session, train, val)
         if outcome == "done":
             _predict(session)
@@ -103,6 +105,18 @@ def fit(
             session.tracker.close()
     session.tell(state="done" if outcome == "done" else "stopped")
     return outcome
+
+
+def first_model(config: Config, shard_set: ShardSet, weights: Path) -> nn.Module:
+    """The model that a run of `config` begins with, the same on every rank; needs no peer.
+
+    Raises:
+        ConfigError: the weights it is to begin with are not in the folder `weights`, or do not fit.
+    """
+    torch.manual_seed(config.train.seed)
+    model = load(config.task).build_model(config, shard_set.schema)
+    load_initial(model, config.model, weights)
+    return model
 
 
 def _showcase(session: Session) -> Showcase:
@@ -166,6 +180,7 @@ def train_epoch(session: Session, train: SplitFeed) -> bool:
         window.append(train_step(session, train, [next(batches) for _ in range(settings.accumulate)]))
         position.step += 1
         position.total += 1
+        session.first_step_done()
         if len(window) == LOG_STEPS or position.step == steps:
             rate = len(window) * settings.batch_size / (time.monotonic() - started)
             _log_window(session, window, position.epoch + position.step / steps, rate)

@@ -28,6 +28,7 @@ from fashion_dist.cluster.watch import Watch, end_within, signals_of_all
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.files import read_json, write_json
 from fashion_dist.paths import RunDir
+from fashion_dist.startup import Startup, import_late
 
 if TYPE_CHECKING:
     from fashion_dist.data.options import LoaderOptions
@@ -99,6 +100,7 @@ def run_rank(run: RunDir) -> None:
         SystemExit: rank 0 of a local job asks to be started again.
         RunBusyError: another job holds the run folder.
     """
+    startup = Startup()
     stop = StopFlag()
     stop.install()
     faulthandler.enable()
@@ -112,8 +114,9 @@ def run_rank(run: RunDir) -> None:
     if place.is_main and submission is not None:
         watch.stop_in(_seconds_to_signal(place, submission))
     watch.start()
+    startup.mark("run folder")
     try:
-        outcome = _train(run, place, holder, submission, options, threads, stop, watch)
+        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup)
         if place.is_main:
             _leave(run, place, holder, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
@@ -184,8 +187,12 @@ def _train(
     threads: int,
     stop: StopFlag,
     watch: Watch,
+    startup: Startup,
 ) -> str:  # fmt: skip
-    """`done`, `stopped` or `pruned`."""
+    """`done`, `stopped` or `pruned`.
+
+    Whatever needs no peer comes before the ranks meet, so that they wait for the slowest one only once.
+    """
     address, interface = own_address(place, submission.resources.network_interface if submission else "")
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -194,9 +201,13 @@ def _train(
     from fashion_dist.distributed import World, connect
     from fashion_dist.runs import open_folder
     from fashion_dist.session import FitOptions
-    from fashion_dist.train import fit
+    from fashion_dist.train import first_model, fit
 
+    import_late()
+    startup.mark("imports")
     opened = open_folder(run)
+    model = first_model(opened.config, opened.shard_set, run.home.weights)
+    startup.mark("model")
     world = World(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node, place.nodes)
 
     def ask() -> bool:
@@ -212,11 +223,12 @@ def _train(
     group = Path(submission.sweep).name if submission is not None else ""
     fit_options = FitOptions(
         loader=loading, wandb=options.wandb, group=group, attempt=holder.attempt, prune=prune,
-        figures=watch.nodes.take,
+        figures=watch.nodes.take, startup=startup,
     )  # fmt: skip
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
-        outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask)
+        startup.mark("process group")
+        outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask, model)
         if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
             watch.signals = stop.signals
             watch.beat()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fashion_dist.cluster.view import RunView, duration, typed
 from fashion_dist.paths import RunDir
+from fashion_dist.startup import told
 from fashion_dist.tracking import read_metrics
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -127,6 +128,8 @@ def page(run: RunDir, view: RunView, command: str, width: int) -> str:
         rows.append(("epoch", f"{p.epoch} of {p.epochs}, step {p.step} of {p.total_steps or '?'}, {p.phase}"))
     if view.state == "running":
         rows.append(("speed", f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left"))
+    if p.startup:
+        rows.append(("start", told(p.startup)))
     if p.best:
         rows.append(("best", f"{p.best['metric']} {p.best['value']:.4f} at epoch {p.best['epoch']}"))
     if view.job is not None:

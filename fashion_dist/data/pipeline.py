@@ -8,6 +8,7 @@ names the culprits.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -205,6 +206,11 @@ def reason_of(error: Exception) -> str:
     ]
     told = [line for line in told if "encountered" not in line and "C++ context" not in line and "fn." not in line]
     return told[0][:200] if told else lines[0][:200]
+
+
+def import_dali() -> None:
+    """Import DALI, which takes half a second, before the first batch needs it."""
+    importlib.import_module("nvidia.dali")
 
 
 def _decode_pipeline(max_images: int, threads: int) -> Any:
