@@ -372,7 +372,8 @@ def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> 
             feed.show(showcase)
         feed.finish()
     except Exception as error:  # whatever the client raises, it means that the network or the server said no
-        raise RunError(f"run {run.run_id} was not synced: {' '.join(str(error).split())}") from error
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"run {run.run_id} was not synced: {words}") from error
     return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -156,6 +157,32 @@ def test_a_live_run_that_is_requeued_online_sends_no_step_twice(server: WandbSer
     assert [row["step"] for row in server.sent[run.run_id]] == [20, 40, 60, 80]
     assert server.groups[run.run_id] == "a-sweep"
     assert tracking.is_synced(run, None)
+
+
+def test_pictures_and_files_arrive_once_and_large_ones_as_references(server: WandbServer, tmp_path: Path) -> None:
+    run = requeued_run(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000.tar").write_bytes(b"many images")
+    showcase = shown(tmp_path / "data")
+    assert tracking.sync(run, RECIPE, "", showcase).rows == len(STEPS) + 1
+    assert tracking.is_synced(run, showcase)
+    (row,) = [row for row in server.sent[run.run_id] if "test/examples" in row]
+    assert row["test/examples"]["nrows"] == 1 and "test/confusion_table" in row
+    made = {one["artifactCollectionName"]: one["id"] for one in server.artifacts.values()}
+    assert {"shards-x", "submission-x"} <= made.keys() and server.used == [made["shards-x"]]
+    stored = [(path, data) for path, data in server.stored if path.startswith("/storage/a")]
+    assert [data for path, data in stored if path == f"/storage/{made['submission-x']}/test.txt"] == [b"id,label\n"]
+    (picture,) = [data for path, data in stored if path.endswith(".png")]
+    assert Image.open(io.BytesIO(picture)).size == (8, 8)
+    manifests = [data for path, data in server.stored if path == "/storage/manifest"]
+    assert any((tmp_path / "data" / "train-00000.tar").as_uri().encode() in data for data in manifests)
+    assert not any(b"many images" in data for _, data in server.stored)
+    # Killed before it could note that all has arrived: what the server has is not uploaded again.
+    lines = run.synced.read_text().splitlines(keepends=True)
+    run.synced.write_text("".join(line for line in lines if '"arrived"' not in line))
+    assert not tracking.is_synced(run, showcase)
+    assert tracking.sync(run, RECIPE, "", showcase).rows == 0
+    assert [(path, data) for path, data in server.stored if path.startswith("/storage/a")] == stored
 
 
 def test_notes_agree_with_what_the_server_has(tmp_path: Path) -> None:

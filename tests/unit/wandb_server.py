@@ -11,14 +11,17 @@ from typing import Any
 
 
 class WandbServer:
-    """`runs` holds each run's history rows by their number; `sent` every row as often as it came."""
+    """What it was sent: `sent` has every history row as often as it came, `stored` every file, by its path."""
 
     def __init__(self) -> None:
         self.sent: dict[str, list[dict[str, Any]]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self.groups: dict[str, str] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
-        self.artifacts: list[dict[str, Any]] = []
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        """What was asked for at first, by digest, which is how W&B knows an artifact that it has."""
+        self.used: list[str] = []
+        self.stored: list[tuple[str, bytes]] = []
         self.queries: list[str] = []
         self.requests: list[str] = []
         outer = self
@@ -43,7 +46,7 @@ class WandbServer:
                 self._answer({})
 
             def do_PUT(self) -> None:
-                self._body()
+                outer.stored.append((self.path, self._body()))
                 self._answer({})
 
             def do_POST(self) -> None:
@@ -93,17 +96,8 @@ class WandbServer:
             return {"upsertBucket": {"bucket": self._bucket(run), "inserted": not known}}
         if "historyTail" in query:
             return {"model": {"bucket": self._resumed(run)} if run in self.configs else None}
-        if "createArtifact(" in query:
-            self.artifacts.append(given)
-            return {
-                "createArtifact": {
-                    "artifact": {
-                        "id": f"a{len(self.artifacts)}",
-                        "state": "COMMITTED",
-                        "artifactSequence": {"id": "s", "name": "s", "latestArtifact": None},
-                    }
-                }
-            }
+        if "rtifact" in name:
+            return self._of_artifacts(query, given)
         if "viewer" in query:
             return {
                 "viewer": {"id": "u", "entity": "team", "username": "u", "flags": "{}", "teams": {"edges": []}},
@@ -122,6 +116,68 @@ class WandbServer:
                 }
             }
         return {"serverInfo": {"features": []}}
+
+    def _of_artifacts(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
+        asked = given.get("input", {})
+        if "createArtifact(" in query:
+            is_known = asked["digest"] in self.artifacts
+            self.artifacts.setdefault(asked["digest"], {**asked, "id": f"a{len(self.artifacts)}"})
+            made = {
+                "id": self.artifacts[asked["digest"]]["id"],
+                "state": "COMMITTED" if is_known else "PENDING",
+                "artifactSequence": {"id": "s", "name": "s", "latestArtifact": None},
+            }
+            return {"createArtifact": {"artifact": made}}
+        if "artifactManifest {" in query:
+            file = {"id": "f", "uploadUrl": f"{self.url}/storage/manifest", "uploadHeaders": []}
+            what = "createArtifactManifest" if "createArtifactManifest(" in query else "updateArtifactManifest"
+            return {what: {"artifactManifest": {"id": "m", "file": file}}}
+        if "createArtifactFiles(" in query:
+            nodes = [
+                {
+                    "storagePath": file["name"],
+                    "uploadUrl": f"{self.url}/storage/{file['artifactID']}/{file['name']}",
+                    "uploadHeaders": [],
+                    "uploadMultipartUrls": None,
+                    "artifact": {"id": file["artifactID"]},
+                }
+                for file in asked["artifactFiles"]
+            ]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if "commitArtifact(" in query:
+            return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": ""}}}
+        if "useArtifact(" in query:
+            self.used.append(asked["artifactID"])
+            return {"useArtifact": {"artifact": {"id": asked["artifactID"]}}}
+        if "query ArtifactByID" in query:
+            return {"artifact": self._artifact(given["id"])}
+        return {"project": {"artifact": None}}
+
+    def _artifact(self, number: str) -> dict[str, Any]:
+        asked = next(one for one in self.artifacts.values() if one["id"] == number)
+        project = {"id": "p", "internalId": "1", "name": "fashion-dist", "entity": {"name": "team"}}
+        sequence = {"__typename": "ArtifactSequence", "name": asked["artifactCollectionName"], "project": project}
+        return {
+            "__typename": "Artifact",
+            "id": number,
+            "artifactSequence": sequence,
+            "versionIndex": 0,
+            "artifactType": {"name": asked["artifactTypeName"]},
+            "description": None,
+            "metadata": "{}",
+            "ttlDurationSeconds": -1,
+            "ttlIsInherited": True,
+            "tags": [],
+            "historyStep": None,
+            "state": "COMMITTED",
+            "size": 0,
+            "digest": asked["digest"],
+            "commitHash": "c",
+            "fileCount": 1,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "updatedAt": None,
+            "aliases": [],
+        }
 
     def _bucket(self, run: str) -> dict[str, Any]:
         return {
