@@ -63,7 +63,8 @@ class Showcase:
         split: whose predictions the examples are.
         examples: evenly over the split.
         things: the shard set, the best checkpoint, the submission.
-        fingerprint: another one when any of it has changed.
+        fingerprint: another one when any of it but the pictures has changed.
+        pictures: of the report's page, by name, where one was made.
     """
 
     summary: Mapping[str, Any]
@@ -72,6 +73,7 @@ class Showcase:
     examples: Sequence[Example]
     things: Sequence[Thing]
     fingerprint: str
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
 def showcase(run: RunDir, config: Config, shard_set: ShardSet, split: str = "test") -> Showcase:
@@ -85,7 +87,8 @@ def showcase(run: RunDir, config: Config, shard_set: ShardSet, split: str = "tes
     marks = [(str(path), path.stat().st_size) for path in seen if path.exists()]
     facts = json.dumps([summary, {name: cells for name, (_, cells) in confusions.items()}, marks], default=str)
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return Showcase(summary, confusions, split, _examples(run, config, shard_set, split), things, fingerprint)
+    pictures = {path.stem: path for path in sorted((run.report / "figures").glob("*.png"))}
+    return Showcase(summary, confusions, split, _examples(run, config, shard_set, split), things, fingerprint, pictures)
 
 
 def _summary(run: RunDir) -> dict[str, Any]:

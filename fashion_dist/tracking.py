@@ -143,16 +143,12 @@ def _start(run: RunDir, config: Config, mode: WandbMode, group: str) -> Feed | N
 
 
 def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pictures: Mapping[str, Path]) -> bool:
-    """Show image files, by title, in the W&B run of a run that is not training; says whether W&B took them."""
+    """Show image files, by name, in the W&B run of a run that is not training; says whether W&B took them."""
     feed = _start(run, config, mode, group)
     if feed is None:
         return False
     try:
-        import wandb
-
-        content = hashlib.sha256(b"".join(path.read_bytes() for path in pictures.values())).hexdigest()
-        row = {f"report/{title}": wandb.Image(str(path)) for title, path in pictures.items()}
-        feed.send_row(f"pictures {content[:16]}", row)
+        feed.show_pictures(pictures)
         feed.finish()
     except Exception as error:  # as in Tracker.log; the page is written whatever W&B says
         logger.warning("W&B did not take the pictures (%s)", error)
@@ -256,6 +252,7 @@ class Feed:
             row[f"{showcase.split}/examples"] = wandb.Table(columns=columns, data=shown)
         if row:
             self.send_row(f"shown {showcase.fingerprint}", row)
+        self.show_pictures(showcase.pictures)
         for thing in showcase.things:
             artifact = wandb.Artifact(_artifact_name(thing.name), type=thing.type, metadata=dict(thing.facts))
             for path in thing.files:
@@ -267,6 +264,14 @@ class Feed:
             else:
                 self.wandb.log_artifact(artifact)
 
+    def show_pictures(self, pictures: Mapping[str, Path]) -> None:
+        """Add a row of image files, by name, once for each content."""
+        import wandb
+
+        if pictures:
+            row = {f"report/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
+            self.send_row(_pictures_key(pictures), row)
+
     def finish(self) -> None:
         """Wait until everything has arrived; the note says so."""
         self.wandb.finish()
@@ -276,6 +281,13 @@ class Feed:
 
 def _key(point: Mapping[str, Any]) -> str:
     return f"{point['split']} {point['step']} {point['epoch']}"
+
+
+def _pictures_key(pictures: Mapping[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, path in sorted(pictures.items()):
+        digest.update(f"{name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return f"pictures {digest.hexdigest()[:16]}"
 
 
 def _cells(names: Sequence[str], cells: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
@@ -408,6 +420,8 @@ def is_synced(run: RunDir, showcase: Showcase | None) -> bool:
     wanted = {_key(point) for point in read_metrics(run.metrics)}
     if showcase is not None and (showcase.confusions or showcase.examples):
         wanted.add(f"shown {showcase.fingerprint}")
+    if showcase is not None and showcase.pictures:
+        wanted.add(_pictures_key(showcase.pictures))
     lines = read_lines(run.synced)
     for target, rows in {line["target"]: line["arrived"] for line in lines if "arrived" in line}.items():
         keys = [line["key"] for line in lines if line.get("target") == target and "key" in line]

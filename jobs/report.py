@@ -56,6 +56,8 @@ def main(args: Args) -> cli.Result:
     folders, swept = find_runs(home, args.runs)
     if args.archive and len(folders) > 1:
         raise ConfigError(f"--archive is of one run, not of {len(folders)}")
+    if args.wandb in ("online", "offline") and len(folders) > 1:
+        raise ConfigError(f"--wandb {args.wandb} shows the pictures of one run, not of {len(folders)}")
     found = read_facts(folders)
     if args.table:
         from fashion_dist.report.table import markdown

@@ -61,8 +61,8 @@ class Album:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The PNG of each picture, by title."""
-        return {picture.title: self.folder / "figures" / f"{picture.name}.png" for picture in self.pictures}
+        """The PNG of each picture, by name."""
+        return {picture.name: self.folder / "figures" / f"{picture.name}.png" for picture in self.pictures}
 
     def draw(
         self,

@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def read_offline(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def shown(folder: Path) -> Showcase:
+def shown(folder: Path, pictures: Mapping[str, Path] | None = None) -> Showcase:
     file = folder / "test.txt"
     file.write_text("id,label\n")
     examples = [Example("a", Image.new("RGB", (8, 8)), {"key": "a", "label": "cat"})]
@@ -75,7 +75,7 @@ def shown(folder: Path) -> Showcase:
         Thing("shards x", "dataset", references=(folder,), is_input=True),
         Thing("submission-x", "submission", files=(file,)),
     ]
-    return Showcase({"best/accuracy": 0.2}, confusion, "test", examples, things, "abc")
+    return Showcase({"best/accuracy": 0.2}, confusion, "test", examples, things, "abc", pictures or {})
 
 
 def test_a_run_that_was_requeued_is_one_offline_run_with_every_step_once(tmp_path: Path) -> None:
@@ -183,6 +183,27 @@ def test_pictures_and_files_arrive_once_and_large_ones_as_references(server: Wan
     assert not tracking.is_synced(run, showcase)
     assert tracking.sync(run, RECIPE, "", showcase).rows == 0
     assert [(path, data) for path, data in server.stored if path.startswith("/storage/a")] == stored
+
+
+def test_the_pictures_of_a_report_are_sent_once_by_the_report_or_by_a_sync(server: WandbServer, tmp_path: Path) -> None:
+    run = requeued_run(tmp_path)
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (6, 4)).save(tmp_path / "curve-loss.png")
+    pictures = {"curve-loss": tmp_path / "curve-loss.png"}
+    assert tracking.show_pictures(run, RECIPE, "online", "", pictures)
+    assert axes(server.sent[run.run_id]) == sorted(STEPS)
+
+    def rows() -> list[dict[str, Any]]:
+        return [row["report/curve-loss"] for row in server.sent[run.run_id] if "report/curve-loss" in row]
+
+    assert [(row["_type"], row["width"], row["height"]) for row in rows()] == [("image-file", 6, 4)]
+    assert tracking.show_pictures(run, RECIPE, "online", "", pictures)
+    assert tracking.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1 == len(rows())  # the examples
+    Image.new("RGB", (8, 4)).save(tmp_path / "curve-loss.png")
+    assert not tracking.is_synced(run, shown(tmp_path / "data", pictures))
+    assert tracking.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1
+    assert [row["width"] for row in rows()] == [6, 8]
+    assert tracking.is_synced(run, shown(tmp_path / "data", pictures))
 
 
 def test_notes_agree_with_what_the_server_has(tmp_path: Path) -> None:

@@ -268,3 +268,16 @@ def test_a_set_without_a_test_split_is_said_to_have_none(
     manifest = dataclasses.replace(shard_set.manifest, shards=kept)
     facts = dataclasses.replace(facts, shard_set=dataclasses.replace(shard_set, manifest=manifest))
     assert "The shard set has no test split." in read(make.report_run(facts, quick=True).page).text
+
+
+def test_offline_the_pictures_lie_in_a_wandb_run(
+    shard_set: ShardSet, answers: dict[str, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    (facts,) = facts_of(make_run(tmp_path / "runs" / "deepfashion-wandb", RECIPE, shard_set, answers).path)
+    made = make.report_run(facts, quick=True)
+    assert not make.share(facts, made.album, "off")
+    assert make.share(facts, made.album, "offline")
+    (stored,) = (facts.run.path / "wandb").glob("offline-run-*")
+    pictures = sorted(path.name for path in (stored / "files" / "media" / "images" / "report").glob("*.png"))
+    assert [re.sub(r"_\d+_[0-9a-f]+\.png$", "", name) for name in pictures] == sorted(made.album.paths)
+    assert "curve-loss" in made.album.paths
