@@ -48,6 +48,7 @@ class Learner:
         self.link = link
         self.device = link.device
         self.dtype = compute_dtype(config.train.precision, self.device)
+        torch.backends.cudnn.benchmark = True  # sizes seldom change; on a GPU bits may, from one start to the next
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = weight_average(self.model, config.train.ema) if config.train.ema else None
         self.leg = leg_at(config.optim, config.train.epochs, 0)

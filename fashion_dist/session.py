@@ -16,6 +16,7 @@ from torch import Tensor
 from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.config import Config, DataConfig
 from fashion_dist.data import Batch, Loader, LoaderOptions
+from fashion_dist.data.batch import on_device
 from fashion_dist.distributed import Link
 from fashion_dist.errors import CheckpointError, unknown
 from fashion_dist.files import write_text
@@ -285,7 +286,8 @@ class SplitFeed:
 
     def targets_of(self, batch: Batch) -> dict[str, Tensor]:
         """The targets of a batch, by name."""
-        return {key: values[batch.index.to(values.device)] for key, values in self.targets.items()}
+        index = on_device(batch.index, self._session.link.device)
+        return {key: values[index] for key, values in self.targets.items()}
 
     def key(self, index: int) -> str:
         """The key of example `index`: its images' keys, joined by blanks where there are several."""

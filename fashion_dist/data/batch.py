@@ -23,6 +23,13 @@ class Batch:
     index: Tensor
 
 
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, in order with its current stream; the host does not wait for the copy."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)  # from pageable memory every copy would wait
+
+
 class Buffers:
     """Memory for batches, used again when nothing refers to it any more.
 

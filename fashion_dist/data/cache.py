@@ -92,7 +92,7 @@ class Keeper(Protocol):
     def put(self, row: int, pixels: Pixels) -> None:
         """Keep the image in `row`, if it has a place."""
 
-    def block(self, side: int) -> np.ndarray | None:
+    def block(self, side: int) -> np.ndarray | torch.Tensor | None:
         """All places as uint8 [places, side, side, 3], where all images are squares of that side."""
 
     def close(self) -> None:
@@ -114,6 +114,10 @@ class Places:
         self._areas = areas(sizes)
         self._ends = np.cumsum(self._areas)
         self.fits = int(np.searchsorted(self._ends, capacity, side="right"))
+
+    def are_squares(self) -> bool:
+        """Whether all images are squares of one side."""
+        return len(self.sizes) > 0 and bool((self.sizes == self.sizes[0, 0]).all())
 
     def keeps(self, rows: np.ndarray) -> np.ndarray:
         """Bool [n], which of the images have a place."""
@@ -148,7 +152,7 @@ class Cache:
         ready = np.frombuffer(self._block.map, np.uint8, count, offset=start)
         self._pixels = np.frombuffer(self._block.map, np.uint8, self._block.size - count, offset=start + count)
         self._places = Places(sizes, len(self._pixels), ready)
-        self._uniform = count > 0 and bool((sizes == sizes[0]).all())
+        self._squares = self._places.are_squares()
         self.keeps, self.missing = self._places.keeps, self._places.missing
 
     def get(self, row: int) -> Pixels:
@@ -164,7 +168,7 @@ class Cache:
 
     def block(self, side: int) -> np.ndarray | None:
         """All places as uint8 [places, side, side, 3], where all images are squares of that side."""
-        if not self._uniform or (self._places.sizes[0] != side).any():
+        if not self._squares or self._places.sizes[0, 0] != side:
             return None
         fits = self._places.fits
         return self._pixels[: fits * side * side * 3].reshape(fits, side, side, 3)
@@ -187,6 +191,7 @@ class GpuCache:
     def __init__(self, sizes: np.ndarray, capacity: int, device: torch.device) -> None:
         self._pixels = torch.empty(capacity, dtype=torch.uint8, device=device)
         self._places = Places(sizes, capacity, np.zeros(len(sizes), np.uint8))
+        self._squares = self._places.are_squares()
         self.keeps, self.missing = self._places.keeps, self._places.missing
 
     def get(self, row: int) -> torch.Tensor:
@@ -200,10 +205,12 @@ class GpuCache:
             self.get(row).copy_(torch.from_numpy(np.ascontiguousarray(pixels)))
             self._places.ready[row] = 1
 
-    def block(self, side: int) -> np.ndarray | None:
-        """None: what is on the GPU is rendered there."""
-        del side
-        return None
+    def block(self, side: int) -> torch.Tensor | None:
+        """All places as uint8 [places, side, side, 3] on the GPU, where all images are squares of that side."""
+        if not self._squares or self._places.sizes[0, 0] != side:
+            return None
+        fits = self._places.fits
+        return self._pixels[: fits * side * side * 3].view(fits, side, side, 3)
 
     def close(self) -> None:
         """Give the memory back."""

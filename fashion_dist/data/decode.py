@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fashion_dist.data.cache import Keeper, bounded_sizes
 from fashion_dist.data.fetch import Encoded
@@ -28,6 +29,7 @@ class CachedDecoder:
     def __init__(self, max_images: int, threads: int, sizes: np.ndarray, cache_px: int, cache: Keeper | None) -> None:
         self._sizes = sizes
         self._bounded = bounded_sizes(sizes, cache_px)
+        self._reduced: np.ndarray = (self._bounded != sizes).any(axis=1)
         self._cache = cache
         self._decoder = Decoder(max_images, threads)
         self._wanted = np.zeros(0, np.int64)
@@ -56,7 +58,7 @@ class CachedDecoder:
                 found[position] = pixels
         return Decoded(work, found, self._whole(work.rows), self._bounded[work.rows], self._cache, wrong)
 
-    def block(self, work: Work, side: int) -> np.ndarray | None:
+    def block(self, work: Work, side: int) -> np.ndarray | Tensor | None:
         """All of the cache as uint8 [places, side, side, 3], if it has the whole batch and no crop needs resizing."""
         if self._cache is None or len(self._wanted) or (block := self._cache.block(side)) is None:
             return None
@@ -79,7 +81,7 @@ class CachedDecoder:
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
         """Bool [n], of which images all is decoded: those that the cache will keep, and those to be reduced."""
-        reduced: np.ndarray = (self._bounded[rows] != self._sizes[rows]).any(axis=1)
+        reduced: np.ndarray = self._reduced[rows]
         return reduced | self._cache.keeps(rows) if self._cache else reduced
 
 

@@ -26,7 +26,7 @@ from fashion_dist.data.decode import CachedDecoder
 from fashion_dist.data.fetch import Encoded
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.pipeline import Graph
-from fashion_dist.data.render import Rendered, Renderer
+from fashion_dist.data.render import Rendered, Renderer, render_block
 from fashion_dist.data.work import Planner, Work
 from fashion_dist.errors import ConfigError
 
@@ -81,7 +81,7 @@ class CpuEngine:
             return decoded.wrong
         out = self._buffers.take((len(work.rows), self._side, self._side, 3), self._dtype)
         block = self._decoder.block(work, self._side) if work.draws.diagonal else None
-        if block is not None:
+        if isinstance(block, np.ndarray):
             return self._renderer.start_block(block, work.rows, work.draws, out)
         return self._renderer.start(decoded.pixels, work.draws, out)
 
@@ -178,6 +178,9 @@ class PixelEngine:
             return decoded.wrong
         if not len(work.rows):
             return Rendered(torch.empty(0), [])
+        block = self._decoder.block(work, self._graph.side) if work.draws.diagonal else None
+        if isinstance(block, Tensor):
+            return Rendered(render_block(block, work.rows, work.draws, self._dtype), [])
         self._graph.start([self._contiguous(decoded.pixels(i)) for i in range(len(work.rows))], work.draws)
         return Rendered(_tensor(self._graph.finish(), self._dtype), [])
 

@@ -67,10 +67,10 @@ class Decoder:
             decoded: list[Pixels | str] = [*self._outputs()]
         except RuntimeError:
             decoded = [self._try_one(image, boxes[i : i + 1]) for i, image in enumerate(images)]
-        for i, (pixels, box) in enumerate(zip(decoded, boxes, strict=True)):
-            if not isinstance(pixels, str) and pixels.shape != (box[3], box[2], 3):
-                height, width, _ = pixels.shape
-                decoded[i] = f"decodes to {width}x{height} pixels, the index says {box[2]}x{box[3]}"
+        for i, (pixels, (_, _, width, height)) in enumerate(zip(decoded, boxes.tolist(), strict=True)):
+            if not isinstance(pixels, str) and pixels.shape != (height, width, 3):
+                found = f"{pixels.shape[1]}x{pixels.shape[0]}"
+                decoded[i] = f"decodes to {found} pixels, the index says {width}x{height}"
         return decoded
 
     def probe(self, image: np.ndarray, box: np.ndarray) -> str | None:
@@ -135,13 +135,13 @@ class Graph:
         self._encoded = encoded
         self._device_id = device_id
         self._build = partial(_graph_pipeline, max_images, threads, device_id, encoded, hw_decoder_load)
-        self._side = side
+        self.side = side
         self._pipe: Any = None
 
     def start(self, images: Sequence[Any], draws: Draws) -> None:
         """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
         if self._pipe is None:
-            self._pipe = self._build(self._side)
+            self._pipe = self._build(self.side)
         feed = self._pipe.feed_input
         if self._encoded or self._device_id is None:
             feed("images", list(images))
@@ -180,7 +180,7 @@ class Graph:
 
     def resize(self, side: int) -> None:
         """Give images of that side from now on; only while no batch is under way."""
-        self._side, self._pipe = side, None
+        self.side, self._pipe = side, None
 
     def discard(self) -> None:
         """Forget the batch that was begun."""
