@@ -14,7 +14,7 @@ from fashion_dist import cli
 from fashion_dist.cluster import record, scheduler
 from fashion_dist.cluster.follow import WATCH_S
 from fashion_dist.cluster.table import COLUMNS, page, table
-from fashion_dist.cluster.view import STATES, RunView, Scheduler, look
+from fashion_dist.cluster.view import STATES, RunView, Scheduler, look_with
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.files import read_json
 from fashion_dist.paths import Home, RunDir, SweepDir
@@ -72,22 +72,15 @@ def all_runs(home: Home) -> list[RunDir]:
 
 
 def look_at(runs: Sequence[RunDir], slurm: Scheduler | None = None) -> list[RunView]:
-    """All of the runs as they are now; Slurm is asked twice at most."""
+    """All of the runs as they are now; Slurm is asked twice at most, and every file read once."""
     slurm = slurm or Scheduler()
-    submissions = [record.Submission.read(run) for run in runs]
-    jobs = [s.job for s in submissions if s is not None and s.job is not None]
-    unsettled = [
-        job
-        for run, s in zip(runs, submissions, strict=True)
-        if s is not None and (job := s.job) in jobs and job is not None and not _is_done(run)
-    ]
-    slurm.expect(unsettled)
-    return [look(run, slurm) for run in runs]
-
-
-def _is_done(run: RunDir) -> bool:
-    progress = RunState.read(run.state)
-    return progress is not None and progress.state == "done"
+    found = [(run, record.Submission.read(run), RunState.read(run.state)) for run in runs]
+    slurm.expect(
+        submission.job
+        for _, submission, progress in found
+        if submission is not None and submission.job is not None and (progress is None or progress.state != "done")
+    )
+    return [look_with(run, submission, progress, slurm) for run, submission, progress in found]
 
 
 def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[RunView]:

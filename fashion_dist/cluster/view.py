@@ -118,9 +118,15 @@ class Scheduler:
 
 def look(run: RunDir, slurm: Scheduler) -> RunView:
     """Everything about one run."""
+    return look_with(run, record.Submission.read(run), RunState.read(run.state), slurm)
+
+
+def look_with(
+    run: RunDir, submission: record.Submission | None, progress: RunState | None, slurm: Scheduler
+) -> RunView:
+    """`look`, where job.json and state.json have been read already."""
     config = read_json(run.config)
-    progress = RunState.read(run.state) or RunState(state="running", attempt=0)
-    submission = record.Submission.read(run)
+    progress = progress or RunState(state="running", attempt=0)
     starts = record.attempts(run)
     job = submission.job if submission is not None else None
     held = lock.holder(run)
