@@ -111,24 +111,24 @@ def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: 
     box_width = np.minimum(width, np.rint(height * ratio))
     box_height = np.minimum(height, np.rint(width / ratio))
     if data.crop_scale[0] < 1:
-        undecided = np.ones(len(ids), bool)
         smallest, largest = data.crop_scale
+        undecided = np.arange(len(ids))
         for attempt in range(_TRIES):
-            area = width * height * (smallest + (largest - smallest) * uniform(seed, epoch, _AREA + attempt, ids))
-            ratio = wide * low * (high / low) ** uniform(seed, epoch, _RATIO + attempt, ids)
+            # Most fit at once: the further attempts are made for few.
+            w, h, which = width[undecided], height[undecided], ids[undecided]
+            area = w * h * (smallest + (largest - smallest) * uniform(seed, epoch, _AREA + attempt, which))
+            ratio = wide[undecided] * low * (high / low) ** uniform(seed, epoch, _RATIO + attempt, which)
             tried_width, tried_height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-            fits = (
-                undecided & (tried_width >= 1) & (tried_width <= width) & (tried_height >= 1) & (tried_height <= height)
-            )
-            box_width = np.where(fits, tried_width, box_width)
-            box_height = np.where(fits, tried_height, box_height)
-            undecided &= ~fits
-            if not undecided.any():
+            fits = (tried_width >= 1) & (tried_width <= w) & (tried_height >= 1) & (tried_height <= h)
+            decided = undecided[fits]
+            box_width[decided], box_height[decided] = tried_width[fits], tried_height[fits]
+            undecided = undecided[~fits]
+            if not len(undecided):
                 break
         left = np.floor(uniform(seed, epoch, _LEFT, ids) * (width - box_width + 1))
         top = np.floor(uniform(seed, epoch, _TOP, ids) * (height - box_height + 1))
-        left = np.where(undecided, (width - box_width) // 2, left)
-        top = np.where(undecided, (height - box_height) // 2, top)
+        left[undecided] = ((width - box_width) // 2)[undecided]
+        top[undecided] = ((height - box_height) // 2)[undecided]
     else:
         left, top = (width - box_width) // 2, (height - box_height) // 2
     return np.column_stack([left, top, box_width, box_height]).astype(np.int32)
