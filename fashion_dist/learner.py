@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.distributed import Link
-from fashion_dist.optim import build_optimizer, leg_at, weight_average
+from fashion_dist.optim import WeightAverage, build_optimizer, leg_at
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -50,7 +50,7 @@ class Learner:
         self.dtype = compute_dtype(config.train.precision, self.device)
         torch.backends.cudnn.benchmark = True  # sizes seldom change; on a GPU bits may, from one start to the next
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = weight_average(self.model, config.train.ema) if config.train.ema else None
+        self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
         self.leg = leg_at(config.optim, config.train.epochs, 0)
         self.optimizer = build_optimizer(self.model, self.leg.config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)

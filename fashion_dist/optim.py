@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,23 +107,38 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["scale"]
 
 
-def weight_average(model: nn.Module, decay: float) -> AveragedModel:
+class WeightAverage(AveragedModel):
     """The exponential moving average of the weights and the normalisation statistics.
 
     The decay of update n is min(decay, (1 + n) / (10 + n)), so that a short run is not dominated by its first weights
-    (Tan & Le 2019, following TensorFlow's ExponentialMovingAverage).
+    (Tan & Le 2019, following TensorFlow's ExponentialMovingAverage). The first update copies.
+
+    Args:
+        model: whose weights; they stay the same tensors.
+        decay: of the average, above 0 and below 1.
     """
 
-    @torch.no_grad()
-    def update(averages: Iterable[Tensor], values: Iterable[Tensor], count: Tensor | int) -> None:
-        n = int(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        pairs = list(zip(averages, values, strict=True))
-        floats = [(average, value) for average, value in pairs if average.is_floating_point()]
-        if floats:
-            torch._foreach_lerp_([average for average, _ in floats], [value for _, value in floats], weight)
-        for average, value in pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self._decay = decay
+        pairs = list(zip(_values(self.module), _values(model), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the model's values in; the count is the host's, so that a GPU is asked nothing."""
+        del model  # its tensors are known
+        n = int(self.n_averaged)
+        averages, values = [average for average, _ in self._floats], [value for _, value in self._floats]
+        if n == 0:
+            torch._foreach_copy_(averages, values)
+        else:
+            torch._foreach_lerp_(averages, values, 1 - min(self._decay, (1 + n) / (10 + n)))
+        for average, value in self._others:
+            average.copy_(value)
+        self.n_averaged += 1
+
+
+def _values(module: nn.Module) -> list[Tensor]:
+    return [value.detach() for value in (*module.parameters(), *module.buffers())]

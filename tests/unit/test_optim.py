@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fashion_dist.config import OptimConfig
-from fashion_dist.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, weight_average
+from fashion_dist.optim import WeightAverage, build_optimizer, learning_rate, parameter_groups, set_learning_rate
 
 SCHEDULES = ("cosine", "constant", "step", "onecycle")
 
@@ -96,7 +96,7 @@ def test_groups_hold_each_parameter_once() -> None:
 
 def test_average_follows_the_warmed_up_decay() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = weight_average(model, decay=0.9)
+    average = WeightAverage(model, decay=0.9)
     expected = None
     for n, value in enumerate([1.0, 2.0, 4.0, 8.0]):
         with torch.no_grad():
@@ -110,7 +110,7 @@ def test_average_follows_the_warmed_up_decay() -> None:
 
 def test_average_takes_normalisation_statistics_along() -> None:
     model = nn.BatchNorm1d(3)
-    average = weight_average(model, decay=0.5)
+    average = WeightAverage(model, decay=0.5)
     model(torch.randn(16, 3) + 5)
     average.update_parameters(model)
     model(torch.randn(16, 3) + 5)
