@@ -31,7 +31,10 @@ def sections(facts: Facts, split: Split, album: Album, say: Callable[[str], None
     groups, names = _groups(facts, split)
     found = look_inside(facts, split.name, groups, album.folder / "cache" / "inside.npz", say)
     of = groups[found.rows]
-    made = [_map(found, of, names, split, album), _layers(found, of, names, album)]
+    answer = (
+        "the network's answer" if facts.task.judge is None else "likeness to the other image here that it fits best"
+    )
+    made = [_map(found, of, names, split, album), _layers(found, of, names, answer, album)]
     return [section for section in made if section.blocks]
 
 
@@ -123,7 +126,7 @@ def _cloud(found: Inside, of: np.ndarray, ranked: Sequence[int], names: Sequence
     return Cloud("The same map: point at, touch or tab to a dot to see its image", alt, dots, legend)
 
 
-def _layers(found: Inside, of: np.ndarray, names: Sequence[str], album: Album) -> Section:
+def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, album: Album) -> Section:
     """First filters, feature maps, Grad-CAM, and the inputs that channels like most."""
     titles = [names[int(of[i])] if of[i] >= 0 else "unknown" for i in found.looked]
     blocks: list[Block] = []
@@ -134,7 +137,7 @@ def _layers(found: Inside, of: np.ndarray, names: Sequence[str], album: Album) -
             Shot(_uri(image), f"{title}, as the network gets it", (title,), (_uri(cam),))
             for image, cam, title in zip(found.inputs, found.cams, titles, strict=True)
         ]
-        note = "Right: the brighter, the more the deepest convolution there speaks for the network's answer."
+        note = f"Right: the brighter, the more the deepest convolution there speaks for {answer}."
         blocks.append(Sheet("Grad-CAM", shots, note=note))
     for layer, maps in zip(json.loads(str(found.layers)), found.maps, strict=True):
         shots = [

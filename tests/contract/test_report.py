@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from cluster_home import job
 from report_runs import make_run
 
 from fashion_dist import tasks
 from fashion_dist.checkpoint import Checkpoints
-from fashion_dist.paths import RunDir
+from fashion_dist.paths import Home, RunDir
 from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
 from fashion_dist.report.facts import Facts, read_facts
+from fashion_dist.runs import open_run
 from shards import ShardSet
 
 ALONE = """
@@ -97,3 +101,29 @@ def test_networks_of_libraries_load_from_an_archive(
     _, facts, model = untrained("clipart", mini_set("clipart"), tmp_path, f"model.name={network}")
     made = make.report_run(facts, quick=True)
     loads_alike(write_archive(facts, made.page), model, tmp_path / "elsewhere")
+
+
+def test_a_finetuned_network_stands_beside_the_same_one_from_scratch(
+    mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
+) -> None:
+    shard_set, network = mini_set("clipart"), "mobilenetv3_small_050"
+    weights = tmp_path / "weights.pt"
+    torch.manual_seed(1)
+    torch.save(timm.create_model(network, num_classes=0).state_dict(), weights)
+    launch = ("--task", "clipart", "--model", network, "--debug", "--cluster", "local", "--home", str(mini_home))
+    small = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32", "data.start_px=0")
+    tuned, scratch = (
+        str(job("launch", *launch, "--wait", "--weights", given, "--set", *small)["run_id"])
+        for given in (str(weights), "none")
+    )
+    page = job("report", tuned, scratch, "--home", str(mini_home), "--out", str(tmp_path / "page"))["paths"]["page"]
+    text = Path(page).read_text()
+    assert f"Finetuned, {network} reaches" in text and f"{network}: finetuned against from scratch" in text
+    rows = re.findall(rf"<td[^>]*>{network}</td>(.*?)</tr>", text, re.DOTALL)
+    cells = [tuple(re.findall(r"<td[^>]*>([^<]*)</td>", row)) for row in rows if "from scratch" in row or "file" in row]
+    assert sorted(cell[0] for cell in cells) == ["from a file", "from scratch"]
+    model = tasks.load("clipart").build_model(open_run(Home(mini_home), scratch).config, shard_set.schema)
+    parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M"
+    assert [cell[2] for cell in cells] == [parameters] * 2
+    assert cells[0][3] == cells[1][3] and re.fullmatch(r"[1-9]\d* M", cells[0][3])  # FLOPs of one image
+    assert all(re.fullmatch(r"[\d,]+", cell[4]) for cell in cells)  # samples/s
