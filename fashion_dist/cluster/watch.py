@@ -75,8 +75,7 @@ class Watch(threading.Thread):
                 self._stop_at = float("inf")
                 os.kill(os.getpid(), signal.SIGUSR2)
             self.beat()
-            if self._beats % SAMPLE_BEATS == 1:
-                self._sample()
+            self._follow_nodes()
             self._require_parent()
             if self._place.is_main:
                 self._require_lock()
@@ -106,13 +105,13 @@ class Watch(threading.Thread):
         except OSError as error:  # a full disk is the checkpoint's to report
             print(f"no sign of life could be written: {error}", file=sys.stderr, flush=True)
 
-    def _sample(self) -> None:
-        """A node's first rank writes its figures down; rank 0 looks at those of all nodes."""
-        if self._sampler is not None:
+    def _follow_nodes(self) -> None:
+        """A node's first rank writes its figures down; rank 0 looks at those of all nodes a beat later."""
+        if self._sampler is not None and self._beats % SAMPLE_BEATS == 1:
             with contextlib.suppress(OSError):
                 values = {"attempt": self._holder.attempt, "sample": self._beats, "figures": self._sampler.sample()}
                 self._write(self._run.node_figures(self._place.node), values)
-        if self._place.is_main:
+        if self._place.is_main and self._beats % SAMPLE_BEATS == 2:
             self.nodes.look()
 
     def _require_parent(self) -> None:

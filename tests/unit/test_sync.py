@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from offline_run import read_offline
 from PIL import Image
 from wandb_server import WandbServer
 
@@ -56,14 +54,6 @@ def axes(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     """Which line of the metrics each row is."""
     kinds = {"val/accuracy": "val", "train/loss": "train", "system/node1/cpu_percent": "system"}
     return sorted((kinds[name], row["step"]) for row in rows for name in row if name in kinds)
-
-
-def read_offline(folder: Path) -> list[dict[str, Any]]:
-    """The records of the only offline run in a folder, by W&B's own reader."""
-    (file,) = folder.rglob("*.wandb")
-    wandb = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(wandb, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def shown(folder: Path, pictures: Mapping[str, Path] | None = None) -> Showcase:
