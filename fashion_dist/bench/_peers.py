@@ -5,10 +5,9 @@ A contender is a function that runs one epoch and gives the number of images it 
 
 from __future__ import annotations
 
-import os
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,21 +169,3 @@ def variants(cores: int) -> list[int]:
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
     random.seed(worker)
-
-
-def cpu_seconds() -> Iterator[float]:
-    """Processor time that this process and its living and ended children took, since the value before."""
-    import psutil
-
-    process = psutil.Process()
-    before = 0.0
-    while True:
-        total = sum(os.times()[:4])
-        for child in process.children(recursive=True):
-            try:
-                times = child.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            total += times.user + times.system
-        yield total - before
-        before = total

@@ -20,8 +20,12 @@ from fashion_dist.tracking import Tracker
 from shards import ShardSet
 
 
-def open_session(config: Config, home: Home, folder: Path, options: FitOptions | None = None) -> Session:
+def open_session(
+    config: Config, home: Home, folder: Path, options: FitOptions | None = None, device: torch.device | None = None
+) -> Session:
     """A fresh run of `config` in `folder`, with state and metrics written as in any run and nothing frozen.
+
+    It runs on `device`, else on a GPU where there is one.
 
     Raises:
         ConfigError: the shard set has fewer training images than a batch.
@@ -30,7 +34,7 @@ def open_session(config: Config, home: Home, folder: Path, options: FitOptions |
     shard_set = ShardSet.open(home.shard_set(config.dataset))
     if shard_set.splits["train"] < config.train.batch_size:
         raise ConfigError(f"--batch-size {config.train.batch_size} is more than the images of {shard_set.path}")
-    run, task, link = RunDir(folder), load(config.task), Link(World(), World().device())
+    run, task, link = RunDir(folder), load(config.task), Link(World(), device or World().device())
     folder.mkdir(parents=True)
     torch.manual_seed(config.train.seed)
     learner = Learner(task.build_model(config, shard_set.schema), config, link)

@@ -6,8 +6,7 @@ before the function is not timed.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from fashion_dist.bench._peers import CLASSES
-from fashion_dist.session import Session
+from fashion_dist.data import Batch
+from fashion_dist.session import Session, SplitFeed
 
 Trainer = Callable[[], int]
+Batches = Sequence[tuple[Tensor, Tensor]]
+"""Images [n, 3, P, P] and which examples they stand for, int64 [n]."""
+IN_MEMORY_BYTES = 2_000_000_000
+"""A set of images larger than this is not put in memory whole."""
 
 
 def bare_loop(session: Session, images: Tensor, targets: dict[str, Tensor], steps: int) -> Trainer:
@@ -38,6 +42,46 @@ def bare_loop(session: Session, images: Tensor, targets: dict[str, Tensor], step
         return steps * len(images)
 
     return run
+
+
+def in_memory_loop(session: Session, whole: tuple[Tensor, dict[str, Tensor]], steps: int) -> Trainer:
+    """The bare loop on a tensor of all images, [N, C, P, P] on the device, in a new random order each round.
+
+    Gray images have one channel, which the model sees three times without a copy.
+    """
+    learner, task, config = session.learner, session.task, session.config
+    images, targets = whole
+    size = config.train.batch_size
+    steps = min(steps, len(images) // size)
+
+    def run() -> int:
+        learner.model.train()
+        order = torch.randperm(len(images), device=images.device)
+        for step in range(steps):
+            rows = order[step * size : (step + 1) * size]
+            learner.optimizer.zero_grad(set_to_none=True)
+            with learner.autocast():
+                outputs = learner.model(images[rows].expand(-1, 3, -1, -1))
+                loss = task.loss(outputs, {name: values[rows] for name, values in targets.items()}, config)["loss"]
+            torch.autograd.backward(loss)
+            learner.optimizer.step()
+        synchronize(learner.device)
+        return steps * size
+
+    return run
+
+
+def fits_in_memory(feed: SplitFeed, image_px: int) -> bool:
+    """Whether the feed's images are squares of `image_px`, one an example, and few enough for a tensor of floats."""
+    split = feed.split
+    alike = bool(((split.width == image_px) & (split.height == image_px)).all())
+    return alike and feed.examples.images.shape[1] == 1 and len(split) * image_px**2 * 12 <= IN_MEMORY_BYTES
+
+
+def one_channel(images: Tensor) -> Tensor:
+    """Images [n, 3, P, P], or [n, 1, P, P] where all are gray."""
+    gray = images[:, :1]
+    return gray.contiguous() if bool((images == gray).all()) else images.clone()
 
 
 def timm_train(
@@ -140,7 +184,7 @@ def _autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
 
 
-def random_batches(examples: int, image_px: int, session: Session, count: int) -> list[tuple[Tensor, Tensor]]:
+def random_batches(examples: int, image_px: int, session: Session, count: int) -> Batches:
     """`count` batches in memory: images [n, 3, P, P], channels_last, and int64 [n], of which `examples`."""
     size, device = session.config.train.batch_size, session.learner.device
     draw = np.random.default_rng(0)
@@ -153,6 +197,18 @@ def random_batches(examples: int, image_px: int, session: Session, count: int) -
     return batches
 
 
-def cores() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0))
+class InMemory:
+    """Takes the place of a loader: the same few batches, over and over."""
+
+    def __init__(self, batches: Batches, steps: int) -> None:
+        self._batches = batches
+        self.steps = steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches from step `start` on."""
+        del epoch
+        for step in range(start, self.steps):
+            yield Batch(*self._batches[step % len(self._batches)])
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,27 +1,29 @@
 """`bench.py loader`: our loader beside ImageFolder, webdataset, DALI's own reader and bare decoding.
 
 All contenders do the same work on the same images and cores, in alternating runs; the table shows medians over the
-rounds. Ratios are taken within a round, so that a busy machine blurs them but does not bend them.
+rounds.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import cli
+from fashion_dist.bench._ratios import Measured, cores, cpu_name, cpu_ratio, measure, ratio
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
+    import torch
+
     from fashion_dist.bench._peers import Epoch, Work
 
 FIRST, LATER = "ours, first epoch", "ours, later epochs"
@@ -52,19 +54,6 @@ class Args(cli.CommonArgs):
     """Where the JSON goes; else HOME/bench/loader.json."""
 
 
-@dataclass
-class Measured:
-    """The runs of one contender."""
-
-    rates: list[float] = field(default_factory=list)
-    """Images/s of each round."""
-    cpu_ms: list[float] = field(default_factory=list)
-    """Processor time per image, over all threads and processes."""
-    host: list[float] = field(default_factory=list)
-    """Share of the time in which the calling thread was busy outside of DALI's own functions."""
-    setting: str = ""
-
-
 def main(args: Args) -> cli.Result:
     """Measures, prints the table, writes the JSON."""
     if args.rounds < 1 or args.batch_size < 1:
@@ -76,9 +65,9 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.data.pipeline import thread_clock
 
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as closing, cli.Progress() as progress:
-        work = _work(args, folder, Path(scratch))
+        work = work_of(args, folder, Path(scratch))
         clock = closing.enter_context(thread_clock())
-        results = _measure(_contenders(work, not args.alone, closing, progress), args.rounds, clock, progress)
+        results = measure(_contenders(work, not args.alone, closing, progress), args.rounds, progress, clock)
     values = _values(results, args, folder, work.cores, work.images)
     out.write_text(json.dumps(values, indent=1) + "\n")
     headline = f"{values['images']} images of {folder.name} to {args.image_px} px on {work.cores} cores"
@@ -96,7 +85,13 @@ def _shard_set(chosen: str, home: Home) -> Path:
     return next((path for path in sets if path.name == "deep_fashion"), sets[0])
 
 
-def _work(args: Args, folder: Path, scratch: Path) -> Work:
+def work_of(args: Args, folder: Path, scratch: Path) -> Work:
+    """What the contenders do with the shard set in `folder`.
+
+    Raises:
+        ConfigError: the set has fewer images than a batch, or not the size that `--whole` says.
+        InputError: it is no shard set.
+    """
     from fashion_dist.bench._peers import Work
     from fashion_dist.config import DataConfig
     from shards import ShardSet
@@ -110,14 +105,17 @@ def _work(args: Args, folder: Path, scratch: Path) -> Work:
             f"--batch-size {args.batch_size} is more than the {len(split)} images of {args.split}, or --images"
         )
     images = min(args.images, len(split)) // args.batch_size * args.batch_size
-    return Work(split, data, args.batch_size, images, len(os.sched_getaffinity(0)), scratch)
+    return Work(split, data, args.batch_size, images, cores(), scratch)
 
 
-def _ours(work: Work, closing: ExitStack, cache: str) -> Epoch:
+def ours(work: Work, closing: ExitStack, cache: str, device: torch.device | None = None) -> Epoch:
+    """Our loader, which gives its batches on `device`, else on the CPU; its first epoch fills the cache."""
     import numpy as np
+    import torch
 
     from fashion_dist.data import Loader, LoaderOptions
 
+    device = device or torch.device("cpu")
     loader = closing.enter_context(
         Loader(
             work.split,
@@ -125,11 +123,19 @@ def _ours(work: Work, closing: ExitStack, cache: str) -> Epoch:
             work.data,
             batch_size=work.batch_size,
             training=True,
+            device=device,
             options=LoaderOptions(cache=cache, threads=work.cores),  # type: ignore[arg-type]
         )
     )
     epochs = iter(range(1 << 30))
-    return lambda: sum(len(batch.index) for batch in loader.epoch(next(epochs)))
+
+    def epoch() -> int:
+        images = sum(len(batch.index) for batch in loader.epoch(next(epochs)))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return images
+
+    return epoch
 
 
 def _contenders(work: Work, peers: bool, closing: ExitStack, progress: cli.Progress) -> dict[str, tuple[Epoch, str]]:
@@ -144,12 +150,12 @@ def _contenders(work: Work, peers: bool, closing: ExitStack, progress: cli.Progr
             ("webdataset + WebLoader", _peers.web_dataset),
         ]
         for number, (name, make) in enumerate(tuned):
-            made[name] = _tune(make, work, progress, number, len(tuned))
+            made[name] = tune(make, work, progress, number, len(tuned))
         made["DALI's own reader"] = _peers.dali_reader(work, work.cores), f"{work.cores} threads"
         if _has_jpegs(work):
             made[FLOOR] = _peers.decode_floor(work), f"{work.cores} threads"
-    made[FIRST] = _ours(work, closing, "none"), f"{work.cores} threads"
-    made[LATER] = _ours(work, closing, "ram"), "cache: ram"
+    made[FIRST] = ours(work, closing, "none"), f"{work.cores} threads"
+    made[LATER] = ours(work, closing, "ram"), "cache: ram"
     return made
 
 
@@ -163,7 +169,7 @@ def _has_jpegs(work: Work) -> bool:
     return first == JPEG
 
 
-def _tune(
+def tune(
     make: Callable[[Work, int], Epoch], work: Work, progress: cli.Progress, number: int, peers: int
 ) -> tuple[Epoch, str]:
     """The peer with the number of workers that is fastest in one warm epoch."""
@@ -183,46 +189,6 @@ def _tune(
     return best[1], f"{best[2]} workers"
 
 
-def _measure(
-    contenders: dict[str, tuple[Epoch, str]], rounds: int, inside_dali: Callable[[], float], progress: cli.Progress
-) -> dict[str, Measured]:
-    from fashion_dist.bench._peers import cpu_seconds
-
-    results = {name: Measured(setting=setting) for name, (_, setting) in contenders.items()}
-    for epoch, _ in contenders.values():
-        epoch()  # pools, page cache, and our own cache
-    cpu = cpu_seconds()
-    total = rounds * len(contenders)
-    for turn in range(total):
-        # Every other round in the opposite order, so that nobody always follows the same neighbour.
-        names = list(contenders) if (turn // len(contenders)) % 2 == 0 else list(contenders)[::-1]
-        name = names[turn % len(contenders)]
-        next(cpu)
-        thread, began = time.thread_time() - inside_dali(), time.perf_counter()
-        images = contenders[name][0]()
-        taken, busy = time.perf_counter() - began, time.thread_time() - inside_dali() - thread
-        results[name].rates.append(images / taken)
-        results[name].cpu_ms.append(next(cpu) * 1000 / images)
-        results[name].host.append(busy / taken)
-        progress("rounds", turn + 1, total)
-    return results
-
-
-def _ratio(results: dict[str, Measured], name: str, others: list[str]) -> float | None:
-    """Median over the rounds of the rate of `name` over that of the best of the `others`."""
-    present = [results[other].rates for other in others if other in results]
-    if not present:
-        return None
-    best = [max(rates) for rates in zip(*present, strict=True)]
-    return float(statistics.median(mine / other for mine, other in zip(results[name].rates, best, strict=True)))
-
-
-def _cpu_ratio(results: dict[str, Measured], name: str, others: list[str]) -> float | None:
-    """The same of processor time per image, which other users of the machine disturb less."""
-    best = [statistics.median(results[other].cpu_ms) for other in others if other in results]
-    return min(best) / statistics.median(results[name].cpu_ms) if best else None
-
-
 def _values(results: dict[str, Measured], args: Args, folder: Path, cores: int, images: int) -> dict[str, Any]:
     peers = ["ImageFolder + DataLoader", "webdataset + WebLoader"]
     return {
@@ -234,21 +200,18 @@ def _values(results: dict[str, Measured], args: Args, folder: Path, cores: int, 
         "cpu": cpu_name(),
         "contenders": {
             name: {
-                "images_per_s": round(statistics.median(result.rates), 1),
-                "rounds": [round(rate, 1) for rate in result.rates],
-                "cpu_ms_per_image": round(statistics.median(result.cpu_ms), 4),
+                **result.to_json(),
                 "calling_thread_share_outside_dali": round(statistics.median(result.host), 4),
-                "setting": result.setting,
             }
             for name, result in results.items()
         },
-        "cpu_time_of_best_peer_over_first_epoch": _cpu_ratio(results, FIRST, peers),
-        "cpu_time_of_best_peer_over_later_epochs": _cpu_ratio(results, LATER, peers),
-        "cpu_time_of_decode_floor_over_first_epoch": _cpu_ratio(results, FIRST, [FLOOR]),
-        "first_epoch_over_best_peer": _ratio(results, FIRST, peers),
-        "later_epochs_over_best_peer": _ratio(results, LATER, peers),
-        "first_epoch_over_decode_floor": _ratio(results, FIRST, [FLOOR]),
-        "first_epoch_over_dali_reader": _ratio(results, FIRST, ["DALI's own reader"]),
+        "cpu_time_of_best_peer_over_first_epoch": cpu_ratio(results, FIRST, peers),
+        "cpu_time_of_best_peer_over_later_epochs": cpu_ratio(results, LATER, peers),
+        "cpu_time_of_decode_floor_over_first_epoch": cpu_ratio(results, FIRST, [FLOOR]),
+        "first_epoch_over_best_peer": ratio(results, FIRST, peers),
+        "later_epochs_over_best_peer": ratio(results, LATER, peers),
+        "first_epoch_over_decode_floor": ratio(results, FIRST, [FLOOR]),
+        "first_epoch_over_dali_reader": ratio(results, FIRST, ["DALI's own reader"]),
     }
 
 
@@ -256,19 +219,11 @@ def _table(results: dict[str, Measured]) -> str:
     titles = f"{'images/s':>10}{'first epoch is':>16}{'later ones are':>16}{'CPU ms/image':>14}{'host':>7}"
     lines = [f"{'':28}{titles}   setting"]
     for name, result in results.items():
-        row = f"{name:28}{statistics.median(result.rates):>10,.0f}"
+        row = f"{name:28}{result.images_per_s:>10,.0f}"
         for mine in (FIRST, LATER):
-            ratio = _ratio(results, mine, [name])
-            row += f"{f'{ratio:.2f} x' if name not in (FIRST, LATER) else '':>16}"
+            faster = ratio(results, mine, [name])
+            row += f"{f'{faster:.2f} x' if name not in (FIRST, LATER) else '':>16}"
         row += f"{statistics.median(result.cpu_ms):>14.3f}{statistics.median(result.host):>7.1%}"
         lines.append(f"{row}   {result.setting}")
     lines.append("host: share of the time in which the calling thread works outside of DALI")
     return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    """The processor's name, as Linux tells it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"

@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from fashion_dist.bench.train import InMemory, Segments
+from fashion_dist.bench._segments import Segments
+from fashion_dist.bench._trainers import InMemory
 
 
 def test_batches_in_memory_take_a_loader_s_place() -> None:
