@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test lint faults bench cluster-up cluster-down
+.PHONY: install demo test lint faults bench bench-gpu cluster-up cluster-down
 
 install: .venv/installed
 
@@ -24,6 +24,9 @@ faults: .venv/installed
 
 bench: .venv/installed
 	@$(BIN)/python jobs/bench.py loader --home $(WORKSPACE)
+
+bench-gpu: .venv/installed
+	@$(BIN)/python jobs/bench.py gpu --home $(WORKSPACE)
 
 cluster-up:
 	@slurm/local/up.sh

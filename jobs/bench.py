@@ -1,4 +1,4 @@
-"""Measures a part of the project against what people use, side by side: `bench.py loader`, `bench.py pack`."""
+"""Measures a part of the project against what people use, side by side: `bench.py loader`, `bench.py train`."""
 
 from __future__ import annotations
 
