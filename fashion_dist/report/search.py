@@ -11,7 +11,7 @@ from fashion_dist.report import words
 from fashion_dist.report.album import BLUE, ORANGE, SOFT, Album, bars, short
 from fashion_dist.report.blocks import Block, Section, Table
 from fashion_dist.report.facts import Facts, plain_json
-from fashion_dist.report.several import differing
+from fashion_dist.report.several import SEED, differing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -41,7 +41,7 @@ def sections(found: Sequence[Facts], album: Album) -> list[Section]:
         ]
     scored.sort(key=lambda pair: pair[1] if lower else -pair[1])
     trials, values = [f for f, _ in scored], np.array([v for _, v in scored])
-    keys = differing(trials)
+    keys = [key for key in differing(trials) if key != SEED]  # repeats are no setting to choose by
     best = trials[0]
     settings = ", ".join(f"{k} = {plain_json(best.config.flat().get(k))}" for k in keys[:8])
     sentences = [
@@ -69,7 +69,7 @@ def sections(found: Sequence[Facts], album: Album) -> list[Section]:
 def columns(trials: Sequence[Facts], keys: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
     """Settings as numbers [n, K] for a picture or a forest, and for each the names of its levels (none: numbers).
 
-    Positive numbers that span more than a factor of 20 are taken as logarithms; words are numbered in order.
+    Positive numbers that lie more evenly as logarithms are taken as those; words are numbered in order.
     """
     numbers: list[np.ndarray] = []
     levels: list[list[str]] = []
@@ -77,9 +77,7 @@ def columns(trials: Sequence[Facts], keys: Sequence[str]) -> tuple[np.ndarray, l
         values = [f.config.flat().get(key) for f in trials]
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             column = np.array(values, float)
-            if column.min() > 0 and column.max() > 20 * column.min():
-                column = np.log10(column)
-            numbers.append(column)
+            numbers.append(np.log10(column) if _is_logarithmic(column) else column)
             levels.append([])
         else:
             texts = [plain_json(v) for v in values]
@@ -87,6 +85,15 @@ def columns(trials: Sequence[Facts], keys: Sequence[str]) -> tuple[np.ndarray, l
             numbers.append(np.array([names.index(t) for t in texts], float))
             levels.append(names)
     return np.column_stack(numbers), levels
+
+
+def _is_logarithmic(column: np.ndarray) -> bool:
+    """Whether positive numbers span more than a factor of 20 and their median is nearer the middle as a logarithm."""
+    low, middle, high = float(column.min()), float(np.median(column)), float(column.max())
+    if low <= 0 or high <= 20 * low:
+        return False
+    plain, log = (middle - low) / (high - low), np.log(middle / low) / np.log(high / low)
+    return bool(abs(log - 0.5) < abs(plain - 0.5))
 
 
 def _parallel(
@@ -167,7 +174,7 @@ def _over_time(scored: Sequence[tuple[Facts, float]], metric: str, lower: bool, 
         axes.step(trials, best, where="post", color=ORANGE, label="best so far")
         axes.set_xlabel("trials, in the order they were made")
         axes.set_ylabel(words.name(metric))
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=2)
 
     last = int(np.argmax(best == best[-1])) + 1
     alt = f"Best {words.name(metric)} so far over {len(values)} trials; the last improvement was trial {last}."

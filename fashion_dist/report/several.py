@@ -112,8 +112,11 @@ def overview(found: Sequence[Facts]) -> Section:
         sentences.append(sentence + (f", before {order[1].run_id} with {second:.4f}." if second is not None else "."))
     unfinished = [f for f in found if f.view.state != "done"]
     if unfinished:
-        named = [f"{f.run_id} ({f.view.state})" for f in unfinished]
-        sentences.append(f"Not done: {words.listing(named[:12])}{' ...' * (len(named) > 12)}.")
+        states = [f.view.state for f in unfinished]
+        told = [f"{f.run_id} ({f.view.state})" for f in unfinished]
+        if len(told) > 12:
+            told = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+        sentences.append(f"Not done: {words.listing(told)}.")
     rows = []
     for f in order:
         flat, best = f.config.flat(), f.at_best("val")

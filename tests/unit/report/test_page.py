@@ -13,7 +13,7 @@ import pytest
 from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from fashion_dist.report import make
+from fashion_dist.report import make, search
 from fashion_dist.report.facts import Facts, read_facts
 from fashion_dist.report.table import markdown
 from fashion_dist.tasks import deepfashion, fashion_mnist
@@ -239,6 +239,25 @@ def test_three_hundred_trials_are_one_readable_page(shard_set: ShardSet, tmp_pat
     assert {"parallel", "best-so-far", "importance"} <= {picture.name for picture in made.album.pictures}
     with (made.page.parent / "figures" / "parallel.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 301
+
+
+def test_settings_are_drawn_as_logarithms_where_they_lie_more_evenly_so(shard_set: ShardSet, tmp_path: Path) -> None:
+    evenly, log = np.linspace(0.001, 0.6, 21).round(5), np.geomspace(0.0001, 0.1, 21).round(7)
+    folders = [
+        make_run(
+            tmp_path / "runs" / f"deepfashion-{n:02d}",
+            with_settings(RECIPE, f"model.dropout={evenly[n]}", f"optim.lr={log[n]}", f"train.seed={n}"),
+            shard_set, {}, state="stopped", scores=(0.5 + n / 100,),
+        ).path
+        for n in range(21)
+    ]  # fmt: skip
+    facts = facts_of(*folders)
+    numbers, levels = search.columns(facts, ["model.dropout", "optim.lr"])
+    assert np.allclose(numbers[:, 0], evenly) and np.allclose(numbers[:, 1], np.log10(log)) and levels == [[], []]
+    page = make.report_runs(facts, tmp_path / "page", quick=True).page
+    assert "Not done: 21 stopped." in read(page).text
+    with (page.parent / "figures" / "parallel.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["run", "model.dropout", "optim.lr", "score"]
 
 
 def test_the_table_of_results_is_markdown(shard_set: ShardSet, tmp_path: Path) -> None:
