@@ -55,6 +55,9 @@ def test_metrics_and_curves_are_there(home: Path, run: Path) -> None:
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [p["epoch"] for p in points if p["split"] == "val"] == [1, 2, 3]
     assert {"loss", "lr", "samples_per_s", "time", "step"} <= points[0].keys()
+    startup = json.loads((run / "state.json").read_text())["startup"]
+    parts = ["process", "run folder", "imports", "model", "process group", "resuming", "data", "first step"]
+    assert list(startup) == parts and all(seconds >= 0 for seconds in startup.values())
     drawn = job("report", run.name, "--home", str(home))
     assert Path(drawn["paths"]["page"]).stat().st_size > 100_000
     assert drawn["metrics"]["score"] == max(p["score"] for p in points if p["split"] == "val")

@@ -14,16 +14,17 @@ from shards import ShardSet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DATA = DataConfig(image_px=64, brightness=0.2, saturation=0.2, hue=10, erase=0.2)
+WHOLE = DataConfig(image_px=128, crop_scale=(1.0, 1.0), brightness=0.2, erase=0.2)
 
 
 def epochs(
-    packed_home: Path, device: str, cache: str = "none", dtype: torch.dtype = torch.float32
+    packed_home: Path, device: str, cache: str = "none", dtype: torch.dtype = torch.float32, data: DataConfig = DATA
 ) -> list[torch.Tensor]:
     split = ShardSet.open(packed_home / "shards" / "deep_fashion").split("train")
     with Loader(
         split,
         np.arange(len(split))[:, None],
-        DATA,
+        data,
         batch_size=32,
         training=True,
         device=torch.device(device),
@@ -50,3 +51,10 @@ def test_half_precision_is_the_same_rounded(packed_home: Path) -> None:
         epochs(packed_home, "cuda:0", dtype=torch.bfloat16), epochs(packed_home, "cuda:0"), strict=True
     ):
         assert torch.equal(half, full.bfloat16().float())
+
+
+def test_whole_batches_out_of_the_cache_are_the_cpu_s(packed_home: Path) -> None:
+    expected = epochs(packed_home, "cpu", data=WHOLE)
+    found = epochs(packed_home, "cuda:0", "gpu", data=WHOLE)
+    for mine, reference in zip(found[3:], expected[3:], strict=True):  # of the second epoch
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
