@@ -164,7 +164,7 @@ def _loaders(args: Args, home: Home, dataset: str, progress: cli.Progress) -> di
         cache = "gpu" if device.type == "cuda" else "ram"
         contenders[CACHED] = ours(work, closing, cache, device), f"cache: {cache}, later epochs"
         results = measure(contenders, args.rounds, progress)
-    ratios = {f"{name} / {PEER}": ratio(results, name, [PEER]) for name in results if name != PEER}
+    ratios = {f"{name} / {PEER}": round(ratio(results, name, [PEER]) or 0.0, 3) for name in results if name != PEER}
     return {"images": work.images, "contenders": _plain(results), "ratios": ratios}
 
 
