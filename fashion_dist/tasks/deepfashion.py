@@ -30,8 +30,7 @@ RECIPE = Config(
     # what its trunk sees). Training crops show a garment larger than the whole photo does, so evaluation crops too
     # (Touvron et al. 2019).
     data=DataConfig(
-        image_px=128,
-        start_px=64,
+        image_px=96,
         fit="squash",
         eval_resize=1.14,
         eval_flip=True,
@@ -39,7 +38,7 @@ RECIPE = Config(
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
     ),
-    train=TrainConfig(epochs=60, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
+    train=TrainConfig(epochs=75, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
     options={"weighting": "fixed", "attribute_weight": 15.0, "threshold": 0.4, "thresholds": ""},
 )
 """`weighting`: `fixed`, the attributes' loss counts `attribute_weight` times the category's; or `uncertainty`, both are
