@@ -154,7 +154,9 @@ class Bench:
         clock.detach()
         if trace is not None:
             session.position.step = 0
-            with torch.profiler.profile() as profiler:
+            kinds = [torch.profiler.ProfilerActivity.CPU]
+            kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
+            with torch.profiler.profile(activities=kinds) as profiler:
                 train_epoch(session, feed)
             profiler.export_chrome_trace(str(trace))
         return dict(clock.shares())
