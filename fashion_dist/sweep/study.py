@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 STARTUP = 10
 """Trials that are drawn at random before TPE has something to go by, as Optuna does by default."""
+CANDIDATES = 100
+"""Points that TPE weighs for a trial; with Optuna's 24 it came closer to the best of a recorded sweep less often."""
 
 
 def goes_on(value: float, others: Sequence[float], eta: float, maximize: bool) -> tuple[bool, int, int]:
@@ -96,7 +98,7 @@ class Study:
 
         asked = optuna.trial.Trial(study, study.trials[number]._trial_id)
         parameters = self.sweep.spec.parameters
-        settings = {parameter.key: _suggest(asked, parameter) for parameter in parameters}
+        settings = {parameter.key: suggest(asked, parameter) for parameter in parameters}
         return self.sweep.make_trial(number, settings)
 
     def _why(self, study: optuna.Study) -> str:
@@ -158,17 +160,28 @@ class Study:
     def _open(self, number: int) -> optuna.Study:
         import optuna
 
-        # Each task draws from numbers of its own, or tasks that start together would try one and the same point.
-        sampler = optuna.samplers.TPESampler(
-            n_startup_trials=STARTUP, seed=self.sweep.seed * 1_000_003 + number, constant_liar=True
-        )
         try:
-            return optuna.load_study(study_name="sweep", storage=self._storage(), sampler=sampler)
+            return optuna.load_study(
+                study_name="sweep", storage=self._storage(), sampler=sampler(self.sweep.seed, number)
+            )
         except KeyError:
             raise RunError(f"{self.sweep.folder.journal} is not the journal of a search") from None
 
 
-def _suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
+def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """What chooses the parameters of one trial of a search.
+
+    Each trial draws from numbers of its own, or tasks that start together would try one and the same point.
+    """
+    import optuna
+
+    return optuna.samplers.TPESampler(
+        n_startup_trials=STARTUP, n_ei_candidates=CANDIDATES, seed=seed * 1_000_003 + number, constant_liar=True
+    )
+
+
+def suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
+    """The parameter's value for a trial, as the trial's sampler chooses it."""
     key, low, high = parameter.key, parameter.low, parameter.high
     if parameter.kind == "constant":
         return parameter.values[0]

@@ -6,22 +6,16 @@ python -m surface_trial SWEEP_FOLDER FIRST SLOW        trials in SLOW wait to be
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from recorded_sweep import surface
 
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep.record import Sweep
 from fashion_dist.sweep.study import Study
-
-
-def surface(settings: Any) -> float:
-    """Best at a learning rate of 0.01, a dropout of 0.2 and average pooling."""
-    rate, drop = math.log10(settings["optim.lr"]) + 2, settings["model.dropout"] - 0.2
-    return float(0.9 - 0.05 * rate**2 - 2 * drop**2 - (0.03 if settings["model.pool"] == "max" else 0.0))
 
 
 def main(folder: str, first: str, slow: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from cluster_home import read, until
 from made_sweep import make_sweep
+from recorded_sweep import surface
 from slurm_cluster import SlurmCluster
-from surface_trial import surface
 
 from fashion_dist.cluster import scheduler, submit
 from fashion_dist.cluster.presets import Resources
@@ -22,8 +23,8 @@ from fashion_dist.sweep.view import look_at_sweep
 pytestmark = pytest.mark.slurm
 
 SPACE = {
-    "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0},
-    "model.dropout": {"min": 0.0, "max": 0.5},
+    "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.05},
+    "model.dropout": {"min": 0.0, "max": 0.6},
     "model.pool": {"values": ["max", "avg"]},
 }
 TRIALS = 40
@@ -47,7 +48,8 @@ def array_of(sweep: Sweep, tasks: str, slow: str = "") -> str:
 def test_forty_trials_four_at_once_two_of_them_killed(
     slurm_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests / "slurm")]))
     sweep = searched(tmp_path, 0)
     job = array_of(sweep, f"0-{TRIALS - 1}", slow="5,9")
 
