@@ -81,7 +81,8 @@ def fit(
     if state_file is not None:
         state_file.update(state="running", phase="starting", epochs=config.train.epochs)
     task = load(config.task)
-    learner = Learner(model or first_model(config, shard_set, folder.home.weights), config, link)
+    model = first_model(config, shard_set, folder.home.weights) if model is None else model
+    learner = Learner(model, config, link)
     checkpoints = Checkpoints(folder.checkpoints, config.train.keep)
     session = Session(folder, config, task, shard_set, link, learner, checkpoints, options, stop, state_file=state_file)
     try:
