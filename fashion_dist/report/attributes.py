@@ -126,7 +126,7 @@ def together(found: AttributeAnswers, album: Album) -> Section:
         side = 5.2 if len(names) <= 20 else max(6.0, 0.1 * len(names))
         pictures.append(
             album.draw(f"co-occurrence-{key}", title, alt, paint, ("attribute", *names), rows, size=(side, side * 0.92),
-                       caption="Number of images; the darker, the larger the share of the row's images.")
+                       caption="Number of images; the stronger the colour, the larger the share of the row's images.")
         )  # fmt: skip
     return Section("together", "Attributes together", sentences, pictures)
 

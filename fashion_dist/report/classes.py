@@ -148,7 +148,9 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], album: Album) -> Picture:
     )
     rows = [(names[k], *matrix[k, order].tolist()) for k in order]
     caption = (
-        "Share of the row, and number of images. " if few else "The darker a cell, the larger its share of the row. "
+        "Share of the row, and number of images. "
+        if few
+        else "The stronger a cell's colour, the larger its share of the row. "
     )
     return album.draw(
         "confusion", "Confusion matrix", alt, paint, ("truth", *(names[k] for k in order)), rows,

@@ -85,12 +85,12 @@ def _scatter(
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
         rest = ~np.isin(of, ranked)
-        axes.scatter(points[rest, 0], points[rest, 1], s=5, color=SOFT, alpha=0.3, linewidths=0, rasterized=True)
+        axes.scatter(points[rest, 0], points[rest, 1], s=5, color=SOFT, alpha=0.45, linewidths=0)
         for rank, k in enumerate(ranked):
             colour, marker = _style(rank)
             chosen = points[of == k]
             axes.scatter(chosen[:, 0], chosen[:, 1], s=11, color=colour, marker=marker, alpha=0.75, linewidths=0,
-                         rasterized=True, label=short(names[k], 20))  # fmt: skip
+                         label=short(names[k], 20))  # fmt: skip
         axes.set_xlabel(axis[0])
         axes.set_ylabel(axis[1])
         if not axis[0]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fashion_dist.files import write_text
 from fashion_dist.report.blocks import Block, Page, Picture, Sheet, Table
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _NUMBER = re.compile(r"—?|[-+−]?[\d,.]*\d(e[-+]?\d+)?(\s(%|KB|M|[smh]|min)(\s\d+\s(s|min))?)?( ± [\d.]+)?")
@@ -24,7 +28,7 @@ def render(page: Page) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
         kind=lambda block: type(block).__name__, align=_align, shown=_shown, natural=_natural, whole=_whole,
-        least=_least, wraps=_wraps,
+        least=_least, wraps=_wraps, breakable=_breakable,
     )  # fmt: skip
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(page=page)
 
@@ -61,3 +65,10 @@ def _least(picture: Picture) -> int:
 def _wraps(cell: object) -> bool:
     """Whether a cell may be broken over lines."""
     return len(str(cell)) > 34
+
+
+def _breakable(text: object) -> Markup:
+    """A name such as `optim.weight_decay`, which may go on in the next line after a dot or an underscore."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(escape(text))))
