@@ -123,10 +123,7 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], album: Album) -> Picture:
         texts = None
         if few:
             texts = [
-                [
-                    f"{share:.0%}\n{count}".replace("%", " %") if count else ""
-                    for share, count in zip(*pair, strict=True)
-                ]
+                [f"{words.percent(share, 0)}\n{count}" if count else "" for share, count in zip(*pair, strict=True)]
                 for pair in zip(shares, sorted_matrix, strict=True)
             ]
         heat(axes, shares, texts, 7.5 if len(names) <= 10 else 6.5)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share as `8.3 %`, which is not broken over two lines."""
+    """A share as `8.3 %`, which is not broken over two lines; with more digits where few would make it 0 or 100."""
+    while digits < 3 and 0 < share < 1 and round(share, digits + 2) in (0, 1):
+        digits += 1
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
