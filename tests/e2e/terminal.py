@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -63,13 +64,16 @@ class Terminal:
         )
         os.close(theirs)
         self.screen = Screen()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
 
     def until(self, words: str, patience_s: float = 120.0) -> str:
-        """The screen once these words stand on it."""
+        """The screen once these words stand on it and it is drawn to its end: frames are a second apart."""
         deadline = time.monotonic() + patience_s
         while words not in self.screen.text:
             assert time.monotonic() < deadline, f"no {words!r} on the screen:\n{self.screen.text}"
             self._read(0.2)
+        while self._read(0.3):
+            assert time.monotonic() < deadline, "the screen is never still"
         return self.screen.text
 
     def end(self) -> int:
@@ -80,9 +84,13 @@ class Terminal:
         os.close(self._ours)
         return self.process.returncode
 
-    def _read(self, wait_s: float) -> None:
-        if select.select([self._ours], [], [], wait_s)[0]:
-            try:
-                self.screen.feed(os.read(self._ours, 65536).decode(errors="replace"))
-            except OSError:  # the other end is closed
-                time.sleep(wait_s)
+    def _read(self, wait_s: float) -> bool:
+        """Whether something was written within that time."""
+        if not select.select([self._ours], [], [], wait_s)[0]:
+            return False
+        try:
+            self.screen.feed(self._decoder.decode(os.read(self._ours, 65536)))
+        except OSError:  # the other end is closed
+            time.sleep(wait_s)
+            return False
+        return True
