@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Buffers:
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor with undefined values, contiguous."""
-        count = int(np.prod(shape)) * dtype.itemsize
+        count = math.prod(shape) * dtype.itemsize
         for position in range(len(self._arrays)):
             array = self._arrays[position]
             if len(array) >= count and sys.getrefcount(array) <= self._free_count:
@@ -58,7 +59,10 @@ class Buffers:
 
     @staticmethod
     def _tensor(array: np.ndarray, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(array)[:count].view(dtype).view(shape)
+        # NumPy's views cost a tenth of torch's; it has no bfloat16, which travels as int16.
+        kind = np.float32 if dtype == torch.float32 else np.int16
+        tensor = torch.from_numpy(array[:count].view(kind).reshape(shape))
+        return tensor if dtype == torch.float32 else tensor.view(dtype)
 
     @staticmethod
     def _references() -> int:

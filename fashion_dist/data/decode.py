@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class CachedDecoder:
         self._cache = cache
         self._decoder = Decoder(max_images, threads)
         self._wanted = np.zeros(0, np.int64)
+        self._is_whole = np.zeros(0, bool)
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
         """Bool [n], which of the images (rows of the split) must be fetched and decoded."""
@@ -40,23 +41,26 @@ class CachedDecoder:
 
     def begin(self, work: Work, encoded: Sequence[Encoded | None]) -> None:
         """Begin to decode the batch; `encoded` is None where the cache has the image."""
+        images = [image for image in encoded if image is not None]
+        if not images:
+            self._wanted = np.zeros(0, np.int64)
+            return
         self._wanted = np.array([i for i, image in enumerate(encoded) if image is not None], np.int64)
-        rows = work.rows[self._wanted]
-        boxes = work.draws.boxes[self._wanted]
-        if len(rows):
-            boxes = np.where(self._whole(rows)[:, None], whole_boxes(self._sizes[rows]), boxes)
-        self._decoder.start([image for image in encoded if image is not None], boxes)
+        rows, boxes = work.rows[self._wanted], work.draws.boxes[self._wanted]
+        self._is_whole = self._whole(rows)
+        boxes = np.where(self._is_whole[:, None], whole_boxes(self._sizes[rows]), boxes)
+        self._decoder.start(images, boxes)
 
     def finish(self, work: Work) -> Decoded:
         """Wait for the batch begun last."""
-        found: list[Pixels | None] = [None] * len(work.rows)
-        wrong: dict[int, str] = {}
-        for position, pixels in zip(self._wanted.tolist(), self._decoder.finish(), strict=True):
-            if isinstance(pixels, str):
-                wrong[position] = pixels
-            else:
-                found[position] = pixels
-        return Decoded(work, found, self._whole(work.rows), self._bounded[work.rows], self._cache, wrong)
+        decoded = Decoded(work, self._cache)
+        if self._decoder.busy:
+            decoded.decoded, wrong = self._decoder.finish()
+            places = self._wanted.tolist()
+            decoded.numbers = dict(zip(places, range(len(places)), strict=True))
+            decoded.is_whole, decoded.sizes = self._is_whole, self._bounded
+            decoded.wrong = {places[i]: reason for i, reason in wrong.items()}
+        return decoded
 
     def block(self, work: Work, side: int) -> np.ndarray | Tensor | None:
         """All of the cache as uint8 [places, side, side, 3], if it has the whole batch and no crop needs resizing."""
@@ -88,38 +92,39 @@ class CachedDecoder:
 class Decoded:
     """A decoded batch: `pixels` gives the crops, from any thread, and fills the cache on the way."""
 
-    def __init__(
-        self,
-        work: Work,
-        found: list[Pixels | None],
-        whole: np.ndarray,
-        sizes: np.ndarray,
-        cache: Keeper | None,
-        wrong: dict[int, str],
-    ) -> None:
+    def __init__(self, work: Work, cache: Keeper | None) -> None:
         self._work = work
-        self._found = found
-        self._is_whole = whole
-        self._sizes = sizes
         self._cache = cache
-        self.wrong = wrong
+        self.decoded: Callable[[int], Pixels] = _nothing
+        self.numbers: dict[int, int] = {}
+        """The number in `decoded` for each position that was decoded."""
+        self.is_whole = np.zeros(0, bool)
+        """Of which of those there is all of the image, not the crop box alone."""
+        self.sizes = np.zeros((0, 2), np.int32)
+        """What whole images are reduced to, by row of the split."""
+        self.wrong: dict[int, str] = {}
         """What is wrong with the images at these positions; empty, as a rule."""
 
     def pixels(self, position: int) -> Any:
         """uint8 [height, width, 3], the crop box of the image at `position`; a tensor where the GPU keeps it."""
-        row, pixels = int(self._work.rows[position]), self._found[position]
-        if pixels is None:
+        row = int(self._work.rows[position])
+        if position in self.numbers:
+            number = self.numbers[position]
+            pixels = self.decoded(number)
+            if not self.is_whole[number]:
+                return pixels
+            pixels = reduce(pixels, self.sizes[row])
+            if self._cache is not None:
+                self._cache.put(row, pixels)
+        else:
             assert self._cache is not None, "only a cache leaves images undecoded"
-            kept = self._cache.get(row)
-            left, top, width, height = self._work.draws.boxes[position].tolist()
-            return kept[top : top + height, left : left + width]
-        if not self._is_whole[position]:
-            return pixels
-        pixels = reduce(pixels, self._sizes[position])
-        if self._cache is not None:
-            self._cache.put(row, pixels)
+            pixels = self._cache.get(row)
         left, top, width, height = self._work.draws.boxes[position].tolist()
         return pixels[top : top + height, left : left + width]
+
+
+def _nothing(number: int) -> Pixels:
+    raise AssertionError(f"no image {number} was decoded")
 
 
 def whole_boxes(sizes: np.ndarray) -> np.ndarray:

@@ -113,11 +113,10 @@ def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: 
     if data.crop_scale[0] < 1:
         smallest, largest = data.crop_scale
         undecided = np.arange(len(ids))
+        w, h, squash, which = width, height, wide, ids
         for attempt in range(_TRIES):
-            # Most fit at once: the further attempts are made for few.
-            w, h, which = width[undecided], height[undecided], ids[undecided]
             area = w * h * (smallest + (largest - smallest) * uniform(seed, epoch, _AREA + attempt, which))
-            ratio = wide[undecided] * low * (high / low) ** uniform(seed, epoch, _RATIO + attempt, which)
+            ratio = squash * low * (high / low) ** uniform(seed, epoch, _RATIO + attempt, which)
             tried_width, tried_height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
             fits = (tried_width >= 1) & (tried_width <= w) & (tried_height >= 1) & (tried_height <= h)
             decided = undecided[fits]
@@ -125,6 +124,8 @@ def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: 
             undecided = undecided[~fits]
             if not len(undecided):
                 break
+            # Most fit at once: the further attempts are made for few.
+            w, h, squash, which = width[undecided], height[undecided], wide[undecided], ids[undecided]
         left = np.floor(uniform(seed, epoch, _LEFT, ids) * (width - box_width + 1))
         top = np.floor(uniform(seed, epoch, _TOP, ids) * (height - box_height + 1))
         left[undecided] = ((width - box_width) // 2)[undecided]

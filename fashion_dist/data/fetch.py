@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -191,11 +192,9 @@ class Fetcher:
         positions = np.flatnonzero(wanted)
         if len(positions):
             count = len(positions)
-            tasks = int(np.clip(np.ceil(count * self._read_s / _CHUNK_S), 1, min(count, self._threads)))
-            # In the order they lie on the disk, so that neighbours are read one after the other.
-            at = rows[positions]
-            positions = positions[np.lexsort((self._split.offset[at], self._split.shard[at]))]
-            batch.parts = [self._pool.submit(self._read, batch, part) for part in np.array_split(positions, tasks)]
+            tasks = min(max(math.ceil(count * self._read_s / _CHUNK_S), 1), count, self._threads)
+            parts = [positions] if tasks == 1 else np.array_split(self._sorted(rows, positions), tasks)
+            batch.parts = [self._pool.submit(self._read, batch, part) for part in parts]
         return batch
 
     def ahead(self, batch: int) -> int:
@@ -206,9 +205,14 @@ class Fetcher:
         """Drop what has not begun and wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _sorted(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """In the order they lie on the disk, so that neighbours are read one after the other."""
+        at = rows[positions]
+        return positions[np.lexsort((self._split.offset[at], self._split.shard[at]))]
+
     def _read(self, batch: Fetched, positions: np.ndarray) -> None:
         began = time.perf_counter()
-        for position in positions.tolist():
+        for position in self._sorted(batch.rows, positions).tolist():
             try:
                 batch.images[position] = self._files.read(int(batch.rows[position]))
             except DamageError as error:

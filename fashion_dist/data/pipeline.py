@@ -8,11 +8,11 @@ names the culprits.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,30 +48,32 @@ class Decoder:
         """
         assert self._batch is None, "the batch before was not taken"
         self._batch = (images, boxes)
-        if len(images):
-            self._run(images, boxes)
+        self._run(images, boxes)
 
     @property
     def busy(self) -> bool:
         """Whether a batch was begun and not taken."""
         return self._batch is not None
 
-    def finish(self) -> list[Pixels | str]:
-        """The pixels of the batch begun last, or for an image that does not decode the reason why."""
+    def finish(self) -> tuple[Callable[[int], Pixels], dict[int, str]]:
+        """What gives the pixels of an image of the batch begun last, from any thread, and what is wrong with which."""
         assert self._batch is not None, "no batch was begun"
         images, boxes = self._batch
         self._batch = None
-        if not len(images):
-            return []
+        wrong: dict[int, str] = {}
         try:
-            decoded: list[Pixels | str] = [*self._outputs()]
+            outputs = self._outputs()
+            pixels: Callable[[int], Pixels] = functools.partial(_array, outputs)
+            shapes = outputs.shape()
         except RuntimeError:
-            decoded = [self._try_one(image, boxes[i : i + 1]) for i, image in enumerate(images)]
-        for i, (pixels, (_, _, width, height)) in enumerate(zip(decoded, boxes.tolist(), strict=True)):
-            if not isinstance(pixels, str) and pixels.shape != (height, width, 3):
-                found = f"{pixels.shape[1]}x{pixels.shape[0]}"
-                decoded[i] = f"decodes to {found} pixels, the index says {width}x{height}"
-        return decoded
+            tried = [self._try_one(image, boxes[i : i + 1]) for i, image in enumerate(images)]
+            decoded = {i: image for i, image in enumerate(tried) if not isinstance(image, str)}
+            wrong = {i: reason for i, reason in enumerate(tried) if isinstance(reason, str)}
+            pixels, shapes = decoded.__getitem__, [decoded[i].shape if i in decoded else () for i in range(len(images))]
+        for i, (shape, (width, height)) in enumerate(zip(shapes, boxes[:, 2:].tolist(), strict=True)):
+            if shape != (height, width, 3) and i not in wrong:
+                wrong[i] = f"decodes to {shape[1]}x{shape[0]} pixels, the index says {width}x{height}"
+        return pixels, wrong
 
     def probe(self, image: np.ndarray, box: np.ndarray) -> str | None:
         """What is wrong with one image, or None; only while no batch is under way.
@@ -81,13 +83,12 @@ class Decoder:
             box: int32 [4].
         """
         self.start([image], box[None])
-        (decoded,) = self.finish()
-        return decoded if isinstance(decoded, str) else None
+        return self.finish()[1].get(0)
 
     def _try_one(self, image: np.ndarray, box: np.ndarray) -> Pixels | str:
         try:
             self._run([image], box)
-            return self._outputs()[0]
+            return _array(self._outputs(), 0)
         except RuntimeError as error:
             self._pipe = None
             return f"does not decode: {reason_of(error)}"
@@ -100,15 +101,19 @@ class Decoder:
         self._pipe.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
         self._pipe.schedule_run()
 
-    def _outputs(self) -> list[Pixels]:
+    def _outputs(self) -> Any:
         try:
             (decoded,) = self._pipe.share_outputs()
             self._pipe.release_outputs()
         except RuntimeError:
             self._pipe = None
             raise
-        # Views without a copy: the dynamic executor's outputs belong to whoever refers to them.
-        return [np.asarray(decoded[i]) for i in range(len(decoded))]
+        return decoded
+
+
+def _array(outputs: Any, position: int) -> Pixels:
+    # A view without a copy: the dynamic executor's outputs belong to whoever refers to them.
+    return np.asarray(outputs[position])
 
 
 class Graph:
@@ -134,7 +139,7 @@ class Graph:
     ) -> None:
         self._encoded = encoded
         self._device_id = device_id
-        self._build = partial(_graph_pipeline, max_images, threads, device_id, encoded, hw_decoder_load)
+        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded, hw_decoder_load)
         self.side = side
         self._pipe: Any = None
 

@@ -53,14 +53,16 @@ class Renderer:
         self.side = image_px
         self._threads = threads
         self._local = threading.local()
-        self._known: tuple[int, bytes] | None = None
+        self._known: tuple[tuple[int, int, int], bytes] | None = None
         self._last: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         # Threads of the pool run torch operations on one core each. Torch keeps that number per thread, but also
-        # hands the last one set to threads it has not seen yet; so this thread's own is set again afterwards.
+        # hands the last one set to threads that have not asked for theirs; so each asks before it sets its own, and
+        # this thread's own is set again afterwards.
         mine = torch.get_num_threads()
         ready = threading.Barrier(threads + 1)
 
         def begin() -> None:
+            torch.get_num_threads()
             torch.set_num_threads(1)
             ready.wait()
 
@@ -78,12 +80,24 @@ class Renderer:
         not looked at.
         """
         rows = self._rows(draws) if draws.diagonal else None
+        waiting = iter(range(len(out)))  # each thread takes the next one, so that all end together
 
-        def render(part: np.ndarray) -> None:
-            for position in part.tolist():
-                self._one(pixels_of(position), draws, rows, position, out[position])
+        def render() -> None:
+            local = self._scratch()
+            for position in waiting:
+                target = out[position]
+                image = self._fitted(pixels_of(position), draws.flips[position], local.resized)
+                floats = target if target.dtype == torch.float32 else local.floats
+                if rows is not None:
+                    _scale(image, rows[0][position], rows[1][position], floats)
+                else:
+                    _mix_colours(image, draws.colours[position, :, :3], draws.colours[position, :, 3], floats)
+                if floats is not target:
+                    target.copy_(floats)
+                if draws.erased[position, 2]:
+                    _erase(target, draws.erased[position])
 
-        return self._spread(render, out, 2 * self._threads)
+        return Rendered(out, [self._pool.submit(render) for _ in range(min(self._threads, len(out)))])
 
     def start_block(self, block: np.ndarray, rows: np.ndarray, draws: Draws, out: Tensor) -> Rendered:
         """Begin to render the `rows` (int64 [n]) of `block` (uint8 [N, P, P, 3]) as they are, without crop or resizing.
@@ -94,77 +108,71 @@ class Renderer:
         scale, offset = self._rows(draws)
         flat = block.reshape(len(block), -1)
 
-        def render(part: np.ndarray) -> None:
+        def render(here: slice) -> None:
             # Gathered and scattered as rows of bytes, which is ten times as fast as by four dimensions.
-            taken = flat[rows[part]]
-            flipped = np.flatnonzero(draws.flips[part])
+            taken = flat[rows[here]]
+            flipped = np.flatnonzero(draws.flips[here])
             if len(flipped):
                 mirrored = torch.from_numpy(taken[flipped]).view(-1, side, side, 3).flip(2)
                 taken[flipped] = mirrored.reshape(len(flipped), -1).numpy()
             images = torch.from_numpy(taken).view(-1, side, side, 3)
-            here = slice(int(part[0]), int(part[-1]) + 1)
             target = out[here]
             floats = target if target.dtype == torch.float32 else torch.empty(target.shape)
             _scale(images, scale[here], offset[here], floats)
             if floats is not target:
                 target.copy_(floats)
-            for position in part[draws.erased[part, 2] > 0].tolist():
-                _erase(out[position], draws.erased[position])
+            for position in np.flatnonzero(draws.erased[here, 2]).tolist():
+                _erase(target[position], draws.erased[here][position])
 
         assert block.shape[1:3] == (side, side)
-        return self._spread(render, out, self._threads)
+        size = max(-(-len(out) // self._threads), 1)
+        return Rendered(out, [self._pool.submit(render, slice(at, at + size)) for at in range(0, len(out), size)])
 
     def close(self) -> None:
         """Drop what has not begun and wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _spread(self, render: Callable[[np.ndarray], None], out: Tensor, pieces: int) -> Rendered:
-        count = len(out)
-        parts = np.array_split(np.arange(count), min(count, pieces)) if count else []
-        return Rendered(out, [self._pool.submit(render, part) for part in parts])
 
     def _rows(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Diagonal colours as factors and summands of a whole row of pixels, float32 [n, 1, 3 * P] each.
 
         Over an innermost dimension of 3, the same arithmetic takes ten times as long.
         """
+        shape = len(draws.colours), 1, 3 * self.side
         same = draws.colours.strides[0] == 0
         colours = draws.colours[:1] if same else draws.colours
-        known = (self.side, colours.tobytes()) if same else None
+        known = (shape, colours.tobytes()) if same else None
         if known is None or known != self._known:
-            factors = np.tile(colours[:, [0, 1, 2], [0, 1, 2]], self.side)
-            summands = np.tile(colours[:, :, 3], self.side)
-            self._known, self._last = known, (torch.from_numpy(factors)[:, None], torch.from_numpy(summands)[:, None])
-        shape = len(draws.colours), 1, 3 * self.side
-        return self._last[0].expand(shape), self._last[1].expand(shape)
+            factors = torch.from_numpy(np.tile(colours[:, None, [0, 1, 2], [0, 1, 2]], self.side))
+            summands = torch.from_numpy(np.tile(colours[:, None, :, 3], self.side))
+            self._known, self._last = known, (factors.expand(shape), summands.expand(shape))
+        return self._last
 
-    def _one(
-        self, pixels: np.ndarray, draws: Draws, rows: tuple[Tensor, Tensor] | None, position: int, out: Tensor
-    ) -> None:
-        resized, floats = self._scratch()
-        image = torch.from_numpy(pixels)
-        if image.shape != resized.shape:
-            resize(image, resized)
-            image = resized
-        if draws.flips[position]:
-            image = image.flip(1)
-        target = out if out.dtype == torch.float32 else floats
-        if rows is not None:
-            _scale(image, rows[0][position], rows[1][position], target)
-        else:
-            _mix_colours(image, draws.colours[position, :, :3], draws.colours[position, :, 3], target)
-        if target is not out:
-            out.copy_(target)
-        if draws.erased[position, 2]:
-            _erase(out, draws.erased[position])
+    def _fitted(self, pixels: np.ndarray, flipped: bool, resized: Tensor) -> Tensor:
+        """uint8 [h, w, 3] as uint8 [P, P, 3], in `resized` where it had another size.
 
-    def _scratch(self) -> tuple[Tensor, Tensor]:
-        local = self._local
-        if getattr(local, "side", 0) != self.side:
-            local.side = self.side
-            local.resized = torch.empty((self.side, self.side, 3), dtype=torch.uint8)
-            local.floats = torch.empty((self.side, self.side, 3))
-        return local.resized, local.floats
+        In as few operations as possible: at each one the threads of the pool hand Python's lock to each other.
+        """
+        image = torch.from_numpy(pixels[None].transpose(0, 3, 1, 2))
+        # Out of the middle of a larger image, resizing would read pixel by pixel.
+        image = image.flip(3) if flipped else image.contiguous(memory_format=torch.channels_last)
+        if image.shape[2:] == (self.side, self.side):
+            return image[0].permute(1, 2, 0)
+        _resize(image, resized[None].permute(0, 3, 1, 2))
+        return resized
+
+    def _scratch(self) -> _Scratch:
+        if getattr(self._local, "scratch", None) is None or len(self._local.scratch.resized) != self.side:
+            self._local.scratch = _Scratch(self.side)
+        scratch: _Scratch = self._local.scratch
+        return scratch
+
+
+class _Scratch:
+    """A thread's memory for one image."""
+
+    def __init__(self, side: int) -> None:
+        self.resized = torch.empty((side, side, 3), dtype=torch.uint8)
+        self.floats = torch.empty((side, side, 3))
 
 
 def render_block(block: Tensor, rows: np.ndarray, draws: Draws, dtype: torch.dtype) -> Tensor:
@@ -196,15 +204,14 @@ def reduce(pixels: np.ndarray, size: np.ndarray) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
     reduced = np.empty((height, width, 3), np.uint8)
-    resize(torch.from_numpy(pixels), torch.from_numpy(reduced))
+    images = torch.from_numpy(pixels)[None], torch.from_numpy(reduced)[None]
+    _resize(images[0].permute(0, 3, 1, 2), images[1].permute(0, 3, 1, 2))
     return reduced
 
 
-def resize(image: Tensor, out: Tensor) -> None:
-    """Bilinear with antialiasing, uint8 [h, w, 3] into uint8 [H, W, 3]: what Pillow and torchvision v2 compute."""
-    torch.ops.aten._upsample_bilinear2d_aa.out(
-        image[None].permute(0, 3, 1, 2), list(out.shape[:2]), False, None, None, out=out[None].permute(0, 3, 1, 2)
-    )
+def _resize(image: Tensor, out: Tensor) -> None:
+    """Bilinear with antialiasing, uint8 [1, 3, h, w] into [1, 3, H, W]: what Pillow and torchvision v2 compute."""
+    torch.ops.aten._upsample_bilinear2d_aa.out(image, out.shape[2:], False, None, None, out=out)
 
 
 def _scale(images: Tensor, factors: Tensor, summands: Tensor, out: Tensor) -> None:

@@ -14,7 +14,7 @@ from fashion_dist.data.fetch import Encoded, Fetched
 from shards import Split
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """What one micro-batch is made of: n examples of k images each, image by image.
 
