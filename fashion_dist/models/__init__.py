@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.model_names import known_models, library_name, own_models
+from fashion_dist.models._dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.num_features = num_features
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         parts: dict[str, slice] = getattr(backbone, "parts", {})
         self._slices = {name: parts.get(head.part, slice(0, num_features)) for name, head in heads.items()}
         self.heads = nn.ModuleDict({name: self._head(head, self._slices[name]) for name, head in heads.items()})

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.models import build_backbone
+from fashion_dist.models._dropout import Dropout
 
 FIRST_SCALE = 5.0
 """Of the inner product, before training: scores begin between -5 and 5."""
@@ -45,7 +46,7 @@ class PairNetwork(nn.Module):
     def __init__(self, backbone: nn.Module, num_features: int, embedding: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.embedding = embedding
         self.project = nn.Linear(num_features, embedding // 2)
         self.place = nn.Linear(num_features, embedding // 2, bias=False)
