@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import itertools
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from fashion_dist import cli
 from fashion_dist.bench import _trainers
 from fashion_dist.bench._peers import write_files
-from fashion_dist.bench._ratios import cores, cpu_name
+from fashion_dist.bench._ratios import cores, cpu_name, fastest
 from fashion_dist.bench._segments import Segments
 from fashion_dist.bench._session import close_session, open_session
 from fashion_dist.bench._trainers import Trainer, synchronize
@@ -122,21 +123,13 @@ class Bench:
         found = {}
         makers = dict(zip(PEERS, (_trainers.timm_train, _trainers.torchvision_reference), strict=True))
         workers = _trainers.worker_counts(cores())
-        tried, total = 0, len(makers) * len(amps) * len(workers)
+        tried, total = itertools.count(1), len(makers) * len(amps) * len(workers)
         for name, make in makers.items():
             for amp in amps:
-                best: tuple[float, Trainer, int] | None = None
-                for number in workers:
-                    trainer = make(args.model, root, args.image_px, args.batch_size, device, number, amp)
-                    trainer()
-                    began = time.perf_counter()
-                    rate = trainer() / (time.perf_counter() - began)
-                    if best is None or rate > best[0]:
-                        best = rate, trainer, number
-                    tried += 1
-                    progress("tuning peers", tried, total)
-                assert best is not None, "there is always a number to try"
-                found[f"{name}{', amp' * amp}"] = best[1], f"{best[2]} workers"
+                of_workers = partial(make, args.model, root, args.image_px, args.batch_size, device, amp=amp)
+                found[f"{name}{', amp' * amp}"] = fastest(
+                    of_workers, workers, lambda: progress("tuning peers", next(tried), total)
+                )
         return found
 
     def segments(self, trace: Path | None = None) -> dict[str, float]:

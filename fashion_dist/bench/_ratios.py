@@ -70,6 +70,26 @@ def measure(
     return results
 
 
+def fastest(
+    make: Callable[[int], Callable[[], int]], counts: Sequence[int], tried: Callable[[], None]
+) -> tuple[Callable[[], int], str]:
+    """The contender that `make` makes of a number of workers, with the one of the `counts` whose second run is fastest.
+
+    `tried` is called after each of them.
+    """
+    best: tuple[float, Callable[[], int], int] | None = None
+    for workers in counts:
+        contender = make(workers)
+        contender()
+        began = time.perf_counter()
+        rate = contender() / (time.perf_counter() - began)
+        if best is None or rate > best[0]:
+            best = rate, contender, workers
+        tried()
+    assert best is not None, "there is always a number to try"
+    return best[1], f"{best[2]} workers"
+
+
 def ratio(results: Mapping[str, Measured], mine: str, others: Sequence[str]) -> float | None:
     """Median over the rounds of the rate of `mine` over that of the best of the `others`; None without any."""
     present = [results[other].rates for other in others if other in results]

@@ -6,18 +6,19 @@ rounds.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import cli
-from fashion_dist.bench._ratios import Measured, cores, cpu_name, cpu_ratio, measure, ratio
+from fashion_dist.bench._ratios import Measured, cores, cpu_name, cpu_ratio, fastest, measure, ratio
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
@@ -176,17 +177,8 @@ def tune(
     from fashion_dist.bench._peers import variants
 
     counts = variants(work.cores)
-    best: tuple[float, Epoch, int] | None = None
-    for done, workers in enumerate(counts):
-        epoch = make(work, workers)
-        epoch()
-        began = time.perf_counter()
-        rate = epoch() / (time.perf_counter() - began)
-        if best is None or rate > best[0]:
-            best = (rate, epoch, workers)
-        progress("tuning peers", number * len(counts) + done + 1, peers * len(counts))
-    assert best is not None, "there is always a count to try"
-    return best[1], f"{best[2]} workers"
+    done = itertools.count(number * len(counts) + 1)
+    return fastest(partial(make, work), counts, lambda: progress("tuning peers", next(done), peers * len(counts)))
 
 
 def _values(results: dict[str, Measured], args: Args, folder: Path, cores: int, images: int) -> dict[str, Any]:

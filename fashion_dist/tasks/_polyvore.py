@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -343,6 +343,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
 
 
+@lru_cache(maxsize=4)
 def asked_pairs(wardrobe: Wardrobe, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Pairs int64 [2M, 2] of a split and their truth [2M]: all that share an outfit, and as many that do not.
 
