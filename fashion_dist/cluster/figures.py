@@ -11,8 +11,6 @@ import contextlib
 import time
 from typing import Any
 
-import psutil
-
 from fashion_dist.files import read_json
 from fashion_dist.paths import RunDir
 
@@ -26,33 +24,36 @@ class NodeSampler:
     """
 
     def __init__(self) -> None:
+        import psutil  # here: `launch.py` comes by this file, and has no time for it
+
+        self._psutil: Any = psutil
         psutil.cpu_percent()  # the first call only sets the mark
         self._gpus = _Gpus()
-        self._counters, self._at = _counters(), time.monotonic()
+        self._counters, self._at = self._count(), time.monotonic()
 
     def sample(self) -> dict[str, float]:
         """Figures by name, such as `cpu_percent`, `memory_percent`, `disk_read_mb_s`, `gpu0_percent`.
 
         What the machine does not tell is left out.
         """
-        now, at = _counters(), time.monotonic()
+        now, at = self._count(), time.monotonic()
         passed_s = max(at - self._at, 1e-3)
         rates = {name: max(0.0, now[name] - self._counters.get(name, now[name])) / passed_s / _MB for name in now}
         self._counters, self._at = now, at
-        found = {"cpu_percent": psutil.cpu_percent(), "memory_percent": psutil.virtual_memory().percent}
+        memory = self._psutil.virtual_memory().percent
+        found = {"cpu_percent": self._psutil.cpu_percent(), "memory_percent": memory}
         return {name: round(value, 3) for name, value in {**found, **rates, **self._gpus.sample()}.items()}
 
-
-def _counters() -> dict[str, float]:
-    """Bytes since the node started, under the name that their rate has."""
-    found: dict[str, float] = {}
-    with contextlib.suppress(OSError, RuntimeError):  # psutil's words for a container without /proc/diskstats
-        if (disks := psutil.disk_io_counters()) is not None:
-            found |= {"disk_read_mb_s": disks.read_bytes, "disk_write_mb_s": disks.write_bytes}
-    with contextlib.suppress(OSError):
-        if (network := psutil.net_io_counters()) is not None:
-            found |= {"network_in_mb_s": network.bytes_recv, "network_out_mb_s": network.bytes_sent}
-    return found
+    def _count(self) -> dict[str, float]:
+        """Bytes since the node started, under the name that their rate has."""
+        found: dict[str, float] = {}
+        with contextlib.suppress(OSError, RuntimeError):  # psutil's words for a container without /proc/diskstats
+            if (disks := self._psutil.disk_io_counters()) is not None:
+                found |= {"disk_read_mb_s": disks.read_bytes, "disk_write_mb_s": disks.write_bytes}
+        with contextlib.suppress(OSError):
+            if (network := self._psutil.net_io_counters()) is not None:
+                found |= {"network_in_mb_s": network.bytes_recv, "network_out_mb_s": network.bytes_sent}
+        return found
 
 
 class _Gpus:

@@ -7,6 +7,7 @@ submission lets the next launcher find a job whose id nobody wrote down.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -402,8 +403,11 @@ def write_run(plan: Plan) -> None:
 
 def _versions() -> dict[str, str]:
     names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", "nvidia-dali-cuda130", "wandb")
-    found = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name in names}
-    return {"python": sys.version.split()[0], **{name: found[name] for name in names if name in found}}
+    found = {"python": sys.version.split()[0]}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def dry_run(plan: Plan) -> str:
