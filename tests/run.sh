@@ -40,4 +40,13 @@ fi
 if [ "${1:-}" = faults ]; then
     exec .venv/bin/python -m pytest -m fault
 fi
-exec .venv/bin/python -m pytest -m "not slow"
+
+# Tests of whole programs wait a lot for processes that start: the others run beside them and are told about at the end.
+beside="$(mktemp)"
+.venv/bin/python -m pytest -m "not slow" tests/unit tests/contract tests/distributed >"$beside" 2>&1 &
+failed=0
+.venv/bin/python -m pytest -m "not slow" tests/e2e tests/slurm tests/faults tests/gpu || failed=$?
+wait $! || failed=$?
+cat "$beside"
+rm "$beside"
+exit "$failed"
