@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader, LoaderOptions
 from fashion_dist.data import fetch as fetching
 from fashion_dist.data.fetch import Fetcher, ShardFiles
+from fashion_dist.data.render import Renderer
 from fashion_dist.errors import ConfigError, InputError
 from shards import ShardSet
 
@@ -104,6 +106,25 @@ def test_torch_keeps_its_own_number_of_threads(photos_set: ShardSet) -> None:
         torch.set_num_threads(mine)
 
 
+def test_threads_that_render_compute_on_one_core_each() -> None:
+    mine = torch.get_num_threads()
+    renderer = None
+    try:
+        torch.set_num_threads(4)
+        renderer = Renderer(32, 3)
+        together = threading.Barrier(3)
+
+        def ask() -> int:
+            together.wait(10)  # so that each thread is asked once
+            return torch.get_num_threads()
+
+        assert [asked.result() for asked in [renderer._pool.submit(ask) for _ in range(3)]] == [1, 1, 1]
+    finally:
+        torch.set_num_threads(mine)
+        if renderer is not None:
+            renderer.close()
+
+
 BIG_INDEX = """
 import sys, time, resource
 from pathlib import Path
@@ -136,6 +157,7 @@ def test_a_million_rows_open_quickly_in_little_memory(big_set: Path) -> None:
 
 SHARED_INDEX = """
 import sys
+import threading
 from pathlib import Path
 import numpy as np
 from fashion_dist.config import DataConfig
