@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,10 +107,10 @@ def run_rank(run: RunDir) -> None:
     faulthandler.enable()
     access.keep(run.path)
     place = read_place(os.environ)
-    threads = set_threads(place)
     submission = record.Submission.read(run)
     options = submission.options if submission is not None else record.JobOptions()
     holder = _enter(run, place, options.peer_timeout_s)
+    threads = set_threads(place)
     watch = Watch(run, place, holder, stalled_s=min(60.0, options.peer_timeout_s / 2))
     if place.is_main and submission is not None:
         watch.stop_in(_seconds_to_signal(place, submission))
@@ -148,13 +149,31 @@ def _seconds_to_signal(place: Place, submission: record.Submission) -> float | N
 
 
 def set_threads(place: Place) -> int:
-    """Give each rank its share of this node's cores, before torch asks; returns the number."""
-    share = len(os.sched_getaffinity(0)) // place.local_world_size
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
-    threads = max(1, cores or share)
+    """Give this rank its share of its node's cores, before torch asks; returns the number of threads."""
+    asked = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
+    threads, cores = cores_of(sorted(os.sched_getaffinity(0)), place, asked)
+    if cores:
+        os.sched_setaffinity(0, cores)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     return threads
+
+
+def cores_of(allowed: Sequence[int], place: Place, asked: int) -> tuple[int, list[int]]:
+    """How many threads a rank runs, and the cores to keep it to; none where these are its own already, or others'.
+
+    Args:
+        allowed: the cores that this process may use.
+        place: the rank.
+        asked: cores that the scheduler promised to each rank; 0 where there is none.
+    """
+    ranks = place.local_world_size
+    threads = max(1, asked or len(allowed) // ranks)
+    # With more cores than the ranks of this job asked for, Slurm confines nobody: other jobs run on some of them.
+    if ranks == 1 or len(allowed) // ranks != threads:
+        return threads, []
+    first = place.local_rank * threads
+    return threads, list(allowed[first : first + threads])
 
 
 def _enter(run: RunDir, place: Place, timeout_s: float) -> lock.Holder:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from fashion_dist.cluster.job import cores_of
 from fashion_dist.cluster.place import Place, interface_addresses, own_address, read_place, tasks_per_node
 from fashion_dist.cluster.scheduler import JobRef
 from fashion_dist.errors import ConfigError
@@ -46,6 +47,26 @@ def test_ranks_of_a_local_job_share_this_machine() -> None:
     place = read_place(environment)
     assert (place.rank, place.local_rank, place.local_world_size, place.nodes) == (1, 1, 4, 1)
     assert place.job == JobRef.of_process(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "ranks", "asked", "threads", "cores"),
+    [
+        (8, 2, 0, 4, [[0, 1, 2, 3], [4, 5, 6, 7]]),  # a local job: all cores are its own
+        (7, 3, 0, 2, [[0, 1], [2, 3], [4, 5]]),
+        (8, 2, 4, 4, [[0, 1, 2, 3], [4, 5, 6, 7]]),  # Slurm confined the job to its cores
+        (8, 2, 2, 2, [[], []]),  # it did not: others may be on the first cores
+        (4, 2, 4, 4, [[], []]),  # it gave each rank cores of its own
+        (8, 1, 8, 8, [[]]),
+        (2, 4, 0, 1, [[], [], [], []]),  # more ranks than cores
+    ],
+)
+def test_a_rank_keeps_to_its_share_of_the_cores(
+    allowed: int, ranks: int, asked: int, threads: int, cores: list[list[int]]
+) -> None:
+    for rank in range(ranks):
+        place = Place(rank, ranks, rank, ranks, 0, 1, JobRef("slurm", "1"))
+        assert cores_of(range(allowed), place, asked) == (threads, cores[rank])
 
 
 @pytest.mark.parametrize(
