@@ -45,10 +45,15 @@ class CachedDecoder:
         if not images:
             self._wanted = np.zeros(0, np.int64)
             return
-        self._wanted = np.array([i for i, image in enumerate(encoded) if image is not None], np.int64)
-        rows, boxes = work.rows[self._wanted], work.draws.boxes[self._wanted]
+        rows, boxes = work.rows, work.draws.boxes
+        if len(images) == len(encoded):
+            self._wanted = np.arange(len(images))
+        else:
+            self._wanted = np.array([i for i, image in enumerate(encoded) if image is not None], np.int64)
+            rows, boxes = rows[self._wanted], boxes[self._wanted]
         self._is_whole = self._whole(rows)
-        boxes = np.where(self._is_whole[:, None], whole_boxes(self._sizes[rows]), boxes)
+        if self._is_whole.any():
+            boxes = np.where(self._is_whole[:, None], whole_boxes(self._sizes[rows]), boxes)
         self._decoder.start(images, boxes)
 
     def finish(self, work: Work) -> Decoded:

@@ -21,7 +21,7 @@ from shards import Manifest, Split
 
 OPEN_FILES = 64
 """Shards of one loader that are open at once; the one not used for longest is closed first."""
-_CHUNK_S = 0.01
+_CHUNK_S = 0.02
 """What one pool task should take: shorter wastes time on handing over, longer leaves slow disks waiting."""
 
 Encoded = np.ndarray
