@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fashion_dist.data.batch import on_device
 from fashion_dist.data.draws import Draws
+from fashion_dist.data.pipeline import step_back
 
 _GROUP = 4
 """Pixels whose colours one row of the colour matrix product mixes: a 12x12 product is 4 times faster than 3x3 ones."""
@@ -64,6 +65,7 @@ class Renderer:
         def begin() -> None:
             torch.get_num_threads()
             torch.set_num_threads(1)
+            step_back()
             ready.wait()
 
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
