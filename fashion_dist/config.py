@@ -45,6 +45,8 @@ class ModelConfig:
     """Weight initialisation of our own networks."""
     recolour: float = 0.8
     """Probability that `fashionnet`'s trunk sees a training image in other colours."""
+    palette: bool = True
+    """Whether `fashionnet` also looks at the colours of a photo's middle, beside its trunk."""
     frame: bool = False
     """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
     freeze: str = "none"

@@ -37,13 +37,14 @@ SMALL_PX = 40
 
 
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
-    """The backbone with the switches `pool`, `norm`, `init`, `recolour` and `frame`, and its number of features."""
+    """The backbone with its switches of `config`, and its number of features."""
     stem_stride = 1 if image_px <= SMALL_PX else 2
     backbone = FashionNet(
         stem_stride=stem_stride,
         norm=_NORMS[config.norm],
         pool=config.pool,
         recolour=config.recolour,
+        palette=config.palette,
         frame=config.frame,
     )
     initialise(backbone, config.init)
@@ -60,6 +61,7 @@ class FashionNet(nn.Module):
         norm: makes the normalisation layer of so many channels.
         pool: `avg` or `max`: of the trunk's last map, and of its shortcuts.
         recolour: probability that the trunk sees an image recoloured, in training.
+        palette: look at the colours of the middle, too; without it, `look` is what the trunk sees.
         frame: look at the border, too.
     """
 
@@ -72,6 +74,7 @@ class FashionNet(nn.Module):
         norm: Norm = nn.BatchNorm2d,
         pool: str = "avg",
         recolour: float = 0.8,
+        palette: bool = True,
         frame: bool = False,
     ) -> None:
         super().__init__()
@@ -88,13 +91,13 @@ class FashionNet(nn.Module):
                 blocks.append(Block(width_in, width, 2 if stage and block == 0 else 1, norm, pool))
                 width_in = width
         self.trunk = nn.Sequential(*blocks)
-        self.palette = Palette()
+        self.palette = Palette() if palette else None
         self.frame = Frame() if frame else None
-        look_end = width_in + self.palette.num_features
+        look_end = width_in + (self.palette.num_features if self.palette else 0)
         self.num_features = look_end + (self.frame.num_features if self.frame else 0)
         self.parts = {
             "shape": slice(0, width_in),
-            "look": slice(width_in, look_end),
+            "look": slice(width_in if palette else 0, look_end),
             "place": slice(look_end, self.num_features),
         }
 
@@ -102,10 +105,8 @@ class FashionNet(nn.Module):
         """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), the palette's averages (`look`) and the frame's."""
         maps = self.trunk(self.stem(self.recolour(images)))
         shape = maps.mean((2, 3)) if self.pool == "avg" else maps.amax((2, 3))
-        parts = [shape, self.palette(images).to(shape.dtype)]
-        if self.frame is not None:
-            parts.append(self.frame(images).to(shape.dtype))
-        return torch.cat(parts, dim=1)
+        looks = [module(images).to(shape.dtype) for module in (self.palette, self.frame) if module is not None]
+        return torch.cat([shape, *looks], dim=1)
 
 
 class Block(nn.Module):
@@ -332,6 +333,6 @@ def initialise(backbone: FashionNet, scheme: str) -> None:
     for module in backbone.trunk.modules():
         if isinstance(module, Block) and isinstance(module.second[1], nn.BatchNorm2d | nn.GroupNorm):
             nn.init.zeros_(module.second[1].weight)
-    backbone.palette.pigments.initialise()
-    if backbone.frame is not None:
-        backbone.frame.pigments.initialise()
+    for look in (backbone.palette, backbone.frame):
+        if look is not None:
+            look.pigments.initialise()

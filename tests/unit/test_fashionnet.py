@@ -87,6 +87,16 @@ def test_the_place_is_of_the_border_and_there_only_when_asked_for() -> None:
     assert net().parts["place"] == slice(net().num_features, net().num_features)
 
 
+def test_without_a_palette_there_is_the_trunk_alone() -> None:
+    backbone = net(palette=False).eval()
+    features = backbone(torch.randn(2, 3, 64, 64))
+    assert features.shape == (2, 256)
+    assert backbone.parts["look"] == backbone.parts["shape"] == slice(0, 256)
+    features.sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    assert net(palette=False, frame=True).parts["place"].start == 256
+
+
 def test_small_pictures_keep_their_size_at_first() -> None:
     torch.manual_seed(0)
     maps = [build(ModelConfig(), px)[0].stem(torch.zeros(1, 3, 32, 32)).shape[2:] for px in (28, 64)]  # type: ignore[operator]
