@@ -54,11 +54,12 @@ class Learner:
         self.leg = leg_at(config.optim, config.train.epochs, 0)
         self.optimizer = build_optimizer(self.model, self.leg.config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self._compiled: nn.Module = self.model
+        self.compiled: nn.Module = self.model
+        """The model as it is trained: compiled where `train.compile` says so."""
         if config.train.compile:
-            self._compiled = cast(nn.Module, torch.compile(self.model))
+            self.compiled = cast(nn.Module, torch.compile(self.model))
         self._frozen: bool | None = None
-        self.parallel: nn.Module = self._compiled
+        self.parallel: nn.Module = self.compiled
 
     def train(self, epoch: int) -> None:
         """Make the model ready to train in `epoch`: `optim.stages` give it an optimiser, `model.freeze` freezes."""
@@ -71,7 +72,7 @@ class Learner:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(not (frozen and name.startswith("backbone.")))
             # DistributedDataParallel looks at what is trainable once, when it wraps.
-            self.parallel = self.link.wrap(self._compiled)
+            self.parallel = self.link.wrap(self.compiled)
         if frozen:
             # Frozen layers normalise with the statistics they came with.
             self.model.get_submodule("backbone").eval()

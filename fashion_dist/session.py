@@ -112,7 +112,7 @@ class Session:
         self._stepped = True
         if self.link.device.type == "cuda":
             torch.cuda.synchronize(self.link.device)  # once a start
-        startup.mark("first step")
+        startup.mark("first step and compilation" if self.config.train.compile else "first step")
         if self.link.world.is_main:
             print(told(startup.parts), flush=True)
             self.tell(startup=startup.parts)

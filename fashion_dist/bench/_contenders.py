@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fashion_dist.bench.train import Args
 
 BARE, SYNTHETIC, CACHED, JPEG = "bare loop", "ours, synthetic", "ours, cached", "ours, from JPEG"
-IN_MEMORY = "bare loop, set in memory"
+IN_MEMORY, PLAIN = "bare loop, set in memory", "bare loop, not compiled"
 PEERS = "timm", "torchvision"
 
 
@@ -52,8 +53,15 @@ class Bench:
         images, index = batches[0]
         targets = {name: values[index.to(values.device)] for name, values in feed.targets.items()}
         device = session.learner.device
-        found: dict[str, tuple[Trainer, str]] = {
-            BARE: (_trainers.bare_loop(session, images, targets, steps), str(session.learner.dtype)[6:]),
+        setting = str(session.learner.dtype)[6:]
+        found: dict[str, tuple[Trainer, str]] = {}
+        if self._args.compile:
+            found[PLAIN] = _trainers.bare_loop(session, images, targets, steps, compiled=False), setting
+            began = time.perf_counter()
+            _trainers.bare_loop(session, images, targets, 1)()
+            setting += f", compiled within {time.perf_counter() - began:.0f} s"
+        found |= {
+            BARE: (_trainers.bare_loop(session, images, targets, steps), setting),
             SYNTHETIC: (self._ours(SYNTHETIC, "none", batches), "4 batches in memory"),
             CACHED: (self._ours(CACHED, "gpu" if device.type == "cuda" else "ram"), "crops, flips, normalisation"),
             JPEG: (self._ours(JPEG, "none"), "decoding, too"),

@@ -26,16 +26,22 @@ IN_MEMORY_BYTES = 2_000_000_000
 """A set of images larger than this is not put in memory whole."""
 
 
-def bare_loop(session: Session, images: Tensor, targets: dict[str, Tensor], steps: int) -> Trainer:
-    """Model, autocast, the task's loss, backward, optimizer, on one batch in memory: the ceiling's ceiling."""
+def bare_loop(
+    session: Session, images: Tensor, targets: dict[str, Tensor], steps: int, compiled: bool = True
+) -> Trainer:
+    """Model, autocast, the task's loss, backward, optimizer, on one batch in memory: the ceiling's ceiling.
+
+    The model is the one that is trained, or with `compiled` false always the plain one.
+    """
     learner, task, config = session.learner, session.task, session.config
+    model = learner.compiled if compiled else learner.model
 
     def run() -> int:
         learner.model.train()
         for _ in range(steps):
             learner.optimizer.zero_grad(set_to_none=True)
             with learner.autocast():
-                loss = task.loss(learner.model(images), targets, config)["loss"]
+                loss = task.loss(model(images), targets, config)["loss"]
             torch.autograd.backward(loss)
             learner.optimizer.step()
         synchronize(learner.device)
@@ -61,7 +67,7 @@ def in_memory_loop(session: Session, whole: tuple[Tensor, dict[str, Tensor]], st
             rows = order[step * size : (step + 1) * size]
             learner.optimizer.zero_grad(set_to_none=True)
             with learner.autocast():
-                outputs = learner.model(images[rows].expand(-1, 3, -1, -1))
+                outputs = learner.compiled(images[rows].expand(-1, 3, -1, -1))
                 loss = task.loss(outputs, {name: values[rows] for name, values in targets.items()}, config)["loss"]
             torch.autograd.backward(loss)
             learner.optimizer.step()

@@ -50,7 +50,7 @@ class Args(cli.CommonArgs):
     alone: bool = False
     """Measure ours and its ceilings only."""
     compile: bool = False
-    """Compile the model (ours and the bare loop)."""
+    """Compile the model (ours and the bare loop), and show what that gains."""
     trace: str = ""
     """Write a trace of torch's profiler of an epoch from the cache there, for chrome://tracing."""
     out: str = ""
@@ -92,9 +92,10 @@ def measured(args: Args, home: Home, folder: Path, progress: cli.Progress) -> di
 def _values(
     args: Args, results: Mapping[str, Measured], segments: Mapping[str, float], machine: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from fashion_dist.bench._contenders import BARE, CACHED, IN_MEMORY, JPEG, PEERS, SYNTHETIC
+    from fashion_dist.bench._contenders import BARE, CACHED, IN_MEMORY, JPEG, PEERS, PLAIN, SYNTHETIC
 
     pairs = [(SYNTHETIC, BARE), (CACHED, SYNTHETIC), (JPEG, SYNTHETIC)]
+    pairs += [(BARE, PLAIN)] if PLAIN in results else []
     pairs += [(CACHED, name) for name in results if name == IN_MEMORY or name.startswith(PEERS)]
     return {
         "task": args.task, "model": args.model, "image_px": args.image_px, "batch_size": args.batch_size,
