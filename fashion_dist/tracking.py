@@ -19,14 +19,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.errors import ConfigError
 from fashion_dist.files import read_lines, write_text
 from fashion_dist.paths import RunDir
 
@@ -198,7 +197,7 @@ class Feed:
         feed = cls(started, note)
         feed._monitor, feed._mode = config.train.monitor or tasks.load(config.task).monitor, config.train.mode
         if note is not None:
-            first = [_key(point) for point in read_metrics(run.metrics)[: feed._next]]
+            first = [key_of(point) for point in read_metrics(run.metrics)[: feed._next]]
             feed._sent = set(note.agree(feed._next, first))
         return feed
 
@@ -210,7 +209,7 @@ class Feed:
         values = {f"{split}/{name}": math.nan if v is None else v for name, v in point.items() if name not in left_out}
         if split == "val":
             self._tell_best(point)
-        return self.send_row(_key(point), head | values)
+        return self.send_row(key_of(point), head | values)
 
     def _tell_best(self, point: Mapping[str, Any]) -> None:
         """Keep the best value in the summary, by which W&B compares runs, also those that never end well."""
@@ -270,7 +269,7 @@ class Feed:
 
         if pictures:
             row = {f"report/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
-            self.send_row(_pictures_key(pictures), row)
+            self.send_row(pictures_key(pictures), row)
 
     def finish(self) -> None:
         """Wait until everything has arrived; the note says so."""
@@ -279,11 +278,13 @@ class Feed:
             self._note.arrived(self._next)
 
 
-def _key(point: Mapping[str, Any]) -> str:
+def key_of(point: Mapping[str, Any]) -> str:
+    """What tells a line of metrics.jsonl from the others."""
     return f"{point['split']} {point['step']} {point['epoch']}"
 
 
-def _pictures_key(pictures: Mapping[str, Path]) -> str:
+def pictures_key(pictures: Mapping[str, Path]) -> str:
+    """What tells these pictures, by name, from others."""
     digest = hashlib.sha256()
     for name, path in sorted(pictures.items()):
         digest.update(f"{name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -337,15 +338,6 @@ class Note:
             file.write(json.dumps({"target": self._target, **values}) + "\n")
 
 
-@dataclass(frozen=True)
-class Synced:
-    """What a sync did: rows sent now, lines there are, where to see them."""
-
-    rows: int
-    lines: int
-    where: str
-
-
 def require_key() -> None:
     """Refuse to sync without a key; it is read from the environment or the netrc file, and written nowhere.
 
@@ -367,64 +359,3 @@ def require_key() -> None:
         raise ConfigError(
             f"no key for W&B at {host}: set WANDB_API_KEY, or have it in {path}; --to-folder DIR needs none"
         )
-
-
-def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> Synced:
-    """Send W&B what it does not have of a run.
-
-    Raises:
-        RunError: W&B did not answer, or took not everything; what arrived is not sent again.
-    """
-    points = read_metrics(run.metrics)
-    try:
-        feed = Feed.open(run, config, "online", group, run.path)
-        for point in points:
-            feed.send(point)
-        if showcase is not None:
-            feed.show(showcase)
-        feed.finish()
-    except Exception as error:  # whatever the client raises, it means that the network or the server said no
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise RunError(f"run {run.run_id} was not synced: {words}") from error
-    return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
-
-
-def replay(run: RunDir, config: Config, group: str, showcase: Showcase | None, folder: Path) -> Synced:
-    """The whole run as one offline run of W&B in `folder/<run id>`, made anew and put in place whole."""
-    import shutil
-
-    final, new = folder / run.run_id, folder / f".{run.run_id}.new"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    points = read_metrics(run.metrics)
-    feed = Feed.open(run, config, "offline", group, new)
-    for point in points:
-        feed.send(point)
-    if showcase is not None:
-        feed.show(showcase)
-    feed.finish()
-    if final.exists():
-        old = folder / f".{run.run_id}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-        new.rename(final)
-        shutil.rmtree(old)
-    else:
-        new.rename(final)
-    (found,) = (final / "wandb").glob("offline-run-*")
-    return Synced(feed.rows, len(points), str(found))
-
-
-def is_synced(run: RunDir, showcase: Showcase | None) -> bool:
-    """Whether a sync has nothing to send: all lines and this showcase have arrived at one server."""
-    wanted = {_key(point) for point in read_metrics(run.metrics)}
-    if showcase is not None and (showcase.confusions or showcase.examples):
-        wanted.add(f"shown {showcase.fingerprint}")
-    if showcase is not None and showcase.pictures:
-        wanted.add(_pictures_key(showcase.pictures))
-    lines = read_lines(run.synced)
-    for target, rows in {line["target"]: line["arrived"] for line in lines if "arrived" in line}.items():
-        keys = [line["key"] for line in lines if line.get("target") == target and "key" in line]
-        if len(keys) == rows and wanted <= set(keys):
-            return True
-    return False

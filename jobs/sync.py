@@ -67,7 +67,7 @@ def _runs(home: Home, name: str) -> list[RunDir]:
 
 
 def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
-    from fashion_dist import tracking
+    from fashion_dist import syncing
     from fashion_dist.runs import open_folder
     from fashion_dist.showcase import showcase
     from fashion_dist.state import RunState
@@ -77,11 +77,11 @@ def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
     done = progress is not None and progress.state == "done"
     shown = showcase(run, opened.config, opened.shard_set) if done else None
     if folder is not None:
-        made = tracking.replay(run, opened.config, group, shown, folder)
+        made = syncing.replay(run, opened.config, group, shown, folder)
         return f"{made.lines} lines in {made.where}", made.rows
-    if tracking.is_synced(run, shown):
+    if syncing.is_synced(run, shown):
         return "nothing new", 0
-    made = tracking.sync(run, opened.config, group, shown)
+    made = syncing.sync(run, opened.config, group, shown)
     return f"{made.rows} new rows of {made.lines} lines, {made.where}", made.rows
 
 

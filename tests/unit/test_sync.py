@@ -13,7 +13,7 @@ from offline_run import read_offline
 from PIL import Image
 from wandb_server import WandbServer
 
-from fashion_dist import tracking
+from fashion_dist import syncing, tracking
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
 from fashion_dist.showcase import Example, Showcase, Thing
@@ -72,8 +72,8 @@ def test_a_run_that_was_requeued_is_one_offline_run_with_every_step_once(tmp_pat
     run = requeued_run(tmp_path)
     (tmp_path / "data").mkdir()
     out = tmp_path / "out"
-    first = tracking.replay(run, RECIPE, "a-sweep", shown(tmp_path / "data"), out)
-    again = tracking.replay(run, RECIPE, "a-sweep", shown(tmp_path / "data"), out)
+    first = syncing.replay(run, RECIPE, "a-sweep", shown(tmp_path / "data"), out)
+    again = syncing.replay(run, RECIPE, "a-sweep", shown(tmp_path / "data"), out)
     assert (first.rows, first.lines) == (again.rows, again.lines) == (len(STEPS) + 1, len(STEPS))
     records = read_offline(out)
     (begun,) = [record["run"] for record in records if record["type"] == "run"]
@@ -108,20 +108,20 @@ def test_the_real_client_sends_each_line_once(server: WandbServer, tmp_path: Pat
     run = requeued_run(tmp_path)
 
     def sync() -> int:
-        return tracking.sync(run, RECIPE, "", None).rows
+        return syncing.sync(run, RECIPE, "", None).rows
 
     assert sync() == len(STEPS) and axes(server.sent[run.run_id]) == sorted(STEPS)
     assert server.summaries[run.run_id]["best/accuracy"] == 0.2 and server.summaries[run.run_id]["best/epoch"] == 2
     assert list(server.configs) == [run.run_id] and server.groups[run.run_id] == "clipart"
     assert server.configs[run.run_id]["optim.lr"]["value"] == RECIPE.optim.lr
-    assert tracking.is_synced(run, None)
+    assert syncing.is_synced(run, None)
     assert sync() == 0
     # More was trained since.
     tracker = Tracker(run, RECIPE, 200, 4, "off")
     tracker.log("train", 220, 2.2, {"loss": 0.1})
     tracker.log("train", 240, 2.4, {"loss": 0.1})
     tracker.close()
-    assert not tracking.is_synced(run, None)
+    assert not syncing.is_synced(run, None)
     assert sync() == 2
     # The last row was noted and then did not arrive; and a server that has rows nobody noted.
     server.lose_last_row(run.run_id)
@@ -146,7 +146,7 @@ def test_a_live_run_that_is_requeued_online_sends_no_step_twice(server: WandbSer
         tracker.close()
     assert [row["step"] for row in server.sent[run.run_id]] == [20, 40, 60, 80]
     assert server.groups[run.run_id] == "a-sweep"
-    assert tracking.is_synced(run, None)
+    assert syncing.is_synced(run, None)
 
 
 def test_pictures_and_files_arrive_once_and_large_ones_as_references(server: WandbServer, tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_pictures_and_files_arrive_once_and_large_ones_as_references(server: Wan
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-00000.tar").write_bytes(b"many images")
     showcase = shown(tmp_path / "data")
-    assert tracking.sync(run, RECIPE, "", showcase).rows == len(STEPS) + 1
-    assert tracking.is_synced(run, showcase)
+    assert syncing.sync(run, RECIPE, "", showcase).rows == len(STEPS) + 1
+    assert syncing.is_synced(run, showcase)
     (row,) = [row for row in server.sent[run.run_id] if "test/examples" in row]
     assert row["test/examples"]["nrows"] == 1 and "test/confusion_table" in row
     made = {one["artifactCollectionName"]: one["id"] for one in server.artifacts.values()}
@@ -170,8 +170,8 @@ def test_pictures_and_files_arrive_once_and_large_ones_as_references(server: Wan
     # Killed before it could note that all has arrived: what the server has is not uploaded again.
     lines = run.synced.read_text().splitlines(keepends=True)
     run.synced.write_text("".join(line for line in lines if '"arrived"' not in line))
-    assert not tracking.is_synced(run, showcase)
-    assert tracking.sync(run, RECIPE, "", showcase).rows == 0
+    assert not syncing.is_synced(run, showcase)
+    assert syncing.sync(run, RECIPE, "", showcase).rows == 0
     assert [(path, data) for path, data in server.stored if path.startswith("/storage/a")] == stored
 
 
@@ -188,12 +188,12 @@ def test_the_pictures_of_a_report_are_sent_once_by_the_report_or_by_a_sync(serve
 
     assert [(row["_type"], row["width"], row["height"]) for row in rows()] == [("image-file", 6, 4)]
     assert tracking.show_pictures(run, RECIPE, "online", "", pictures)
-    assert tracking.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1 == len(rows())  # the examples
+    assert syncing.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1 == len(rows())  # the examples
     Image.new("RGB", (8, 4)).save(tmp_path / "curve-loss.png")
-    assert not tracking.is_synced(run, shown(tmp_path / "data", pictures))
-    assert tracking.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1
+    assert not syncing.is_synced(run, shown(tmp_path / "data", pictures))
+    assert syncing.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1
     assert [row["width"] for row in rows()] == [6, 8]
-    assert tracking.is_synced(run, shown(tmp_path / "data", pictures))
+    assert syncing.is_synced(run, shown(tmp_path / "data", pictures))
 
 
 def test_notes_agree_with_what_the_server_has(tmp_path: Path) -> None:
