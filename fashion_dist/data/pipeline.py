@@ -216,8 +216,12 @@ is taken from all of them: at the same priority, images from the cache cost 6 % 
 
 
 def step_back() -> None:
-    """Let this thread, and those that it starts, work where training leaves the processor idle."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    """Let this thread, and those that it starts, work where training leaves the processor idle.
+
+    A job that was started at a yet lower priority keeps it: only root may ask for more.
+    """
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def reason_of(error: Exception) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader, LoaderOptions
 from fashion_dist.data import fetch as fetching
 from fashion_dist.data.fetch import Fetcher, ShardFiles
+from fashion_dist.data.pipeline import NICE, step_back
 from fashion_dist.data.render import Renderer
 from fashion_dist.errors import ConfigError, InputError
 from shards import ShardSet
@@ -273,3 +275,18 @@ def test_auto_keeps_nothing_where_little_fits(photos_set: ShardSet) -> None:
     with make(photos_set, options=LoaderOptions(cache="auto", cache_gb=0.0001)) as loader:
         assert "none; only" in loader.cache_note
     assert dataclasses.asdict(LoaderOptions())["cache"] == "none"
+
+
+@pytest.mark.parametrize("start", [0, NICE + 5])
+def test_preparing_images_steps_back_and_never_forward(start: int) -> None:
+    def niceness() -> tuple[int, int]:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(start, os.getpriority(os.PRIO_PROCESS, thread)))
+        before = os.getpriority(os.PRIO_PROCESS, thread)
+        step_back()
+        return before, os.getpriority(os.PRIO_PROCESS, thread)
+
+    with ThreadPoolExecutor(1) as pool:
+        before, after = pool.submit(niceness).result()
+    assert before >= start
+    assert after == max(NICE, before)
