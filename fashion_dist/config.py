@@ -149,6 +149,10 @@ class DataConfig:
     """Aspect ratio (width / height) of the random crop."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    rotate: float = 0.0
+    """Rotation drawn from [-r, r] degrees; what comes in from outside of the crop repeats its border."""
+    shear: float = 0.0
+    """Shear drawn from [-s, s] degrees, along both axes."""
     brightness: float = 0.0
     """Factor drawn from [1 - b, 1 + b]."""
     contrast: float = 0.0
@@ -197,6 +201,8 @@ class DataConfig:
         _require(self.cache_px == 0 or self.image_px <= self.cache_px <= 4096, "data.cache_px", self.cache_px, allowed)
         _require(not (self.balance and self.weigh), "data.weigh", self.weigh, "empty when data.balance is given")
         _require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
+        _require(0 <= self.rotate <= 180, "data.rotate", self.rotate, "0 to 180 degrees")
+        _require(0 <= self.shear <= 45, "data.shear", self.shear, "0 to 45 degrees")
         _require(min(self.std) > 0, "data.std", self.std, "each above 0")
 
     def px_at(self, epoch: int, epochs: int) -> int:

@@ -1,4 +1,4 @@
-"""What happens to each image: crop box, flip, colours, erased rectangle, as arrays of numbers. Pure NumPy, no I/O.
+"""What happens to each image: crop, flip, rotation, colours, erased rectangle, as numbers. Pure NumPy, no I/O.
 
 All colour changes of one image, and the normalisation, are one affine map of its RGB values (a 3x4 matrix), so that
 any number of them costs the same single pass over the pixels. Values are not clamped in between.
@@ -19,6 +19,7 @@ from fashion_dist.data.plan import mix, uniform
 _AREA, _RATIO, _LEFT, _TOP, _FLIP = 16, 32, 48, 49, 50
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAY = 51, 52, 53, 54, 55
 _ERASE, _ERASE_AREA, _ERASE_RATIO, _ERASE_LEFT, _ERASE_TOP = 56, 57, 58, 59, 60
+_ROTATE, _SHEAR_X, _SHEAR_Y = 61, 62, 63
 _OPERATION, _SIGN = 64, 80
 """Purposes; `_AREA` and `_RATIO` take one for each of the `_TRIES`, `_OPERATION` and `_SIGN` one for each operation."""
 
@@ -44,6 +45,8 @@ class Draws:
         colours: float32 [n, 3, 4], maps (R, G, B, 1) with 0 <= RGB <= 255 to the normalised RGB.
         erased: int32 [n, 4], left, top, width, height in pixels of the output; width 0 where nothing is erased.
         diagonal: no colour depends on another one.
+        maps: float32 [n, 2, 2], from where in the flipped crop, seen from its middle, each place of the output takes
+            its colour; None where that is the place itself.
     """
 
     boxes: np.ndarray
@@ -51,10 +54,17 @@ class Draws:
     colours: np.ndarray
     erased: np.ndarray
     diagonal: bool
+    maps: np.ndarray | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Each value of the output comes from the same colour of one place, if the crop has the output's size."""
+        return self.diagonal and self.maps is None
 
     def where(self, kept: np.ndarray | slice) -> Draws:
         """Those of the images where `kept` (bool [n], positions or a slice) says so."""
-        return Draws(self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal)
+        maps = None if self.maps is None else self.maps[kept]
+        return Draws(self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal, maps)
 
     def with_rows(self, start: int, others: Draws) -> Draws:
         """The same with `others` in place from `start` on."""
@@ -68,6 +78,7 @@ class Draws:
             merged(self.colours, others.colours),
             merged(self.erased, others.erased),
             self.diagonal,
+            None if self.maps is None or others.maps is None else merged(self.maps, others.maps),
         )
 
 
@@ -87,9 +98,8 @@ def draw(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, seed: int, epoch:
     erased = np.zeros((count, 4), np.int32)
     if data.erase:
         erased = _erase_boxes(data, seed, epoch, ids)
-    return Draws(
-        crop_boxes(data, sizes, seed, epoch, ids), flips, _colours(data, seed, epoch, ids), erased, _flat(data)
-    )
+    boxes, colours = crop_boxes(data, sizes, seed, epoch, ids), _colours(data, seed, epoch, ids)
+    return Draws(boxes, flips, colours, erased, _flat(data), _maps(data, seed, epoch, ids))
 
 
 def centre(data: DataConfig, sizes: np.ndarray) -> Draws:
@@ -133,6 +143,20 @@ def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: 
     else:
         left, top = (width - box_width) // 2, (height - box_height) // 2
     return np.column_stack([left, top, box_width, box_height]).astype(np.int32)
+
+
+def _maps(data: DataConfig, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray | None:
+    if not (data.rotate or data.shear):
+        return None
+
+    def angle(purpose: int, largest: float) -> np.ndarray:
+        return np.deg2rad((2 * uniform(seed, epoch, purpose, ids) - 1) * largest)
+
+    turned, along, across = angle(_ROTATE, data.rotate), angle(_SHEAR_X, data.shear), angle(_SHEAR_Y, data.shear)
+    ones = np.ones(len(ids))
+    rotation = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
+    shear = np.array([[ones, np.tan(along)], [np.tan(across), ones]])
+    return np.asarray(np.einsum("ijn,jkn->nik", rotation, shear), np.float32)
 
 
 def _erase_boxes(data: DataConfig, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:

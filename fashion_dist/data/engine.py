@@ -80,7 +80,7 @@ class CpuEngine:
         if decoded.wrong:
             return decoded.wrong
         out = self._buffers.take((len(work.rows), self._side, self._side, 3), self._dtype)
-        block = self._decoder.block(work, self._side) if work.draws.diagonal else None
+        block = self._decoder.block(work, self._side) if work.draws.plain else None
         if isinstance(block, np.ndarray):
             return self._renderer.start_block(block, work.rows, work.draws, out)
         return self._renderer.start(decoded.pixels, work.draws, out)
@@ -178,7 +178,7 @@ class PixelEngine:
             return decoded.wrong
         if not len(work.rows):
             return Rendered(torch.empty(0), [])
-        block = self._decoder.block(work, self._graph.side) if work.draws.diagonal else None
+        block = self._decoder.block(work, self._graph.side) if work.draws.plain else None
         if isinstance(block, Tensor):
             return Rendered(render_block(block, work.rows, work.draws, self._dtype), [])
         self._graph.start([self._contiguous(decoded.pixels(i)) for i in range(len(work.rows))], work.draws)

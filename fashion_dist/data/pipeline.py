@@ -121,7 +121,7 @@ def _array(outputs: Any, position: int) -> Pixels:
 
 
 class Graph:
-    """Everything in one DALI graph: decode or take pixels, crop, resize, flip, colours, erase.
+    """Everything in one DALI graph: decode or take pixels, crop, resize, flip, rotate, colours, erase.
 
     Args:
         side: P, of the output.
@@ -150,7 +150,7 @@ class Graph:
     def start(self, images: Sequence[Any], draws: Draws) -> None:
         """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
         if self._pipe is None:
-            self._pipe = self._build(self.side)
+            self._pipe = self._build(self.side, draws.maps is not None)
         feed = self._pipe.feed_input
         if self._encoded or self._device_id is None:
             feed("images", list(images))
@@ -162,6 +162,10 @@ class Graph:
             feed("anchor", np.ascontiguousarray(draws.boxes[:, :2]))
             feed("shape", np.ascontiguousarray(draws.boxes[:, 2:]))
         feed("flip", draws.flips.astype(np.int32))
+        if draws.maps is not None:
+            # Around the middle, where DALI counts from the first pixel's corner.
+            middle = np.full((2, 1), self.side / 2, np.float32)
+            feed("map", np.concatenate([draws.maps, middle - draws.maps @ middle], axis=2))
         feed("matrix", np.ascontiguousarray(draws.colours[:, :, :3]))
         feed("offset", np.ascontiguousarray(draws.colours[:, :, 3]))
         feed("erase_anchor", draws.erased[:, :2].astype(np.float32))
@@ -273,7 +277,13 @@ def _slice(encoded: Any, anchor: Any, shape: Any, device: str, **arguments: Any)
 
 
 def _graph_pipeline(
-    max_images: int, threads: int, device_id: int | None, encoded: bool, hw_decoder_load: float, side: int
+    max_images: int,
+    threads: int,
+    device_id: int | None,
+    encoded: bool,
+    hw_decoder_load: float,
+    side: int,
+    turned: bool,
 ) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
@@ -297,6 +307,8 @@ def _graph_pipeline(
             images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
         images = fn.resize(images, resize_x=side, resize_y=side, interp_type=types.INTERP_LINEAR, antialias=True)
         images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
+        if turned:
+            images = fn.warp_affine(images, matrix=numbers("map", types.FLOAT, 2), dtype=types.FLOAT)
         matrix, offset = numbers("matrix", types.FLOAT, 2), numbers("offset", types.FLOAT, 1)
         images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
         anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)

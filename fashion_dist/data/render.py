@@ -1,4 +1,4 @@
-"""Decoded pixels to normalised images on the CPU: resize, flip, colours, erasing.
+"""Decoded pixels to normalised images on the CPU: resize, flip, rotation, colours, erasing.
 
 Torch resizes uint8 pixels several times faster than DALI's CPU operator (0.1 against 0.7 ms for a 224 px crop of a
 300 px photo on one AVX2 core), so on a CPU DALI decodes and this does the rest, in threads of its own. On a GPU the
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fashion_dist.data.batch import on_device
 from fashion_dist.data.draws import Draws
@@ -89,6 +90,8 @@ class Renderer:
             for position in waiting:
                 target = out[position]
                 image = self._fitted(pixels_of(position), draws.flips[position], local.resized)
+                if draws.maps is not None:
+                    image = _turned(image, draws.maps[position])
                 floats = target if target.dtype == torch.float32 else local.floats
                 if rows is not None:
                     _scale(image, rows[0][position], rows[1][position], floats)
@@ -104,7 +107,7 @@ class Renderer:
     def start_block(self, block: np.ndarray, rows: np.ndarray, draws: Draws, out: Tensor) -> Rendered:
         """Begin to render the `rows` (int64 [n]) of `block` (uint8 [N, P, P, 3]) as they are, without crop or resizing.
 
-        Many at once: images of 28 px would take longer to name one by one than to render. `draws` has diagonal colours.
+        Many at once: images of 28 px would take longer to name one by one than to render. `draws` are plain.
         """
         side = self.side
         scale, offset = self._rows(draws)
@@ -216,8 +219,17 @@ def _resize(image: Tensor, out: Tensor) -> None:
     torch.ops.aten._upsample_bilinear2d_aa.out(image, out.shape[2:], False, None, None, out=out)
 
 
+def _turned(image: Tensor, map_: np.ndarray) -> Tensor:
+    """uint8 [P, P, 3] to float32 [P, P, 3], each place bilinearly from where `map_` (float32 [2, 2]) sends it."""
+    values = image.permute(2, 0, 1)[None].float()
+    maps = torch.from_numpy(np.pad(map_, ((0, 0), (0, 1))))[None]
+    places = functional.affine_grid(maps, list(values.shape), align_corners=False)
+    turned = functional.grid_sample(values, places, padding_mode="border", align_corners=False)
+    return turned[0].permute(1, 2, 0).contiguous()
+
+
 def _scale(images: Tensor, factors: Tensor, summands: Tensor, out: Tensor) -> None:
-    """uint8 [..., P, P, 3] to float32, times and plus the rows of `Renderer._rows` ([..., 1, 3 * P])."""
+    """uint8 or float32 [..., P, P, 3] to float32, times and plus the rows of `Renderer._rows` ([..., 1, 3 * P])."""
     floats = out.flatten(-2)
     floats.copy_(images.flatten(-2))
     torch.addcmul(summands, floats, factors, out=floats)

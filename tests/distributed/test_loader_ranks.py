@@ -17,7 +17,7 @@ from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader, LoaderOptions
 from shards import ShardSet
 
-DATA = DataConfig(image_px=32, brightness=0.2, saturation=0.2, erase=0.2)
+DATA = DataConfig(image_px=32, rotate=20, brightness=0.2, saturation=0.2, erase=0.2)
 EPOCHS = 3
 
 

@@ -13,7 +13,7 @@ from fashion_dist.data import Loader, LoaderOptions
 from shards import ShardSet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-DATA = DataConfig(image_px=64, brightness=0.2, saturation=0.2, hue=10, erase=0.2)
+DATA = DataConfig(image_px=64, rotate=20, shear=5, brightness=0.2, saturation=0.2, hue=10, erase=0.2)
 WHOLE = DataConfig(image_px=128, crop_scale=(1.0, 1.0), brightness=0.2, erase=0.2)
 
 

@@ -13,8 +13,9 @@ from fashion_dist.data.draws import centre, crop_boxes, draw, image_ids
 
 PLAIN = DataConfig(image_px=32, mean=(0, 0, 0), std=(1, 1, 1))
 FULL = DataConfig(
-    image_px=32, brightness=0.3, contrast=0.3, saturation=0.3, hue=30, grayscale=0.3, erase=0.5, rand_ops=2
-)
+    image_px=32, rotate=30, shear=10, brightness=0.3, contrast=0.3, saturation=0.3, hue=30, grayscale=0.3, erase=0.5,
+    rand_ops=2,
+)  # fmt: skip
 IDS = np.arange(500, dtype=np.uint64)
 SIZES = np.random.default_rng(0).integers(20, 500, (500, 2)).astype(np.int32)
 
@@ -61,7 +62,7 @@ def test_a_sample_is_treated_the_same_in_any_company() -> None:
     together = draw(FULL, SIZES, IDS, seed=5, epoch=2)
     for at in (np.array([7]), np.array([400, 3, 77])):
         alone = draw(FULL, SIZES[at], IDS[at], seed=5, epoch=2)
-        for field in ("boxes", "flips", "colours", "erased"):
+        for field in ("boxes", "flips", "maps", "colours", "erased"):
             assert np.array_equal(getattr(alone, field), getattr(together, field)[at]), field
 
 
@@ -113,6 +114,21 @@ def test_evaluation_takes_the_centre() -> None:
         [70, 20, 160, 160],
         [10, 110, 80, 80],
     ]
+
+
+def test_images_turn_and_shear_in_their_ranges() -> None:
+    turned = draw(dataclasses.replace(PLAIN, rotate=40), SIZES, IDS, 1, 1).maps
+    assert turned is not None
+    angles = np.rad2deg(np.arctan2(turned[:, 1, 0], turned[:, 0, 0]))
+    assert -40 <= angles.min() < -38 and 38 < angles.max() <= 40 and abs(angles.mean()) < 4
+    assert np.allclose(turned @ turned.transpose(0, 2, 1), np.eye(2), atol=1e-6)  # nothing grows
+    sheared = draw(dataclasses.replace(PLAIN, shear=20), SIZES, IDS, 1, 1).maps
+    assert sheared is not None
+    assert np.allclose(sheared[:, [0, 1], [0, 1]], 1)
+    for row, column in ((0, 1), (1, 0)):
+        degrees = np.rad2deg(np.arctan(sheared[:, row, column]))
+        assert -20 <= degrees.min() < -19 and 19 < degrees.max() <= 20
+    assert draw(PLAIN, SIZES, IDS, 1, 1).maps is None and centre(FULL, SIZES).maps is None
 
 
 def test_random_operations_change_with_magnitude() -> None:

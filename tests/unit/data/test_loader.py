@@ -20,8 +20,9 @@ from fashion_dist.errors import DamageError
 from shards import ShardSet
 
 DATA = DataConfig(
-    image_px=32, brightness=0.2, contrast=0.2, saturation=0.2, hue=10, grayscale=0.1, erase=0.2, rand_ops=1
-)
+    image_px=32, rotate=20, shear=5, brightness=0.2, contrast=0.2, saturation=0.2, hue=10, grayscale=0.1, erase=0.2,
+    rand_ops=1,
+)  # fmt: skip
 Ledger = dict[tuple[int, int, int], bytes]
 """(epoch, step, example) -> the pixels it had."""
 
@@ -239,7 +240,8 @@ def test_with_a_cache_nothing_is_read_or_decoded_twice(own_set: ShardSet) -> Non
         assert {key[2]: p for key, p in ledger(loader).items()} == {key[2]: p for key, p in first.items()}
 
 
-def test_images_of_the_right_size_take_the_short_way_to_the_same_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rotate", [0, 90])
+def test_images_of_the_right_size_take_the_short_way_to_the_same_result(tmp_path: Path, rotate: float) -> None:
     from shards import PackOptions, ReadOptions, pack
 
     for number in range(40):
@@ -249,7 +251,7 @@ def test_images_of_the_right_size_take_the_short_way_to_the_same_result(tmp_path
         Image.fromarray(pixels).save(path)
     pack("image_folder", tmp_path / "raw", tmp_path / "set", PackOptions(), ReadOptions(val_fraction=0.05))
     small = ShardSet.open(tmp_path / "set")
-    data = DataConfig(image_px=28, crop_scale=(1, 1), brightness=0.2, erase=0.4)
+    data = DataConfig(image_px=28, crop_scale=(1, 1), rotate=rotate, brightness=0.2, erase=0.4)
     for dtype in (torch.float32, torch.bfloat16):
         plain = both([make(small, data=data, batch_size=8, dtype=dtype)], epochs=2) if dtype == torch.float32 else None
         with make(small, data=data, batch_size=8, dtype=dtype, options=LoaderOptions(cache="ram")) as loader:

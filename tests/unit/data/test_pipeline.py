@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from fashion_dist.config import DataConfig
@@ -16,12 +19,13 @@ from fashion_dist.data.work import Planner, Work
 from shards import ShardSet
 
 DATA = DataConfig(image_px=32, brightness=0.2, saturation=0.3, hue=20, grayscale=0.2, erase=0.4)
+TURNED = replace(DATA, rotate=60, shear=20)
 CPU = torch.device("cpu")
 
 
-def setting(shard_set: ShardSet) -> tuple[Planner, Work, list[np.ndarray]]:
+def setting(shard_set: ShardSet, data: DataConfig = DATA) -> tuple[Planner, Work, list[np.ndarray]]:
     split = shard_set.split("train")
-    planner = Planner(split, np.arange(len(split))[:, None], DATA, True, seed=1)
+    planner = Planner(split, np.arange(len(split))[:, None], data, True, seed=1)
     work = planner.work(np.arange(24), 0, np.zeros(24, np.int64))
     files = ShardFiles(split)
     images = [files.read(row) for row in work.rows.tolist()]
@@ -37,8 +41,9 @@ def engine_result(engine: CpuEngine | GpuEngine | PixelEngine, work: Work, image
     return rendered.wait()
 
 
-def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet) -> None:
-    planner, work, images = setting(photos_set)
+@pytest.mark.parametrize("data", [DATA, TURNED])
+def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet, data: DataConfig) -> None:
+    planner, work, images = setting(photos_set, data)
 
     def decoder(cache: Cache | None) -> CachedDecoder:
         return CachedDecoder(24, 2, planner.stored_sizes, 0, cache)
