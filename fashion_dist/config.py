@@ -49,6 +49,8 @@ class ModelConfig:
     """Whether `fashionnet` also looks at the colours of a photo's middle, beside its trunk."""
     frame: bool = False
     """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
+    sketch: bool = False
+    """Whether `fashionnet` also looks at a drawing line by line, in the drawing's own frame."""
     freeze: str = "none"
     """`none`, `backbone` (train the heads alone), or `epochs:N` (the backbone joins after N epochs)."""
 

@@ -39,8 +39,13 @@ class Head:
 class Network(nn.Module):
     """A backbone and one head per output.
 
+    Where a backbone has several parts that are to answer by themselves, an output that rests on all of them has a head
+    on each: their logits are given as `NAME/PART`, and `NAME` is their sum. A loss of each of them trains every part as
+    if it were alone; of the sum alone, the part that learns fastest would leave nothing to learn to the others.
+
     Args:
-        backbone: images [N, 3, H, W] -> features [N, C]; may name parts of them in `parts: dict[str, slice]`.
+        backbone: images [N, 3, H, W] -> features [N, C]; may name parts of them in `parts: dict[str, slice]`, and those
+            that are to answer by themselves in `voters: tuple[str, ...]`.
         num_features: C.
         heads: what each named output rests on.
         dropout: probability of dropping a feature before the heads, in training.
@@ -52,6 +57,11 @@ class Network(nn.Module):
         self.num_features = num_features
         self.dropout = Dropout(dropout)
         parts: dict[str, slice] = getattr(backbone, "parts", {})
+        heads = {
+            name if part == head.part else f"{name}/{part}": Head(head.width, part, head.hidden)
+            for name, head in heads.items()
+            for part in ([head.part] if head.part else getattr(backbone, "voters", None) or [""])
+        }
         self._slices = {name: parts.get(head.part, slice(0, num_features)) for name, head in heads.items()}
         self.heads = nn.ModuleDict({name: self._head(head, self._slices[name]) for name, head in heads.items()})
 
@@ -70,7 +80,12 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] -> logits [N, width] by the name of the head."""
         features = self.dropout(self.features(images))
-        return {name: head(features[:, self._slices[name]]) for name, head in self.heads.items()}
+        outputs = {name: head(features[:, self._slices[name]]) for name, head in self.heads.items()}
+        for name, logits in list(outputs.items()):
+            output, voter, _ = name.partition("/")
+            if voter:
+                outputs[output] = outputs[output] + logits if output in outputs else logits
+        return outputs
 
 
 def build_network(config: ModelConfig, heads: Mapping[str, Head], image_px: int) -> Network:

@@ -1,12 +1,14 @@
-"""FashionNet: a small network for pictures of clothes, sized for machines with few cores.
+"""FashionNet: a small network for pictures of clothes and for drawings, sized for machines with few cores.
 
-What is new against the mainstream: two kinds of evidence are kept apart. The *trunk* (a slim ResNet-D of dense 3x3
+What is new against the mainstream: several kinds of evidence are kept apart. The *trunk* (a slim ResNet-D of dense 3x3
 convolutions with squeeze-and-excitation; dense ones run at several times the speed of grouped and depthwise ones on
 CPUs) sees randomly recoloured images in training, so that it cannot tell a garment's kind by its colour. The *palette*
 sees the true colours of the picture's middle, where the garment is: it names the colour of every pixel softly, filters
 it with a few small kernels, and averages both in windows of learned size. With `model.frame` a second palette looks at
-the border, at the place and the light of a photo. A head rests on the part that answers its question: `shape`, `look`,
-`place`, or all of them.
+the border, at the place and the light of a photo. With `model.sketch` a wide hidden layer looks at a drawing line by
+line, in the drawing's own frame; it knows an object again that another artist drew, where convolutions learn a few
+thousand drawings by heart; each of the two answers by itself. A head rests on the part that answers its question:
+`shape`, `look`, `place`, `lines`, or all of them.
 
 On pictures of up to 40 px the first convolution keeps their size.
 """
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
+from fashion_dist.models._sketch import Sketch, framed
 
 Norm = Callable[[int], nn.Module]
 
@@ -46,6 +49,7 @@ def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
         recolour=config.recolour,
         palette=config.palette,
         frame=config.frame,
+        sketch=config.sketch,
     )
     initialise(backbone, config.init)
     return backbone, backbone.num_features
@@ -63,6 +67,7 @@ class FashionNet(nn.Module):
         recolour: probability that the trunk sees an image recoloured, in training.
         palette: look at the colours of the middle, too; without it, `look` is what the trunk sees.
         frame: look at the border, too.
+        sketch: look at a drawing line by line, too, in its own frame.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class FashionNet(nn.Module):
         recolour: float = 0.8,
         palette: bool = True,
         frame: bool = False,
+        sketch: bool = False,
     ) -> None:
         super().__init__()
         self.pool = pool
@@ -93,19 +99,26 @@ class FashionNet(nn.Module):
         self.trunk = nn.Sequential(*blocks)
         self.palette = Palette() if palette else None
         self.frame = Frame() if frame else None
+        self.sketch = Sketch() if sketch else None
         look_end = width_in + (self.palette.num_features if self.palette else 0)
-        self.num_features = look_end + (self.frame.num_features if self.frame else 0)
+        place_end = look_end + (self.frame.num_features if self.frame else 0)
+        self.num_features = place_end + (self.sketch.num_features if self.sketch else 0)
         self.parts = {
             "shape": slice(0, width_in),
             "look": slice(width_in if palette else 0, look_end),
-            "place": slice(look_end, self.num_features),
+            "place": slice(look_end, place_end),
+            "lines": slice(place_end, self.num_features),
         }
+        self.voters = ("shape", "lines") if sketch else ()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), the palette's averages (`look`) and the frame's."""
-        maps = self.trunk(self.stem(self.recolour(images)))
+        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), then `look`, `place`, `lines`."""
+        drawings = framed(images) if self.sketch is not None else images
+        maps = self.trunk(self.stem(self.recolour(drawings)))
         shape = maps.mean((2, 3)) if self.pool == "avg" else maps.amax((2, 3))
         looks = [module(images).to(shape.dtype) for module in (self.palette, self.frame) if module is not None]
+        if self.sketch is not None:
+            looks.append(self.sketch(drawings).to(shape.dtype))
         return torch.cat([shape, *looks], dim=1)
 
 

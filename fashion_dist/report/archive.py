@@ -4,7 +4,7 @@
     code/                          the tracked files; code.diff is what differs from the commit
     run/                           config.json, run.json, metrics.jsonl, attempts.json, submission/
     report/                        the page and its figures
-    model/                         model.safetensors, load.py, network.py, model.json; backbone.py of networks of ours
+    model/                         model.safetensors, load.py, network.py, model.json; networks of ours as backbone.py
 
 `load.py` needs torch, and torchvision or timm where the backbone is theirs: it reads the safetensors file by itself.
 """
@@ -15,6 +15,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -208,14 +209,26 @@ def _model(facts: Facts) -> Iterator[tuple[str, bytes]]:
     yield "model/network.py", _NETWORK.format(run_id=facts.run_id, classes=source).encode()
     yield "model/load.py", _LOAD.format(run_id=facts.run_id, needs=needs).encode()
     if spec["source"] == "own":
-        yield "model/backbone.py", _own_source(facts.config.model.name).encode()
+        for name, source in _own_sources(facts.config.model.name).items():
+            yield f"model/{name}.py", source.encode()
 
 
-def _own_source(name: str) -> str:
-    """A network of ours without its imports from this package, which name types; dropout is torch's there."""
-    text = (Path(models.__file__).parent / f"{name}.py").read_text()
-    text = text.replace("from fashion_dist.models._dropout import", "from torch.nn import")
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("from fashion_dist"))
+def _own_sources(network: str) -> dict[str, str]:
+    """A network of ours as `backbone`, and the files beside it that it imports; dropout is torch's there.
+
+    Other imports from this package name types, and are left out.
+    """
+    sources: dict[str, str] = {}
+    waiting = [network]
+    while waiting:
+        name = waiting.pop()
+        text = (Path(models.__file__).parent / f"{name}.py").read_text()
+        text = text.replace("from fashion_dist.models._dropout import", "from torch.nn import")
+        text = re.sub(r"^from fashion_dist\.models\.(_[a-z]\w*) import", r"from \1 import", text, flags=re.MULTILINE)
+        lines = (line for line in text.splitlines(keepends=True) if not line.startswith("from fashion_dist"))
+        sources["backbone" if name == network else name] = "".join(lines)
+        waiting += set(re.findall(r"^from (_[a-z]\w*) import", text, re.MULTILINE)) - sources.keys()
+    return sources
 
 
 def _plain_keys(model: nn.Module) -> set[str]:

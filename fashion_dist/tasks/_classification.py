@@ -85,14 +85,19 @@ def named_classes(fact: str, count: int = 0) -> Callable[[Schema, Config], Seque
 
 
 def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-    """Cross-entropy over the images whose class is known."""
+    """Cross-entropy over the images whose class is known; the mean over parts that answer by themselves."""
+    import torch
     import torch.nn.functional as F
 
     known = targets["label"] >= 0
-    total = F.cross_entropy(
-        outputs["label"].float(), targets["label"],
-        ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
-    )  # fmt: skip
+    answers = [logits for name, logits in outputs.items() if name.startswith("label/")] or [outputs["label"]]
+    total = torch.stack([
+        F.cross_entropy(
+            logits.float(), targets["label"],
+            ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
+        )
+        for logits in answers
+    ]).mean()  # fmt: skip
     return {"loss": total / known.sum().clamp(min=1)}
 
 
