@@ -64,12 +64,18 @@ class Sketch(nn.Module):
         return maps.scatter_add_(1, (first + 1) % self.directions, size * (place - lower))
 
 
-@torch.no_grad()
 def framed(images: Tensor) -> Tensor:
     """Each image cut to the square around what differs from its ground (the middle colour of its border), as large.
 
     Takes and gives [N, 3, S, S]; an image of one colour stays as it is.
     """
+    cut = F.grid_sample(images.float(), _places(images), padding_mode="border", align_corners=False)
+    return cut.to(images.dtype)
+
+
+@torch.no_grad()
+def _places(images: Tensor) -> Tensor:
+    """Where in its image each pixel of the cut lies, float32 [N, S, S, 2], from -1 to 1."""
     side = images.shape[-1]
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2)
     differs = (images - border.median(dim=2).values[:, :, None, None]).abs_() > _GROUND
@@ -81,9 +87,8 @@ def framed(images: Tensor) -> Tensor:
     # Torch's affine_grid takes longer than all the rest, for maps that may turn.
     steps = (torch.arange(side, device=images.device) + 0.5) * (2 / side) - 1
     places = middle[:, :, None] + (extent / side)[:, None, None] * steps
-    grid = torch.stack([places[:, 0, None, :].expand(-1, side, -1), places[:, 1, :, None].expand(-1, -1, side)], dim=3)
-    cut = F.grid_sample(images.float(), grid.float(), padding_mode="border", align_corners=False)
-    return cut.to(images.dtype)
+    across, down = places[:, 0, None, :].expand(-1, side, -1), places[:, 1, :, None].expand(-1, -1, side)
+    return torch.stack([across, down], dim=3).float()
 
 
 def _ends(drawn: Tensor) -> tuple[Tensor, Tensor]:

@@ -177,7 +177,7 @@ def _compute(session: Session, model: nn.Module, split: str, groups: np.ndarray)
     names, maps = _feature_maps(model, convolutions, chosen)
     layer, channels, climbed = _climb(model, convolutions, chosen.shape[-1], data.mean, data.std)
     cams = _grad_cam(model, convolutions, chosen)
-    shown = to_pixels(chosen, data.mean, data.std)
+    shown = to_pixels(_seen(model, convolutions, chosen), data.mean, data.std)
     return Inside(
         rows=rows, tsne=tsne, pca=pca, explained=explained, neighbour=neighbour, filters=first, looked=looked,
         inputs=shown, maps=maps, layers=np.array(json.dumps(names)), cams=_overlay(shown, cams),
@@ -235,6 +235,20 @@ def _deepest(convolutions: list[tuple[str, nn.Conv2d]]) -> nn.Conv2d:
     real = [module for _, module in convolutions if max(module.kernel_size) > 1] or [m for _, m in convolutions]
     widest = max(module.out_channels for module in real)
     return [module for module in real if module.out_channels == widest][-1]
+
+
+def _seen(model: nn.Module, convolutions: list[tuple[str, nn.Conv2d]], images: Tensor) -> Tensor:
+    """The images as the first convolution gets them: a network may cut them first; what it shows lies over these."""
+    if not convolutions:
+        return images
+    given: list[Tensor] = []
+    handle = convolutions[0][1].register_forward_pre_hook(lambda _m, inputs: given.append(inputs[0]))
+    try:
+        with torch.inference_mode():
+            model(images)
+    finally:
+        handle.remove()
+    return given[0].clone() if given and given[0].shape == images.shape else images
 
 
 def _feature_maps(

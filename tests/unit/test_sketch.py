@@ -81,3 +81,9 @@ def test_a_head_may_rest_on_the_lines_and_both_parts_learn() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
     network.eval()
     assert torch.equal(network(images)["all"], network(images)["all"])
+
+
+def test_an_image_learns_through_its_frame() -> None:
+    images = drawing(20, 5, 32).requires_grad_()
+    framed(images).square().sum().backward()
+    assert images.grad is not None and images.grad[0, :, 5:37, 20:52].any() and not images.grad[0, :, 45:].any()
