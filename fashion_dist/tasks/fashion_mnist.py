@@ -23,9 +23,7 @@ RECIPE = Config(
         image_px=28, eval_resize=1.0, crop_scale=(1.0, 1.0),
         mean=(0.286, 0.286, 0.286), std=(0.353, 0.353, 0.353),
     ),
-    train=TrainConfig(
-        epochs=24, batch_size=256, eval_batch_size=512, label_smoothing=0.05, mixup=0.2, mix=0.5, ema=0.998, patience=15
-    ),
+    train=TrainConfig(epochs=24, batch_size=256, eval_batch_size=512, label_smoothing=0.05, ema=0.998, patience=15),
 )  # fmt: skip
 
 CLASSES = 10
