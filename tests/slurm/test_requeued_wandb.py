@@ -48,9 +48,13 @@ def test_requeued_three_times_offline_it_is_one_run_with_every_step_once(place: 
 
         until(there, f"start {attempt} reaches step {step}")
         scheduler.requeue(job)
-    until(lambda: read(run / "state.json").get("state") == "done", "the run is done")
-    ends = [attempt["end"] for attempt in read(run / "attempts.json")["attempts"]]
-    assert ends == ["requeued", "requeued", "requeued", "done"]
+
+    def ends() -> list[str]:
+        return [attempt["end"] for attempt in read(run / "attempts.json")["attempts"]]
+
+    until(lambda: len(ends()) == 4 and ends()[3] != "", "the fourth start has ended")  # a moment after the run is done
+    assert ends() == ["requeued", "requeued", "requeued", "done"]
+    assert read(run / "state.json")["state"] == "done"
     assert len(list((run / "wandb").glob("offline-run-*"))) == 4
 
     synced = place.do(place.argv("sync", run.name, "--to-folder", str(place.home / "offline"), "--json"))
