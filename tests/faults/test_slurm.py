@@ -143,7 +143,7 @@ def test_pre_empted_it_saves_within_the_grace_and_goes_on(slurm_trial: Trial, fi
     until(lambda: trial.ends()[0] != "", "the first start has ended")
     grace = int(re.search(r"GraceTime=(\d+)", output("scontrol", "show", "partition", "normal"))[1])  # type: ignore[index]
     figures.took(time.monotonic() - began, limit_s=grace)
-    until(lambda: read(trial.run / "state.json").get("state") == "done", "the run is done")
+    until(lambda: len(trial.ends()) == 2 and trial.ends()[1] != "", "the second start has ended")
     assert trial.ends() == ["pre-empted", "done"], "a pre-emption is no time limit, of which none is allowed"
     trial.ended_well(figures)
     assert figures.lost == 0
