@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 _GROUND = 0.4
 """A pixel whose colour is so far from the ground's, in units of the normalised image, belongs to the drawing."""
+_LIGHT = 1.2
+"""Colours are counted from here, in units of the normalised image: near the ground of most drawings."""
 _FAINT = 0.04
 """Gradients of about this size count half, in units of the normalised image."""
 
@@ -26,7 +28,7 @@ class Sketch(nn.Module):
         cells: H and W of the map of directions.
         directions: of lines, without their sense.
         colour_cells: H and W of the map of colours.
-        num_features: width of the hidden layer; a wide one takes drawings by their nearest examples (Lee et al. 2019).
+        num_features: width of the hidden layer.
     """
 
     def __init__(self, cells: int = 8, directions: int = 8, colour_cells: int = 10, num_features: int = 4096) -> None:
@@ -46,7 +48,7 @@ class Sketch(nn.Module):
         """The map of directions, of length 10, and the map of colours, of length 5 or less, one after the other."""
         lines = F.adaptive_avg_pool2d(self._directions(images.mean(1)), self.cells)
         lines = lines / (lines.norm(dim=1, keepdim=True) + _FAINT)
-        colours = F.adaptive_avg_pool2d(images, self.colour_cells).flatten(1) - 1.2
+        colours = F.adaptive_avg_pool2d(images, self.colour_cells).flatten(1) - _LIGHT
         colours = colours / colours.norm(dim=1, keepdim=True).clamp_min(2.0)
         return torch.cat([10 * F.normalize(lines.flatten(1)), 5 * colours], dim=1)
 
