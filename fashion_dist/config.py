@@ -51,6 +51,8 @@ class ModelConfig:
     """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
     sketch: bool = False
     """Whether `fashionnet` also looks at a drawing line by line, in the drawing's own frame."""
+    edges: bool = False
+    """Whether `dense` also sees how much each pixel differs from the next across and down."""
     freeze: str = "none"
     """`none`, `backbone` (train the heads alone), or `epochs:N` (the backbone joins after N epochs)."""
 

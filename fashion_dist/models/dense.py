@@ -1,21 +1,26 @@
 """A dense network on the flattened pixels, which are taken as gray: three hidden layers, each normalised.
 
-It knows nothing of neighbouring pixels; that it gets far on small centred pictures is the point of comparing it.
+It knows nothing of neighbouring pixels; that it gets far on small centred pictures is the point of comparing it. With
+`model.edges` it is told one thing of them: how much each pixel differs from the one to its right and the one below. Its
+layers could learn the differences, but a sum of pixels cannot be an edge's strength whichever side is the darker.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.models._dropout import Dropout
 
 WIDTHS = (1024, 512, 256)
+_EDGE_SCALE = 1.4
+"""Brings the edges of a normalised image about to the spread of its pixels."""
 
 
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
-    """The backbone with the switches `model.norm`, `model.dropout` and `model.init`, and its number of features."""
-    backbone = Dense(image_px, config.norm, config.dropout)
+    """The backbone with its switches (`edges`, `norm`, `dropout`, `init`), and its number of features."""
+    backbone = Dense(image_px, config.norm, config.dropout, config.edges)
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             _INIT[config.init](module.weight)
@@ -31,12 +36,14 @@ class Dense(nn.Module):
         image_px: height and width.
         norm: `batch`, `group` or `none`, after each layer.
         dropout: probability of dropping a value after each layer but the last, in training.
+        edges: put the differences of neighbouring pixels beside the pixels.
     """
 
-    def __init__(self, image_px: int, norm: str = "batch", dropout: float = 0.0) -> None:
+    def __init__(self, image_px: int, norm: str = "batch", dropout: float = 0.0, edges: bool = False) -> None:
         super().__init__()
+        self.edges = edges
         layers: list[nn.Module] = []
-        width_in = image_px * image_px
+        width_in = image_px * image_px + (2 * image_px * (image_px - 1) if edges else 0)
         for width in WIDTHS:
             layers += [nn.Linear(width_in, width, bias=norm == "none")]
             layers += [nn.BatchNorm1d(width)] if norm == "batch" else []
@@ -50,8 +57,15 @@ class Dense(nn.Module):
         """Images [N, 3, H, W] -> features [N, C]."""
         red, green, blue = images.unbind(1)
         gray = (red + green + blue) / 3  # the mean over channels that lie side by side takes five times as long
-        features: Tensor = self.layers(gray.flatten(1))
+        pixels = gray.flatten(1)
+        features: Tensor = self.layers(torch.cat([pixels, *_edges(gray)], dim=1) if self.edges else pixels)
         return features
+
+
+def _edges(gray: Tensor) -> tuple[Tensor, Tensor]:
+    """How much each pixel of [N, H, W] differs from the next across and down: [N, H * (W - 1)], [N, (H - 1) * W]."""
+    across, down = gray.diff(dim=2), gray.diff(dim=1)
+    return across.abs().flatten(1) * _EDGE_SCALE, down.abs().flatten(1) * _EDGE_SCALE
 
 
 def _normal(weight: Tensor) -> None:
