@@ -22,11 +22,12 @@ RECIPE = Config(
     optim=OptimConfig(name="adamw", lr=2e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=2.0),
     # Light, background and colour are part of what goes together: no colour is changed, and little is cut off.
     data=DataConfig(
-        image_px=64, fit="squash", eval_resize=1.1, crop_scale=(0.6, 1.0), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+        image_px=64, fit="squash", eval_resize=1.1, eval_flip=True, crop_scale=(0.6, 1.0),
+        mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
     ),
     train=TrainConfig(epochs=40, batch_size=32, ema=0.99, label_smoothing=0.1),
     options=dict(_polyvore.OPTIONS),
-)
+)  # fmt: skip
 
 
 def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
