@@ -25,7 +25,7 @@ RECIPE = Config(
         image_px=64, fit="squash", eval_resize=1.1, eval_flip=True, crop_scale=(0.6, 1.0),
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
     ),
-    train=TrainConfig(epochs=40, batch_size=32, ema=0.99, label_smoothing=0.1),
+    train=TrainConfig(epochs=60, batch_size=32, ema=0.99, label_smoothing=0.1),
     options=dict(_polyvore.OPTIONS),
 )  # fmt: skip
 
