@@ -75,7 +75,8 @@ def figures(answers: Answers, config: Config) -> list[scores.Figure]:
     if len(found.outfit_score):
         made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.outfit_truth, area))
     if len(found.answers):
-        made.append(scores.mean_figure("fill_in_blank", found.answers == found.correct))
+        credits = [_polyvore.credit(found.rows, question) for question in found.wardrobe.questions]
+        made.append(scores.mean_figure("fill_in_blank", np.array(credits)))
     return made
 
 

@@ -330,12 +330,28 @@ def score_outfit(rows: np.ndarray, items: np.ndarray) -> float:
 
 
 def answer(rows: np.ndarray, question: Question) -> int:
-    """Position of the answer that goes best with the question's items, by the mean of the pairs' probabilities."""
-    scores = [
-        sigmoid(score_pairs(rows, question.items, np.full(len(question.items), offered))).mean()
-        for offered in question.answers.tolist()
-    ]
-    return int(np.argmax(scores))
+    """Position of the answer that goes best with the question's items; of equally good ones the first."""
+    return int(np.argmax(_answer_scores(rows, question)))
+
+
+def credit(rows: np.ndarray, question: Question) -> float:
+    """1 for a right answer, 0 for a wrong one; among n equally good answers the right one is worth 1 / n.
+
+    Where a file names the right answer first each time, whoever cannot tell answers apart would else be always right.
+    """
+    scores = _answer_scores(rows, question)
+    best = scores == scores.max()
+    return float(best[question.correct] / best.sum())
+
+
+def _answer_scores(rows: np.ndarray, question: Question) -> np.ndarray:
+    """For each answer the mean of the probabilities that it goes with each of the question's items."""
+    return np.array(
+        [
+            sigmoid(score_pairs(rows, question.items, np.full(len(question.items), offered))).mean()
+            for offered in question.answers.tolist()
+        ]
+    )
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -403,7 +419,7 @@ def judge(split: Split, columns: Columns, config: Config) -> dict[str, float]:
     logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
     outfits = np.array([score_outfit(embedding, line.items) for line in wardrobe.lines])
     labels = np.array([line.label for line in wardrobe.lines])
-    right = [answer(embedding, question) == question.correct for question in wardrobe.questions]
+    right = [credit(embedding, question) for question in wardrobe.questions]
     found = {
         "pair_auc": area_under_roc(logits, truth),
         "pair_accuracy": float(((logits > 0) == truth).mean()),

@@ -19,6 +19,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.models._pair import PairNetwork, build_pair_network, pair_scores
 from fashion_dist.tasks import _polyvore, polyvore_category, polyvore_outfits, polyvore_pairs
 from fashion_dist.tasks._polyvore import (
+    Question,
     Wardrobe,
     area_under_roc,
     asked_pairs,
@@ -273,6 +274,18 @@ def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config
     before_all_alike = float(again.slope), float(again.shift)
     _polyvore.calibrate(again, split, {"embedding": np.zeros_like(rows)}, config)
     assert (float(again.slope), float(again.shift)) == before_all_alike
+
+
+def test_whoever_cannot_tell_answers_apart_has_a_quarter_of_the_credit() -> None:
+    question = Question(np.array([0, 1]), np.array([2, 3, 4, 5]), ("a", "b", "c", "d"), correct=0)
+    rows = np.ones((6, 5))
+    assert _polyvore.credit(rows, question) == 0.25
+    rows[2, -1] += 1
+    assert _polyvore.credit(rows, question) == 1
+    rows[3, -1] += 1
+    assert _polyvore.credit(rows, question) == 0.5
+    rows[3, -1] += 1
+    assert _polyvore.credit(rows, question) == 0
 
 
 def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
