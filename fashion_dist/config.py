@@ -49,6 +49,9 @@ class ModelConfig:
     """Whether `fashionnet` also looks at the colours of a photo's middle, beside its trunk."""
     frame: bool = False
     """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
+    grain: bool = False
+    """Whether `fashionnet` also looks at how sharp and how noisy a photo is around its subject; large photos then go to
+    its other parts at half or a quarter of their size."""
     sketch: bool = False
     """Whether `fashionnet` also looks at a drawing line by line, in the drawing's own frame."""
     edges: bool = False

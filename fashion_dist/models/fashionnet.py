@@ -5,10 +5,11 @@ convolutions with squeeze-and-excitation; dense ones run at several times the sp
 CPUs) sees randomly recoloured images in training, so that it cannot tell a garment's kind by its colour. The *palette*
 sees the true colours of the picture's middle, where the garment is: it names the colour of every pixel softly, filters
 it with a few small kernels, and averages both in windows of learned size. With `model.frame` a second palette looks at
-the border, at the place and the light of a photo. With `model.sketch` a wide hidden layer looks at a drawing line by
-line, in the drawing's own frame; it knows an object again that another artist drew, where convolutions learn a few
-thousand drawings by heart; each of the two answers by itself. A head rests on the part that answers its question:
-`shape`, `look`, `place`, `lines`, or all of them.
+the border, at the place and the light of a photo; with `model.grain` a few statistics of the border tell how sharp and
+how noisy the photo is at its full size, while all other parts see it small. With `model.sketch` a wide hidden layer
+looks at a drawing line by line, in the drawing's own frame; it knows an object again that another artist drew, where
+convolutions learn a few thousand drawings by heart; each of the two answers by itself. A head rests on the part that
+answers its question: `shape`, `look`, `place`, `grain`, `lines`, or all of them.
 
 On pictures of up to 40 px the first convolution keeps their size.
 """
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
+from fashion_dist.models._grain import Grain
 from fashion_dist.models._sketch import Sketch, framed
 
 Norm = Callable[[int], nn.Module]
@@ -37,11 +39,16 @@ _NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none"
 
 
 SMALL_PX = 40
+LARGE_PX = 96
+"""Beside `model.grain`, the other parts see larger photos at half their size, or a quarter, and so on."""
 
 
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
     """The backbone with its switches of `config`, and its number of features."""
-    stem_stride = 1 if image_px <= SMALL_PX else 2
+    shrink = 1
+    while config.grain and image_px // shrink > LARGE_PX:
+        shrink *= 2
+    stem_stride = 1 if image_px // shrink <= SMALL_PX else 2
     backbone = FashionNet(
         stem_stride=stem_stride,
         norm=_NORMS[config.norm],
@@ -49,6 +56,8 @@ def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
         recolour=config.recolour,
         palette=config.palette,
         frame=config.frame,
+        grain_levels=min(5, image_px.bit_length() - 1) if config.grain else 0,
+        shrink=shrink,
         sketch=config.sketch,
     )
     initialise(backbone, config.init)
@@ -67,6 +76,8 @@ class FashionNet(nn.Module):
         recolour: probability that the trunk sees an image recoloured, in training.
         palette: look at the colours of the middle, too; without it, `look` is what the trunk sees.
         frame: look at the border, too.
+        grain_levels: look at the border's details at so many scales, too; 0 does not.
+        shrink: all parts but the grain see images so many times smaller.
         sketch: look at a drawing line by line, too, in its own frame.
     """
 
@@ -81,9 +92,12 @@ class FashionNet(nn.Module):
         recolour: float = 0.8,
         palette: bool = True,
         frame: bool = False,
+        grain_levels: int = 0,
+        shrink: int = 1,
         sketch: bool = False,
     ) -> None:
         super().__init__()
+        self.shrink = shrink
         self.pool = pool
         self.recolour = RandomRecolour(recolour)
         self.stem = nn.Sequential(
@@ -99,24 +113,32 @@ class FashionNet(nn.Module):
         self.trunk = nn.Sequential(*blocks)
         self.palette = Palette() if palette else None
         self.frame = Frame() if frame else None
+        self.grain = Grain(grain_levels) if grain_levels else None
         self.sketch = Sketch() if sketch else None
         look_end = width_in + (self.palette.num_features if self.palette else 0)
         place_end = look_end + (self.frame.num_features if self.frame else 0)
-        self.num_features = place_end + (self.sketch.num_features if self.sketch else 0)
+        grain_end = place_end + (self.grain.num_features if self.grain else 0)
+        self.num_features = grain_end + (self.sketch.num_features if self.sketch else 0)
         self.parts = {
             "shape": slice(0, width_in),
             "look": slice(width_in if palette else 0, look_end),
             "place": slice(look_end, place_end),
-            "lines": slice(place_end, self.num_features),
+            "grain": slice(place_end, grain_end),
+            "lines": slice(grain_end, self.num_features),
         }
         self.voters = ("shape", "lines") if sketch else ()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), then `look`, `place`, `lines`."""
+        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), then `look`, `place`, `grain`, `lines`."""
+        grain = self.grain(images) if self.grain is not None else None
+        if self.shrink > 1:
+            images = F.avg_pool2d(images, self.shrink)
         drawings = framed(images) if self.sketch is not None else images
         maps = self.trunk(self.stem(self.recolour(drawings)))
         shape = maps.mean((2, 3)) if self.pool == "avg" else maps.amax((2, 3))
         looks = [module(images).to(shape.dtype) for module in (self.palette, self.frame) if module is not None]
+        if grain is not None:
+            looks.append(grain.to(shape.dtype))
         if self.sketch is not None:
             looks.append(self.sketch(drawings).to(shape.dtype))
         return torch.cat([shape, *looks], dim=1)
