@@ -50,8 +50,8 @@ class ModelConfig:
     frame: bool = False
     """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
     grain: bool = False
-    """Whether `fashionnet` also looks at how light, sharp and noisy a photo is around its subject; large photos then go
-    to its other parts at half or a quarter of their size."""
+    """Whether `fashionnet` also looks at how sharp and how noisy a photo is around its subject; large photos then go to
+    its other parts at half or a quarter of their size."""
     sketch: bool = False
     """Whether `fashionnet` also looks at a drawing line by line, in the drawing's own frame."""
     edges: bool = False

@@ -1,4 +1,4 @@
-"""How light, how sharp and how noisy a photo is around its subject, at several scales.
+"""How sharp, how noisy and how coarse a photo is around its subject, at several scales.
 
 Light, focus and ground stay the same from one photo of a place to the next, while its subjects change. What tells them
 apart lies in differences of neighbouring pixels that a photo of 64 px no longer has, so this part sees it as large as
@@ -22,62 +22,48 @@ _TO_YCBCR = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081)
 
 
 class Grain(nn.Module):
-    """A photo's border in a few numbers: [N, 3, H, W] -> [N, `num_features`], each of mean 0 and variance 1.
-
-    There is nothing to learn here: linear layers on these numbers hold better for places never seen than deeper ones.
+    """Sizes of details near a photo's border: [N, 3, H, W] -> [N, `num_features`], above a hidden layer.
 
     Args:
         levels: of the pyramid; H and W are at least 2 ** `levels`.
         share: width of the border that is looked at, as a fraction of the photo's shorter side.
+        num_features: width of the hidden layer.
     """
 
     to_ycbcr: Tensor
 
-    def __init__(self, levels: int = 5, share: float = 0.12) -> None:
+    def __init__(self, levels: int = 5, share: float = 0.12, num_features: int = 128) -> None:
         super().__init__()
-        self.levels, self.share, self.num_features = levels, share, 6 + 9 * levels
+        self.levels, self.share, self.num_features = levels, share, num_features
         self.register_buffer("to_ycbcr", torch.tensor(_TO_YCBCR), persistent=False)
-        self.norm = nn.BatchNorm1d(self.num_features, affine=False)
+        self.norm = nn.BatchNorm1d(9 * levels, affine=False)
+        self.hidden = nn.Linear(9 * levels, num_features)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, `num_features`]."""
         with torch.autocast(images.device.type, enabled=False):
-            normed: Tensor = self.norm(self.describe(images.float()))
-        return normed.clamp(-4, 4)
+            described = self.norm(self.describe(images.float()))
+        return F.relu(self.hidden(described.clamp(-4, 4)))
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:
-        """Moments over the border, each of luma, Cb and Cr.
-
-        Mean and logarithm of the standard deviation of the image; then for each level mean, standard deviation and
-        skewness of the logarithms of its details' sizes.
-        """
+        """Mean, standard deviation and skewness of the details' logarithms, by level, moment and channel."""
         bounds = photo_bounds(images)
-        moments: list[Tensor] = []
+        moments = []
         for _ in range(self.levels):
             coarse = F.avg_pool2d(images, 2)
             rows, columns = coarse.shape[2:]
-            weights = border_weights(bounds, rows, columns, self.share).flatten(1)[:, :, None]
-            if not moments:
-                mean, deviation, _ = _moments(self._channels(coarse), weights)
-                moments = [mean, deviation.log()]
             # One pixel of four is as good as all of them.
-            details = self._channels(images[:, :, : 2 * rows : 2, : 2 * columns : 2] - coarse)
-            moments += _moments(details.abs_().add_(_FAINT).log_(), weights)
+            details = images[:, :, : 2 * rows : 2, : 2 * columns : 2] - coarse
+            details = torch.einsum("dc,nchw->ndhw", self.to_ycbcr, details).abs_().add_(_FAINT).log_().flatten(2)
+            weights = border_weights(bounds, rows, columns, self.share).flatten(1)[:, :, None]
+            mean = details @ weights
+            details = details - mean
+            deviation = (details.square() @ weights).clamp_min(1e-4).sqrt()
+            skewness = details.pow(3) @ weights / deviation.pow(3)
+            moments += [mean, deviation, skewness]
             images = coarse
         return torch.cat(moments, dim=1).squeeze(2)
-
-    def _channels(self, images: Tensor) -> Tensor:
-        """RGB [N, 3, H, W] -> luma, Cb and Cr [N, 3, H * W]."""
-        return torch.einsum("dc,nchw->ndhw", self.to_ycbcr, images).flatten(2)
-
-
-def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, standard deviation and skewness [N, 3, 1] of values [N, 3, P] by weights [N, P, 1]."""
-    mean = values @ weights
-    values = values - mean
-    deviation = (values.square() @ weights).clamp_min(1e-4).sqrt()
-    return mean, deviation, values.pow(3) @ weights / deviation.pow(3)
 
 
 def photo_bounds(images: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ convolutions with squeeze-and-excitation; dense ones run at several times the sp
 CPUs) sees randomly recoloured images in training, so that it cannot tell a garment's kind by its colour. The *palette*
 sees the true colours of the picture's middle, where the garment is: it names the colour of every pixel softly, filters
 it with a few small kernels, and averages both in windows of learned size. With `model.frame` a second palette looks at
-the border, at the place and the light of a photo; with `model.grain` a few statistics of the border tell how light,
-how sharp and how noisy the photo is at its full size, while all other parts see it small. With `model.sketch` a wide
-hidden layer looks at a drawing line by line, in the drawing's own frame; it knows an object again that another artist
-drew, where convolutions learn a few thousand drawings by heart; each of the two answers by itself. A head rests on the
-part that answers its question: `shape`, `look`, `place`, `grain`, `lines`, or all of them.
+the border, at the place and the light of a photo; with `model.grain` a few statistics of the border tell how sharp and
+how noisy the photo is at its full size, while all other parts see it small. With `model.sketch` a wide hidden layer
+looks at a drawing line by line, in the drawing's own frame; it knows an object again that another artist drew, where
+convolutions learn a few thousand drawings by heart; each of the two answers by itself. A head rests on the part that
+answers its question: `shape`, `look`, `place`, `grain`, `lines`, or all of them.
 
 On pictures of up to 40 px the first convolution keeps their size.
 """

@@ -26,7 +26,7 @@ RECIPE = Config(
         image_px=300, fit="squash", eval_resize=1.0, eval_flip=True, crop_scale=(1.0, 1.0),
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
     ),
-    train=TrainConfig(epochs=12, batch_size=32, ema=0.99, label_smoothing=0.1),
+    train=TrainConfig(epochs=16, batch_size=32, ema=0.99, label_smoothing=0.1),
     options=dict(_polyvore.OPTIONS),
 )  # fmt: skip
 
