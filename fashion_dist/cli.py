@@ -224,7 +224,8 @@ class Progress:
             self._bars.update(self._tasks[stage], completed=done, total=total)
         elif not first or total > 1:
             rate = done / (now - started) if now > started else 0.0
-            print(f"{stage}: {done}/{total}" + (f", {rate:.0f}/s" if done else ""), file=sys.stderr, flush=True)
+            pace = "" if not rate else f", {rate:.0f}/s" if rate >= 1 else f", {1 / rate:.0f} s each"
+            print(f"{stage}: {done}/{total}{pace}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """One line beside the bars."""

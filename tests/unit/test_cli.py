@@ -129,6 +129,18 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) < 10  # one per item would be the mistake
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(2.0, "rounds: 10/10, 5/s"), (50.0, "rounds: 10/10, 5 s each")])
+def test_the_pace_of_quick_and_of_slow_items(
+    seconds: float, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((100.0, 100.0 + seconds))
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(times))
+    with cli.Progress() as progress:
+        progress("rounds", 0, 10)
+        progress("rounds", 10, 10)
+    assert capsys.readouterr().err.splitlines()[-1] == told
+
+
 @pytest.mark.parametrize("command", ["launch", "status", "pack", "collect", "predict", "report"])
 def test_help_loads_no_torch(command: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
