@@ -20,7 +20,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
     lock.json                      the job that may write here
     metrics.jsonl                  one line per measured point; the truth about the run
-    checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.checkpoint
+    checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.train.checkpoint
     errors/rank_<r>.json           a failing rank's own exception
     predictions/<split>/rank_<r>.parquet
     measures/<split>/              tables of a labelled split, such as its confusion matrix

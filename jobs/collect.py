@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.view import typed
+from fashion_dist.cluster.run_view import typed
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home, SweepDir
 
@@ -48,7 +48,7 @@ def main(args: Args) -> cli.Result:
         return of_sweep(args, sweep)
     if args.best or args.ensemble:
         raise ConfigError(f"--best and --ensemble are of sweeps, and {args.run!r} is none")
-    from fashion_dist.collect import answered_as, collect, tuned
+    from fashion_dist.results.collect import answered_as, collect, tuned
     from fashion_dist.runs import open_run
 
     opened = open_run(Home.find(args.home), args.run)

@@ -14,7 +14,7 @@ from fashion_dist import cli
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
-    from fashion_dist.compare import Comparison
+    from fashion_dist.results.compare import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Args(cli.CommonArgs):
 
 def main(args: Args) -> cli.Result:
     """Compare two runs."""
-    from fashion_dist.compare import compare
+    from fashion_dist.results.compare import compare
     from fashion_dist.runs import open_run
 
     home = Home.find(args.home)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.flags import RunArgs
+from fashion_dist.cluster.args import RunArgs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,18 @@ class Args(RunArgs):
 
 def main(args: Args) -> cli.Result:
     """Launch what the flags describe."""
-    from fashion_dist.cluster import launch, outcome  # numpy and more, which --help need not wait for
+    from fashion_dist.cluster import launcher
+    from fashion_dist.monitor import messages  # numpy and more, which --help need not wait for
 
-    plan = launch.resolve(args.request(cli.settings(args.set), args.fresh))
+    plan = launcher.resolve(args.request(cli.settings(args.set), args.fresh))
     if args.dry_run:
-        return cli.Result("nothing was submitted", text=launch.dry_run(plan), data={"run_id": plan.run.run_id})
-    launched = launch.launch(plan)
-    made = outcome.of_launch(launched, plan)
+        return cli.Result("nothing was submitted", text=launcher.dry_run(plan), data={"run_id": plan.run.run_id})
+    launched = launcher.launch(plan)
+    made = messages.of_launch(launched, plan)
     if launched.outcome == "done" or not args.wait:
         return made
     print(made.to_text(), file=sys.stderr, flush=True)
-    return outcome.of_end(launched.run)
+    return messages.of_end(launched.run)
 
 
 if __name__ == "__main__":

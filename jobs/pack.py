@@ -73,8 +73,8 @@ def _workers(args: Args) -> int:
 
 
 def _pack(args: Args) -> cli.Result:
+    from fashion_dist.report.dataset_card import write_card
     from shards import PackOptions, ReadOptions, pack, readers
-    from shards.card import write_card
 
     reader = readers.load(args.dataset)
     if not args.source and reader.draw is None:

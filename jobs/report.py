@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.view import typed
+from fashion_dist.cluster.run_view import typed
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
-    from fashion_dist.report.facts import Facts
+    from fashion_dist.report.run_data import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def main(args: Args) -> cli.Result:
     home = Home.find(args.home)
     if not args.runs:
         raise ConfigError("report.py needs the runs to report on: python jobs/report.py RUN [RUN ...]")
-    from fashion_dist.report.facts import find_runs, read_facts
+    from fashion_dist.report.run_data import find_runs, read_facts
 
     folders, swept = find_runs(home, args.runs)
     if args.archive and len(folders) > 1:

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster import overview
-from fashion_dist.cluster.overview import Overview
+from fashion_dist.monitor import overview
+from fashion_dist.monitor.overview import Overview
 from fashion_dist.paths import Home
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.flags import RunArgs
+from fashion_dist.cluster.args import RunArgs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,16 @@ class Args(RunArgs):
 
 def main(args: Args) -> cli.Result:
     """Submit what the flags describe."""
-    from fashion_dist.sweep import launch, outcome
+    from fashion_dist.sweep import launcher, outcome
 
-    question = launch.Question(
+    question = launcher.Question(
         args.request(), args.sweep, cli.settings(args.set), args.name, args.seeds, args.search_seed, args.max_parallel,
         args.rerun_failed, args.hold, args.yes,
     )  # fmt: skip
-    draft = launch.resolve(question)
+    draft = launcher.resolve(question)
     if args.dry_run:
         return outcome.of_draft(draft)
-    submitted = launch.submit(draft)
+    submitted = launcher.submit(draft)
     made = outcome.of_submission(draft, submitted)
     if not args.wait:
         return made

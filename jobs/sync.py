@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.record import Submission
+from fashion_dist.cluster.job_record import Submission
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home, RunDir
 
@@ -37,10 +37,10 @@ def main(args: Args) -> cli.Result:
     if not args.runs:
         raise ConfigError("nothing to sync: python jobs/sync.py RUN; python jobs/status.py lists the runs")
     runs = [run for name in args.runs for run in _runs(home, name)]
-    from fashion_dist import tracking
+    from fashion_dist.tracking import metrics_log
 
     if not args.to_folder:
-        tracking.require_key()
+        metrics_log.require_key()
     lines, rows = [], 0
     with cli.Progress(enabled=not args.json) as progress:
         for at, run in enumerate(dict.fromkeys(runs)):
@@ -58,7 +58,7 @@ def _runs(home: Home, name: str) -> list[RunDir]:
     sweep = home.find_sweep(name)
     if sweep is None:
         return [home.find_run(name)]
-    from fashion_dist.sweep.record import Sweep
+    from fashion_dist.sweep.sweep_record import Sweep
 
     made = Sweep.read(sweep)
     trials = [made.trial(number) for number in range(len(made.trials))]
@@ -67,21 +67,21 @@ def _runs(home: Home, name: str) -> list[RunDir]:
 
 
 def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
-    from fashion_dist import syncing
+    from fashion_dist.run_status import RunState
     from fashion_dist.runs import open_folder
-    from fashion_dist.showcase import showcase
-    from fashion_dist.state import RunState
+    from fashion_dist.tracking import wandb_sync
+    from fashion_dist.tracking.wandb_media import showcase
 
     opened, submission, progress = open_folder(run), Submission.read(run), RunState.read(run.state)
     group = Path(submission.sweep).name if submission is not None else ""
     done = progress is not None and progress.state == "done"
     shown = showcase(run, opened.config, opened.shard_set) if done else None
     if folder is not None:
-        made = syncing.replay(run, opened.config, group, shown, folder)
+        made = wandb_sync.replay(run, opened.config, group, shown, folder)
         return f"{made.lines} lines in {made.where}", made.rows
-    if syncing.is_synced(run, shown):
+    if wandb_sync.is_synced(run, shown):
         return "nothing new", 0
-    made = syncing.sync(run, opened.config, group, shown)
+    made = wandb_sync.sync(run, opened.config, group, shown)
     return f"{made.rows} new rows of {made.lines} lines, {made.where}", made.rows
 
 

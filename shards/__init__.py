@@ -16,10 +16,10 @@ from shards.errors import DamageError, InputError, RowsError, ShardsError, Space
 
 if TYPE_CHECKING:
     from shards.manifest import Manifest
+    from shards.pack_plan import PackOptions
     from shards.packing import pack
-    from shards.plan import PackOptions
     from shards.readers import ReadOptions
-    from shards.record import Record, Schema, decode_key, encode_key
+    from shards.schema import Record, Schema, decode_key, encode_key
     from shards.shard_set import ShardSet, Split
 
 __all__ = [
@@ -43,14 +43,14 @@ __all__ = [
 # Imported when first asked for: commands that only need the errors have to answer in half a second.
 _HOMES = {
     "Manifest": "manifest",
-    "PackOptions": "plan",
+    "PackOptions": "pack_plan",
     "ReadOptions": "readers",
-    "Record": "record",
-    "Schema": "record",
+    "Record": "schema",
+    "Schema": "schema",
     "ShardSet": "shard_set",
     "Split": "shard_set",
-    "decode_key": "record",
-    "encode_key": "record",
+    "decode_key": "schema",
+    "encode_key": "schema",
     "pack": "packing",
 }
 

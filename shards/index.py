@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.record import Schema
+from shards.schema import Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

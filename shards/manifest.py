@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import DamageError, InputError
-from shards.record import Schema
+from shards.schema import Schema
 
 FORMAT = "fashion-dist shards 1"
 MANIFEST = "manifest.json"

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from shards import plan as planning
-from shards import processes, readers, writer
+from shards import pack_plan as planning
+from shards import readers, worker_pool, writer
 from shards.errors import InputError, SpaceError
-from shards.lock import Lock
+from shards.locks import Lock
 from shards.manifest import MANIFEST, Manifest
-from shards.plan import OnProgress, PackOptions, Plan, ShardPlan
+from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
 
 STAGING = ".packing"
 _WORTH_PROCESSES_BYTES = 400_000_000
@@ -166,7 +166,7 @@ def write_part(part: Part) -> None:
     """Writes those shards of a part that are not finished; may run on any machine that sees the folders."""
     plan = Plan.load(part.staging)
     todo = [s for s in plan.shards if s.name in part.names and not writer.is_finished(plan, s, part.staging)]
-    with processes.Pool(part.workers if _decodes(plan.options) else 1, _import_decoders) as pool:
+    with worker_pool.Pool(part.workers if _decodes(plan.options) else 1, _import_decoders) as pool:
         _with_workers(pool)(plan, todo, _silent)
 
 
@@ -174,10 +174,12 @@ def _decodes(options: PackOptions) -> bool:
     return options.check == "decode" or options.resize_px > 0
 
 
-def _pool(workers: int, options: PackOptions, out: Path, replace: bool, run_shards: RunShards | None) -> processes.Pool:
+def _pool(
+    workers: int, options: PackOptions, out: Path, replace: bool, run_shards: RunShards | None
+) -> worker_pool.Pool:
     """The workers, which start while the plan is made; none where others write the shards, or all is written."""
     useful = run_shards is None and (replace or not (out / MANIFEST).exists())
-    return processes.Pool(workers if useful else 1, _import_decoders if _decodes(options) else None)
+    return worker_pool.Pool(workers if useful else 1, _import_decoders if _decodes(options) else None)
 
 
 def _import_decoders() -> None:
@@ -186,7 +188,7 @@ def _import_decoders() -> None:
     Image.preinit()
 
 
-def _with_workers(pool: processes.Pool) -> RunShards:
+def _with_workers(pool: worker_pool.Pool) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
         total = sum(shard.last - shard.first for shard in todo)
 
@@ -194,7 +196,7 @@ def _with_workers(pool: processes.Pool) -> RunShards:
             on_progress("pack", done, total)
 
         if not _decodes(plan.options) and sum(shard.size for shard in todo) < _WORTH_PROCESSES_BYTES:
-            processes.each(_work, [(plan.folder, tuple(todo))], 1, on_done)
+            worker_pool.each(_work, [(plan.folder, tuple(todo))], 1, on_done)
         else:
             jobs = [(plan.folder, (shard,)) for shard in sorted(todo, key=lambda shard: -shard.size)]
             pool.each(_work, jobs, on_done)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards import index, processes
+from shards import index, worker_pool
 from shards.errors import InputError, RowsError
-from shards.lock import Lock
+from shards.locks import Lock
 from shards.manifest import INDEX, MANIFEST, Manifest, Shard, fsync_folder, write_whole
-from shards.plan import OnProgress, table_hash
+from shards.pack_plan import OnProgress, table_hash
 from shards.readers import Rejected
 from shards.readers._folders import natural
-from shards.record import RESERVED, Schema, folded, split_fault, split_order
 from shards.scan import Scanned, scan
+from shards.schema import RESERVED, Schema, folded, split_fault, split_order
 from shards.writer import rejected_csv
 
 STAGING = ".packing"
@@ -90,7 +90,7 @@ def _reindex(
 ) -> Manifest:
     total = sum(path.stat().st_size for path in tars)
     jobs = [(path, staging) for path in tars]
-    found = processes.each(_scan, jobs, workers, lambda done: on_progress("read", done, total))
+    found = worker_pool.each(_scan, jobs, workers, lambda done: on_progress("read", done, total))
     order = sorted(found, key=lambda one: (split_order(one.split), natural(one.name)))
     rejected = [Rejected(one.name, key, reason) for one in order for key, reason in one.problems]
     doubled = _doubled(order, staging)

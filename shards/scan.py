@@ -16,7 +16,7 @@ from typing import Any
 from shards import images, tar
 from shards.errors import InputError
 from shards.manifest import SCHEMA_MEMBER
-from shards.record import stored_key_fault
+from shards.schema import stored_key_fault
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm"})
 FACTS = frozenset({"json", "cls", "txt"})

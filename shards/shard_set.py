@@ -12,7 +12,7 @@ import numpy as np
 
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, MANIFEST, Manifest
-from shards.record import Schema
+from shards.schema import Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

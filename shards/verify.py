@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards import index, processes
+from shards import index, worker_pool
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, REJECTED, Manifest, Shard
-from shards.plan import OnProgress, table_hash
-from shards.record import Schema
+from shards.pack_plan import OnProgress, table_hash
 from shards.reindex import stored
 from shards.scan import Scanned, scan
+from shards.schema import Schema
 from shards.shard_set import ShardSet
 
 
@@ -46,7 +46,7 @@ def verify(
     total = sum(shard.size for shard in manifest.shards)
     faults, groups = _check_files(shard_set)
     jobs = [(folder, shard_set.tar_folder, number, groups) for number in range(len(manifest.shards))]
-    for found in processes.each(_check_shard, jobs, workers, lambda done: on_progress("verify", done, total)):
+    for found in worker_pool.each(_check_shard, jobs, workers, lambda done: on_progress("verify", done, total)):
         faults += found
     return faults
 

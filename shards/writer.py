@@ -28,9 +28,9 @@ from shards.manifest import (
     fsync_folder,
     write_whole,
 )
-from shards.plan import Entry, Plan, ShardPlan
+from shards.pack_plan import Entry, Plan, ShardPlan
 from shards.readers import Rejected
-from shards.record import Schema
+from shards.schema import Schema
 
 _CHUNK = 1 << 20
 _OURS = re.compile(r"[a-z0-9_]+-[0-9]{5}\.(tar|idx)")

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster.launch import Request
-from fashion_dist.cluster.presets import Resources
-from fashion_dist.cluster.record import Submission, begin_attempt, end_attempt
-from fashion_dist.cluster.scheduler import JobRef
+from fashion_dist.cluster.job_record import Submission, begin_attempt, end_attempt
+from fashion_dist.cluster.launcher import Request
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.sweep import expand, spec
-from fashion_dist.sweep.record import Sweep, sweep_id
+from fashion_dist.sweep.sweep_record import Sweep, sweep_id
 from fashion_dist.tasks.clipart import RECIPE
 
 GONE = JobRef("local", "999999999", os.uname().nodename, 1)

@@ -17,7 +17,7 @@ from fashion_dist.cluster import failures
 from fashion_dist.config import Config
 from fashion_dist.errors import RunError
 from fashion_dist.paths import RunDir
-from fashion_dist.predict import _arrow
+from fashion_dist.train.inference import _arrow
 from shards import ShardSet
 
 STARTED = 1_790_000_000.0

@@ -22,12 +22,12 @@ from fashion_dist.bench._session import close_session, open_session
 from fashion_dist.bench._trainers import Trainer, synchronize
 from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.learner import compute_dtype
 from fashion_dist.model_names import own_models
 from fashion_dist.paths import Home
-from fashion_dist.session import FitOptions, Session, SplitFeed
 from fashion_dist.tasks import load
-from fashion_dist.train import train_epoch
+from fashion_dist.train.session import FitOptions, Session, SplitFeed
+from fashion_dist.train.state import compute_dtype
+from fashion_dist.train.trainer import train_epoch
 
 if TYPE_CHECKING:
     from fashion_dist.bench.train import Args

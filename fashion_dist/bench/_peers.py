@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.fetch import ShardFiles
+from fashion_dist.data.shard_reader import ShardFiles
 from shards import Split
 
 Epoch = Callable[[], int]
@@ -130,7 +130,7 @@ def web_dataset(work: Work, workers: int) -> Epoch:
 
 def dali_reader(work: Work, threads: int) -> Epoch:
     """DALI's own WebDataset reader and graph, as in its documentation."""
-    from fashion_dist.data.pipeline import reader_pipeline
+    from fashion_dist.data.dali import reader_pipeline
 
     indexes = [tar.removesuffix(".tar") + ".idx" for tar in work.tars]
     pipe = reader_pipeline(work.tars, indexes, work.data, work.batch_size, threads)

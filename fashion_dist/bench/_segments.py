@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fashion_dist.data import Batch
-    from fashion_dist.session import Session, SplitFeed
+    from fashion_dist.train.session import Session, SplitFeed
 
 OTHER = "other"
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.config import Config
-from fashion_dist.distributed import Link, World
 from fashion_dist.errors import ConfigError
-from fashion_dist.learner import Learner
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.session import FitOptions, Session
-from fashion_dist.state import StateFile
+from fashion_dist.run_status import StateFile
 from fashion_dist.tasks import load
-from fashion_dist.tracking import Tracker
+from fashion_dist.tracking.metrics_log import Tracker
+from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.session import FitOptions, Session
+from fashion_dist.train.state import Learner
 from shards import ShardSet
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fashion_dist.bench._peers import CLASSES
 from fashion_dist.data import Batch
-from fashion_dist.session import Session, SplitFeed
+from fashion_dist.train.session import Session, SplitFeed
 
 Trainer = Callable[[], int]
 Batches = Sequence[tuple[Tensor, Tensor]]

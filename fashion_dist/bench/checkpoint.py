@@ -21,7 +21,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
-    from fashion_dist.session import Session, SplitFeed
+    from fashion_dist.train.session import Session, SplitFeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,8 @@ def _cost(blocks: tuple[list[float], list[float]]) -> float:
 def _session(args: Args, home: Home, folder: Path) -> tuple[Session, SplitFeed]:
     """A fresh run in this process alone, and its training split."""
     from fashion_dist.bench._session import open_session
-    from fashion_dist.session import SplitFeed
     from fashion_dist.tasks import load
+    from fashion_dist.train.session import SplitFeed
 
     config = load(args.task).recipe
     data = dataclasses.replace(config.data, image_px=args.image_px or config.data.image_px, start_px=0)
@@ -127,7 +127,7 @@ def _session(args: Args, home: Home, folder: Path) -> tuple[Session, SplitFeed]:
 
 
 def _measure(session: Session, train: SplitFeed, args: Args, progress: cli.Progress) -> Blocks:
-    from fashion_dist.train import train_step
+    from fashion_dist.train.trainer import train_step
 
     batches = (batch for epoch in range(1 << 30) for batch in train.loader.epoch(epoch))
     blocks = Blocks()

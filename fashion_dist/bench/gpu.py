@@ -26,9 +26,9 @@ from fashion_dist import cli
 from fashion_dist.bench import train
 from fashion_dist.bench._ratios import Measured, cores, measure, ratio
 from fashion_dist.bench.scale import LAUNCH
-from fashion_dist.cluster.launch import local_gpus
+from fashion_dist.cluster.launcher import local_gpus
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.files import read_json, read_lines, write_json
+from fashion_dist.io import read_json, read_lines, write_json
 from fashion_dist.paths import Home
 
 PEER, ON_CPU, ON_GPU, CACHED = (
@@ -150,7 +150,7 @@ def _loaders(args: Args, home: Home, dataset: str, progress: cli.Progress) -> di
     from fashion_dist.bench import _peers
     from fashion_dist.bench.loader import Args as LoaderArgs
     from fashion_dist.bench.loader import ours, tune, work_of
-    from fashion_dist.distributed import World
+    from fashion_dist.train.distributed import World
 
     device, cpu = World().device(), torch.device("cpu")
     wanted = LoaderArgs(image_px=args.image_px, batch_size=args.batch_size, images=args.images)

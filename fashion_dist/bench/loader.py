@@ -63,7 +63,7 @@ def main(args: Args) -> cli.Result:
     folder = _shard_set(args.shards, home)
     out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "loader.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    from fashion_dist.data.pipeline import thread_clock
+    from fashion_dist.data.dali import thread_clock
 
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as closing, cli.Progress() as progress:
         work = work_of(args, folder, Path(scratch))
@@ -162,7 +162,7 @@ def _contenders(work: Work, peers: bool, closing: ExitStack, progress: cli.Progr
 
 def _has_jpegs(work: Work) -> bool:
     from fashion_dist.bench._peers import JPEG
-    from fashion_dist.data.fetch import ShardFiles
+    from fashion_dist.data.shard_reader import ShardFiles
 
     files = ShardFiles(work.split)
     first = files.read(0)[:2].tobytes()

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from fashion_dist import cli
 from fashion_dist.bench.scale import LAUNCH
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.files import read_json
+from fashion_dist.io import read_json
 from fashion_dist.paths import Home
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.files import read_json, write_json
+from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
 
 _STARTED = time.monotonic()

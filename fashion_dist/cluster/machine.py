@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from fashion_dist.files import read_json
+from fashion_dist.io import read_json
 from fashion_dist.paths import RunDir
 
 _CPUINFO = Path("/proc/cpuinfo")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fashion_dist.cluster import presets, scheduler, submit
-from fashion_dist.cluster.presets import Resources
+from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster.resources import Resources, load_preset
 from fashion_dist.errors import ConfigError
+from shards.pack_plan import Plan, ShardPlan
 from shards.packing import parts, write_part
-from shards.plan import Plan, ShardPlan
 
 RunShards = Callable[[Plan, Sequence[ShardPlan], Callable[[str, int, int], Any]], None]
 
@@ -27,17 +27,17 @@ def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
     """
     if nodes < 1:
         raise ConfigError(f"--nodes {nodes} is not possible; allowed: 1 or more")
-    if not scheduler.slurm_answers():
+    if not slurm.slurm_answers():
         raise ConfigError("no Slurm answers here (sbatch, sinfo); leave out --nodes to pack on this machine")
-    resources = presets.load(preset).replace(nodes=1, gpus_per_node=0, tasks_per_node=1)
-    cpus = workers or resources.cpus_per_task or max(1, min(16, scheduler.node_cpus(resources.partition)))
+    resources = load_preset(preset).replace(nodes=1, gpus_per_node=0, tasks_per_node=1)
+    cpus = workers or resources.cpus_per_task or max(1, min(16, slurm.node_cpus(resources.partition)))
     return _run(nodes, resources.replace(cpus_per_task=cpus))
 
 
 def _run(nodes: int, resources: Resources) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: Callable[[str, int, int], Any]) -> None:
         shares = parts(plan, todo, nodes, resources.cpus_per_task)
-        submit.run_array(
+        submitit_executor.run_array(
             write_part,
             shares,
             cluster="slurm",

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from fashion_dist.data.dali import Pixels
 from fashion_dist.data.memory import Block, free_bytes
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.data.pipeline import Pixels
 from fashion_dist.errors import ConfigError
 
 _WORTH = 0.5

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fashion_dist.data.batch_plan import Work
 from fashion_dist.data.cache import Keeper, bounded_sizes
-from fashion_dist.data.fetch import Encoded
-from fashion_dist.data.pipeline import Decoder, Pixels
-from fashion_dist.data.render import reduce
-from fashion_dist.data.work import Work
+from fashion_dist.data.cpu_transforms import reduce
+from fashion_dist.data.dali import Decoder, Pixels
+from fashion_dist.data.shard_reader import Encoded
 
 
 class CachedDecoder:

@@ -13,23 +13,16 @@ import numpy as np
 import torch
 
 from fashion_dist.config import DataConfig
+from fashion_dist.data.backends import make_engine
 from fashion_dist.data.batch import Batch
+from fashion_dist.data.batch_plan import Planner, Work
 from fashion_dist.data.columns import share_columns
+from fashion_dist.data.cpu_transforms import Rendered
 from fashion_dist.data.damage import BadSamples, substitutes
-from fashion_dist.data.engine import make_engine
-from fashion_dist.data.fetch import Encoded, Fetcher, ShardFiles
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.data.plan import (
-    Division,
-    balanced_weights,
-    epoch_order,
-    eval_blocks,
-    occurrences,
-    weighted_order,
-)
-from fashion_dist.data.render import Rendered
-from fashion_dist.data.stage import stage
-from fashion_dist.data.work import Planner, Work
+from fashion_dist.data.sampler import Division, balanced_weights, epoch_order, eval_blocks, occurrences, weighted_order
+from fashion_dist.data.shard_reader import Encoded, Fetcher, ShardFiles
+from fashion_dist.data.staging import stage
 from fashion_dist.errors import ConfigError, DamageError
 from shards import Split
 

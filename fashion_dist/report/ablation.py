@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fashion_dist.compare import compare
 from fashion_dist.errors import FashionDistError, ShardsError
-from fashion_dist.report import scores, words
-from fashion_dist.report.album import BLUE, SOFT, Album, short
+from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Table
-from fashion_dist.report.facts import Facts, plain_json
-from fashion_dist.report.several import Group, curve_picture
+from fashion_dist.report.comparison import Group, curve_picture
+from fashion_dist.report.figure_writer import BLUE, SOFT, Album, short
+from fashion_dist.report.run_data import Facts, plain_json
+from fashion_dist.results.compare import compare
 from fashion_dist.runs import OpenRun
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: A
     for s in found:
         interval = "—" if s.hits is None else f"{s.hits.value:+.4f} ({s.hits.low:+.4f} to {s.hits.high:+.4f})"
         rows.append((s.key, plain_json(s.was), plain_json(s.now), f"{s.metric:+.4f}", interval, len(s.group.members)))
-    head = ("setting", "base", "changed to", words.name(metric), "images answered rightly", "seeds")
+    head = ("setting", "base", "changed to", formatting.name(metric), "images answered rightly", "seeds")
     note = (
         "Differences are changed minus base. Intervals (95 %) resample the images; they leave out the chance of the "
         "seed, which only several seeds show."
@@ -111,7 +111,7 @@ def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: A
     for key in dict.fromkeys(s.key for s in found):
         levels = [base, *(s.group for s in found if s.key == key)]
         shown = [Group(f"{key.rpartition('.')[2]} {plain_json(g.settings.get(key))}", {}, g.members) for g in levels]
-        title = f"{key}: {words.listing([plain_json(g.settings.get(key)) for g in levels])}"
+        title = f"{key}: {formatting.listing([plain_json(g.settings.get(key)) for g in levels])}"
         picture = curve_picture(f"ablation-{key}", metric, shown, album, title=title)
         if picture is not None:
             blocks.append(picture)
@@ -120,7 +120,7 @@ def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: A
 
 def _sentence(step: Step, metric: str) -> str:
     value = plain_json(step.now)
-    name = words.name(metric)
+    name = formatting.name(metric)
     how = "raises" if step.metric > 0 else "lowers" if step.metric < 0 else "does not change"
     sentence = f"{step.key} = {value} instead of {plain_json(step.was)} {how} {name}"
     sentence += f" by {abs(step.metric):.4f}" if step.metric else ""
@@ -139,7 +139,7 @@ def _picture(found: Sequence[Step], metric: str, album: Album) -> Block:
         axes = figure.subplots()
         places = np.arange(len(found))
         axes.axvline(0, color=SOFT, linewidth=1)
-        axes.plot([s.metric for s in found], places, "o", color=BLUE, label=f"{words.name(metric)}, validation")
+        axes.plot([s.metric for s in found], places, "o", color=BLUE, label=f"{formatting.name(metric)}, validation")
         for place, s in zip(places, found, strict=True):
             if s.hits is not None and s.hits.low is not None and s.hits.high is not None:
                 axes.plot([s.hits.low, s.hits.high], [place + 0.22] * 2, color=SOFT, linewidth=2,
@@ -154,7 +154,7 @@ def _picture(found: Sequence[Step], metric: str, album: Album) -> Block:
         (s.key, plain_json(s.was), plain_json(s.now), s.metric, *((s.hits.low, s.hits.high) if s.hits else ("", "")))
         for s in found
     ]
-    alt = f"Differences in {words.name(metric)} of single changes against the base: {told}."
+    alt = f"Differences in {formatting.name(metric)} of single changes against the base: {told}."
     head = ("setting", "base", "changed to", metric, "low", "high")
     return album.draw(
         "ablation", "Differences to the base", alt, paint, head, rows, size=(5.8, 1.5 + 0.34 * len(found))
@@ -203,7 +203,7 @@ def tests(found: Sequence[Facts], splits: Sequence[str] = ("test", "val"), most:
         return None
     head = ("first", "second", "split", "accuracy", "accuracy", "only first right", "only second right", "p")
     note = "McNemar's exact test, two-sided; many tests find differences by chance: with ten, expect one below 0.1."
-    sentences = sentences or [f"{words.count(len(rows), 'pair')} of runs answered the same images."]
+    sentences = sentences or [f"{formatting.count(len(rows), 'pair')} of runs answered the same images."]
     return Section(
         "tests", "Tested on the same images", sentences, [Table("", head, rows, note=note, wide=True), *tables]
     )

@@ -27,13 +27,13 @@ from torch import nn
 
 import fashion_dist
 from fashion_dist import models
-from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.errors import CheckpointError
 from fashion_dist.model_names import library_name, own_models
 from fashion_dist.models import Head, Network, _pair
 from fashion_dist.models._pair import PairNetwork
 from fashion_dist.paths import RunDir
-from fashion_dist.report.facts import Facts
+from fashion_dist.report.run_data import Facts
+from fashion_dist.train.checkpoint import Checkpoints
 
 ROOT = Path(fashion_dist.__file__).parents[1]
 

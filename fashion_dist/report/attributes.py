@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fashion_dist.report import scores, words
-from fashion_dist.report.album import BLUE, GREEN, ORANGE, PINK, SOFT, Album, heat, short
-from fashion_dist.report.answers import Thumbnails, names_of, spread
+from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Section, Sheet, Shot, Table
+from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, PINK, SOFT, Album, heat, short
+from fashion_dist.report.split_predictions import Thumbnails, names_of, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -66,7 +66,7 @@ def one_by_one(found: AttributeAnswers, album: Album) -> Section:
     best, weak = int(order[-1]), int(order[0])
     sentences = [
         f"The best named attribute is {names[best]} (F1 {counted.f1[best]:.3f}), the hardest {names[weak]} "
-        f"(F1 {counted.f1[weak]:.3f}, in {words.count(int(counted.support[weak]), 'image')}). "
+        f"(F1 {counted.f1[weak]:.3f}, in {formatting.count(int(counted.support[weak]), 'image')}). "
         f"The mean of the average precisions is {np.nanmean(average):.3f}."
     ]
 
@@ -104,7 +104,7 @@ def together(found: AttributeAnswers, album: Album) -> Section:
     if off.any():
         i, j = (int(k) for k in np.unravel_index(int(off.argmax()), off.shape))
         sentences = [
-            f"{names[i]} and {names[j]} occur together most often, in {words.count(int(off[i, j]), 'image')}; "
+            f"{names[i]} and {names[j]} occur together most often, in {formatting.count(int(off[i, j]), 'image')}; "
             f"the network names both in {answer[i, j]:,}."
         ]
     pictures = []
@@ -156,13 +156,13 @@ def worst(found: AttributeAnswers, thumbs: Thumbnails) -> Section:
         seen.add(n)
         verb = "named" if found.chosen[n, a] else "missed"
         true = names_of(np.flatnonzero(found.truth[n] == 1), found.names)
-        probability = words.percent(float(found.probability[n, a]), 0)
+        probability = formatting.percent(float(found.probability[n, a]), 0)
         lines = (f"{verb} {found.names[a]} ({probability})", f"is {', '.join(true) or 'none of them'}")
         shots.append(Shot(thumbs[int(found.rows[n])], f"{verb} {found.names[a]}", lines, frame="bad"))
     false, missed = int((wrong & found.chosen).sum()), int((wrong & ~found.chosen).sum())
     sentence = (
-        f"Over {words.count(len(found.rows), 'image')} and {len(found.names)} attributes, "
-        f"{words.count(false, 'attribute')} {'was' if false == 1 else 'were'} named wrongly and {missed:,} missed."
+        f"Over {formatting.count(len(found.rows), 'image')} and {len(found.names)} attributes, "
+        f"{formatting.count(false, 'attribute')} {'was' if false == 1 else 'were'} named wrongly and {missed:,} missed."
     )
     sheet = Sheet("", shots, note="At most three of a kind of error are shown.")
     return Section("attribute-errors", "The surest errors of attributes", [sentence], [sheet])

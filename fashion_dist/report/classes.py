@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fashion_dist.report import scores, words
-from fashion_dist.report.album import BLUE, GREEN, ORANGE, SOFT, Album, heat, short
-from fashion_dist.report.answers import Thumbnails, spread
+from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Picture, Section, Sheet, Shot, Table
+from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, Album, heat, short
+from fashion_dist.report.split_predictions import Thumbnails, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -71,7 +71,9 @@ def confused(found: ClassAnswers, album: Album, thumbs: Thumbnails) -> Section:
     pairs = confused_pairs(matrix)
     sentences = [confusion_sentence(matrix, names, pairs[0])] if pairs else ["No class is taken for another."]
     blocks: list[Block] = [_matrix(matrix, names, album)]
-    rows = [(names[i], names[j], int(matrix[i, j]), words.percent(matrix[i, j] / matrix[i].sum())) for i, j in pairs]
+    rows = [
+        (names[i], names[j], int(matrix[i, j]), formatting.percent(matrix[i, j] / matrix[i].sum())) for i, j in pairs
+    ]
     if rows:
         head = ("truth", "taken for", "images", "share of truth")
         blocks.append(Table("Most confused", head, rows[:15], note=_more(rows, 15)))
@@ -79,7 +81,7 @@ def confused(found: ClassAnswers, album: Album, thumbs: Thumbnails) -> Section:
         wrong = np.flatnonzero((found.truth == i) & (found.answers == j))
         wrong = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:PER_PAIR]
         shots = [_shot(found, place, thumbs) for place in wrong.tolist()]
-        share = words.percent(matrix[i, j] / matrix[i].sum(), 0)
+        share = formatting.percent(matrix[i, j] / matrix[i].sum(), 0)
         title = f"{names[i]} taken for {names[j]}: {matrix[i, j]} of {matrix[i].sum()} ({share})"
         blocks.append(Sheet(title, shots))
     return Section("confusion", "What is taken for what", sentences, blocks)
@@ -98,9 +100,9 @@ def confusion_sentence(matrix: np.ndarray, names: Sequence[str], pair: tuple[int
     there, back = matrix[i, j] / matrix[i].sum(), matrix[j, i] / max(1, matrix[j].sum())
     errors = int(matrix.sum() - np.trace(matrix))
     return (
-        f"{_capital(names[i])} is taken for {names[j]} in {words.percent(there, 0)} of cases and "
-        f"{names[j]} for {names[i]} in {words.percent(back, 0)}; together that is "
-        f"{words.percent((matrix[i, j] + matrix[j, i]) / errors, 0)} of all {words.count(errors, 'mistake')}."
+        f"{_capital(names[i])} is taken for {names[j]} in {formatting.percent(there, 0)} of cases and "
+        f"{names[j]} for {names[i]} in {formatting.percent(back, 0)}; together that is "
+        f"{formatting.percent((matrix[i, j] + matrix[j, i]) / errors, 0)} of all {formatting.count(errors, 'mistake')}."
     )
 
 
@@ -123,7 +125,10 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], album: Album) -> Picture:
         texts = None
         if few:
             texts = [
-                [f"{words.percent(share, 0)}\n{count}" if count else "" for share, count in zip(*pair, strict=True)]
+                [
+                    f"{formatting.percent(share, 0)}\n{count}" if count else ""
+                    for share, count in zip(*pair, strict=True)
+                ]
                 for pair in zip(shares, sorted_matrix, strict=True)
             ]
         heat(axes, shares, texts, 7.5 if len(names) <= 10 else 6.5)
@@ -168,7 +173,9 @@ def class_by_class(found: ClassAnswers, album: Album) -> Section:
     ]
     missing = [names[k] for k in np.flatnonzero(counted.support == 0).tolist()]
     if missing:
-        sentences.append(f"No image of this split is of {words.listing(missing[:8])}{' ...' * (len(missing) > 8)}.")
+        sentences.append(
+            f"No image of this split is of {formatting.listing(missing[:8])}{' ...' * (len(missing) > 8)}."
+        )
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
@@ -200,14 +207,17 @@ def sureness(found: ClassAnswers, album: Album) -> Section:
     mean, share = float(found.confidence.mean()), float(found.right.mean())
     lean = "too sure of itself" if mean > share else "less sure than it could be"
     sentence = (
-        f"The network gives its answers {words.percent(mean)} on average and is right in {words.percent(share)}: "
-        f"it is {lean}. Confidence and accuracy differ by {words.percent(counted.error)} on average "
+        f"The network gives its answers {formatting.percent(mean)} on average and is right "
+        f"in {formatting.percent(share)}: "
+        f"it is {lean}. Confidence and accuracy differ by {formatting.percent(counted.error)} on average "
         f"(expected calibration error)."
     )
     if abs(mean - share) < 0.01:
         sentence = (
-            f"The network gives its answers {words.percent(mean)} on average and is right in {words.percent(share)}; "
-            f"confidence and accuracy differ by {words.percent(counted.error)} on average (expected calibration error)."
+            f"The network gives its answers {formatting.percent(mean)} on average and is right "
+            f"in {formatting.percent(share)}; "
+            f"confidence and accuracy differ by {formatting.percent(counted.error)} on average (expected "
+            f"calibration error)."
         )
 
     def paint(figure: Drawing) -> None:
@@ -249,9 +259,9 @@ def worst(found: ClassAnswers, thumbs: Thumbnails) -> Section:
     sure = int((found.confidence[wrong] > 0.9).sum())
     first = shown[0]
     sentence = (
-        f"Of {words.count(len(wrong), 'error')}, {sure or 'none'} {'was' if sure < 2 else 'were'} given more than "
-        f"{words.percent(0.9, 0)}. The surest is {_a(found.names[int(found.truth[first])])} taken "
-        f"for {found.names[int(found.answers[first])]} with {words.percent(float(found.confidence[first]))}."
+        f"Of {formatting.count(len(wrong), 'error')}, {sure or 'none'} {'was' if sure < 2 else 'were'} given more than "
+        f"{formatting.percent(0.9, 0)}. The surest is {_a(found.names[int(found.truth[first])])} taken "
+        f"for {found.names[int(found.answers[first])]} with {formatting.percent(float(found.confidence[first]))}."
     )
     sheet = Sheet(
         "", [_shot(found, place, thumbs) for place in shown], note="At most four of a kind of error are shown."
@@ -266,5 +276,5 @@ def _a(noun: str) -> str:
 def _shot(found: ClassAnswers, place: int, thumbs: Thumbnails) -> Shot:
     truth, answer = found.names[int(found.truth[place])], found.names[int(found.answers[place])]
     sure, true = found.confidence[place], found.probability[place, found.truth[place]]
-    lines = (f"{answer} {words.percent(float(sure), 0)}", f"is {truth} {words.percent(float(true), 0)}")
+    lines = (f"{answer} {formatting.percent(float(sure), 0)}", f"is {truth} {formatting.percent(float(true), 0)}")
     return Shot(thumbs[int(found.rows[place])], f"{truth}, taken for {answer}", lines, frame="bad")

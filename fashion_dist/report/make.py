@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist import __version__
-from fashion_dist.cluster.record import Submission
+from fashion_dist.cluster.job_record import Submission
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.paths import Home
-from fashion_dist.report import attributes, classes, outfits, scores, story, words
-from fashion_dist.report.album import Album
-from fashion_dist.report.answers import SPLITS, Answers, Thumbnails, read_answers
+from fashion_dist.report import attributes, classes, formatting, outfits, run_sections, scores
 from fashion_dist.report.blocks import Page, Section
-from fashion_dist.report.facts import Facts
+from fashion_dist.report.figure_writer import Album
 from fashion_dist.report.page import write_page
+from fashion_dist.report.run_data import Facts
+from fashion_dist.report.split_predictions import SPLITS, Answers, Thumbnails, read_answers
 from fashion_dist.runs import OpenRun
-from fashion_dist.tracking import WandbMode, show_pictures
+from fashion_dist.tracking.metrics_log import WandbMode, show_pictures
 from shards import ShardSet
 
 Say = Callable[[str], None]
@@ -54,10 +54,10 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
     folder = out or facts.run.report
     folder.mkdir(parents=True, exist_ok=True)
     album, notes = Album(folder), list(facts.notes)
-    sections = [story.what_was_run(facts), story.curves(facts, album)]
+    sections = [run_sections.what_was_run(facts), run_sections.curves(facts, album)]
     found = _answers(facts, notes, quick, say)
     judged = {name: _figures(facts, answers) for name, answers in found.items()}
-    sections.insert(1, story.final_figures(facts, judged))
+    sections.insert(1, run_sections.final_figures(facts, judged))
     chosen = next(iter(found.values()), None)
     if chosen is not None:
         if chosen.note:
@@ -66,7 +66,7 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
     if not quick and facts.shard_set is not None and _has_best(facts):
         sections += _inside(facts, album, notes, say)
     if facts.view.state != "done":
-        notes.insert(0, story.state_sentence(facts))
+        notes.insert(0, run_sections.state_sentence(facts))
     page = Page(
         title=f"{facts.config.task}: {facts.config.model.name}", subtitle=_subtitle(facts, chosen),
         sections=[s for s in sections if s.words or s.blocks], facts=_head(facts, judged), notes=notes,
@@ -82,10 +82,10 @@ def _inside(facts: Facts, album: Album, notes: list[str], say: Say) -> list[Sect
     if importlib.util.find_spec("captum") is None:
         notes.append("What the network sees is left out: captum is not installed (pip install 'fashion-dist[report]').")
         return []
-    from fashion_dist.report import looks
+    from fashion_dist.report import feature_sections
 
     try:
-        return looks.sections(facts, facts.shard_set.split("val"), album, say)
+        return feature_sections.sections(facts, facts.shard_set.split("val"), album, say)
     except (FashionDistError, ShardsError, RuntimeError) as error:
         notes.append(f"What the network sees cannot be shown: {_first_line(error)}")
         return []
@@ -109,14 +109,19 @@ def _subtitle(facts: Facts, chosen: Answers | None) -> str:
 
 
 def _head(facts: Facts, judged: dict[str, list[scores.Figure]]) -> list[tuple[str, str]]:
-    lines = [("command", str(facts.made.get("command", "not written down"))), ("state", story.state_sentence(facts))]
+    lines = [
+        ("command", str(facts.made.get("command", "not written down"))),
+        ("state", run_sections.state_sentence(facts)),
+    ]
     best = facts.view.progress.best
     if best:
-        lines.append(("best", f"{words.name(best['metric'])} {best['value']:.4f} on validation, epoch {best['epoch']}"))
+        lines.append(
+            ("best", f"{formatting.name(best['metric'])} {best['value']:.4f} on validation, epoch {best['epoch']}")
+        )
     for split, figures in judged.items():
-        lines.append((split, ", ".join(f"{words.name(f.name)} {f.value:.4f}" for f in figures)))
+        lines.append((split, ", ".join(f"{formatting.name(f.name)} {f.value:.4f}" for f in figures)))
     if facts.starts:
-        lines.append(("took", f"{words.duration(facts.wall_s)}, {facts.node_hours:.2f} node-hours"))
+        lines.append(("took", f"{formatting.duration(facts.wall_s)}, {facts.node_hours:.2f} node-hours"))
     return [(name, value) for name, value in lines if value]
 
 
@@ -136,7 +141,7 @@ def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str,
         wanted = name == "val" and not found and not quick and _has_best(facts) and is_stale(facts, name)
         if wanted:
             say(f"predicting {name} with the best weights")
-            from fashion_dist.predict import predict_run
+            from fashion_dist.train.inference import predict_run
 
             try:
                 predict_run(OpenRun(facts.run, facts.config, facts.shard_set), name)
@@ -233,35 +238,35 @@ def report_runs(
         sweep: show the runs as trials of a sweep, as from `search.MANY` runs of one task on.
         say: told what is being done.
     """
-    from fashion_dist.report import ablation, search, several
+    from fashion_dist.report import ablation, comparison, search
 
     out.mkdir(parents=True, exist_ok=True)
     album, notes = Album(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
-    groups, shared = several.group(found), several.shared_metrics(found)
+    groups, shared = comparison.group(found), comparison.shared_metrics(found)
     one_task = len({f.config.task for f in found}) == 1
     many = one_task and (sweep or len(found) >= search.MANY)
     if sweep and not one_task:
         notes.append("The runs are of several tasks, so they are not shown as a sweep.")
-    sections: list[Section | None] = [several.overview(found)]
+    sections: list[Section | None] = [comparison.overview(found)]
     if many:
         sections = [*search.sections(found, album), *sections]
-    sections.append(several.curves(groups, shared, album))
-    sections.append(several.seeds(groups, shared))
+    sections.append(comparison.curves(groups, shared, album))
+    sections.append(comparison.seeds(groups, shared))
     if len(found) <= MOST_COMPARED:
         if not quick and not many:
             for f in found:
                 _answers(f, notes, quick, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
         hits = _hits(found)
         sections.append(ablation.section(groups, shared, hits, album))
-        sections.append(several.models(groups, shared, album, _no_size if quick else _sizes()))
+        sections.append(comparison.models(groups, shared, album, _no_size if quick else _sizes()))
         sections.append(ablation.tests(found))
     tasks = list(dict.fromkeys(f.config.task for f in found))
     facts = [("runs", f"{len(found)}"), ("tasks", ", ".join(tasks))]
     hours = sum(f.node_hours for f in found)
-    facts.append(("took", f"{words.duration(sum(f.wall_s for f in found))}, {hours:.2f} node-hours"))
+    facts.append(("took", f"{formatting.duration(sum(f.wall_s for f in found))}, {hours:.2f} node-hours"))
     shown = notes[:12] + ([f"... and {len(notes) - 12} more notes."] if len(notes) > 12 else [])
     page = Page(
-        title=f"{words.count(len(found), 'run')} of {words.listing(tasks)}",
+        title=f"{formatting.count(len(found), 'run')} of {formatting.listing(tasks)}",
         subtitle=", ".join(f.run_id for f in found[:6])
         + (f" and {len(found) - 6} more" if len(found) > 6 else ""), sections=[s for s in sections if s is not None],
         facts=facts, notes=shown, made=_made_by(),

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fashion_dist.config import Config
-from fashion_dist.report import scores, words
-from fashion_dist.report.album import BLUE, ORANGE, SOFT, Album
-from fashion_dist.report.answers import Answers, Thumbnails
+from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Sheet, Shot, Table
-from fashion_dist.tasks import _polyvore
-from fashion_dist.tasks._polyvore import Wardrobe, wardrobe_of
+from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, Album
+from fashion_dist.report.split_predictions import Answers, Thumbnails
+from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common.compatibility import Wardrobe, wardrobe_of
 from fashion_dist.tasks.polyvore_outfits import THRESHOLDS, conclusion
 
 if TYPE_CHECKING:
@@ -56,26 +56,26 @@ def judge(answers: Answers, config: Config) -> Judged:
     wardrobe = wardrobe_of(answers.split)
     rows = np.full((len(answers.split), answers.columns["embedding"].shape[1]), np.nan)
     rows[answers.rows] = answers.columns["embedding"]
-    pairs, truth = _polyvore.asked_pairs(wardrobe, config.train.seed)
-    logits = _polyvore.score_pairs(rows, pairs[:, 0], pairs[:, 1])
+    pairs, truth = compatibility.asked_pairs(wardrobe, config.train.seed)
+    logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
     return Judged(
-        wardrobe, rows, pairs, _polyvore.sigmoid(logits), truth,
-        np.array([_polyvore.score_outfit(rows, line.items) for line in wardrobe.lines]),
+        wardrobe, rows, pairs, compatibility.sigmoid(logits), truth,
+        np.array([compatibility.score_outfit(rows, line.items) for line in wardrobe.lines]),
         np.array([line.label for line in wardrobe.lines], int),
-        np.array([_polyvore.answer(rows, question) for question in wardrobe.questions], int),
+        np.array([compatibility.answer(rows, question) for question in wardrobe.questions], int),
         np.array([question.correct for question in wardrobe.questions], int),
     )  # fmt: skip
 
 
 def figures(answers: Answers, config: Config) -> list[scores.Figure]:
     """The task's metrics with intervals over pairs, outfits and questions."""
-    found, area = judge(answers, config), _polyvore.area_under_roc
+    found, area = judge(answers, config), compatibility.area_under_roc
     made = [scores.auc_figure("pair_auc", found.pair_score, found.pair_truth, area)]
     made.append(scores.mean_figure("pair_accuracy", (found.pair_score > 0.5) == found.pair_truth))
     if len(found.outfit_score):
         made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.outfit_truth, area))
     if len(found.answers):
-        credits = [_polyvore.credit(found.rows, question) for question in found.wardrobe.questions]
+        credits = [compatibility.credit(found.rows, question) for question in found.wardrobe.questions]
         made.append(scores.mean_figure("fill_in_blank", np.array(credits)))
     return made
 
@@ -92,12 +92,13 @@ def sections(answers: Answers, config: Config, album: Album, thumbs: Thumbnails)
 
 
 def _pairs(found: Judged, album: Album, thumbs: Thumbnails) -> Section:
-    area = _polyvore.area_under_roc(found.pair_score, found.pair_truth)
+    area = compatibility.area_under_roc(found.pair_score, found.pair_truth)
     right = float(((found.pair_score > 0.5) == found.pair_truth).mean())
     sentence = (
-        f"Of {words.count(len(found.pairs), 'pair')}, of which {int(found.pair_truth.sum()):,} share an outfit, the "
-        f"network judges {words.percent(right)} rightly. A pair of one outfit scores above one of strangers in "
-        f"{words.percent(area)} of cases (AUC {area:.3f})."
+        f"Of {formatting.count(len(found.pairs), 'pair')}, of which {int(found.pair_truth.sum()):,} share an outfit, "
+        f"the "
+        f"network judges {formatting.percent(right)} rightly. A pair of one outfit scores above one of strangers in "
+        f"{formatting.percent(area)} of cases (AUC {area:.3f})."
     )
     blocks: list[Block] = [
         _roc("pairs", "ROC of pairs", found.pair_score, found.pair_truth, album),
@@ -118,7 +119,7 @@ def _pairs(found: Judged, album: Album, thumbs: Thumbnails) -> Section:
 def _pair_shot(found: Judged, place: int, thumbs: Thumbnails) -> Shot:
     a, b = found.pairs[place].tolist()
     truth = "share an outfit" if found.pair_truth[place] else "strangers"
-    line = f"{words.percent(float(found.pair_score[place]), 0)}, {truth}"
+    line = f"{formatting.percent(float(found.pair_score[place]), 0)}, {truth}"
     right = (found.pair_score[place] > 0.5) == found.pair_truth[place]
     return Shot(thumbs[a], f"two items, {truth}", (line,), (thumbs[b],), "good" if right else "bad")
 
@@ -127,7 +128,7 @@ def _roc(name: str, title: str, score: np.ndarray, truth: np.ndarray, album: Alb
     from sklearn.metrics import roc_curve
 
     false, true, cut = roc_curve(truth, score)
-    area = _polyvore.area_under_roc(score, truth)
+    area = compatibility.area_under_roc(score, truth)
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
@@ -171,7 +172,7 @@ def _outfits(found: Judged, config: Config, album: Album, thumbs: Thumbnails) ->
     options = {**THRESHOLDS, **config.options}
     low, high = (float(options[name]) for name in THRESHOLDS)
     said = np.array([conclusion(float(score), low, high) for score in found.outfit_score])
-    area = _polyvore.area_under_roc(found.outfit_score, found.outfit_truth)
+    area = compatibility.area_under_roc(found.outfit_score, found.outfit_truth)
     kinds = ("Positive", "Undecided", "Negative")
     head = ("conclusion", "outfits", "of them true", "of them mixed")
     rows = []
@@ -180,8 +181,8 @@ def _outfits(found: Judged, config: Config, album: Album, thumbs: Thumbnails) ->
         true = int(found.outfit_truth[chosen].sum())
         rows.append((kind, int(chosen.sum()), true, int(chosen.sum()) - true))
     sentence = (
-        f"Of {words.count(len(said), 'outfit')}, {rows[0][1]} are concluded Positive, {rows[1][1]} Undecided and "
-        f"{rows[2][1]} Negative. A true outfit scores above a mixed one in {words.percent(area)} of cases "
+        f"Of {formatting.count(len(said), 'outfit')}, {rows[0][1]} are concluded Positive, {rows[1][1]} Undecided and "
+        f"{rows[2][1]} Negative. A true outfit scores above a mixed one in {formatting.percent(area)} of cases "
         f"(AUC {area:.3f})."
     )
     blocks: list[Block] = [
@@ -214,8 +215,8 @@ def _questions(found: Judged, thumbs: Thumbnails) -> Section:
     offered = [len(question.answers) for question in found.wardrobe.questions]
     chance = float(np.mean([1 / count for count in offered]))
     sentence = (
-        f"{int(right.sum()):,} of {words.count(len(right), 'question')} are answered rightly "
-        f"({words.percent(float(right.mean()))}); guessing would give {words.percent(chance)}."
+        f"{int(right.sum()):,} of {formatting.count(len(right), 'question')} are answered rightly "
+        f"({formatting.percent(float(right.mean()))}); guessing would give {formatting.percent(chance)}."
     )
     blocks: list[Block] = []
     for title, places in (("Answered rightly", np.flatnonzero(right)), ("Answered wrongly", np.flatnonzero(~right))):

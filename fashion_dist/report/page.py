@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_dist.files import write_text
+from fashion_dist.io import write_text
 from fashion_dist.report.blocks import Block, Page, Picture, Sheet, Table
 
 if TYPE_CHECKING:

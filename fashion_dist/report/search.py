@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_dist.report import words
-from fashion_dist.report.album import BLUE, ORANGE, SOFT, Album, bars, short
+from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Block, Section, Table
-from fashion_dist.report.facts import Facts, plain_json
-from fashion_dist.report.several import SEED, differing
+from fashion_dist.report.comparison import SEED, differing
+from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, Album, bars, short
+from fashion_dist.report.run_data import Facts, plain_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -37,7 +37,9 @@ def sections(found: Sequence[Facts], album: Album) -> list[Section]:
     scored = [(f, value) for f in found if (value := outcome(f, metric)) is not None]
     if len(scored) < 2:
         return [
-            Section("sweep", "The sweep", [f"Of {words.count(len(found), 'trial')}, fewer than two have a figure yet."])
+            Section(
+                "sweep", "The sweep", [f"Of {formatting.count(len(found), 'trial')}, fewer than two have a figure yet."]
+            )
         ]
     scored.sort(key=lambda pair: pair[1] if lower else -pair[1])
     trials, values = [f for f, _ in scored], np.array([v for _, v in scored])
@@ -45,8 +47,8 @@ def sections(found: Sequence[Facts], album: Album) -> list[Section]:
     best = trials[0]
     settings = ", ".join(f"{k} = {plain_json(best.config.flat().get(k))}" for k in keys[:8])
     sentences = [
-        f"Of {words.count(len(found), 'trial')}, {len(scored)} have a figure. The best is {best.run_id} with "
-        f"{words.name(metric)} {values[0]:.4f}" + (f": {settings}." if settings else "."),
+        f"Of {formatting.count(len(found), 'trial')}, {len(scored)} have a figure. The best is {best.run_id} with "
+        f"{formatting.name(metric)} {values[0]:.4f}" + (f": {settings}." if settings else "."),
         f"The middle half lies between {np.quantile(values, 0.25):.4f} and {np.quantile(values, 0.75):.4f}.",
     ]
     blocks: list[Block] = []
@@ -57,7 +59,7 @@ def sections(found: Sequence[Facts], album: Album) -> list[Section]:
         (f.run_id, f.view.state, f"{v:.4f}", *(plain_json(f.config.flat().get(k)) for k in keys[:8]))
         for f, v in scored[:SHOWN]
     ]
-    head = ("run", "state", words.name(metric), *keys[:8])
+    head = ("run", "state", formatting.name(metric), *keys[:8])
     note = f"The best {SHOWN} of {len(scored)}; all are in parallel.csv." if len(scored) > SHOWN else ""
     blocks.append(Table("The best trials", head, rows, note=note, wide=True))
     made = [Section("sweep", "The sweep", sentences, blocks)]
@@ -121,7 +123,7 @@ def _parallel(
         for place in places.tolist():
             axes.axvline(place, color=SOFT, linewidth=0.8)
             _ticks(axes, place, matrix, levels, trials, keys, low, high)
-        axes.set_xticks(places, [*(key.replace(".", ".\n", 1) for key in keys), words.name(metric)], fontsize=8)
+        axes.set_xticks(places, [*(key.replace(".", ".\n", 1) for key in keys), formatting.name(metric)], fontsize=8)
         axes.set_yticks([])
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.set_xlim(-0.35, places[-1] + 0.75)
@@ -134,7 +136,7 @@ def _parallel(
     ]
     alt = (
         f"Each line is one of {len(trials)} trials, through its settings ({', '.join(keys)}) to its "
-        f"{words.name(metric)}; the best {top} are drawn strongly."
+        f"{formatting.name(metric)}; the best {top} are drawn strongly."
     )
     return album.draw("parallel", "Settings and outcome", alt, paint, ("run", *keys, metric), rows, wide=True,
                       size=(max(7.5, 1.35 * (len(keys) + 1)), 4.2), caption=f"The best {top} in blue.")  # fmt: skip
@@ -154,7 +156,7 @@ def _ticks(
         )
         if names:
             raw = list(range(len(names)))
-        marks = [(0.0, words.number(min(raw))), (1.0, words.number(max(raw)))]
+        marks = [(0.0, formatting.number(min(raw))), (1.0, formatting.number(max(raw)))]
         if low[place] == high[place]:
             marks = [(0.5, marks[0][1])]
     for height, text in marks:
@@ -173,11 +175,11 @@ def _over_time(scored: Sequence[tuple[Facts, float]], metric: str, lower: bool, 
         axes.plot(trials, values, "o", color=SOFT, markersize=3, alpha=0.6, label="a trial")
         axes.step(trials, best, where="post", color=ORANGE, label="best so far")
         axes.set_xlabel("trials, in the order they were made")
-        axes.set_ylabel(words.name(metric))
+        axes.set_ylabel(formatting.name(metric))
         figure.legend(loc="outside lower center", ncols=2)
 
     last = int(np.argmax(best == best[-1])) + 1
-    alt = f"Best {words.name(metric)} so far over {len(values)} trials; the last improvement was trial {last}."
+    alt = f"Best {formatting.name(metric)} so far over {len(values)} trials; the last improvement was trial {last}."
     rows = [(i + 1, run_id, v, b) for i, ((_, v, run_id), b) in enumerate(zip(timed, best.tolist(), strict=True))]
     head = ("trial", "run", metric, "best so far")
     return album.draw("best-so-far", "Best so far", alt, paint, head, rows, caption=f"Last improved by trial {last}.")
@@ -202,7 +204,8 @@ def _importance(trials: Sequence[Facts], values: np.ndarray, keys: Sequence[str]
     order = np.argsort(-mean, kind="stable")[:15]
     first = keys[int(order[0])]
     sentence = (
-        f"In a random forest over {len(trials)} trials, {first} matters most for {words.name(metric)}: shuffled, it "
+        f"In a random forest over {len(trials)} trials, {first} matters most for {formatting.name(metric)}: shuffled, "
+        f"it "
         f"costs the forest {mean[order[0]]:.2f} of its R²."
     )
     if len(order) > 1:

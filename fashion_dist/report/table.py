@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fashion_dist.report import words
-from fashion_dist.report.facts import PLAIN, Facts
+from fashion_dist.report import formatting
+from fashion_dist.report.run_data import PLAIN, Facts
 
 HEAD = ("task", "command", "seed", "epochs", "wall", "CPU", "validation", "test")
 SHOWN = 4
@@ -25,11 +25,11 @@ def _row(facts: Facts) -> tuple[str, ...]:
     epochs = f"{facts.config.train.epochs}" if facts.view.state == "done" else f"{done}, {facts.view.state}"
     if facts.best_epoch is not None:
         epochs += f" (best {facts.best_epoch:g})"
-    cpu = words.duration(facts.cpu_s) if facts.cpu_s is not None else "—"
+    cpu = formatting.duration(facts.cpu_s) if facts.cpu_s is not None else "—"
     command = _cell(command_of(facts))
     return (
         f"`{facts.config.task}`", f"`{command}`" if command else "—", str(facts.config.train.seed), epochs,
-        words.duration(facts.wall_s), cpu, _figures(facts, "val"), _figures(facts, "test"),
+        formatting.duration(facts.wall_s), cpu, _figures(facts, "val"), _figures(facts, "test"),
     )  # fmt: skip
 
 
@@ -46,4 +46,4 @@ def _figures(facts: Facts, split: str) -> str:
     """What was measured at the best epoch, the monitored metric first; each with its name."""
     measured = facts.at_best(split)
     names = [name for name in facts.metrics if name in measured and name not in PLAIN][:SHOWN]
-    return ", ".join(f"{words.name(name)} {measured[name]:.4f}" for name in names) or "—"
+    return ", ".join(f"{formatting.name(name)} {measured[name]:.4f}" for name in names) or "—"

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster.table import cut
-from fashion_dist.collect import collect, collect_average
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.files import write_text
+from fashion_dist.io import write_text
+from fashion_dist.monitor.table import cut
 from fashion_dist.paths import SweepDir
+from fashion_dist.results.collect import collect, collect_average
 from fashion_dist.runs import open_folder
 from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
-from fashion_dist.tracking import read_metrics
+from fashion_dist.tracking.metrics_log import read_metrics
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import time
 from typing import TYPE_CHECKING
 
 from fashion_dist import cli
-from fashion_dist.cluster import scheduler
-from fashion_dist.cluster.follow import WATCH_S
+from fashion_dist.cluster import slurm
 from fashion_dist.errors import RunError
+from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import table
 from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
 
 if TYPE_CHECKING:
-    from fashion_dist.sweep.launch import Draft, Submitted
+    from fashion_dist.sweep.launcher import Draft, Submitted
 
 SHOWN = 24
 SETTLE_S = 6.0
@@ -118,16 +118,16 @@ def cancel(folder: SweepDir) -> dict[str, str]:
         if array.job is None or str(array.job) in done:
             continue
         mine = [trial for trial in view.trials if _is_of(trial, array.job.job_id)]
-        there = scheduler.presence(array.job)
+        there = slurm.presence(array.job)
         if there != "gone":
-            scheduler.cancel(array.job)
+            slurm.cancel(array.job)
             done[str(array.job)] = "told to end; trials that run save"
         elif array.cluster == "slurm" or not mine:
             done[str(array.job)] = "over: nothing to cancel"
     for trial in view.trials:  # on this machine a trial outlives its queue
         job = trial.view.job
         if trial.view.is_active and job is not None and job.cluster == "local" and str(job) not in done:
-            scheduler.cancel(job)
+            slurm.cancel(job)
             done[str(job)] = f"trial {trial.number}: told to save and end"
     if not done:
         raise RunError(f"sweep {folder.sweep_id} was never submitted")

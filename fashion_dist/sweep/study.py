@@ -17,15 +17,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import tasks
-from fashion_dist.cluster import lock
+from fashion_dist.cluster import run_lock
 from fashion_dist.errors import RunError
-from fashion_dist.files import write_json
+from fashion_dist.io import write_json
 from fashion_dist.paths import RunDir
-from fashion_dist.state import RunState
+from fashion_dist.run_status import RunState
 from fashion_dist.sweep import decisions
-from fashion_dist.sweep.record import Sweep, Trial
 from fashion_dist.sweep.spec import Parameter
-from fashion_dist.tracking import read_metrics
+from fashion_dist.sweep.sweep_record import Sweep, Trial
+from fashion_dist.tracking.metrics_log import read_metrics
 
 if TYPE_CHECKING:
     import optuna
@@ -73,7 +73,7 @@ class Study:
     def begin(self, number: int) -> Trial:
         """The trial of that number, with the parameters that the search gives it if it has none yet."""
         known = self.sweep.trial(number)
-        with lock.guard(self.sweep.folder.path, "study"), _quiet():
+        with run_lock.guard(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
             frozen = study.trials[number]
             if frozen.state == _states().WAITING:
@@ -131,7 +131,7 @@ class Study:
         if halving is None or epoch not in halving.rungs:
             return False
         value = _value_after(run, epoch, self.sweep.metric or tasks.load(self.sweep.base.task).monitor)
-        with lock.guard(self.sweep.folder.path, "study"), _quiet():
+        with run_lock.guard(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
             others = [
                 frozen.intermediate_values[epoch]

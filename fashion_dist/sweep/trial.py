@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fashion_dist.cluster import access, lock, scheduler
-from fashion_dist.cluster.job import END_S, run_rank
-from fashion_dist.cluster.launch import Plan, make_folder, write_run
-from fashion_dist.cluster.place import Place, read_place
-from fashion_dist.cluster.record import Submission
-from fashion_dist.cluster.watch import end_within
+from fashion_dist.cluster import permissions, run_lock, slurm
+from fashion_dist.cluster.heartbeat import end_within
+from fashion_dist.cluster.job_record import Submission
+from fashion_dist.cluster.launcher import Plan, make_folder, write_run
+from fashion_dist.cluster.rank_env import Place, read_place
+from fashion_dist.cluster.worker import END_S, run_rank
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.paths import RunDir, SweepDir
-from fashion_dist.state import RunState
-from fashion_dist.sweep.record import Array, Sweep, Trial, read_arrays
+from fashion_dist.run_status import RunState
+from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, read_arrays
 
 
 def begin(sweep: Sweep, number: int) -> Trial:
@@ -54,7 +54,7 @@ def plan_of(sweep: Sweep, trial: Trial, array: Array) -> Plan:
     return Plan(
         config, sweep.folder.home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
         array.resources, array.options, sweep.command, str(sweep.folder.path), trial.number,
-        access.group_of(sweep.folder.path),
+        permissions.group_of(sweep.folder.path),
     )  # fmt: skip
 
 
@@ -83,9 +83,9 @@ def enter(sweep: Sweep, number: int, place: Place) -> RunDir | None:
     if is_over(sweep, number, run):
         return None
     make_folder(run, plan.group)
-    with lock.guard(run.path, "launch"):
+    with run_lock.guard(run.path, "launch"):
         before = Submission.read(run)
-        if before is not None and before.job not in (None, place.job) and scheduler.presence(before.job) != "gone":
+        if before is not None and before.job not in (None, place.job) and slurm.presence(before.job) != "gone":
             raise RunBusyError(f"run {run.run_id} is trained by {before.job} already, and left to it")
         write_run(plan)
         Submission(
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
         return 2
     sweep = Sweep.read(SweepDir(Path(argv[0])))
     number = int(argv[1]) + int(os.environ["SLURM_ARRAY_TASK_ID"])
-    access.keep(sweep.folder.path)
+    permissions.keep(sweep.folder.path)
     try:
         run = enter(sweep, number, read_place(os.environ))
         if run is None:

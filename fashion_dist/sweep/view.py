@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster import scheduler
-from fashion_dist.cluster.scheduler import JobRef
-from fashion_dist.cluster.view import STATES, RunView, Scheduler, look
-from fashion_dist.files import read_json
+from fashion_dist.cluster import slurm
+from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, look
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.io import read_json
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import decisions
-from fashion_dist.sweep.record import Array, Sweep, Trial, read_arrays
+from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, read_arrays
 
 UNFINISHED = ("failed", "cancelled", "stopped")
 """States of trials that `--rerun-failed` runs again."""
@@ -121,7 +121,7 @@ class _Queue:
     def __init__(self, folder: SweepDir, arrays: Sequence[Array]) -> None:
         last = arrays[-1] if arrays else None
         self.job = last.job if last is not None and last.cluster == "local" else None
-        self.is_running = self.job is not None and scheduler.presence(self.job) in ("running", "unknown")
+        self.is_running = self.job is not None and slurm.presence(self.job) in ("running", "unknown")
         values = read_json(folder.queue)
         is_its = JobRef.from_json(values.get("job") or {}) == self.job
         self.started = set(values.get("started", [])) if is_its else set()

@@ -144,7 +144,7 @@ def _nobody() -> Columns:
 
 def names() -> list[str]:
     """The tasks there are: the modules of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def load(name: str) -> Task:

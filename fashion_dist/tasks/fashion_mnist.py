@@ -10,7 +10,7 @@ import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.tasks import Arrays, Columns
-from fashion_dist.tasks._classification import classification, csv_text, in_order, named_classes
+from fashion_dist.tasks.common.classification import classification, csv_text, in_order, named_classes
 from shards import Split
 
 RECIPE = Config(

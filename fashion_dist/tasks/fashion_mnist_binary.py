@@ -9,7 +9,7 @@ import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.tasks import Arrays, Columns, fashion_mnist
-from fashion_dist.tasks._classification import classification, csv_text, in_order
+from fashion_dist.tasks.common.classification import classification, csv_text, in_order
 from shards import Schema, Split
 
 RECIPE = dataclasses.replace(fashion_mnist.RECIPE, task="fashion_mnist_binary")

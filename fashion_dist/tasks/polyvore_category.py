@@ -9,7 +9,7 @@ import numpy as np
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import Arrays, Columns
-from fashion_dist.tasks._classification import classification, named_classes
+from fashion_dist.tasks.common.classification import classification, named_classes
 from shards import Schema, ShardSet, Split
 
 RECIPE = Config(

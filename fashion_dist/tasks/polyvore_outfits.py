@@ -14,8 +14,9 @@ import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import Columns, _polyvore, polyvore_pairs
-from fashion_dist.tasks._polyvore import answer, score_outfit, wardrobe_of
+from fashion_dist.tasks import Columns, polyvore_pairs
+from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common.compatibility import answer, score_outfit, wardrobe_of
 from shards import ShardSet, Split
 
 THRESHOLDS = {"undecided_from": 0.45, "positive_from": 0.55}
@@ -29,7 +30,7 @@ RECIPE = dataclasses.replace(
 def check(shard_set: ShardSet, config: Config) -> None:
     """Refuse thresholds that cross, and what `polyvore_pairs` refuses."""
     check_thresholds(config)
-    _polyvore.check(shard_set, config)
+    compatibility.check(shard_set, config)
 
 
 def check_thresholds(config: Config) -> tuple[float, float]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Columns, Task, _polyvore
-from fashion_dist.tasks._polyvore import asked_pairs, score_pairs, wardrobe_of
+from fashion_dist.tasks import Columns, Task
+from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common.compatibility import asked_pairs, score_pairs, wardrobe_of
 from shards import Split
 
 RECIPE = Config(
@@ -27,14 +28,14 @@ RECIPE = Config(
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
     ),
     train=TrainConfig(epochs=16, batch_size=32, ema=0.99, label_smoothing=0.1),
-    options=dict(_polyvore.OPTIONS),
+    options=dict(compatibility.OPTIONS),
 )  # fmt: skip
 
 
 def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
     """`compatibility.txt`, a line for each pair: both items, 1 or 0 as predicted, as is true, and the probability."""
     pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
-    probabilities = _polyvore.sigmoid(score_pairs(np.asarray(columns["embedding"]), pairs[:, 0], pairs[:, 1]))
+    probabilities = compatibility.sigmoid(score_pairs(np.asarray(columns["embedding"]), pairs[:, 0], pairs[:, 1]))
     names = list(split.keys)
     lines = [
         f"{names[a]} {names[b]} {int(probability > 0.5)} {true} {probability:.4f}"
@@ -46,15 +47,15 @@ def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]
 TASK = Task(
     recipe=RECIPE,
     facts=("item_id", "semantic"),
-    build_model=_polyvore.build_model,
-    examples=_polyvore.examples,
-    loss=_polyvore.loss,
-    judge=_polyvore.judge,
-    rows=_polyvore.rows,
+    build_model=compatibility.build_model,
+    examples=compatibility.examples,
+    loss=compatibility.loss,
+    judge=compatibility.judge,
+    rows=compatibility.rows,
     submission=submission,
-    check=_polyvore.check,
-    average=_polyvore.average,
-    settle=_polyvore.calibrate,
+    check=compatibility.check,
+    average=compatibility.average,
+    settle=compatibility.calibrate,
     monitor="score",
     shown_metrics=("pair_auc", "outfit_auc", "fill_in_blank"),
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.errors import InputError
-from shards.record import Record, Schema
+from shards.schema import Record, Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,7 +18,7 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.readers import ReadOptions, Source, select
-from shards.record import SPLITS, Record, Schema
+from shards.schema import SPLITS, Record, Schema
 
 ANNOTATIONS = ("Anno_coarse", "Anno")
 _STORED = {"1": 1, "-1": 0, "0": -1}

@@ -18,7 +18,7 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, select
 from shards.readers._folders import without_extension
-from shards.record import Record, Schema
+from shards.schema import Record, Schema
 
 LABEL = "category_label"
 

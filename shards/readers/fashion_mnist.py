@@ -19,7 +19,7 @@ import numpy as np
 
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, _folders
-from shards.record import Record, Schema
+from shards.schema import Record, Schema
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

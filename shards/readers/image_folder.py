@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, _folders
-from shards.record import Record, Schema
+from shards.schema import Record, Schema
 
 Namer = Callable[[Path, list[str]], Mapping[str, str]]
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Rejected, Source
-from shards.record import Record, Schema
+from shards.schema import Record, Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

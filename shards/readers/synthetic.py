@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from shards import processes
+from shards import worker_pool
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
 from shards.readers._synthetic_shapes import SHAPES, Points, Shape
@@ -59,7 +59,7 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     ]
     total = sum(COUNTS.values())
     labels: dict[str, list[list[str | int]]] = {split: [] for split in COUNTS}
-    drawn_rows = processes.each(
+    drawn_rows = worker_pool.each(
         _draw_range, [(fresh, seed, *job) for job in jobs], workers, lambda done: on_progress("draw", done, total)
     )
     for (split, _, _), rows in zip(jobs, drawn_rows, strict=True):

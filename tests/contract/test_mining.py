@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from fashion_dist.checkpoint import Checkpoints
-from fashion_dist.distributed import Link, World
 from fashion_dist.paths import RunDir
-from fashion_dist.session import FitOptions
 from fashion_dist.tasks import Examples, polyvore_pairs
-from fashion_dist.tracking import read_metrics
-from fashion_dist.train import fit
+from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.session import FitOptions
+from fashion_dist.train.trainer import fit
 from shards import ShardSet
 
 SETTINGS = (

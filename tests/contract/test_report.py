@@ -19,12 +19,12 @@ from cluster_home import job
 from report_runs import make_run
 
 from fashion_dist import tasks
-from fashion_dist.checkpoint import Checkpoints
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
-from fashion_dist.report.facts import Facts, read_facts
+from fashion_dist.report.run_data import Facts, read_facts
 from fashion_dist.runs import open_run
+from fashion_dist.train.checkpoint import Checkpoints
 from shards import ShardSet
 
 ALONE = """

@@ -14,14 +14,14 @@ from cluster_home import read
 from fault_matrix import Figures
 from trial import Trial
 
-from fashion_dist.checkpoint import Checkpoints
+from fashion_dist.train.checkpoint import Checkpoints
 
 # One process that has torch and a real run's state; its children save until they are killed.
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from fashion_dist.checkpoint import Checkpoints
+from fashion_dist.train.checkpoint import Checkpoints
 
 folder, source = Path(sys.argv[1]), Path(sys.argv[2])
 state = torch.load(source / "state.pt", weights_only=True)

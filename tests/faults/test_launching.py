@@ -23,7 +23,7 @@ from shards import PackOptions, ReadOptions, pack
 def by_hand(trial: Trial) -> Said:
     """A second job on the run's folder, as `srun` or a shell would start it."""
     return trial.place.do(
-        [sys.executable, "-m", "fashion_dist.cluster.job", str(trial.run)], **trial.environment()
+        [sys.executable, "-m", "fashion_dist.cluster.worker", str(trial.run)], **trial.environment()
     )  # fmt: skip
 
 

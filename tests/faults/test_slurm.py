@@ -16,8 +16,8 @@ from fault_matrix import Figures
 from slurm_cluster import ROOT, UP, SlurmCluster, output, run
 from trial import Trial
 
-from fashion_dist.cluster import scheduler, submit
-from fashion_dist.cluster.presets import Resources
+from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.errors import ConfigError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -37,7 +37,7 @@ def ended(trial: Trial, figures: Figures, began: float, limit_s: float | None = 
     def over() -> bool:
         # A start that fails of a lost node is followed by another one, so only the queue can say that it was the last.
         state = read(trial.run / "state.json").get("state")
-        return state == "done" or (state == "failed" and scheduler.queue(job_ids=[job_of(trial)]) == [])
+        return state == "done" or (state == "failed" and slurm.queue(job_ids=[job_of(trial)]) == [])
 
     until(over, "the run is over")
     figures.took(time.monotonic() - began, limit_s)
@@ -79,7 +79,7 @@ def take_back(job: str, repair: Callable[[], None] = lambda: None) -> None:
     """Wait until Slurm gives n2 up, and let its daemons and the requeued job go on."""
     until(lambda: "down" in output("sinfo", "--noheader", "--nodes=n2", "--format=%T"), "Slurm gives n2 up")
     lost = time.monotonic()
-    until(lambda: [entry.presence for entry in scheduler.queue(job_ids=[job])] == ["queued"], "the job is requeued")
+    until(lambda: [entry.presence for entry in slurm.queue(job_ids=[job])] == ["queued"], "the job is requeued")
     # A minute later Slurm asks a node that was silent once more to end the job's tasks: those of its new start, if the
     # node is back so soon.
     output("scontrol", "hold", job)
@@ -120,7 +120,7 @@ def test_requeued_three_times(slurm_trial: Trial, figures: Figures) -> None:
     for attempt, step in ((1, 3), (2, 8), (3, 13)):
         trial.wait_for_step(step, attempt)
         job = job_of(trial)
-        scheduler.requeue(job)
+        slurm.requeue(job)
         if attempt == 1:  # what a submitit result of an earlier start would look like
             stale = trial.run / "logs" / f"{job}_0_result.pkl"
             until(lambda: len(trial.ends()) == 1 and trial.ends()[0] == "requeued", "the first start has ended")
@@ -161,7 +161,7 @@ def test_at_its_time_limit_it_goes_on_by_itself(slurm_trial: Trial, figures: Fig
     def limit(minutes: int) -> None:
         output("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
 
-    (entry,) = scheduler.queue(job_ids=[job])
+    (entry,) = slurm.queue(job_ids=[job])
     assert entry.left_s is not None
     began = time.monotonic()
     limit((3600 - entry.left_s) // 60 + 2)  # one to two minutes are left, and two before the end it is warned
@@ -243,14 +243,16 @@ def test_an_array_larger_than_the_clusters_becomes_several(
     # Nothing of it may start here: a thousand interpreters are another test.
     blocker = output("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 600",
                      "--output=/dev/null")  # fmt: skip
-    size = scheduler.max_array_size()
+    size = slurm.max_array_size()
     began = time.monotonic()
     try:
-        jobs = submit.submit_array(abs, range(size + 2), resources=Resources(time_min=5), folder=tmp_path, name="large")
+        jobs = submitit_executor.submit_array(
+            abs, range(size + 2), resources=Resources(time_min=5), folder=tmp_path, name="large"
+        )
         figures.took(time.monotonic() - began)
         arrays = sorted({job.job_id.partition("_")[0] for job in jobs}, key=int)
         assert len(arrays) == 2 and len(jobs) == len(set(jobs)) == size + 2
-        waiting = scheduler.queue(job_ids=arrays)
+        waiting = slurm.queue(job_ids=arrays)
         assert len(waiting) == size + 2
     finally:
         local_cluster.cancel(blocker, *{job.job_id.partition("_")[0] for job in jobs})
@@ -268,13 +270,13 @@ def test_an_array_of_which_a_part_is_refused_leaves_nothing(
     )
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    size = scheduler.max_array_size()
+    size = slurm.max_array_size()
     with pytest.raises(ConfigError, match="QOSMaxSubmitJobPerUserLimit"):
-        submit.submit_array(
+        submitit_executor.submit_array(
             abs, range(size + 2), resources=Resources(time_min=5), folder=tmp_path / "logs", name="partial"
         )
     assert list((tmp_path / "logs").iterdir()) == []
-    until(lambda: scheduler.queue(name="partial") == [], "the accepted part has left the queue")
+    until(lambda: slurm.queue(name="partial") == [], "the accepted part has left the queue")
 
 
 @pytest.mark.fault(27)

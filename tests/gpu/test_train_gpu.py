@@ -12,11 +12,11 @@ import torch
 from fashion_dist.bench._session import close_session, open_session
 from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.distributed import Link, World
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.session import FitOptions, Session, SplitFeed
 from fashion_dist.tasks import deepfashion
-from fashion_dist.train import fit, train_step
+from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.session import FitOptions, Session, SplitFeed
+from fashion_dist.train.trainer import fit, train_step
 from shards import ShardSet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

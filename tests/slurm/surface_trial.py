@@ -14,8 +14,8 @@ from pathlib import Path
 from recorded_sweep import surface
 
 from fashion_dist.paths import SweepDir
-from fashion_dist.sweep.record import Sweep
 from fashion_dist.sweep.study import Study
+from fashion_dist.sweep.sweep_record import Sweep
 
 
 def main(folder: str, first: str, slow: str) -> None:

@@ -13,8 +13,8 @@ from cluster_home import Workplace, ranks, read, until
 from slurm_calls import squared
 from slurm_cluster import SlurmCluster
 
-from fashion_dist.cluster import scheduler, submit
-from fashion_dist.cluster.presets import Resources
+from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.errors import ConfigError, RunError
 
 pytestmark = pytest.mark.slurm
@@ -41,7 +41,7 @@ def ends(run: Path) -> list[str]:
 
 
 def gone(job_id: str) -> bool:
-    return all(entry.presence == "gone" for entry in scheduler.queue(job_ids=[job_id]))
+    return all(entry.presence == "gone" for entry in slurm.queue(job_ids=[job_id]))
 
 
 def test_two_nodes_from_launch_to_predictions(place: Workplace) -> None:
@@ -78,7 +78,7 @@ def test_requeued_it_goes_on_and_a_killed_rank_is_named(place: Workplace, local_
     run = place.run()
     job = job_of(run)
     place.wait_for_steps(run)
-    scheduler.requeue(job)
+    slurm.requeue(job)
     until(lambda: len(ends(run)) == 2, "the second start")
     assert job_of(run) == job and ends(run)[0] == "requeued"
     assert place.launch("--nodes", "2", settings=LONG).json["outcome"] == "active"
@@ -94,7 +94,7 @@ def test_pre_empted_it_saves_and_goes_on(place: Workplace, local_cluster: SlurmC
     place.launch("--nodes", "2", settings=LONG)
     run = place.run()
     place.wait_for_steps(run)
-    urgent = scheduler.ask(["sbatch", "--parsable", "-p", "urgent", "-N2", "-o", "/dev/null", "--wrap", "sleep 5"])
+    urgent = slurm.ask(["sbatch", "--parsable", "-p", "urgent", "-N2", "-o", "/dev/null", "--wrap", "sleep 5"])
     until(lambda: len(ends(run)) == 2, "the second start")
     assert ends(run)[0] == "pre-empted" and gone(urgent.strip())
     place.wait_for_steps(run, attempt=2)
@@ -125,7 +125,7 @@ def test_an_array_is_a_map(slurm_cluster: SlurmCluster, tmp_path: Path, monkeypa
     said: list[int] = []
 
     def run(numbers: list[int], folder: Path) -> list[int]:
-        return submit.run_array(
+        return submitit_executor.run_array(
             squared, numbers, cluster="slurm", resources=Resources(time_min=5), folder=folder, name="squares",
             max_parallel=2, on_progress=lambda done, _: said.append(done),
         )  # fmt: skip
@@ -141,12 +141,12 @@ def test_a_single_task_is_no_array(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     arguments = {"cluster": "slurm", "resources": Resources(time_min=5), "folder": tmp_path, "name": "one"}
-    assert submit.run_array(squared, [7], **arguments) == [49]  # type: ignore[arg-type]
+    assert submitit_executor.run_array(squared, [7], **arguments) == [49]  # type: ignore[arg-type]
 
 
 def test_an_array_that_slurm_refuses_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the job was refused"):
-        submit.submit_array(
+        submitit_executor.submit_array(
             squared, [1, 2], resources=Resources(constraint="no-such-feature"), folder=tmp_path, name="x"
         )
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from cluster_home import ROOT, Workplace, read, until
 from offline_run import read_offline
 from slurm_cluster import SlurmCluster
 
-from fashion_dist.cluster import scheduler
+from fashion_dist.cluster import slurm
 
 pytestmark = pytest.mark.slurm
 
@@ -47,7 +47,7 @@ def test_requeued_three_times_offline_it_is_one_run_with_every_step_once(place: 
             return state.get("attempt") == attempt and state.get("step", 0) >= step
 
         until(there, f"start {attempt} reaches step {step}")
-        scheduler.requeue(job)
+        slurm.requeue(job)
 
     def ends() -> list[str]:
         return [attempt["end"] for attempt in read(run / "attempts.json")["attempts"]]

@@ -12,12 +12,12 @@ from made_sweep import make_sweep
 from recorded_sweep import surface
 from slurm_cluster import SlurmCluster
 
-from fashion_dist.cluster import scheduler, submit
-from fashion_dist.cluster.presets import Resources
+from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.paths import Home
 from fashion_dist.sweep import decisions, expand
-from fashion_dist.sweep.record import Sweep
 from fashion_dist.sweep.study import Study
+from fashion_dist.sweep.sweep_record import Sweep
 from fashion_dist.sweep.view import look_at_sweep
 
 pytestmark = pytest.mark.slurm
@@ -39,7 +39,7 @@ def searched(home: Path, seed: int) -> Sweep:
 
 def array_of(sweep: Sweep, tasks: str, slow: str = "") -> str:
     words = ("surface_trial", str(sweep.folder.path), "0", slow)
-    job = submit.submit_module(
+    job = submitit_executor.submit_module(
         words, tasks, resources=Resources(time_min=30), folder=sweep.folder.logs, name="search", max_parallel=4
     )
     return job.job_id
@@ -63,13 +63,13 @@ def test_forty_trials_four_at_once_two_of_them_killed(
 
     until(lambda: begun(5), "trial 5 has begun")
     before = sweep.trial(5)
-    scheduler.requeue(f"{job}_5")
+    slurm.requeue(f"{job}_5")
     until(lambda: begun(9), "trial 9 has begun")
     subprocess.run(["scancel", "--signal=KILL", f"{job}_9"], check=True)
-    until(lambda: not scheduler.queue(job_ids=[job]), "the array is over")
+    until(lambda: not slurm.queue(job_ids=[job]), "the array is over")
     assert not is_done(9)
     again = array_of(sweep, "9")
-    until(lambda: not scheduler.queue(job_ids=[again]), "the killed trial ran again")
+    until(lambda: not slurm.queue(job_ids=[again]), "the killed trial ran again")
 
     view = look_at_sweep(sweep.folder)
     assert view.counts == {"done": TRIALS}

@@ -12,7 +12,7 @@ import pytest
 from cluster_home import SETTINGS, Said, Workplace, read, until
 from slurm_cluster import SlurmCluster
 
-from fashion_dist.cluster import scheduler
+from fashion_dist.cluster import slurm
 
 pytestmark = pytest.mark.slurm
 
@@ -104,7 +104,7 @@ def test_a_trial_on_two_nodes_that_is_requeued_takes_up_itself(place: Workplace)
     until(lambda: bool(place.runs), "the first trial's folder")
     run = place.home / "runs" / said.json["trials"][0]["run"]
     place.wait_for_steps(run)
-    scheduler.requeue(f"{array['job_id']}_0")
+    slurm.requeue(f"{array['job_id']}_0")
     place.wait_for_steps(run, attempt=2)
     assert read(run / "job.json")["trial"] == 0 and place.runs == [run]
     assert read(run / "attempts.json")["attempts"][1]["ranks"] == 2

@@ -109,7 +109,7 @@ class Finder(importlib.abc.MetaPathFinder):
 if FAULT:
     actions = {"fashion_dist.data.loader": loader}
     if "die" in FAULT:
-        actions["fashion_dist.cluster.submit"] = submission
+        actions["fashion_dist.cluster.submitit_executor"] = submission
     sys.meta_path.insert(0, Finder(actions))
     if FAULT.get("clock", {}).get("rank") == RANK:
         right = time.time

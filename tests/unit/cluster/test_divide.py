@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_dist.cluster.launch import require_divisible
-from fashion_dist.cluster.presets import Resources
+from fashion_dist.cluster.launcher import require_divisible
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 

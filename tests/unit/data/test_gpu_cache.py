@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fashion_dist.config import DataConfig
+from fashion_dist.data.augment import draw
+from fashion_dist.data.backends import PixelEngine
+from fashion_dist.data.batch_plan import Work
 from fashion_dist.data.cache import GpuCache, areas
+from fashion_dist.data.cpu_transforms import Renderer
+from fashion_dist.data.dali import Graph
 from fashion_dist.data.decode import CachedDecoder
-from fashion_dist.data.draws import draw
-from fashion_dist.data.engine import PixelEngine
-from fashion_dist.data.pipeline import Graph
-from fashion_dist.data.render import Renderer
-from fashion_dist.data.work import Work
 
 CPU, COUNT, SIDE = torch.device("cpu"), 40, 28
 SIZES = np.full((COUNT, 2), SIDE, np.int32)

@@ -19,10 +19,10 @@ import torch
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader, LoaderOptions
-from fashion_dist.data import fetch as fetching
-from fashion_dist.data.fetch import Fetcher, ShardFiles
-from fashion_dist.data.pipeline import NICE, step_back
-from fashion_dist.data.render import Renderer
+from fashion_dist.data import shard_reader as fetching
+from fashion_dist.data.cpu_transforms import Renderer
+from fashion_dist.data.dali import NICE, step_back
+from fashion_dist.data.shard_reader import Fetcher, ShardFiles
 from fashion_dist.errors import ConfigError, InputError
 from shards import ShardSet
 
@@ -133,7 +133,7 @@ from pathlib import Path
 import numpy as np
 from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader
-from fashion_dist.data.plan import epoch_order
+from fashion_dist.data.sampler import epoch_order
 from shards import ShardSet
 import torch, pyarrow.parquet, psutil
 

@@ -14,7 +14,7 @@ from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from fashion_dist.report import make, search
-from fashion_dist.report.facts import Facts, read_facts
+from fashion_dist.report.run_data import Facts, read_facts
 from fashion_dist.report.table import markdown
 from fashion_dist.tasks import deepfashion, fashion_mnist
 from shards import ShardSet

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from sources import REPOSITORY, write_csv_source
 
-from shards import PackOptions, ShardSet, bench, duplicates, pack
-from shards.card import write_card
+from fashion_dist.report import near_duplicates
+from fashion_dist.report.dataset_card import write_card
+from shards import PackOptions, ShardSet, bench, pack
 from shards.readers import synthetic
 from shards.readers.synthetic import ATTRIBUTES, CATEGORIES, draw_garment
 
@@ -41,12 +42,12 @@ def test_the_card_tells_counts_classes_and_what_was_left_out(tmp_path: Path) -> 
 def test_hashes_of_one_photo_are_near_and_of_two_are_far() -> None:
     def look(image: Image.Image) -> tuple[int, np.ndarray]:
         gray = image.convert("L").resize((32, 32), Image.Resampling.BOX)
-        return duplicates.perceptual_hash(np.asarray(gray)), np.asarray(gray.reduce(2)).ravel()
+        return near_duplicates.perceptual_hash(np.asarray(gray)), np.asarray(gray.reduce(2)).ravel()
 
     photos = [Image.open(io.BytesIO(draw_garment(np.random.default_rng(n), CATEGORIES[n])[0])) for n in range(8)]
     smaller = [photo.resize((90, 90)) for photo in photos]
     hashes, looks = zip(*(look(photo) for photo in [*photos, *smaller]), strict=True)
-    pairs = duplicates.find(np.array(hashes, np.uint64), np.array(looks), np.repeat([0, 1], 8))
+    pairs = near_duplicates.find(np.array(hashes, np.uint64), np.array(looks), np.repeat([0, 1], 8))
     assert {(pair.first, pair.second) for pair in pairs} == {(n, n + 8) for n in range(8)}
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import InputError, PackOptions
-from shards.plan import MB, arrange, shard_count
+from shards.pack_plan import MB, arrange, shard_count
 
 SPLITS = ["test", "train", "val"]
 

@@ -15,9 +15,9 @@ import pytest
 from sources import REPOSITORY, add_row, final_names, jpeg, tree_hash, write_csv_source
 
 from shards import InputError, PackOptions, ReadOptions, ShardSet, SpaceError, pack, packing, writer
-from shards.lock import Lock
+from shards.locks import Lock
 from shards.manifest import Manifest
-from shards.plan import Plan, ShardPlan
+from shards.pack_plan import Plan, ShardPlan
 from shards.verify import verify
 
 SMALL = PackOptions(shard_mb=0.01)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import InputError, Schema, decode_key, encode_key
-from shards.record import folded, key_fault, split_order, stored_key_fault
+from shards.schema import folded, key_fault, split_order, stored_key_fault
 
 
 @pytest.mark.fault(15)

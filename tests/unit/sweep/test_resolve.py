@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fashion_dist.cluster.launch import Request, resolve
+from fashion_dist.cluster.launcher import Request, resolve
 from fashion_dist.errors import ConfigError, InputError
-from fashion_dist.sweep import launch
-from fashion_dist.sweep.launch import Question
+from fashion_dist.sweep import launcher
+from fashion_dist.sweep.launcher import Question
 
 SMALL = ("data.image_px=32", "train.batch_size=32")
 
@@ -21,7 +21,7 @@ def question(home: Path, *settings: str, file: str = "", **more: Any) -> Questio
 
 
 def test_a_trial_is_the_run_that_launch_makes_of_the_same_settings(packed_home: Path) -> None:
-    sweep = launch.resolve(question(packed_home, "optim.lr=0.1,0.2", "model.pool=max")).sweep
+    sweep = launcher.resolve(question(packed_home, "optim.lr=0.1,0.2", "model.pool=max")).sweep
     one = Request(
         "deepfashion", home=str(packed_home), cluster="local", settings=(*SMALL, "optim.lr=0.2", "model.pool=max")
     )
@@ -30,7 +30,7 @@ def test_a_trial_is_the_run_that_launch_makes_of_the_same_settings(packed_home: 
 
 
 def test_repeats_have_seeds_of_their_own_and_doubles_are_left_out(packed_home: Path) -> None:
-    draft = launch.resolve(question(packed_home, "optim.lr=0.1,0.10,0.2", seeds=2))
+    draft = launcher.resolve(question(packed_home, "optim.lr=0.1,0.10,0.2", seeds=2))
     assert len(draft.sweep.trials) == 4 and draft.doubled == 2
     assert [trial.settings["train.seed"] for trial in draft.sweep.trials if trial] == [0, 1, 0, 1]
 
@@ -40,7 +40,7 @@ def test_the_metric_of_the_file_is_the_one_that_best_means(packed_home: Path, tm
     file.write_text(
         "method: grid\nmetric: {name: val/loss, goal: minimize}\nparameters: {optim.lr: {values: [0.1, 0.2]}}\n"
     )
-    sweep = launch.resolve(question(packed_home, file=str(file), name="x y")).sweep
+    sweep = launcher.resolve(question(packed_home, file=str(file), name="x y")).sweep
     assert (sweep.base.train.monitor, sweep.base.train.mode) == ("loss", "min")
     assert sweep.name == "x y" and sweep.folder.sweep_id.startswith("x-y-")
 
@@ -69,19 +69,19 @@ def test_a_sweep_that_is_refused(
     packed_home: Path, settings: tuple[str, ...], more: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError) as refused:
-        launch.resolve(question(packed_home, *settings, **more))
+        launcher.resolve(question(packed_home, *settings, **more))
     assert words in str(refused.value) and "\n" not in str(refused.value)
     assert not (packed_home / "sweeps").exists()
 
 
 def test_two_sweeps_of_one_name_with_other_content(packed_home: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").symlink_to(packed_home / "shards")
-    sweep = launch.resolve(question(tmp_path, "optim.lr=0.1,0.2", name="n")).sweep
+    sweep = launcher.resolve(question(tmp_path, "optim.lr=0.1,0.2", name="n")).sweep
     sweep.folder.path.mkdir(parents=True)
     sweep.write()
-    assert launch.resolve(question(tmp_path, "optim.lr=0.1,0.2", name="n")).sweep.content == sweep.content
+    assert launcher.resolve(question(tmp_path, "optim.lr=0.1,0.2", name="n")).sweep.content == sweep.content
     with pytest.raises(ConfigError, match="a sweep named 'n' with other content"):
-        launch.resolve(question(tmp_path, "optim.lr=0.1,0.3", name="n"))
+        launcher.resolve(question(tmp_path, "optim.lr=0.1,0.3", name="n"))
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_files_that_are_refused(
     request = Request("deepfashion", home=str(packed_home), cluster="local")
     asked = Question(request, str(file), settings)
     if not words:
-        assert launch.resolve(asked).sweep.trials == (None, None, None)
+        assert launcher.resolve(asked).sweep.trials == (None, None, None)
         return
     with pytest.raises(InputError) as refused:
-        launch.resolve(asked)
+        launcher.resolve(asked)
     assert words in str(refused.value)
 
 
 def test_nothing_to_try(packed_home: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to try: allowed: --sweep FILE"):
-        launch.resolve(Question(Request("deepfashion", home=str(packed_home), cluster="local")))
+        launcher.resolve(Question(Request("deepfashion", home=str(packed_home), cluster="local")))

@@ -9,7 +9,7 @@ import pytest
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.sweep import expand, spec
-from fashion_dist.sweep.record import parse_ranges, ranges, sweep_id
+from fashion_dist.sweep.sweep_record import parse_ranges, ranges, sweep_id
 from fashion_dist.tasks.clipart import RECIPE
 
 KEYS = RECIPE.keys()

@@ -15,8 +15,8 @@ from recorded_sweep import DROP, EPOCHS, RATE, axes, curves, surface
 
 from fashion_dist.paths import RunDir
 from fashion_dist.sweep import decisions, expand, spec
-from fashion_dist.sweep.record import Sweep
 from fashion_dist.sweep.study import Study, goes_on, sampler, suggest
+from fashion_dist.sweep.sweep_record import Sweep
 from fashion_dist.sweep.view import look_at_sweep
 from fashion_dist.tasks.clipart import RECIPE
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from made_sweep import GONE, GRID, make_run, make_sweep
 
-from fashion_dist.cluster.presets import Resources
-from fashion_dist.cluster.scheduler import JobRef
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import decisions, gather, outcome, table
-from fashion_dist.sweep.record import Array, Sweep, read_arrays, write_arrays
+from fashion_dist.sweep.sweep_record import Array, Sweep, read_arrays, write_arrays
 from fashion_dist.sweep.view import look_at_sweep
 from fashion_dist.tasks import load
 
@@ -128,7 +128,7 @@ def test_the_mean_of_models_answers_with_the_most_probable_class() -> None:
 
 
 def test_the_mean_of_pair_models_scores_as_the_mean_of_their_scores() -> None:
-    from fashion_dist.tasks._polyvore import average, score_pairs
+    from fashion_dist.tasks.common.compatibility import average, score_pairs
 
     rng = np.random.default_rng(0)
     members = [rng.normal(size=(6, width)) for width in (3, 9, 5)]

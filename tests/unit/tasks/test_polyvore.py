@@ -17,8 +17,9 @@ from sklearn.metrics import roc_auc_score
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models._pair import PairNetwork, build_pair_network, pair_scores
-from fashion_dist.tasks import _polyvore, polyvore_category, polyvore_outfits, polyvore_pairs
-from fashion_dist.tasks._polyvore import (
+from fashion_dist.tasks import polyvore_category, polyvore_outfits, polyvore_pairs
+from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common.compatibility import (  # fmt: skip
     Question,
     Wardrobe,
     area_under_roc,
@@ -27,7 +28,7 @@ from fashion_dist.tasks._polyvore import (
     relations,
     score_outfit,
     score_pairs,
-)  # fmt: skip
+)
 from shards import PackOptions, ReadOptions, ShardSet, pack
 
 RECIPE = polyvore_outfits.RECIPE
@@ -206,13 +207,13 @@ def test_the_loss_weighs_both_kinds_alike_and_leaves_out_the_unknown(config: Con
     config = config.override(["train.label_smoothing=0"])
     score = torch.tensor([[2.0, -1.0, 0.5], [0.3, 1.0, -2.0]])
     labels = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, -1.0]])
-    terms = _polyvore.loss({"score": score}, {"compatible": labels}, config)
+    terms = compatibility.loss({"score": score}, {"compatible": labels}, config)
     together = torch.nn.functional.softplus(torch.tensor(-2.0))
     apart = torch.nn.functional.softplus(torch.tensor([-1.0, 0.3, 1.0])).mean()
     assert float(terms["loss"]) == pytest.approx(float((together + apart) / 2))
     changed = score.clone()
     changed[:, 2] += 5
-    assert float(_polyvore.loss({"score": changed}, {"compatible": labels}, config)["loss"]) == float(terms["loss"])
+    assert float(compatibility.loss({"score": changed}, {"compatible": labels}, config)["loss"]) == float(terms["loss"])
 
 
 def test_asked_pairs_are_balanced_and_true(shard_set: ShardSet) -> None:
@@ -242,7 +243,7 @@ def rows_of_wardrobes(shard_set: ShardSet, split: str) -> np.ndarray:
 
 
 def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, config: Config) -> None:
-    found = _polyvore.judge(shard_set.split("test"), {"embedding": rows_of_wardrobes(shard_set, "test")}, config)
+    found = compatibility.judge(shard_set.split("test"), {"embedding": rows_of_wardrobes(shard_set, "test")}, config)
     assert found == pytest.approx(dict.fromkeys(found, 1.0))
 
 
@@ -254,12 +255,12 @@ def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config
     rows = (rows_of_wardrobes(shard_set, "val") + noise).astype(np.float32)
     rows[:, -1] += 9  # as if all went together
 
-    settled = np.asarray(_polyvore.calibrate(made, split, {"embedding": rows}, config)["embedding"])
+    settled = np.asarray(compatibility.calibrate(made, split, {"embedding": rows}, config)["embedding"])
     logits, before = score_pairs(settled, *pairs.T), score_pairs(rows, *pairs.T)
     assert before.mean() > 9
-    assert _polyvore.sigmoid(logits).mean() == pytest.approx(truth.mean(), abs=1e-3)
+    assert compatibility.sigmoid(logits).mean() == pytest.approx(truth.mean(), abs=1e-3)
     np.testing.assert_allclose(logits, float(made.slope) * before + float(made.shift), rtol=1e-4, atol=1e-3)
-    found, plain = (_polyvore.judge(split, {"embedding": each}, config)["pair_auc"] for each in (settled, rows))
+    found, plain = (compatibility.judge(split, {"embedding": each}, config)["pair_auc"] for each in (settled, rows))
     assert found == pytest.approx(plain)
 
     # Evaluated scores are moved, trained ones are not; and what is settled stays.
@@ -269,23 +270,23 @@ def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config
         torch.testing.assert_close(moved_logits, plain_logits * made.slope + made.shift, rtol=1e-4, atol=1e-3)
         assert torch.equal(made.train().embed(images), network().train().embed(images))
     again = network()
-    _polyvore.calibrate(again, split, {"embedding": settled}, config)
+    compatibility.calibrate(again, split, {"embedding": settled}, config)
     assert (float(again.slope), float(again.shift)) == pytest.approx((1, 0), abs=1e-2)
     before_all_alike = float(again.slope), float(again.shift)
-    _polyvore.calibrate(again, split, {"embedding": np.zeros_like(rows)}, config)
+    compatibility.calibrate(again, split, {"embedding": np.zeros_like(rows)}, config)
     assert (float(again.slope), float(again.shift)) == before_all_alike
 
 
 def test_whoever_cannot_tell_answers_apart_has_a_quarter_of_the_credit() -> None:
     question = Question(np.array([0, 1]), np.array([2, 3, 4, 5]), ("a", "b", "c", "d"), correct=0)
     rows = np.ones((6, 5))
-    assert _polyvore.credit(rows, question) == 0.25
+    assert compatibility.credit(rows, question) == 0.25
     rows[2, -1] += 1
-    assert _polyvore.credit(rows, question) == 1
+    assert compatibility.credit(rows, question) == 1
     rows[3, -1] += 1
-    assert _polyvore.credit(rows, question) == 0.5
+    assert compatibility.credit(rows, question) == 0.5
     rows[3, -1] += 1
-    assert _polyvore.credit(rows, question) == 0
+    assert compatibility.credit(rows, question) == 0
 
 
 def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:

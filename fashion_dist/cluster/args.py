@@ -1,0 +1,92 @@
+"""The flags of every command that launches runs: the task, where, and with which resources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fashion_dist import cli
+from fashion_dist.cluster.job_record import JobOptions
+
+if TYPE_CHECKING:
+    from fashion_dist.cluster.launcher import Request
+
+_RESOURCES = (
+    "nodes", "partition", "account", "qos", "constraint", "gpus_per_node", "tasks_per_node", "cpus_per_task",
+    "mem_gb", "time_min",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArgs(cli.CommonArgs):
+    """What `jobs/launch.py` and `jobs/sweep.py` have in common."""
+
+    task: str
+    """What to learn: a file of fashion_dist/tasks."""
+    dataset: str = ""
+    """The shard set, a folder under HOME/shards; else the task's own."""
+    model: str = ""
+    """A network of ours, torchvision's or timm's; else the recipe's."""
+    weights: str = ""
+    """none, imagenet, or the path of a state dict; else the recipe's."""
+    nodes: int = 1
+    """Nodes of a run; with --cluster local, tasks on this machine stand for them."""
+    cluster: Literal["auto", "slurm", "local"] = "auto"
+    """Where; auto is Slurm where it answers."""
+    preset: str = ""
+    """A cluster's description, slurm/clusters/NAME.toml or a file; flags replace parts of it."""
+    partition: cli.MaybeStr = None
+    """Slurm partition."""
+    account: cli.MaybeStr = None
+    """Slurm account."""
+    qos: cli.MaybeStr = None
+    """Slurm quality of service."""
+    constraint: cli.MaybeStr = None
+    """Features that the nodes must have."""
+    gpus_per_node: cli.MaybeInt = None
+    """GPUs of a node; locally all there are, and for a trial of a sweep its share of them."""
+    tasks_per_node: cli.MaybeInt = None
+    """Ranks of a node; else one per GPU, or one."""
+    cpus_per_task: cli.MaybeInt = None
+    """CPUs of a rank; else its share of a node, at most 16."""
+    mem_gb: cli.MaybeFloat = None
+    """Memory of a node; else the partition's default."""
+    time_min: cli.MaybeInt = None
+    """Time limit of a job; a run that reaches it saves, is requeued and goes on. Else 60, locally none."""
+    time_limits: int = JobOptions.time_limits
+    """How many time limits a run goes on after by itself."""
+    stage: str = JobOptions.stage
+    """Copy shards to node-local disk first: off, auto, or a folder."""
+    cache: Literal["none", "ram", "gpu", "auto"] = "none"
+    """Keep decoded images."""
+    bad_samples: Literal["fail", "skip"] = "fail"
+    """What to do with a sample that does not decode."""
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Weights & Biases; auto is online with WANDB_API_KEY, else offline."""
+    peer_timeout_s: float = JobOptions.peer_timeout_s
+    """How long a rank waits for a silent peer before the job fails."""
+    group: str = ""
+    """Open what is written to this group, for reading; else it is yours alone."""
+    debug: bool = False
+    """Try every step in a minute: a hundredth of the data, one epoch, no W&B."""
+
+    def request(self, settings: tuple[str, ...] = (), fresh: bool = False) -> Request:
+        """What these flags ask for.
+
+        Args:
+            settings: `key=value`, the same for all runs.
+            fresh: start over, beside what is there.
+        """
+        from fashion_dist.cluster.launcher import Request  # numpy and more, which --help need not wait for
+
+        options = JobOptions(
+            stage=self.stage, cache=self.cache, bad_samples=self.bad_samples,
+            wandb="off" if self.debug else self.wandb,
+            peer_timeout_s=self.peer_timeout_s, time_limits=self.time_limits,
+        )  # fmt: skip
+        return Request(
+            task=self.task, dataset=self.dataset, model=self.model, weights=self.weights, settings=settings,
+            home=self.home, cluster=self.cluster, preset=self.preset,
+            resources={name: getattr(self, name) for name in _RESOURCES}, options=options, fresh=fresh,
+            group=self.group, debug=self.debug,
+        )  # fmt: skip

@@ -1,0 +1,181 @@
+"""A thread in each rank that notices what the training loop cannot: lost parents, lost locks and stalled peers.
+
+A stopped or unreachable process reports nothing, and its peers only learn after the process group's timeout that
+somebody is missing. So each rank writes a sign of life every few seconds, and ranks 0 and 1 look at all of them. Ages
+are measured by the watcher's own clock, from one change of the file to the next: clocks of nodes are never compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fashion_dist.cluster import failures, run_lock
+from fashion_dist.cluster.rank_env import Place
+from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
+from fashion_dist.io import read_json, write_json
+from fashion_dist.paths import RunDir
+
+EXIT_ORPHANED = 3
+SAMPLE_BEATS = 3
+"""Signs of life from one look at the node's figures to the next."""
+
+
+class Watch(threading.Thread):
+    """Started once the attempt is known; a daemon, so it ends with the rank.
+
+    Args:
+        run: the run's folder.
+        place: this rank's place.
+        holder: the lock as rank 0 took it.
+        stalled_s: after this long without a sign of life a rank counts as stalled.
+        beat_s: seconds between signs of life.
+    """
+
+    def __init__(
+        self, run: RunDir, place: Place, holder: run_lock.Holder, stalled_s: float = 60.0, beat_s: float = 5.0
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.steps = 0
+        self.signals: list[str] = []
+        self._run, self._place, self._holder = run, place, holder
+        self._stalled_s, self._beat_s = stalled_s, beat_s
+        self._parent = os.getppid()
+        self._over = threading.Event()
+        self._stop_at = float("inf")
+        self._beats = 0
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._named: set[int] = set()
+        self.nodes = AllNodes(run, holder.attempt, place.nodes)
+        self._sampler: NodeSampler | None = None
+
+    def run(self) -> None:
+        """Beat and look until `stop`."""
+        self._run.heartbeats.mkdir(exist_ok=True)
+        if self._place.local_rank == 0:
+            with contextlib.suppress(OSError):  # a machine that does not tell what it does
+                self._sampler = NodeSampler()
+        last = time.monotonic()
+        while not self._over.wait(self._beat_s):
+            now = time.monotonic()
+            if now - last > 3 * self._beat_s:
+                self._seen.clear()  # the whole job was suspended, and the peers with it
+            last = now
+            if now > self._stop_at:
+                self._stop_at = float("inf")
+                os.kill(os.getpid(), signal.SIGUSR2)
+            self.beat()
+            self._follow_nodes()
+            self._require_parent()
+            if self._place.is_main:
+                self._require_lock()
+            if self._place.rank < 2:
+                self._look_at_peers(now)
+
+    def stop(self) -> None:
+        """No more signs of life: the rank's work is over."""
+        self._over.set()
+
+    def stop_in(self, seconds: float | None) -> None:
+        """Send this process USR2 after that long; None is never."""
+        self._stop_at = float("inf") if seconds is None else time.monotonic() + seconds
+
+    def beat(self) -> None:
+        """Write this rank's sign of life now."""
+        self._beats += 1
+        values = {
+            "attempt": self._holder.attempt, "beat": self._beats, "steps": self.steps, "host": socket.gethostname(),
+            "pid": os.getpid(), "where": where(), "signals": self.signals, "cpu_s": time.process_time(),
+        }  # fmt: skip
+        self._write(self._run.heartbeat(self._place.rank), values)
+
+    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
+        try:
+            write_json(path, values)
+        except OSError as error:  # a full disk is the checkpoint's to report
+            print(f"no sign of life could be written: {error}", file=sys.stderr, flush=True)
+
+    def _follow_nodes(self) -> None:
+        """A node's first rank writes its figures down; rank 0 looks at those of all nodes a beat later."""
+        if self._sampler is not None and self._beats % SAMPLE_BEATS == 1:
+            with contextlib.suppress(OSError):
+                values = {"attempt": self._holder.attempt, "sample": self._beats, "figures": self._sampler.sample()}
+                self._write(self._run.node_figures(self._place.node), values)
+        if self._place.is_main and self._beats % SAMPLE_BEATS == 2:
+            self.nodes.look()
+
+    def _require_parent(self) -> None:
+        if os.getppid() != self._parent:
+            print("the process that started this rank is gone; ending", file=sys.stderr, flush=True)
+            os._exit(EXIT_ORPHANED)
+
+    def _require_lock(self) -> None:
+        now = run_lock.holder(self._run)
+        if now is not None and now != self._holder:
+            # This node was taken for dead and the run goes on elsewhere; two writers would spoil it.
+            print(f"the run is now held by {now.job}; ending", file=sys.stderr, flush=True)
+            os._exit(EXIT_ORPHANED)
+
+    def _look_at_peers(self, now: float) -> None:
+        for rank in range(self._place.world_size):
+            values = read_json(self._run.heartbeat(rank))
+            if values.get("attempt") != self._holder.attempt or rank in self._named:
+                continue
+            beat, since = self._seen.get(rank, (-1, now))
+            if values["beat"] != beat:
+                self._seen[rank] = (values["beat"], now)
+            elif now - since > self._stalled_s:
+                self._named.add(rank)
+                self._name_stalled(rank, values["host"], values["steps"], values["where"])
+
+    def _name_stalled(self, rank: int, host: str, steps: int, place: str) -> None:
+        message = (
+            f"no sign of life for {self._stalled_s:.0f} s: the process is stopped or its node is gone; "
+            f"last seen in {place} after {steps} steps of this start"
+        )
+        print(f"rank {rank} on {host}: {message}; this rank waits here:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr)
+        failures.report_stalled(self._run, rank, self._holder.attempt, host, message)
+
+
+def end_within(seconds: float, status: int) -> None:
+    """End this process with `status` after that long, if it has not ended by itself: a thread may hang at exit."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        print(f"this rank did not end by itself within {seconds:.0f} s; ending it", file=sys.stderr, flush=True)
+        os._exit(status)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
+def signals_of_all(run: RunDir, attempt: int, world_size: int) -> set[str]:
+    """The signals that any rank of this start has written down."""
+    found: set[str] = set()
+    for rank in range(world_size):
+        values = read_json(run.heartbeat(rank))
+        if values.get("attempt") == attempt:
+            found |= set(values["signals"])
+    return found
+
+
+def where() -> str:
+    """The innermost of our functions that the main thread is in, such as `train.train_step:170`."""
+    frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        named = not frame.f_code.co_name.startswith("<")  # a comprehension is a function to Python only
+        if named and {"fashion_dist", "shards"} & set(path.parts):
+            return f"{path.stem}.{frame.f_code.co_name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "the libraries"

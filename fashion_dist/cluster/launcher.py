@@ -1,0 +1,425 @@
+"""From what the user typed to one submitted run, with everything that can be refused refused first.
+
+`resolve` checks and writes nothing. `launch` writes the run folder and submits, under a lock of the folder, so that two
+launchers, or one that was killed at any moment and started again, make one job: what is written before and after the
+submission lets the next launcher find a job whose id nobody wrote down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fashion_dist import __version__, model_names, tasks, weights
+from fashion_dist.cluster import permissions, run_lock, slurm
+from fashion_dist.cluster.job_record import JobOptions, Submission, attempts
+from fashion_dist.cluster.resources import Resources, load_preset
+from fashion_dist.cluster.run_view import RunView, Scheduler, look
+from fashion_dist.cluster.slurm import Cluster, JobRef
+from fashion_dist.config import Config
+from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.io import read_json, write_json, write_text
+from fashion_dist.paths import Home, RunDir
+
+if TYPE_CHECKING:
+    from shards import ShardSet
+
+LOCAL_TIME_MIN = 60 * 24 * 365
+"""A local job has no time limit unless one is asked for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; None and empty values leave the recipe's, the preset's or the cluster's own."""
+
+    task: str
+    dataset: str = ""
+    model: str = ""
+    weights: str = ""
+    settings: tuple[str, ...] = ()
+    home: str = ""
+    cluster: Literal["auto", "slurm", "local"] = "auto"
+    preset: str = ""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Resources` that replace the preset's; None replaces nothing."""
+    options: JobOptions = field(default_factory=JobOptions)
+    fresh: bool = False
+    group: str = ""
+    """May read the folders of the runs; empty leaves them as they are, closed at first."""
+    debug: bool = False
+    """All the steps on a hundredth of the data."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be submitted."""
+
+    config: Config
+    shard_set: Path
+    data_hash: str
+    run: RunDir
+    cluster: Cluster
+    resources: Resources
+    options: JobOptions
+    command: str = ""
+    """What the user typed."""
+    sweep: str = ""
+    """The folder of the sweep that the run is a trial of."""
+    trial: int = -1
+    """The trial's number."""
+    group: str = ""
+    """May read the run's folder."""
+
+    @property
+    def comment(self) -> str:
+        """Marks the run's jobs in the queue."""
+        return comment_of(self.run.path)
+
+
+def comment_of(folder: Path) -> str:
+    """Marks the jobs of a run or a sweep in the queue: their names are equal in different working folders."""
+    return "fashion-dist-" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What came of a launch: `submitted`, `active` (it was waiting or running already) or `done`.
+
+    `attempt` is the number of the start that was submitted, from 1.
+    """
+
+    outcome: Literal["submitted", "active", "done"]
+    run: RunDir
+    job: JobRef | None
+    view: RunView
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the runs of one request have in common, whatever their settings.
+
+    Args:
+        request: what was asked for.
+        task: what is learned.
+        home: the working folder.
+        config: the recipe with the request's flags and settings.
+        shard_set: on what.
+        cluster: where.
+        resources: what each job asks for.
+    """
+
+    request: Request
+    task: tasks.Task
+    home: Home
+    config: Config
+    shard_set: ShardSet
+    cluster: Cluster
+    resources: Resources
+
+    def require(self, config: Config) -> Config:
+        """`config`, when it can be trained here.
+
+        Raises:
+            InputError: it cannot.
+        """
+        _require_model(config.model.name)
+        if config.model.weights == "imagenet":
+            weights.published(config.model.name)
+        if self.task.check is not None:
+            self.task.check(self.shard_set, config)
+        require_divisible(config, self.resources)
+        samples = self.shard_set.splits["train"]
+        if samples < config.train.batch_size:
+            raise ConfigError(
+                f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'"
+            )
+        return config
+
+    def plan(self, config: Config, *, fresh: bool = False, command: str = "") -> Plan:
+        """The plan of a run of `config`, which `require` has seen."""
+        run_id = config.run_id(self.shard_set.data_hash)
+        run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
+        return Plan(
+            config, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
+            self.request.options, command or shlex.join([Path(sys.executable).name, *sys.argv]),
+        )  # fmt: skip
+
+
+def resolve(request: Request) -> Plan:
+    """The plan that a request means.
+
+    Raises:
+        InputError: it cannot be done as asked; one sentence with what would be possible.
+    """
+    ground = survey(request)
+    config = ground.require(ground.config)
+    require_shards(ground.shard_set)
+    return dataclasses.replace(ground.plan(config, fresh=request.fresh), group=request.group)
+
+
+def survey(request: Request) -> Ground:
+    """Everything about a request that can be refused before its settings are looked at together; writes nothing.
+
+    Raises:
+        InputError: it cannot be done as asked; one sentence with what would be possible.
+    """
+    if request.model:
+        _require_model(request.model)  # before the task's file and its numpy are read
+    task = tasks.load(request.task)
+    home = Home.find(request.home)
+    _require_writable(home.path)
+    if request.group:
+        permissions.group_id(request.group)
+    config = resolve_config(task.recipe, request)
+    _require_model(config.model.name)
+    from shards import ShardSet
+
+    shard_set = ShardSet.open(home.shard_set(config.dataset))
+    _require_facts(config, task, shard_set)
+    cluster = choose_cluster(request.cluster)
+    resources = resolve_resources(request, cluster)
+    return Ground(request, task, home, config, shard_set, cluster, resources)
+
+
+def resolve_config(recipe: Config, request: Request) -> Config:
+    """The recipe with the request's flags and settings, the settings last, checked as a whole."""
+    config = recipe.debug() if request.debug else recipe
+    if request.dataset:
+        config = dataclasses.replace(config, dataset=_plain_name("dataset", request.dataset))
+    flags = {"model.name": request.model, "model.weights": request.weights}
+    config = config.override(f"{key}={value}" for key, value in flags.items() if value)
+    config = config.override(request.settings)
+    named = config.model.weights
+    if named not in ("none", "imagenet"):
+        path = Path(named).expanduser().absolute()
+        if not path.is_file():
+            raise ConfigError(
+                f"model.weights = {named!r} is not a file; allowed: none, imagenet or the path of a state dict"
+            )
+        config = config.override([f"model.weights={path}"])
+    return config.check()
+
+
+def require_shards(shard_set: ShardSet) -> None:
+    """Refuse tars that are not those of the index, before a job waits in a queue only to find out."""
+    from fashion_dist.data.shard_reader import ShardFiles  # pyarrow with it, so only when all else is right
+
+    for name in shard_set.splits:
+        ShardFiles(shard_set.split(name)).check()
+
+
+def _plain_name(kind: str, name: str) -> str:
+    if not name.isprintable() or Path(name).name != name or name in (".", ".."):
+        raise ConfigError(f"{kind} {name!r} is not the plain name of a folder")
+    return name
+
+
+def _require_writable(path: Path) -> None:
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"the working folder {path} cannot be: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"the working folder {path} cannot be written: no permission for {existing}")
+
+
+def _require_model(name: str) -> None:
+    known = model_names.known_models()
+    if name not in known:
+        raise unknown("model", name, known)
+
+
+def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
+    for name in ("train", "val"):
+        if not shard_set.splits.get(name):
+            having = ", ".join(f"{split} ({count})" for split, count in shard_set.splits.items())
+            raise ConfigError(
+                f"shard set {config.dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
+            )
+    missing = [fact for fact in task.facts if fact not in shard_set.schema.facts]
+    if missing:
+        raise ConfigError(
+            f"task {config.task!r} needs the fact{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which "
+            f"shard set {config.dataset!r} does not have; it has {', '.join(sorted(shard_set.schema.facts))}"
+        )
+
+
+def choose_cluster(wanted: Literal["auto", "slurm", "local"]) -> Cluster:
+    """Slurm where it answers, for `auto`; raises ConfigError when Slurm is asked for and does not."""
+    if wanted == "local":
+        return "local"
+    answers = slurm.slurm_answers()
+    if wanted == "slurm" and not answers:
+        raise ConfigError("no Slurm answers here (sbatch, sinfo); use --cluster local, or a machine of the cluster")
+    return "slurm" if answers else "local"
+
+
+def resolve_resources(request: Request, cluster: Cluster) -> Resources:
+    """The preset with the request's values in it, and what was left open filled from the cluster."""
+    resources = load_preset(request.preset).replace(**request.resources)
+    if cluster == "local":
+        asked = request.resources.get("time_min")
+        gpus = request.resources.get("gpus_per_node")
+        if gpus is None:
+            resources = resources.replace(gpus_per_node=local_gpus())
+        elif gpus > local_gpus():
+            raise ConfigError(f"--gpus-per-node {gpus}: this machine has {local_gpus()}")
+        return resources.replace(time_min=asked or LOCAL_TIME_MIN)
+    if resources.partition and resources.partition not in (known := slurm.partitions()):
+        raise unknown("partition", resources.partition, known)
+    if resources.nodes > (there := slurm.node_count(resources.partition)):
+        where = f"partition {resources.partition!r}" if resources.partition else "the default partition"
+        raise ConfigError(f"--nodes {resources.nodes} is more than the {there} of {where}; the job would wait for ever")
+    if not resources.cpus_per_task:
+        share = slurm.node_cpus(resources.partition) // resources.ranks_per_node
+        resources = resources.replace(cpus_per_task=max(1, min(16, share)))
+    return resources
+
+
+def local_gpus() -> int:
+    """How many GPUs of this machine are for us."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip()])
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+
+
+def require_divisible(config: Config, resources: Resources) -> None:
+    """Refuse a global batch that cannot be dealt evenly; the nearest batches and rank counts are named."""
+    batch, accumulate, ranks = config.train.batch_size, config.train.accumulate, resources.ranks
+    unit = ranks * accumulate
+    if batch % unit == 0:
+        return
+    batches = sorted({size for size in (batch // unit * unit, batch // unit * unit + unit) if size > 0})
+    counts = [count for count in range(1, batch + 1) if batch % (count * accumulate) == 0]
+    near = sorted(sorted(counts, key=lambda count: abs(count - ranks))[:2])
+    shared = f"{ranks} ranks" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+    advice = f"nearest batch sizes: {', '.join(map(str, batches))}"
+    if near:
+        advice += f"; nearest numbers of ranks: {', '.join(map(str, near))}"
+    raise ConfigError(f"train.batch_size = {batch} does not divide over {shared}; {advice}")
+
+
+def _beside(home: Home, run_id: str) -> RunDir:
+    number = 1
+    while (run := home.run_dir(run_id if number == 1 else f"{run_id}-{number}")).path.exists():
+        number += 1
+    return run
+
+
+def launch(plan: Plan) -> Launched:
+    """Submit the plan's run, unless it is done, waits or runs already.
+
+    Raises:
+        ConfigError: the scheduler refuses the job, or published weights cannot be fetched.
+        RunError: Slurm stopped answering.
+    """
+    run = plan.run
+    if plan.config.model.weights == "imagenet":
+        weights.fetch(weights.published(plan.config.model.name), run.home.weights)
+    make_folder(run, plan.group)
+    with run_lock.guard(run.path, "launch"):
+        before = _already(plan)
+        if before is not None:
+            return before
+        write_run(plan)
+        attempt = len(attempts(run)) + 1  # counted before the job starts and counts itself
+        noted = Submission(
+            plan.cluster, plan.resources, plan.options, plan.comment, None, time.time(), plan.sweep, plan.trial
+        )
+        noted.write(run)
+        from fashion_dist.cluster import submitit_executor  # 0.2 s, so only when there is something to submit
+        from fashion_dist.cluster.worker import TrainJob
+
+        call = TrainJob(str(run.path))
+        job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment)
+        dataclasses.replace(noted, job=job).write(run)
+        return Launched("submitted", run, job, look(run, Scheduler()), attempt)
+
+
+def make_folder(run: RunDir, group: str = "") -> None:
+    """Make a run's folder, for its owner and that group, where there is none; see `access.make`."""
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    permissions.make(run.path, group)
+
+
+def _already(plan: Plan) -> Launched | None:
+    """The run as it stands, when there is nothing to submit."""
+    run = plan.run
+    noted = Submission.read(run)
+    if noted is not None and noted.job is None:
+        noted = _adopt(plan, noted)
+    view = look(run, Scheduler())
+    if view.state == "done":
+        return Launched("done", run, None, view)
+    if noted is not None and noted.job is not None and slurm.presence(noted.job) != "gone":
+        return Launched("active", run, noted.job, view)
+    # Jobs started by hand hold the lock without a job.json.
+    held = run_lock.holder(run)
+    if held is not None and slurm.presence(held.job) != "gone":
+        return Launched("active", run, held.job, view)
+    return None
+
+
+def _adopt(plan: Plan, noted: Submission) -> Submission:
+    """Take up the job of a launcher that was killed before it wrote the job's id."""
+    from fashion_dist.cluster import submitit_executor
+    from fashion_dist.cluster.worker import TrainJob
+
+    run = plan.run
+    job = submitit_executor.queued_before(run.logs, noted.cluster, run.run_id, noted.comment)
+    if job is None:
+        return noted
+    submitit_executor.complete(job, TrainJob(str(run.path)), noted.resources, run.logs)
+    noted = dataclasses.replace(noted, job=job)
+    noted.write(run)
+    return noted
+
+
+def write_run(plan: Plan) -> None:
+    """Write what the ranks read: the configuration, and what it was made from."""
+    run, before = plan.run, read_json(plan.run.run)
+    write_text(run.config, plan.config.to_json())
+    facts = {
+        "run_id": run.run_id,
+        "shard_set": str(plan.shard_set),
+        "data_hash": plan.data_hash,
+        "command": before.get("command") or plan.command,
+        "created": before.get("created") or time.time(),
+        "versions": {"fashion-dist": __version__, **_versions()},
+    }
+    write_json(run.run, facts)
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", "nvidia-dali-cuda130", "wandb")
+    found = {"python": sys.version.split()[0]}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def dry_run(plan: Plan) -> str:
+    """The resolved configuration and the sbatch script, or the local command; writes nothing."""
+    from fashion_dist.cluster import submitit_executor
+
+    if plan.cluster == "slurm":
+        title, text = (
+            "sbatch script",
+            submitit_executor.script(plan.resources, plan.run.logs, plan.run.run_id, plan.comment),
+        )
+    else:
+        title = f"on this machine, {plan.resources.ranks} times"
+        text = submitit_executor.local_command(plan.run.logs)
+    return f"# resolved configuration\n{plan.config.to_json()}\n# {title}\n{text}"

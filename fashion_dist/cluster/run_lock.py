@@ -1,0 +1,115 @@
+"""One writer per run folder.
+
+`lock.json` names the job that may write. It goes stale only when the scheduler, or the process table for a job of this
+machine, says that the job is gone: never by age, because clocks differ between nodes and a job may be suspended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_dist.cluster.slurm import JobRef, presence
+from fashion_dist.errors import RunBusyError, RunError
+from fashion_dist.io import read_json, write_json
+from fashion_dist.paths import RunDir
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who may write to a run folder.
+
+    Args:
+        job: the job.
+        restart: how often the scheduler had requeued it.
+        attempt: number of this attempt at the run, from 1.
+        host: node of its rank 0.
+    """
+
+    job: JobRef
+    restart: int
+    attempt: int
+    host: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"job": self.job.to_json(), "restart": self.restart, "attempt": self.attempt, "host": self.host}
+
+
+def holder(run: RunDir) -> Holder | None:
+    """Who holds the folder, gone or not."""
+    values = read_json(run.lock)
+    job = JobRef.from_json(values.get("job", {}))
+    return Holder(job, values["restart"], values["attempt"], values["host"]) if job is not None else None
+
+
+def take(run: RunDir, job: JobRef, restart: int, attempt: int) -> Holder:
+    """Become the writer; the job's own earlier attempts, and jobs that are gone, make room.
+
+    Raises:
+        RunBusyError: another job writes here, or may do so; it is named.
+    """
+    with guard(run.path):
+        now = holder(run)
+        if now is not None and now.job != job:
+            _require_gone(run, now)
+        mine = Holder(job, restart, attempt, socket.gethostname())
+        write_json(run.lock, mine.to_json())
+        return mine
+
+
+def _require_gone(run: RunDir, now: Holder) -> None:
+    try:
+        there = presence(now.job)
+    except RunError as error:
+        raise RunBusyError(f"run {run.run_id} is held by {now.job} (node {now.host}), and {error}") from None
+    if there == "unknown":
+        raise RunBusyError(
+            f"run {run.run_id} is held by {now.job}; if that machine is gone for good, remove {run.lock} and try again"
+        )
+    if there != "gone":
+        raise RunBusyError(f"run {run.run_id} is held by {now.job} (node {now.host}, attempt {now.attempt})")
+
+
+def release(run: RunDir, mine: Holder) -> None:
+    """Let the folder go, if it is still ours."""
+    with guard(run.path):
+        if holder(run) == mine:
+            run.lock.unlink()
+
+
+def await_holder(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Holder:
+    """Rank 0's holder as the other ranks see it, once it is written.
+
+    Raises:
+        RunError: rank 0 took no lock within `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        now = holder(run)
+        if now is not None and now.job == job and now.restart == restart:
+            return now
+        if time.monotonic() > deadline:
+            raise RunError(f"rank 0 did not take the run's lock within {timeout_s:.0f} s ({run.lock})")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def guard(folder: Path, name: str = "lock") -> Iterator[None]:
+    """Only one process at a time is inside, over all nodes whose filesystem supports locks; the kernel ends it."""
+    path = folder / f".{name}.guard"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # Filesystems without locks leave a window of milliseconds between reading and writing the lock.
+        with contextlib.suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

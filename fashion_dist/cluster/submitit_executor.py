@@ -1,0 +1,452 @@
+"""Jobs and job arrays through submitit: the only importer of it.
+
+On Slurm submitit writes the sbatch script and pickles the call. Locally its controller starts one process per rank;
+ours adds what `--kill-on-bad-exit` and accounting do on Slurm: a dead rank ends its peers, exit codes are kept.
+
+`python -m fashion_dist.cluster.submitit_executor FOLDER` is that controller; nobody types it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+import submitit
+from submitit.core.utils import DelayedSubmission, JobPaths, UncompletedJobError
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
+
+from fashion_dist.cluster import slurm
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import Cluster, JobRef
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.io import read_json, write_json
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+# What a job gets of the launching shell. Everything else (other keys, an enclosing job's SLURM_*, a wandering RANK)
+# stays out, so that a job behaves the same wherever it was launched from.
+_KEPT = {
+    *(
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+    ),
+    *("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CUDA_HOME", "SLURM_CONF", "NETRC", "SSL_CERT_FILE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+}
+_KEPT_BEGINNINGS = ("LC_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "HF_", "FASHION_DIST_")
+
+_LOCAL_TIME_MIN = 60 * 24 * 365
+"""A local job has no time limit unless one is asked for."""
+
+
+@contextlib.contextmanager
+def job_environment(cluster: Cluster) -> Iterator[None]:
+    """Within, `os.environ` is what a job shall inherit; no value of it is written to a file."""
+    before = dict(os.environ)
+    names = _KEPT | ({"CUDA_VISIBLE_DEVICES"} if cluster == "local" else set())  # Slurm chooses the devices itself
+    kept = {k: v for k, v in before.items() if k in names or k.startswith(_KEPT_BEGINNINGS)}
+    root = Path(__file__).parents[2]
+    if (root / "pyproject.toml").is_file():  # a checkout that need not be installed
+        kept["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [kept.get("PYTHONPATH")])])
+    os.environ.clear()
+    os.environ.update(kept)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def script(resources: Resources, folder: Path, name: str, comment: str) -> str:
+    """The sbatch script that `submit` would hand in; writes nothing."""
+    executor = _SlurmExecutor(folder)
+    executor.update_parameters(**_slurm_parameters(resources, name, comment))
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+
+
+def submit(
+    call: Callable[[], object], cluster: Cluster, resources: Resources, folder: Path, name: str, comment: str = ""
+) -> JobRef:
+    """Start one job whose ranks each call `call()`.
+
+    Args:
+        call: picklable; with a `checkpoint()` method where the scheduler may requeue it.
+        cluster: where.
+        resources: what the job asks for; on `local` the ranks of all nodes run on this machine.
+        folder: for scripts, pickles and logs; on the filesystem that the nodes share.
+        name: the job's name.
+        comment: the job's comment, by which `queued_before` finds it again.
+
+    Raises:
+        ConfigError: the scheduler refuses the job; in its own words, and nothing is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    executor: Any
+    if cluster == "local":
+        executor = _LocalExecutor(folder)
+        limit = resources.time_min if resources.time_min else _LOCAL_TIME_MIN
+        executor.update_parameters(
+            tasks_per_node=resources.ranks, timeout_min=limit, signal_delay_s=resources.signal_delay_s,
+            gpus_per_node=resources.gpus_per_node,
+        )  # fmt: skip
+    else:
+        executor = _SlurmExecutor(folder)
+        executor.update_parameters(**_slurm_parameters(resources, name, comment))
+    with _cleaned_on_refusal(folder), job_environment(cluster):
+        job = executor.submit(call)
+    return JobRef.of_process(int(job.job_id)) if cluster == "local" else JobRef("slurm", job.job_id)
+
+
+def queued_before(folder: Path, cluster: Cluster, name: str, comment: str) -> JobRef | None:
+    """A job of this folder that waits or runs although nobody wrote its id down: its launcher was killed."""
+    if cluster == "local":
+        pid = slurm.find_process("fashion_dist.cluster.submitit_executor", str(folder))
+        return JobRef.of_process(pid) if pid is not None else None
+    mine = [entry for entry in slurm.queue(name=name) if entry.comment == comment and entry.presence != "gone"]
+    return JobRef("slurm", mine[0].job_id) if mine else None
+
+
+def complete(job: JobRef, call: Callable[[], object], resources: Resources, folder: Path) -> None:
+    """Write the pickle that a launcher killed right after sbatch did not put in its place."""
+    path = JobPaths(folder, job.job_id).submitted_pickle
+    if not path.exists():
+        delayed = DelayedSubmission(call)
+        delayed.set_timeout(resources.time_min, 0)
+        temporary = path.with_suffix(".tmp")
+        delayed.dump(temporary)
+        temporary.rename(path)
+
+
+def forget_results() -> None:
+    """Remove this rank's result of an earlier attempt, and what a kill while writing it left; called in the job.
+
+    submitit takes an old result for the new one, and refuses to write beside a leftover.
+    """
+    if "SUBMITIT_FOLDER" in os.environ:
+        path = submitit.JobEnvironment().paths.result_pickle
+        path.unlink(missing_ok=True)
+        path.with_suffix(path.suffix + ".save_tmp").unlink(missing_ok=True)
+
+
+def again(call: Callable[[], object]) -> DelayedSubmission:
+    """What submitit's `checkpoint()` shall return to run `call` again."""
+    return DelayedSubmission(call)
+
+
+@contextlib.contextmanager
+def _cleaned_on_refusal(folder: Path) -> Iterator[None]:
+    before = set(folder.iterdir())
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what we are about to say
+            yield
+    except (UncompletedJobError, OSError) as error:
+        for path in set(folder.iterdir()) - before:
+            path.unlink()
+        words = " ".join(str(error).split())
+        raise ConfigError(f"the job was refused, nothing was submitted: {words}") from None
+
+
+def _slurm_parameters(resources: Resources, name: str, comment: str) -> dict[str, Any]:
+    cpus = resources.cpus_per_task or 1
+    optional = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "gpus_per_node": resources.gpus_per_node,
+        "mem": f"{round(resources.mem_gb * 1024)}M" if resources.mem_gb else "",
+        "setup": list(resources.setup),
+        "comment": comment,
+    }
+    for text in (name, comment):
+        if not text.isprintable():
+            raise ConfigError(f"a job's name and comment may not have control characters: {text!r}")
+    return {
+        "job_name": name,
+        "time": resources.time_min,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.ranks_per_node,
+        "cpus_per_task": cpus,
+        "signal_delay_s": resources.signal_delay_s,
+        "wckey": None,
+        "additional_parameters": {"requeue": True},
+        # srun takes neither the CPUs (since 22.05) nor the append mode from sbatch; a lost rank must end its peers.
+        "srun_args": [
+            "--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append", *resources.srun_args,
+        ],
+        **{key: value for key, value in optional.items() if value},
+    }  # fmt: skip
+
+
+# Python takes most of a second until it can listen; until then the signal would end it.
+_DEAF = 'bash -c \'trap "" USR2; exec "$0" "$@"\''
+
+
+class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
+    """Also where there is no srun: a dry run shows the script anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, python=f"{_DEAF} {shlex.quote(sys.executable)}")
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]
+    """With our controller, in a session of its own: Ctrl-C and a closed terminal end the launcher, not the job."""
+
+    def _submit_command(self, command: str) -> LocalJob[Any]:
+        ranks = self.parameters["tasks_per_node"]
+        inherited = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        gpus = ",".join(str(index) for index in range(self.parameters["gpus_per_node"]))
+        environment = {
+            **os.environ,
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_NTASKS": str(ranks),
+            "SUBMITIT_LOCAL_COMMAND": command,
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * self.parameters["timeout_min"]),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(self.parameters["signal_delay_s"]),
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_WITH_SHELL": "",
+            "SUBMITIT_STDERR_TO_STDOUT": "",
+            "CUDA_VISIBLE_DEVICES": inherited if gpus and inherited else gpus,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fashion_dist.cluster.submitit_executor", str(self.folder)],
+            env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        process.returncode = 0  # it is not ours to wait for; Popen would warn about that
+        return LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=list(range(ranks)))
+
+
+def exit_codes(folder: Path, job_id: str) -> list[int | None]:
+    """How the ranks of a local job ended in its last attempt: negative is a signal, None still running."""
+    return list(read_json(_exits(folder, job_id)).get("exit_codes", []))
+
+
+def _exits(folder: Path, job_id: str) -> Path:
+    return folder / f"{job_id}_exits.json"
+
+
+class _LocalController(Controller):  # type: ignore[misc]
+    """submitit's controller, with exit codes kept and peers of a failed rank ended.
+
+    The grace is for the peers' own error reports: gloo notices a lost peer in 1 to 2 s.
+    """
+
+    GRACE_S = 6.0
+
+    def wait(self, freq: int = 24) -> list[int | None]:
+        """Exit codes of all ranks, once all have ended, one has failed and the grace is over, or time is up."""
+        begin = time.monotonic()
+        failed_at: float | None = None
+        signalled = False
+        while True:
+            codes = [task.poll() for task in self.tasks]
+            write = codes if any(code is not None for code in codes) else None
+            now = time.monotonic()
+            if all(code is not None for code in codes):
+                break
+            if failed_at is None and any(code not in (None, 0, LOCAL_REQUEUE_RETURN_CODE) for code in codes):
+                failed_at = now
+                write_json(_exits(self.folder, self.pid), {"exit_codes": write})
+            if failed_at is not None and now - failed_at > self.GRACE_S:
+                break
+            if not signalled and now - begin > self.timeout_s - self.signal_delay_s:
+                self._forward_signal(signal.SIGUSR2)
+                signalled = True
+            if now - begin > self.timeout_s:
+                break
+            time.sleep(1 / freq)
+        write_json(_exits(self.folder, self.pid), {"exit_codes": codes})
+        return codes
+
+    def run(self, max_retry: int = 1_000_000) -> None:
+        """Start the ranks, and again as often as rank 0 asks for it; the job itself counts its requeues."""
+        super().run(max_retry)
+
+
+def run_array(
+    function: Callable[[A], R], arguments: Sequence[A], *, cluster: Cluster, resources: Resources, folder: Path,
+    name: str, max_parallel: int = 0, on_progress: Callable[[int, int], None] | None = None,
+) -> list[R]:  # fmt: skip
+    """`[function(a) for a in arguments]`, each in its own array task, or in this machine's processes.
+
+    Args:
+        function: a module's function; its results come back by pickle.
+        arguments: one per task, picklable.
+        cluster: where.
+        resources: what each task asks for on Slurm.
+        folder: for scripts, pickles and logs; on the filesystem that the nodes share.
+        name: the array's name.
+        max_parallel: tasks that run at once; 0 is no bound on Slurm, and one per CPU locally.
+        on_progress: called with (finished, all).
+
+    Raises:
+        RunError: a task failed or left no result; the first is shown with the place of its log.
+    """
+    say = on_progress or (lambda _done, _all: None)
+    say(0, len(arguments))
+    if cluster == "local":
+        return _run_here(function, arguments, max_parallel, say)
+    jobs = submit_array(function, arguments, resources=resources, folder=folder, name=name, max_parallel=max_parallel)
+    waiting = {job.job_id for job in jobs}
+    arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
+    try:
+        while waiting:
+            time.sleep(1)
+            there = {entry.job_id for entry in slurm.queue(job_ids=arrays) if entry.presence != "gone"}
+            waiting &= there
+            say(len(jobs) - len(waiting), len(jobs))
+    except BaseException:
+        for array in arrays:
+            slurm.cancel(JobRef("slurm", array))
+        raise
+    return [result(folder, job.job_id) for job in jobs]
+
+
+def submit_array(
+    function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
+    comment: str = "", max_parallel: int = 0,
+) -> list[JobRef]:  # fmt: skip
+    """One Slurm array with a task per argument, or several where the cluster's arrays are smaller; returns at once.
+
+    Raises:
+        ConfigError: the scheduler refuses an array; those before it are cancelled, and nothing is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    size = slurm.max_array_size()
+    jobs: list[JobRef] = []
+    with _cleaned_on_refusal(folder), job_environment("slurm"):
+        for start in range(0, len(arguments), size):
+            executor = _SlurmExecutor(folder)
+            executor.update_parameters(
+                **_slurm_parameters(resources, name, comment), array_parallelism=max_parallel or len(arguments)
+            )
+            try:
+                made = executor.map_array(function, list(arguments[start : start + size]))
+            except BaseException:
+                for array in {job.job_id.partition("_")[0] for job in jobs}:
+                    slurm.cancel(JobRef("slurm", array))
+                raise
+            jobs += [JobRef("slurm", job.job_id) for job in made]
+    return jobs
+
+
+def submit_module(
+    words: Sequence[str], task_ids: str, *, resources: Resources, folder: Path, name: str, comment: str = "",
+    max_parallel: int = 0, after: str = "", hold: bool = False,
+) -> JobRef:  # fmt: skip
+    """One Slurm array of `python -m WORDS`, whose tasks know themselves by SLURM_ARRAY_TASK_ID; writes one file.
+
+    Args:
+        words: a module's name and its arguments.
+        task_ids: such as `0-11` or `3,7`.
+        resources: what each task asks for.
+        folder: for the script and the logs; on the filesystem that the nodes share.
+        name: the array's name.
+        comment: by which it is found in the queue.
+        max_parallel: tasks that run at once; 0 is no bound.
+        after: a job that must have ended before.
+        hold: leave it in the queue until somebody releases it.
+
+    Raises:
+        ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = _SlurmExecutor(folder)
+    parameters = _slurm_parameters(resources, name, comment)
+    extra: dict[str, Any] = {"array": task_ids + (f"%{max_parallel}" if max_parallel else "")}
+    extra |= {"dependency": f"afterany:{after}"} if after else {}
+    extra |= {"hold": True} if hold else {}
+    executor.update_parameters(**parameters | {"additional_parameters": parameters["additional_parameters"] | extra})
+    executor.parameters["map_count"] = 1  # names the logs after array and task
+    text = executor._make_submission_file_text(f"{executor.python} -u -m {shlex.join(words)}", "")
+    path = folder / f".submission-{os.getpid()}.sh"
+    path.write_text(text)
+    try:
+        with job_environment("slurm"):
+            told = slurm.ask(["sbatch", "--parsable", str(path)])
+    except RunError as error:
+        path.unlink()
+        raise ConfigError(f"the job array was refused, nothing was submitted: {error}") from None
+    job_id = told.strip().partition(";")[0]
+    path.rename(folder / f"{job_id}_submission.sh")
+    return JobRef("slurm", job_id)
+
+
+def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
+    """What a finished task of ours returned; waits for the file, which another node may show late.
+
+    Raises:
+        RunError: the task failed, left nothing, or its file belongs to somebody else.
+    """
+    paths = JobPaths(folder, job_id)
+    deadline = time.monotonic() + wait_s
+    while not paths.result_pickle.exists():
+        state = slurm.accounting([job_id]).get(job_id, "")
+        if time.monotonic() > deadline or state in ("FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL"):
+            raise RunError(f"task {job_id} left no result ({state or 'gone'}); its log is {paths.stderr}")
+        time.sleep(0.2)
+    if paths.result_pickle.stat().st_uid != os.getuid():
+        raise RunError(f"{paths.result_pickle} belongs to another user and is not read")
+    outcome, value = pickle.loads(paths.result_pickle.read_bytes())
+    if outcome != "success":
+        raise RunError(f"task {job_id} failed: {str(value).strip().splitlines()[-1]}; its log is {paths.stderr}")
+    return value
+
+
+def _run_here(
+    function: Callable[[A], R], arguments: Sequence[A], max_parallel: int, say: Callable[[int, int], None]
+) -> list[R]:
+    workers = min(max_parallel or len(os.sched_getaffinity(0)), len(arguments)) or 1
+    if workers == 1:
+        results = []
+        for index, argument in enumerate(arguments):
+            results.append(function(argument))
+            say(index + 1, len(arguments))
+        return results
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        tasks = [pool.submit(function, argument) for argument in arguments]
+        try:
+            for done, task in enumerate(as_completed(tasks), start=1):
+                task.result()
+                say(done, len(arguments))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [task.result() for task in tasks]
+
+
+def local_command(folder: Path) -> str:
+    """What the local controller runs in each rank, for a dry run."""
+    return f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+
+
+if __name__ == "__main__":
+    _LocalController(Path(sys.argv[1])).run()

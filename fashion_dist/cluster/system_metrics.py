@@ -1,0 +1,110 @@
+"""What a node is doing: processors, memory, disks, network and GPUs, sampled while it trains.
+
+The first rank of every node samples from its watching thread, into a small file beside the signs of life; rank 0's
+watching thread collects those of all nodes, and the training loop has them in metrics.jsonl. It is the whole node that
+is measured, other people's jobs on it included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from fashion_dist.io import read_json
+from fashion_dist.paths import RunDir
+
+_MB = 1e6
+
+
+class NodeSampler:
+    """This node's figures; rates and shares are means since the sample before, or since this was made.
+
+    Made and asked in one thread: psutil has a mark for each.
+    """
+
+    def __init__(self) -> None:
+        import psutil  # here: `launch.py` comes by this file, and has no time for it
+
+        self._psutil: Any = psutil
+        psutil.cpu_percent()  # the first call only sets the mark
+        self._gpus = _Gpus()
+        self._counters, self._at = self._count(), time.monotonic()
+
+    def sample(self) -> dict[str, float]:
+        """Figures by name, such as `cpu_percent`, `memory_percent`, `disk_read_mb_s`, `gpu0_percent`.
+
+        What the machine does not tell is left out.
+        """
+        now, at = self._count(), time.monotonic()
+        passed_s = max(at - self._at, 1e-3)
+        rates = {name: max(0.0, now[name] - self._counters.get(name, now[name])) / passed_s / _MB for name in now}
+        self._counters, self._at = now, at
+        memory = self._psutil.virtual_memory().percent
+        found = {"cpu_percent": self._psutil.cpu_percent(), "memory_percent": memory}
+        return {name: round(value, 3) for name, value in {**found, **rates, **self._gpus.sample()}.items()}
+
+    def _count(self) -> dict[str, float]:
+        """Bytes since the node started, under the name that their rate has."""
+        found: dict[str, float] = {}
+        with contextlib.suppress(OSError, RuntimeError):  # psutil's words for a container without /proc/diskstats
+            if (disks := self._psutil.disk_io_counters()) is not None:
+                found |= {"disk_read_mb_s": disks.read_bytes, "disk_write_mb_s": disks.write_bytes}
+        with contextlib.suppress(OSError):
+            if (network := self._psutil.net_io_counters()) is not None:
+                found |= {"network_in_mb_s": network.bytes_recv, "network_out_mb_s": network.bytes_sent}
+        return found
+
+
+class _Gpus:
+    """The GPUs that this node's driver shows to the job; none without a driver."""
+
+    def __init__(self) -> None:
+        import pynvml
+
+        self._nvml: Any = pynvml
+        self._handles: list[Any] = []
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(at) for at in range(pynvml.nvmlDeviceGetCount())]
+
+    def sample(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for at, handle in enumerate(self._handles):
+            with contextlib.suppress(self._nvml.NVMLError):
+                found[f"gpu{at}_percent"] = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                found[f"gpu{at}_memory_gb"] = self._nvml.nvmlDeviceGetMemoryInfo(handle).used / 1e9
+                found[f"gpu{at}_power_w"] = self._nvml.nvmlDeviceGetPowerUsage(handle) / 1e3
+        return found
+
+
+class AllNodes:
+    """What the nodes of one start have sampled, as rank 0 sees it.
+
+    Args:
+        run: the run's folder.
+        attempt: the start; what an earlier one left is not looked at.
+        nodes: how many there are.
+    """
+
+    def __init__(self, run: RunDir, attempt: int, nodes: int) -> None:
+        self._run, self._attempt, self._nodes = run, attempt, nodes
+        self._seen: dict[int, int] = {}
+        self._found: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Read what is new; of a node that has fallen silent there is nothing."""
+        found: dict[str, float] = {}
+        for node in range(self._nodes):
+            values = read_json(self._run.node_figures(node))
+            if values.get("attempt") != self._attempt or self._seen.get(node) == values["sample"]:
+                continue
+            self._seen[node] = values["sample"]
+            found |= {f"node{node}/{name}": value for name, value in values["figures"].items()}
+        if found:
+            self._found = found
+
+    def take(self) -> dict[str, float]:
+        """The newest figures as `node<number>/<name>`, each once; empty when there are none since the last time."""
+        found, self._found = self._found, {}
+        return found

@@ -1,0 +1,344 @@
+"""What runs in each rank: find the place, take the run's lock, listen to signals, train, and say how it ended.
+
+Everything is read from the run folder, nothing from the pickle but the folder's path: a job that was requeued, killed
+with its node or launched again starts the same way. Besides submitit this module starts a rank on its own:
+
+    srun python -m fashion_dist.cluster.worker RUN_FOLDER        in an sbatch script written by hand
+    python -m fashion_dist.cluster.worker RUN_FOLDER             one rank, no cluster
+
+Torch is imported only after the thread counts are set, which OpenMP reads once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fashion_dist.cluster import failures, job_record, machine, permissions, run_lock, slurm
+from fashion_dist.cluster.heartbeat import Watch, end_within, signals_of_all
+from fashion_dist.cluster.rank_env import Place, own_address, read_place
+from fashion_dist.errors import InputError, RunBusyError, RunError
+from fashion_dist.io import read_json, write_json
+from fashion_dist.paths import RunDir
+from fashion_dist.train.startup_timer import Startup, import_late
+
+if TYPE_CHECKING:
+    from fashion_dist.data.options import LoaderOptions
+
+EXIT_REQUEUE_LOCAL = 144
+"""By which rank 0 asks submitit's local controller to start the ranks again."""
+
+END_S = 60.0
+"""A rank whose work is over ends within this time, whatever threads still hang."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What submitit pickles: the run's folder."""
+
+    run_dir: str
+
+    def __call__(self) -> None:
+        """Run this rank to the run's end, or to the next stop."""
+        from fashion_dist.cluster import submitit_executor
+
+        submitit_executor.forget_results()
+        try:
+            run_rank(RunDir(Path(self.run_dir)))
+        except BaseException:
+            end_within(END_S, 1)
+            raise
+        end_within(END_S, 0)
+
+    def checkpoint(self) -> object:
+        """For a signal that comes before `run_rank` listens: the same again. No collective, no state."""
+        from fashion_dist.cluster import submitit_executor
+
+        return submitit_executor.again(type(self)(self.run_dir))
+
+
+class StopFlag:
+    """Set by signals, asked by the training loop at each step.
+
+    USR2 is the scheduler's warning before the time limit or a pre-emption: save and go on later. TERM ends the run
+    here: save. Python runs handlers between bytecodes of the main thread, so one that comes during a collective
+    waits for its end.
+    """
+
+    def __init__(self) -> None:
+        self.signals: list[str] = []
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop at the next step."""
+        return bool(self.signals)
+
+    def install(self) -> None:
+        """Listen; replaces submitit's handlers, which would leave in the middle of a step."""
+        signal.signal(signal.SIGUSR2, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Slurm sends it before every other; submitit would log it
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        name = signal.Signals(number).name
+        self.signals.append(name)
+        print(f"{name}: stopping at the next step", file=sys.stderr, flush=True)
+
+
+def run_rank(run: RunDir) -> None:
+    """This rank's whole life; raises what ended it, after it has been written to the run folder.
+
+    Raises:
+        SystemExit: rank 0 of a local job asks to be started again.
+        RunBusyError: another job holds the run folder.
+    """
+    startup = Startup()
+    stop = StopFlag()
+    stop.install()
+    faulthandler.enable()
+    permissions.keep(run.path)
+    place = read_place(os.environ)
+    submission = job_record.Submission.read(run)
+    options = submission.options if submission is not None else job_record.JobOptions()
+    holder = _enter(run, place, options.peer_timeout_s)
+    threads = set_threads(place)
+    watch = Watch(run, place, holder, stalled_s=min(60.0, options.peer_timeout_s / 2))
+    if place.is_main and submission is not None:
+        watch.stop_in(_seconds_to_signal(place, submission))
+    watch.start()
+    startup.mark("run folder")
+    try:
+        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup)
+        if place.is_main:
+            _leave(run, place, holder, options, outcome)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failures.report(run, place.rank, holder.attempt, error)
+        print(failure.sentence, file=sys.stderr, flush=True)
+        if place.is_main:
+            _fail(run, holder, failure)
+        raise
+    finally:
+        if place.is_main:
+            run_lock.release(run, holder)
+        watch.stop()
+
+
+def _seconds_to_signal(place: Place, submission: job_record.Submission) -> float | None:
+    """How long this job may train before it has to save; None without a time limit.
+
+    Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
+    """
+    if place.job.cluster == "local":
+        return None
+    try:
+        entries = slurm.queue(job_ids=[place.job.job_id])
+    except RunError as error:
+        print(f"the time limit is unknown: {error}", file=sys.stderr, flush=True)
+        return None
+    left_s = entries[0].left_s if entries else None
+    return None if left_s is None else left_s - min(submission.resources.signal_delay_s, left_s / 2)
+
+
+def set_threads(place: Place) -> int:
+    """Give this rank its share of its node's cores, before torch asks; returns the number of threads."""
+    asked = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
+    threads, cores = cores_of(sorted(os.sched_getaffinity(0)), place, asked)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    return threads
+
+
+def cores_of(allowed: Sequence[int], place: Place, asked: int) -> tuple[int, list[int]]:
+    """How many threads a rank runs, and the cores to keep it to; none where these are its own already, or others'.
+
+    Args:
+        allowed: the cores that this process may use.
+        place: the rank.
+        asked: cores that the scheduler promised to each rank; 0 where there is none.
+    """
+    ranks = place.local_world_size
+    threads = max(1, asked or len(allowed) // ranks)
+    # With more cores than the ranks of this job asked for, Slurm confines nobody: other jobs run on some of them.
+    if ranks == 1 or len(allowed) // ranks != threads:
+        return threads, []
+    first = place.local_rank * threads
+    return threads, list(allowed[first : first + threads])
+
+
+def _enter(run: RunDir, place: Place, timeout_s: float) -> run_lock.Holder:
+    """Rank 0 takes the lock and numbers the attempt; the others wait for that."""
+    if not place.is_main:
+        return run_lock.await_holder(run, place.job, place.restart, timeout_s)
+    attempt = len(job_record.attempts(run)) + 1
+    holder = run_lock.take(run, place.job, place.restart, attempt)
+    print(failures.start_mark(attempt), file=sys.stderr, flush=True)
+    job_record.begin_attempt(
+        run,
+        {
+            "attempt": attempt, "job": place.job.to_json(), "restart": place.restart, "host": holder.host,
+            "nodes": place.node_list or holder.host, "ranks": place.world_size, "node_count": place.nodes,
+            "hardware": machine.hardware(),
+        },
+    )  # fmt: skip
+    # A peer's leftovers of the last start must not pass for this one's.
+    for path in (*run.heartbeats.glob("*.json"), *run.rendezvous(1).parent.glob("attempt-*.json")):
+        path.unlink(missing_ok=True)
+    return holder
+
+
+def _train(
+    run: RunDir,
+    place: Place,
+    holder: run_lock.Holder,
+    submission: job_record.Submission | None,
+    options: job_record.JobOptions,
+    threads: int,
+    stop: StopFlag,
+    watch: Watch,
+    startup: Startup,
+) -> str:  # fmt: skip
+    """`done`, `stopped` or `pruned`.
+
+    Whatever needs no peer comes before the ranks meet, so that they wait for the slowest one only once.
+    """
+    address, interface = own_address(place, submission.resources.network_interface if submission else "")
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+    from fashion_dist.runs import open_folder
+    from fashion_dist.train.distributed import World, connect
+    from fashion_dist.train.session import FitOptions
+    from fashion_dist.train.trainer import first_model, fit
+
+    import_late()
+    startup.mark("imports")
+    opened = open_folder(run)
+    model = first_model(opened.config, opened.shard_set, run.home.weights)
+    startup.mark("model")
+    world = World(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node, place.nodes)
+
+    def ask() -> bool:
+        watch.steps += 1
+        return stop.requested
+
+    prune = None
+    if submission is not None and submission.sweep:
+        from fashion_dist.sweep.trial import pruner
+
+        prune = pruner(run, submission)
+    loading = loader_options(options, threads)
+    group = Path(submission.sweep).name if submission is not None else ""
+    fit_options = FitOptions(
+        loader=loading, wandb=options.wandb, group=group, attempt=holder.attempt, prune=prune,
+        figures=watch.nodes.take, startup=startup,
+    )  # fmt: skip
+    print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
+    with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
+        startup.mark("process group")
+        outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask, model)
+        if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
+            watch.signals = stop.signals
+            watch.beat()
+            link.barrier()
+        return outcome
+
+
+def loader_options(options: job_record.JobOptions, threads: int) -> LoaderOptions:
+    """What the loader is told of the job's options."""
+    from fashion_dist.data.options import LoaderOptions
+
+    return LoaderOptions(
+        stage=options.stage, cache=options.cache, bad_samples=options.bad_samples, threads=threads
+    )  # fmt: skip
+
+
+def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_record.JobOptions, outcome: str) -> None:
+    """Rank 0 notes how the attempt ended, and asks for another one where the scheduler wants the run to go on."""
+    if outcome == "done":
+        job_record.end_attempt(run, holder.attempt, "done")
+        return
+    if outcome == "pruned":
+        message = "its sweep gave it up; launching it goes on"
+        job_record.end_attempt(run, holder.attempt, "pruned", message)
+        write_json(run.state, {**read_json(run.state), "message": message})
+        return
+    end = _why_stopped(run, place, holder)
+    reached = sum(attempt["end"] == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
+    goes_on = end in job_record.GOES_ON
+    if goes_on and reached > options.time_limits:
+        goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
+    else:
+        message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
+    job_record.end_attempt(run, holder.attempt, end, message, goes_on=goes_on)
+    write_json(run.state, {**read_json(run.state), "message": message})
+    if not goes_on or end == "requeued":
+        return
+    run_lock.release(run, holder)
+    if place.job.cluster == "local":
+        raise SystemExit(EXIT_REQUEUE_LOCAL)
+    try:
+        slurm.requeue(place.job.job_id)
+    except RunError as error:
+        raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
+
+
+def _why_stopped(run: RunDir, place: Place, holder: run_lock.Holder) -> job_record.End:
+    """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
+    signals = signals_of_all(run, holder.attempt, place.world_size)
+    if place.job.cluster == "local":
+        return "time limit" if signals == {"SIGUSR2"} else "cancelled"
+    entries = slurm.queue(job_ids=[place.job.job_id])
+    if not entries or entries[0].presence == "gone":
+        return "cancelled"
+    facts = slurm.ask(["scontrol", "show", "job", place.job.job_id])
+    restarts = re.search(r"Restarts=(\d+)", facts)
+    if restarts is not None and int(restarts[1]) > place.restart:
+        return "requeued"  # by an administrator or Slurm itself, while this start is still ending
+    preempted = re.search(r"PreemptTime=(\S+)", facts)
+    if preempted is not None and preempted[1] not in ("None", "Unknown"):
+        return "pre-empted"
+    submission = job_record.Submission.read(run)
+    delay_s = submission.resources.signal_delay_s if submission is not None else 120
+    left_s = entries[0].left_s
+    if left_s is not None and left_s <= delay_s + 60:
+        return "time limit"
+    return "pre-empted" if "SIGUSR2" in signals else "cancelled"
+
+
+def _fail(run: RunDir, holder: run_lock.Holder, failure: failures.Failure) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the rank's own log has the words
+        job_record.end_attempt(run, holder.attempt, "failed", failure.sentence)
+        values = {**read_json(run.state), "state": "failed", "attempt": holder.attempt, "message": failure.sentence}
+        write_json(run.state, {**values, "updated": time.time()})
+
+
+def main(argv: list[str]) -> int:
+    """`python -m fashion_dist.cluster.worker RUN_FOLDER`; returns the exit status."""
+    if len(argv) != 1 or not RunDir(Path(argv[0])).config.is_file():
+        print(
+            "error: usage: python -m fashion_dist.cluster.worker RUN_FOLDER (a folder with a config.json)",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        run_rank(RunDir(Path(argv[0]).absolute()))
+    except (RunBusyError, InputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,384 @@
+"""The door to NVIDIA DALI: decoding on the CPU, and the whole graph on a GPU.
+
+Both are given the encoded bytes and the plan's numbers through `external_source`; DALI draws nothing itself. A decoding
+error ends a DALI pipeline for good: it is built again (4 ms) and the batch's images are tried one by one, which
+names the culprits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fashion_dist.config import DataConfig
+    from fashion_dist.data.augment import Draws
+
+Pixels = np.ndarray
+"""uint8 [height, width, 3], RGB."""
+
+
+class Decoder:
+    """JPEG, PNG, WebP, BMP or TIFF bytes to RGB pixels on the CPU, one batch at a time, in the background.
+
+    Args:
+        max_images: largest batch.
+        threads: DALI's worker threads.
+    """
+
+    def __init__(self, max_images: int, threads: int) -> None:
+        self._max_images = max_images
+        self._threads = threads
+        self._pipe: Any = None
+        self._batch: tuple[Sequence[np.ndarray], np.ndarray] | None = None
+
+    def start(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> None:
+        """Begin to decode a box of each image; of a JPEG, exactly the pixels that decoding all of it would give.
+
+        Args:
+            images: uint8 [size] each, the bytes of one file.
+            boxes: int32 [n, 4], left, top, width, height in the upright image.
+        """
+        assert self._batch is None, "the batch before was not taken"
+        self._batch = (images, boxes)
+        self._run(images, boxes)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch was begun and not taken."""
+        return self._batch is not None
+
+    def finish(self) -> tuple[Callable[[int], Pixels], dict[int, str]]:
+        """What gives the pixels of an image of the batch begun last, from any thread, and what is wrong with which."""
+        assert self._batch is not None, "no batch was begun"
+        images, boxes = self._batch
+        self._batch = None
+        wrong: dict[int, str] = {}
+        try:
+            outputs = self._outputs()
+            pixels: Callable[[int], Pixels] = functools.partial(_array, outputs)
+            shapes = outputs.shape()
+        except RuntimeError:
+            tried = [self._try_one(image, boxes[i : i + 1]) for i, image in enumerate(images)]
+            decoded = {i: image for i, image in enumerate(tried) if not isinstance(image, str)}
+            wrong = {i: reason for i, reason in enumerate(tried) if isinstance(reason, str)}
+            pixels, shapes = decoded.__getitem__, [decoded[i].shape if i in decoded else () for i in range(len(images))]
+        for i, (shape, (width, height)) in enumerate(zip(shapes, boxes[:, 2:].tolist(), strict=True)):
+            if shape != (height, width, 3) and i not in wrong:
+                wrong[i] = f"decodes to {shape[1]}x{shape[0]} pixels, the index says {width}x{height}"
+        return pixels, wrong
+
+    def probe(self, image: np.ndarray, box: np.ndarray) -> str | None:
+        """What is wrong with one image, or None; only while no batch is under way.
+
+        Args:
+            image: uint8 [size].
+            box: int32 [4].
+        """
+        self.start([image], box[None])
+        return self.finish()[1].get(0)
+
+    def _try_one(self, image: np.ndarray, box: np.ndarray) -> Pixels | str:
+        try:
+            self._run([image], box)
+            return _array(self._outputs(), 0)
+        except RuntimeError as error:
+            self._pipe = None
+            return f"does not decode: {reason_of(error)}"
+
+    def _run(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> None:
+        if self._pipe is None:
+            # DALI's threads have the priority of the thread that builds it.
+            with ThreadPoolExecutor(1, initializer=step_back) as aside:
+                self._pipe = aside.submit(_decode_pipeline, self._max_images, self._threads).result()
+        self._pipe.feed_input("encoded", list(images))
+        self._pipe.feed_input("anchor", np.ascontiguousarray(boxes[:, :2]))
+        self._pipe.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
+        self._pipe.schedule_run()
+
+    def _outputs(self) -> Any:
+        try:
+            (decoded,) = self._pipe.share_outputs()
+            self._pipe.release_outputs()
+        except RuntimeError:
+            self._pipe = None
+            raise
+        return decoded
+
+
+def _array(outputs: Any, position: int) -> Pixels:
+    # A view without a copy: the dynamic executor's outputs belong to whoever refers to them.
+    return np.asarray(outputs[position])
+
+
+class Graph:
+    """Everything in one DALI graph: decode or take pixels, crop, resize, flip, rotate, colours, erase.
+
+    Args:
+        side: P, of the output.
+        max_images: largest batch.
+        threads: DALI's worker threads on the CPU.
+        device_id: the GPU; None builds the same graph of CPU operators.
+        encoded: images come as files, else as RGB pixels of the crop box.
+        hw_decoder_load: share of the JPEGs for the GPU's hardware decoder.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        max_images: int,
+        threads: int,
+        device_id: int | None,
+        encoded: bool,
+        hw_decoder_load: float = 0.65,
+    ) -> None:
+        self._encoded = encoded
+        self._device_id = device_id
+        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded, hw_decoder_load)
+        self.side = side
+        self._pipe: Any = None
+
+    def start(self, images: Sequence[Any], draws: Draws) -> None:
+        """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
+        if self._pipe is None:
+            self._pipe = self._build(self.side, draws.maps is not None)
+        feed = self._pipe.feed_input
+        if self._encoded or self._device_id is None:
+            feed("images", list(images))
+        else:
+            import torch
+
+            feed("images", list(images), cuda_stream=torch.cuda.current_stream(self._device_id))
+        if self._encoded:
+            feed("anchor", np.ascontiguousarray(draws.boxes[:, :2]))
+            feed("shape", np.ascontiguousarray(draws.boxes[:, 2:]))
+        feed("flip", draws.flips.astype(np.int32))
+        if draws.maps is not None:
+            # Around the middle, where DALI counts from the first pixel's corner.
+            middle = np.full((2, 1), self.side / 2, np.float32)
+            feed("map", np.concatenate([draws.maps, middle - draws.maps @ middle], axis=2))
+        feed("matrix", np.ascontiguousarray(draws.colours[:, :, :3]))
+        feed("offset", np.ascontiguousarray(draws.colours[:, :, 3]))
+        feed("erase_anchor", draws.erased[:, :2].astype(np.float32))
+        feed("erase_shape", draws.erased[:, 2:].astype(np.float32))
+        self._pipe.schedule_run()
+
+    def finish(self) -> Any:
+        """float32 [n, P, P, 3] as a DLPack tensor, in order with torch's current stream; no host synchronisation.
+
+        Raises:
+            RuntimeError: an image does not decode; the graph builds itself anew for the next batch.
+        """
+        import torch
+
+        try:
+            if self._device_id is None:
+                (images,) = self._pipe.share_outputs()
+            else:
+                (images,) = self._pipe.share_outputs(cuda_stream=torch.cuda.current_stream(self._device_id))
+            self._pipe.release_outputs()
+        except RuntimeError:
+            self._pipe = None
+            raise
+        return images.as_tensor()
+
+    def resize(self, side: int) -> None:
+        """Give images of that side from now on; only while no batch is under way."""
+        self.side, self._pipe = side, None
+
+    def discard(self) -> None:
+        """Forget the batch that was begun."""
+        with contextlib.suppress(RuntimeError):
+            self.finish()
+
+    def probe(self, image: np.ndarray, draws: Draws) -> str | None:
+        """What is wrong with one image, or None; only while no batch is under way."""
+        try:
+            self.start([image], draws)
+            self.finish()
+        except RuntimeError as error:
+            self._pipe = None
+            return f"does not decode: {reason_of(error)}"
+        return None
+
+
+NICE = 10
+"""Of the threads that prepare images: a tenth of the weight of those that train.
+
+A training step on a CPU waits at every layer for the slowest of its threads, so a core that is taken away for a moment
+is taken from all of them: at the same priority, images from the cache cost 6 % of the step, and so nothing.
+"""
+
+
+def step_back() -> None:
+    """Let this thread, and those that it starts, work where training leaves the processor idle.
+
+    A job that was started at a yet lower priority keeps it: only root may ask for more.
+    """
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
+def reason_of(error: Exception) -> str:
+    """The one telling line of DALI's message."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [
+        line for line in lines if line and not line.startswith(("Critical error", "Error in", "which was", "File "))
+    ]
+    told = [line for line in told if "encountered" not in line and "C++ context" not in line and "fn." not in line]
+    return told[0][:200] if told else lines[0][:200]
+
+
+def import_dali() -> None:
+    """Import DALI, which takes half a second, before the first batch needs it."""
+    importlib.import_module("nvidia.dali")
+
+
+def _decode_pipeline(max_images: int, threads: int) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=max_images, num_threads=threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True
+    )
+    def graph() -> Any:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        anchor = fn.external_source(name="anchor", dtype=types.INT32, ndim=1)
+        shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
+        return _slice(encoded, anchor, shape, "cpu")
+
+    pipe = graph()
+    pipe.build()
+    return pipe
+
+
+def _slice(encoded: Any, anchor: Any, shape: Any, device: str, **arguments: Any) -> Any:
+    from nvidia.dali import fn, types
+
+    return fn.decoders.image_slice(
+        encoded,
+        anchor,
+        shape,
+        device=device,
+        axis_names="WH",
+        normalized_anchor=False,
+        normalized_shape=False,
+        output_type=types.RGB,
+        **arguments,
+    )
+
+
+def _graph_pipeline(
+    max_images: int,
+    threads: int,
+    device_id: int | None,
+    encoded: bool,
+    hw_decoder_load: float,
+    side: int,
+    turned: bool,
+) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
+
+    device = "cpu" if device_id is None else "gpu"
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=max_images, num_threads=threads, device_id=device_id, prefetch_queue_depth=1, exec_dynamic=True
+    )
+    def graph() -> Any:
+        def numbers(name: str, kind: Any, ndim: int) -> Any:
+            return fn.external_source(name=name, dtype=kind, ndim=ndim)
+
+        if encoded:
+            files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
+            anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
+            if device == "gpu":
+                images = _slice(files, anchor, shape, "mixed", hw_decoder_load=hw_decoder_load)
+            else:
+                images = _slice(files, anchor, shape, "cpu")
+        else:
+            images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
+        images = fn.resize(images, resize_x=side, resize_y=side, interp_type=types.INTERP_LINEAR, antialias=True)
+        images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
+        if turned:
+            images = fn.warp_affine(images, matrix=numbers("map", types.FLOAT, 2), dtype=types.FLOAT)
+        matrix, offset = numbers("matrix", types.FLOAT, 2), numbers("offset", types.FLOAT, 1)
+        images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
+        anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)
+        return fn.erase(images, anchor=anchor, shape=shape, axis_names="WH", fill_value=0.0)
+
+    pipe = graph()
+    pipe.build()
+    return pipe
+
+
+def reader_pipeline(
+    tars: Sequence[str], indexes: Sequence[str], data: DataConfig, batch_size: int, threads: int
+) -> Any:
+    """DALI by itself, for comparison: its WebDataset reader, its random numbers, its graph, float NHWC batches."""
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
+    def graph() -> Any:
+        encoded = fn.readers.webdataset(
+            paths=list(tars), index_paths=list(indexes), ext=["jpg;png;jpeg;webp"], random_shuffle=True
+        )
+        if data.crop_scale[0] < 1:
+            images = fn.decoders.image_random_crop(
+                encoded, random_area=list(data.crop_scale), random_aspect_ratio=list(data.crop_ratio)
+            )
+            images = fn.resize(images, resize_x=data.image_px, resize_y=data.image_px)
+        else:
+            images = fn.decoders.image(encoded)
+        return fn.crop_mirror_normalize(
+            images,
+            mirror=fn.random.coin_flip(probability=data.flip),
+            mean=[255 * value for value in data.mean],
+            std=[255 * value for value in data.std],
+            output_layout="HWC",
+        )
+
+    pipe = graph()
+    pipe.build()
+    return pipe
+
+
+@contextlib.contextmanager
+def thread_clock() -> Iterator[Callable[[], float]]:
+    """While it is open, gives the processor seconds that this thread has spent inside of pipelines' functions.
+
+    For benchmarks: the functions are exchanged for ones that look at the clock.
+    """
+    from nvidia.dali import Pipeline
+
+    spent = threading.local()
+    names = ("feed_input", "schedule_run", "share_outputs", "release_outputs", "run")
+    originals = {name: getattr(Pipeline, name) for name in names}
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if getattr(spent, "inside", False):
+                return function(*args, **kwargs)
+            began, spent.inside = time.thread_time(), True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent.inside = False
+                spent.seconds = getattr(spent, "seconds", 0.0) + time.thread_time() - began
+
+        return call
+
+    try:
+        for name, function in originals.items():
+            setattr(Pipeline, name, timed(function))
+        yield lambda: getattr(spent, "seconds", 0.0)
+    finally:
+        for name, function in originals.items():
+            setattr(Pipeline, name, function)

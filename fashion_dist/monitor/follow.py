@@ -1,0 +1,105 @@
+"""`--wait`: one line about all ranks of a run until it ends, then its exit status and, if it failed, the cause."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fashion_dist.cluster.run_view import RunView, Scheduler, line, look
+from fashion_dist.paths import RunDir
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+WATCH_S = 2.0
+"""Seconds between two looks at many runs."""
+
+POLL_S = 1.0
+ASK_S = 5.0
+"""Seconds between two questions to Slurm; the run's own files are read at every poll."""
+
+PLAIN_S = 15.0
+"""Longest silence without a terminal; a new epoch, phase or state is said at once."""
+
+SETTLE_S = 90.0
+"""Longest wait for the ranks of a run that is over to be gone as well."""
+
+
+def follow(run: RunDir, show: Callable[[RunView], None] | None = None) -> RunView:
+    """Return how the run ended; a job that is requeued is waited for.
+
+    Args:
+        run: a submitted run.
+        show: called at every poll; the default writes to stderr, one line that is redrawn on a terminal.
+    """
+    if show is not None:
+        return _until_over(run, show)
+    with Lines() as lines:
+        return _until_over(run, lines.show)
+
+
+def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
+    slurm, asked = Scheduler(), time.monotonic()
+    over_since: float | None = None
+    while True:
+        now = time.monotonic()
+        if now - asked > ASK_S:
+            slurm, asked = Scheduler(), now
+        view = look(run, slurm)
+        show(view)
+        if view.is_active:
+            over_since = None
+        else:
+            over_since = over_since or now
+            if now - over_since > _patience_s(view):
+                return view
+        time.sleep(POLL_S)
+
+
+def _patience_s(view: RunView) -> float:
+    """How long to believe that a run which seems over might say more: its ranks end, its files arrive."""
+    if view.there == "running" and view.state == "failed" and view.job is not None and view.job.cluster == "slurm":
+        return float("inf")  # of a lost node, perhaps: Slurm requeues the job once it has given the node up
+    if view.there != "gone":
+        return SETTLE_S
+    if view.state == "done" or view.job is None or view.job.cluster == "local":
+        return 0.0
+    return ASK_S  # a job that requeues itself is out of the queue for a moment
+
+
+class Lines:
+    """Shows a followed run on stderr: redrawn in place on a terminal, else a line when there is news."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._said: tuple[object, ...] = ()
+        self._said_at = float("-inf")
+
+    def __enter__(self) -> Lines:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, view: RunView) -> None:
+        """The run as it is now."""
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.update(Text(line(view), overflow="ellipsis", no_wrap=True), refresh=True)
+            return
+        p = view.progress
+        news = (view.state, view.detail, view.attempts, p.phase, p.epoch, str(p.best))
+        now = time.monotonic()
+        if news != self._said or (view.state == "running" and now - self._said_at > PLAIN_S):
+            self._said, self._said_at = news, now
+            print(line(view), file=sys.stderr, flush=True)

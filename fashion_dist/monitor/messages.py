@@ -1,0 +1,67 @@
+"""What commands say about a run: what became of a launch, how a followed run ended, and what to type next."""
+
+from __future__ import annotations
+
+from fashion_dist import cli
+from fashion_dist.cluster.launcher import Launched, Plan
+from fashion_dist.cluster.run_view import RunView, duration, typed
+from fashion_dist.monitor.follow import follow
+from fashion_dist.paths import RunDir
+
+
+def of_launch(launched: Launched, plan: Plan) -> cli.Result:
+    """What became of a launch."""
+    run, job, view = launched.run, launched.job, launched.view
+    data = {"run_id": run.run_id, "outcome": launched.outcome, "job": job.to_json() if job else None}
+    if launched.outcome == "done":
+        return cli.Result(
+            f"run {run.run_id} is done{_best(view)}; nothing was submitted (--fresh starts over beside it)",
+            {"run folder": run.path},
+            {"collect": typed("collect", run), "report": typed("report", run)},
+            data,
+        )
+    ranks, nodes = plan.resources.ranks, plan.resources.nodes
+    where = f"{ranks} rank{'s' * (ranks > 1)} on " + (
+        f"{nodes} node{'s' * (nodes > 1)}" if plan.cluster == "slurm" else "this machine"
+    )
+    if launched.outcome == "active":
+        state = view.state if view.is_active else f"{view.state}, but its job has not ended yet"
+        headline = f"run {run.run_id} is {state}: {job}; nothing was submitted"
+    else:
+        again = f", attempt {launched.attempt}: it goes on from its last checkpoint" if launched.attempt > 1 else ""
+        headline = f"submitted {job}: run {run.run_id}, {where}{again}"
+    return cli.Result(
+        headline,
+        {"run folder": run.path, "logs": run.logs},
+        {"follow": typed("status", run, "--watch"), "cancel": typed("status", run, "--cancel")},
+        data,
+    )
+
+
+def of_end(run: RunDir) -> cli.Result:
+    """Follows the run to its end; the exit status is 0 only if it is done."""
+    view = follow(run)
+    data = {"run_id": run.run_id, "state": view.state, "best": view.progress.best, "detail": view.detail}
+    if view.state == "done":
+        return cli.Result(
+            f"run {run.run_id} is done{_best(view)}",
+            {"run folder": run.path},
+            {"collect": typed("collect", run), "report": typed("report", run)},
+            data,
+        )
+    words = f": {view.detail}" if view.detail else ""
+    return cli.Result(
+        f"run {run.run_id} {view.state}{words}",
+        {"run folder": run.path, **({"log": view.log} if view.log else {})},
+        {"look": typed("status", run), "go on": "the same launch command again"},
+        data,
+        exit_status=cli.EXIT_FAILED,
+    )
+
+
+def _best(view: RunView) -> str:
+    best = view.progress.best
+    if not best:
+        return ""
+    left = f", {duration(view.left_s)} left" if view.is_active and view.left_s is not None else ""
+    return f", best {best['metric']} {best['value']:.4f} at epoch {best['epoch']}{left}"

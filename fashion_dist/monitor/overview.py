@@ -1,0 +1,172 @@
+"""Many runs and sweeps at once: find them, look at all with one question to the scheduler, draw, watch, cancel."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fashion_dist import cli
+from fashion_dist.cluster import job_record, slurm
+from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, look_with
+from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.io import read_json
+from fashion_dist.monitor.follow import WATCH_S
+from fashion_dist.monitor.table import COLUMNS, page, table
+from fashion_dist.paths import Home, RunDir, SweepDir
+from fashion_dist.run_status import RunState
+from fashion_dist.sweep import outcome
+from fashion_dist.sweep import table as sweep_table
+from fashion_dist.sweep.view import SweepView, look_at_sweep
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Runs and sweeps as they are now."""
+
+    runs: Sequence[RunView] = ()
+    sweeps: Sequence[SweepView] = ()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything waits or runs."""
+        return any(view.is_active for view in self.runs) or any(view.is_active for view in self.sweeps)
+
+
+def find(home: Home, names: Sequence[str]) -> tuple[list[RunDir], list[SweepDir]]:
+    """The runs and the sweeps that are named.
+
+    Raises:
+        ConfigError: a name means neither, or several.
+    """
+    runs: list[RunDir] = []
+    sweeps: list[SweepDir] = []
+    for name in names:
+        sweep = home.find_sweep(name)
+        if sweep is not None:
+            sweeps.append(sweep)
+        else:
+            runs.append(home.find_run(name))
+    return runs, sweeps
+
+
+def look_at_all(runs: Sequence[RunDir], sweeps: Sequence[SweepDir]) -> Overview:
+    """The runs and sweeps as they are now."""
+    slurm = Scheduler()
+    views = look_at(runs, slurm)
+    known = {view.run_id: view for view in views}
+    return Overview(views, [look_at_sweep(sweep, slurm, known) for sweep in sweeps])
+
+
+def all_runs(home: Home) -> list[RunDir]:
+    """Every run of the working folder."""
+    try:
+        with os.scandir(home.runs) as entries:
+            return [home.run_dir(name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
+    except FileNotFoundError:
+        return []
+
+
+def look_at(runs: Sequence[RunDir], slurm: Scheduler | None = None) -> list[RunView]:
+    """All of the runs as they are now; Slurm is asked twice at most, and every file read once."""
+    slurm = slurm or Scheduler()
+    found = [(run, job_record.Submission.read(run), RunState.read(run.state)) for run in runs]
+    slurm.expect(
+        submission.job
+        for _, submission, progress in found
+        if submission is not None and submission.job is not None and (progress is None or progress.state != "done")
+    )
+    return [look_with(run, submission, progress, slurm) for run, submission, progress in found]
+
+
+def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[RunView]:
+    """The runs of one state and task, sorted by a column, or by their last change for `updated`.
+
+    Raises:
+        ConfigError: no such state.
+    """
+    if state and state not in STATES:
+        raise unknown("state", state, STATES)
+    chosen = [view for view in views if state in ("", view.state) and task in ("", view.task)]
+    if sort == "updated":
+        return sorted(chosen, key=lambda view: (-view.progress.updated, view.run_id))
+    return sorted(chosen, key=lambda view: (*COLUMNS[sort].order(view), view.run_id))
+
+
+def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, trials: bool = False) -> str:
+    """The page of the one run or sweep that was named, else a table of sweeps and one of runs.
+
+    Args:
+        named: the runs that the user named.
+        seen: what there is to draw.
+        home: the working folder.
+        width: columns to use.
+        trials: show the sweeps' trials among the runs as well.
+    """
+    if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps:
+        command = str(read_json(named[0].run).get("command", ""))
+        return page(named[0], seen.runs[0], command, width)
+    if not seen.runs and len(seen.sweeps) == 1:
+        return sweep_table.page(seen.sweeps[0], width, outcome.commands(seen.sweeps[0]))
+    hidden = {trial.view.run_id for sweep in seen.sweeps for trial in sweep.trials} if not (trials or named) else set()
+    views = [view for view in seen.runs if view.run_id not in hidden]
+    parts = [f"{sweep_table.sweeps(seen.sweeps, width)}\n"] if seen.sweeps else []
+    if views:
+        counts = {state: sum(view.state == state for view in views) for state in STATES}
+        summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        parts.append(f"{table(views, width)}\n\n{len(views)} run{'s' * (len(views) > 1)}: {summary}")
+    if len(views) < len(seen.runs):
+        parts.append(f"{len(seen.runs) - len(views)} more are trials of sweeps: python jobs/status.py SWEEP")
+    if not parts:
+        return f"no runs in {home.runs}; python jobs/launch.py --task NAME makes one"
+    return "\n".join(parts)
+
+
+def watch(look_now: Callable[[], Overview], draw_now: Callable[[Overview, int], str]) -> Overview:
+    """Redraw until nothing waits or runs; a plain copy every time when stdout is no terminal."""
+    if not sys.stdout.isatty():
+        seen = look_now()
+        while seen.is_active:
+            print(draw_now(seen, 200), flush=True)
+            time.sleep(WATCH_S)
+            seen = look_now()
+        return seen
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            seen = look_now()
+            live.update(Text(draw_now(seen, shutil.get_terminal_size().columns), no_wrap=True), refresh=True)
+            if not seen.is_active:
+                return seen
+            time.sleep(WATCH_S)
+
+
+def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Result:
+    """End the jobs of these runs and sweeps and of no others.
+
+    Raises:
+        ConfigError: none was named.
+        RunError: the scheduler refused.
+    """
+    if not runs and not sweeps:
+        raise ConfigError("--cancel needs the runs to cancel: python jobs/status.py RUN --cancel")
+    done: dict[str, str] = {}
+    for view in look_at(runs):
+        if view.is_active and view.job is not None:
+            slurm.cancel(view.job)
+            done[view.run_id] = f"{view.job}: told to save and end"
+        else:
+            done[view.run_id] = f"{view.state}: nothing to cancel"
+    lines = [f"{shlex.quote(run_id)}  {what}" for run_id, what in done.items()]
+    for sweep in sweeps:
+        for job, what in outcome.cancel(sweep).items():
+            done[f"{sweep.sweep_id}, {job}"] = what
+            lines.append(f"{sweep.sweep_id}, {job}: {what}")
+    return cli.Result("", text="\n".join(lines), data={"cancelled": done})

@@ -1,0 +1,167 @@
+"""Runs as text: a table as wide as the terminal, and one run's page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fashion_dist.cluster.run_view import RunView, duration, typed
+from fashion_dist.paths import RunDir
+from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.train.startup_timer import told
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table.
+
+    Args:
+        title: its heading.
+        text: a run's entry.
+        order: what a run is sorted by.
+        keep: columns with the smallest number go first when the terminal is narrow.
+        right: aligned to the right, as numbers are.
+    """
+
+    title: str
+    text: Callable[[RunView], str]
+    order: Callable[[RunView], tuple[object, ...]]
+    keep: int
+    right: bool = False
+
+
+def _number(value: float | None) -> tuple[float]:
+    return (math.inf if value is None else -value,)
+
+
+def _epoch(view: RunView) -> str:
+    return f"{view.progress.epoch}/{view.progress.epochs}" if view.progress.epochs else "-"
+
+
+def _best(view: RunView) -> str:
+    best = view.progress.best
+    return f"{best['value']:.4f}" if best else "-"
+
+
+COLUMNS = {
+    "run": Column("RUN", lambda v: v.run_id, lambda v: (v.run_id,), 9),
+    "state": Column("STATE", lambda v: v.state, lambda v: (v.state, v.run_id), 9),
+    "epoch": Column("EPOCH", _epoch, lambda v: _number(v.progress.epoch), 8, right=True),
+    "step": Column("STEP", lambda v: str(v.progress.step), lambda v: _number(v.progress.step), 2, right=True),
+    "best": Column("BEST", _best, lambda v: _number(v.progress.best.get("value")), 7, right=True),
+    "rate": Column(
+        "IMG/S", lambda v: f"{v.progress.samples_per_s:.0f}" if v.state == "running" else "-",
+        lambda v: _number(v.progress.samples_per_s), 4, right=True,
+    ),
+    "left": Column(
+        "LEFT", lambda v: duration(v.left_s) if v.state == "running" else "-",
+        lambda v: (v.left_s if v.left_s is not None else math.inf,), 6, right=True,
+    ),
+    "tries": Column("TRIES", lambda v: str(v.attempts), lambda v: _number(v.attempts), 3, right=True),
+    "job": Column("JOB", lambda v: v.job.job_id if v.job else "-", lambda v: (v.job.job_id if v.job else "",), 5),
+    "nodes": Column("NODES", lambda v: v.nodes or "-", lambda v: (v.nodes,), 1),
+}  # fmt: skip
+_LEAST_DETAIL = 16
+
+
+def table(views: Sequence[RunView], width: int) -> str:
+    """The runs, one a line, in `width` columns; what does not fit is left out, and the detail is cut."""
+    if not views:
+        return "no runs"
+    wants_detail = any(view.detail for view in views)
+    columns = list(COLUMNS.values())
+    cells = {id(c): [c.title, *(c.text(view) for view in views)] for c in columns}
+
+    def taken() -> int:
+        return sum(max(map(len, cells[id(c)])) + 2 for c in columns)
+
+    while len(columns) > 2 and taken() + (_LEAST_DETAIL if wants_detail else -2) > width:
+        columns.remove(min(columns, key=lambda c: c.keep))
+    widths = {id(c): max(map(len, cells[id(c)])) for c in columns}
+    room = width - taken()
+    details = ["DETAIL" if wants_detail else "", *(view.detail for view in views)]
+    lines = []
+    for row, detail in enumerate(details):
+        parts = [
+            cells[id(c)][row].rjust(widths[id(c)]) if c.right else cells[id(c)][row].ljust(widths[id(c)])
+            for c in columns
+        ]
+        lines.append("  ".join([*parts, cut(detail.splitlines()[0] if detail else "", room)]).rstrip())
+    return "\n".join(lines)
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` characters."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…" if width > 0 else ""
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The values as bars from their least to their largest; more values than `width` are averaged in groups."""
+    finite = [max(-1e300, min(1e300, value)) for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    size = max(1, math.ceil(len(finite) / width))
+    groups = [finite[i : i + size] for i in range(0, len(finite), size)]
+    means = [sum(group) / len(group) for group in groups]
+    low, high = min(means), max(means)
+    span = high - low or 1.0
+    return "".join(_BARS[min(len(_BARS) - 1, int((mean - low) / span * len(_BARS)))] for mean in means)
+
+
+def page(run: RunDir, view: RunView, command: str, width: int) -> str:
+    """Everything about one run.
+
+    Args:
+        run: its folder.
+        view: what is known of it.
+        command: what launched it.
+        width: columns to use.
+    """
+    p = view.progress
+    rows: list[tuple[str, str]] = [("state", view.state + (f": {view.detail}" if view.detail else ""))]
+    if view.log:
+        rows.append(("log", str(view.log)))
+    if p.epochs:
+        rows.append(("epoch", f"{p.epoch} of {p.epochs}, step {p.step} of {p.total_steps or '?'}, {p.phase}"))
+    if view.state == "running":
+        rows.append(("speed", f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left"))
+    if p.startup:
+        rows.append(("start", told(p.startup)))
+    if p.best:
+        rows.append(("best", f"{p.best['metric']} {p.best['value']:.4f} at epoch {p.best['epoch']}"))
+    if view.job is not None:
+        rows.append(
+            ("job", f"{view.job}, {view.attempts} start{'s' * (view.attempts != 1)}, nodes {view.nodes or '-'}")
+        )
+    rows += _curves(run, p.best.get("metric", ""), width)
+    rows.append(("folder", str(run.path)))
+    rows += [(name, str(path)) for name, path in _files(run).items()]
+    if view.is_active:
+        rows.append(("follow", typed("status", run, "--watch")))
+        rows.append(("cancel", typed("status", run, "--cancel")))
+    elif view.state != "done":
+        rows.append(("go on", command))
+    if run.checkpoints.is_dir():
+        rows.append(("collect", typed("collect", run)))
+        rows.append(("report", typed("report", run)))
+    label = max(len(name) for name, _ in rows)
+    return "\n".join([view.run_id, *(f"  {name:<{label}}  {text}" for name, text in rows)])
+
+
+def _curves(run: RunDir, metric: str, width: int) -> list[tuple[str, str]]:
+    points = read_metrics(run.metrics)
+    rows = []
+    for split, name in (("train", "loss"), ("val", "loss"), ("val", metric)):
+        values = [float(p[name]) for p in points if p["split"] == split and isinstance(p.get(name), (int, float))]
+        if name and len(values) > 1:
+            bars = sparkline(values, max(10, min(60, width - 40)))
+            rows.append((f"{split} {name}", f"{bars}  {values[0]:.4g} to {values[-1]:.4g}"))
+    return rows
+
+
+def _files(run: RunDir) -> dict[str, str]:
+    found = {"metrics": run.metrics, "predictions": run.predictions("test"), "submission": run.submission}
+    return {name: str(path) for name, path in found.items() if path.exists()}

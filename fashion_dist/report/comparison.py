@@ -1,0 +1,295 @@
+"""Sections of a page of several runs: what differs, the curves together, seeds folded, models side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fashion_dist.report import formatting, scores
+from fashion_dist.report.blocks import Picture, Section, Table
+from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, Album, short
+from fashion_dist.report.run_data import Facts, plain_json
+from fashion_dist.report.run_sections import epochs_below
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+SEED = "train.seed"
+LINES = 14
+"""Runs whose curves have a colour and a name of their own in a picture; of more, the best have."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Args:
+        label: the settings that differ between groups, in short; or the run's id.
+        settings: those settings, by key.
+        members: the runs.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+    members: Sequence[Facts]
+
+    def values(self, metric: str) -> list[float]:
+        """A metric of each member on validation at its best epoch, of those that have one."""
+        return [v for f in self.members if (v := f.at_best("val").get(metric)) is not None]
+
+    def mean(self, metric: str) -> float:
+        """The mean of `values`; minus infinity where there is none."""
+        found = self.values(metric)
+        return float(np.mean(found)) if found else float("-inf")
+
+
+def differing(found: Sequence[Facts]) -> list[str]:
+    """The settings that are not the same in all runs, in the order of the configuration."""
+    flats = [f.config.flat() for f in found]
+    keys = list(dict.fromkeys(key for flat in flats for key in flat))
+    return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+
+
+def group(found: Sequence[Facts]) -> list[Group]:
+    """The runs, folded over seeds, in the order of their first appearance."""
+    keys = [key for key in differing(found) if key != SEED]
+    folded: dict[str, list[Facts]] = {}
+    for f in found:
+        flat = f.config.flat()
+        same_data = f.made.get("data_hash", "")
+        folded.setdefault(repr([flat.get(key) for key in keys]) + same_data, []).append(f)
+    made = []
+    for members in folded.values():
+        flat = members[0].config.flat()
+        settings = {key: flat.get(key) for key in keys}
+        made.append(Group(_label(settings, members[0]), settings, members))
+    labels = [g.label for g in made]
+    return [
+        g if labels.count(g.label) == 1 else Group(f"{g.label} ({g.members[0].run_id[-6:]})", g.settings, g.members)
+        for g in made
+    ]
+
+
+def _label(settings: Mapping[str, Any], facts: Facts) -> str:
+    if not settings:
+        return facts.run_id
+    parts = []
+    for key, value in settings.items():
+        if value is None:
+            continue
+        plain = plain_json(value).rpartition("/")[2]
+        named = key in ("task", "model.name", "optim.name", "dataset")
+        parts.append(plain if named else f"{key.rpartition('.')[2]} {plain}")
+    label = ", ".join(parts)
+    return label if len(label) <= 60 else facts.run_id
+
+
+def shared_metrics(found: Sequence[Facts]) -> list[str]:
+    """Validation metrics that all runs with any have, the first run's monitored one first."""
+    measured = [f.metrics for f in found if f.metrics]
+    return [m for m in measured[0] if all(m in other for other in measured)] if measured else []
+
+
+def overview(found: Sequence[Facts]) -> Section:
+    """The runs sorted by what they share first, with only the settings that differ."""
+    shared, keys = shared_metrics(found), differing(found)
+    metric = shared[0] if shared else ""
+    order = sorted(found, key=lambda f: -f.at_best("val").get(metric, float("-inf")))
+    sentences = []
+    tasks = sorted({f.config.task for f in found})
+    if len(tasks) > 1:
+        what = formatting.listing([formatting.name(m) for m in shared]) or "nothing that was measured"
+        sentences.append(
+            f"The runs are of {len(tasks)} tasks ({', '.join(tasks)}) and compared in what they share: {what}."
+        )
+    if metric and len(order) > 1:
+        first, second = order[0].at_best("val")[metric], order[1].at_best("val").get(metric)
+        sentence = f"{order[0].run_id} has the best validation {formatting.name(metric)}, {first:.4f}"
+        sentences.append(sentence + (f", before {order[1].run_id} with {second:.4f}." if second is not None else "."))
+    unfinished = [f for f in found if f.view.state != "done"]
+    if unfinished:
+        states = [f.view.state for f in unfinished]
+        told = [f"{f.run_id} ({f.view.state})" for f in unfinished]
+        if len(told) > 12:
+            told = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+        sentences.append(f"Not done: {formatting.listing(told)}.")
+    rows = []
+    for f in order:
+        flat, best = f.config.flat(), f.at_best("val")
+        figures = [f"{best[m]:.4f}" if m in best else "—" for m in shared[:4]]
+        if not shared:
+            figures = [f"{formatting.name(f.monitor)} {best[f.monitor]:.4f}" if f.monitor in best else "—"]
+        epoch = f"{f.best_epoch:g}" if f.best_epoch is not None else "—"
+        settings = [plain_json(flat[key]) if key in flat else "—" for key in keys[:12]]
+        rows.append((f.run_id, f.view.state, *figures, epoch, formatting.duration(f.wall_s), *settings))
+    named = [formatting.name(m) for m in shared[:4]] or ["its own figure"]
+    head = ("run", "state", *named, "best epoch", "took", *keys[:12])
+    more = f"{len(keys) - 12} more settings differ." if len(keys) > 12 else ""
+    note = f"Figures are of validation, after each run's best epoch. {more}".strip()
+    table = Table("", head, rows, folded=len(rows) > 40, note=note, wide=True)
+    return Section("runs", "The runs", sentences, [table])
+
+
+def curves(groups: Sequence[Group], shared: Sequence[str], album: Album) -> Section:
+    """The curves of all runs together; seeds of a group share a colour, and their mean is the strong line."""
+    names = [*shared[:3], "loss"]
+    pictures = [p for name in names if (p := curve_picture(f"together-{name}", name, groups, album)) is not None]
+    if not pictures:
+        return Section("curves", "Curves together", ["Nothing has been measured yet."])
+    metric = shared[0] if shared else "loss"
+    ranked = sorted(groups, key=lambda g: -g.mean(metric))
+    sentences = []
+    if shared and len(groups) > 1 and np.isfinite(ranked[0].mean(metric)):
+        sentences.append(
+            f"Highest in validation {formatting.name(metric)} is {ranked[0].label}, at {ranked[0].mean(metric):.4f}."
+        )
+    if any(len(g.members) > 1 for g in groups):
+        sentences.append("Thin lines are single seeds, strong ones their means.")
+    if len(groups) > LINES:
+        sentences.append(f"The best {LINES} of {len(groups)} have colours, the rest are gray.")
+    return Section("curves", "Curves together", sentences, pictures)
+
+
+def curve_picture(
+    name: str, metric: str, groups: Sequence[Group], album: Album, split: str = "val", title: str = ""
+) -> Picture | None:
+    """One metric of all groups over the epochs; None where nobody has measured it."""
+    drawn = [(g, [s for f in g.members if (s := f.series(split, metric))]) for g in groups]
+    drawn = [(g, series) for g, series in drawn if series]
+    if not drawn:
+        return None
+    ranked = sorted(drawn, key=lambda pair: -pair[0].mean(metric if metric != "loss" else pair[0].members[0].monitor))
+    named = ranked[:LINES]
+
+    def paint(figure: Drawing) -> None:
+        axes = figure.subplots()
+        for _, series in ranked[LINES:]:
+            for points in series:
+                axes.plot(*zip(*points, strict=True), color=SOFT, linewidth=0.6, alpha=0.35)
+        for at, (g, series) in enumerate(named):
+            colour, style = COLOURS[at % len(COLOURS)], STYLES[at // len(COLOURS) % len(STYLES)]
+            if len(series) > 1:
+                for points in series:
+                    axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=0.7, alpha=0.5)
+            strong = _mean_line(series)
+            marker = MARKERS[at % len(MARKERS)] if len(strong) < 12 else None
+            axes.plot(
+                *zip(*strong, strict=True), style, color=colour, label=short(g.label, 44), marker=marker, markersize=4
+            )
+        epochs_below(axes)
+        figure.legend(loc="outside lower center", ncols=1 if max(len(g.label) for g, _ in named) > 24 else 2)
+
+    shown = (
+        title
+        or f"{formatting.name(metric)[:1].upper()}{formatting.name(metric)[1:]}, "
+        f"{'validation' if split == 'val' else split}"
+    )
+    told = "; ".join(f"{g.label} ends at {_mean_line(series)[-1][1]:.4g}" for g, series in named[:6])
+    rows = [(f.run_id, g.label, e, v) for g, _ in drawn for f in g.members for e, v in f.series(split, metric)]
+    lines = len(named) if max(len(g.label) for g, _ in named) > 24 else (len(named) + 1) // 2
+    alt = f"{shown} over the epochs of {len(drawn)} configurations: {told}."
+    return album.draw(name, shown, alt, paint, ("run", "label", "epoch", metric), rows, size=(5.6, 3.3 + 0.19 * lines))
+
+
+def _mean_line(series: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean over runs at the epochs that all of them have; one run is itself."""
+    if len(series) == 1:
+        return list(series[0])
+    shared = sorted(set.intersection(*(set(dict(points)) for points in series)))
+    tables = [dict(points) for points in series]
+    return [(epoch, float(np.mean([table[epoch] for table in tables]))) for epoch in shared] or list(series[0])
+
+
+def seeds(groups: Sequence[Group], shared: Sequence[str]) -> Section | None:
+    """Mean and deviation over seeds, where a configuration was run with several."""
+    several = [g for g in groups if len(g.members) > 1]
+    if not several or not shared:
+        return None
+    rows: list[tuple[object, ...]] = []
+    for g in sorted(several, key=lambda g: -g.mean(shared[0])):
+        cells = []
+        for metric in shared[:4]:
+            mean, deviation, count = scores.folded({metric: g.values(metric)}).get(metric, (float("nan"), None, 0))
+            cells.append(f"{mean:.4f} ± {deviation:.4f}" if deviation is not None else f"{mean:.4f}" if count else "—")
+        rows.append((g.label, len(g.members), *cells))
+    first = max(several, key=lambda g: g.mean(shared[0]))
+    values = first.values(shared[0])
+    sentence = f"Over {len(values)} seeds, {first.label} reaches {np.mean(values):.4f} in {formatting.name(shared[0])}"
+    if len(values) > 1:
+        sentence += f", with a standard deviation of {np.std(values, ddof=1):.4f}"
+    head = ("configuration", "seeds", *(formatting.name(m) for m in shared[:4]))
+    return Section("seeds", "Seeds folded", [f"{sentence}."], [Table("", head, rows, wide=True)])
+
+
+def models(
+    groups: Sequence[Group], shared: Sequence[str], album: Album, size: Callable[[Facts], tuple[int, int]]
+) -> Section | None:
+    """Networks side by side: accuracy, parameters, FLOPs, samples/s, epochs to best; finetuned against from scratch.
+
+    Args:
+        groups: the runs.
+        shared: metrics that all have.
+        album: of the page.
+        size: of a run the parameters of its network, and the FLOPs of one image.
+    """
+    if len({(g.members[0].config.model.name, g.members[0].config.model.weights) for g in groups}) < 2 or not shared:
+        return None
+    rows: list[tuple[object, ...]] = []
+    sized = []
+    for g in sorted(groups, key=lambda g: -g.mean(shared[0])):
+        f = g.members[0]
+        parameters, flops = size(f)
+        values, epochs = g.values(shared[0]), [m.best_epoch for m in g.members if m.best_epoch is not None]
+        rate = [m.samples_per_s for m in g.members if m.samples_per_s]
+        start = {"none": "from scratch", "imagenet": "ImageNet"}.get(f.config.model.weights, "from a file")
+        sized.append((g, parameters, flops))
+        rows.append((
+            f.config.model.name, start, f"{np.mean(values):.4f}" if values else "—",
+            f"{parameters / 1e6:.2f} M" if parameters else "—", f"{flops / 1e6:,.0f} M" if flops else "—",
+            f"{np.mean(rate):,.0f}" if rate else "—", f"{np.mean(epochs):g}" if epochs else "—", g.label,
+        ))  # fmt: skip
+    best = sized[0]
+    smallest = min(sized, key=lambda s: s[1] or float("inf"))
+    sentences = [f"{best[0].label} is best, with {formatting.name(shared[0])} {best[0].mean(shared[0]):.4f}."]
+    if smallest is not best and smallest[1]:
+        away = best[0].mean(shared[0]) - smallest[0].mean(shared[0])
+        sentences.append(
+            f"The smallest, {smallest[0].label}, has {smallest[1] / 1e6:.2f} million parameters and reaches "
+            f"{away:.4f} less."
+        )
+    head = ("network", "weights", formatting.name(shared[0]), "parameters", "FLOPs per image",
+        "samples/s", "epochs to best",
+            "settings")  # fmt: skip
+    pictures = [p for a, b in _tuned_pairs(groups) if (p := _tuned_picture(a, b, shared[0], album)) is not None]
+    sentences += [_tuned_sentence(a, b, shared[0]) for a, b in _tuned_pairs(groups)]
+    note = "FLOPs count a multiplication and an addition as two, in one forward pass of one image."
+    return Section("models", "Models side by side", sentences, [Table("", head, rows, note=note, wide=True), *pictures])
+
+
+def _tuned_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """(finetuned, from scratch) of the same network."""
+    pairs = []
+    for a, b in itertools.permutations(groups, 2):
+        one, other = a.members[0].config.model, b.members[0].config.model
+        if one.name == other.name and one.weights != "none" and other.weights == "none":
+            pairs.append((a, b))
+    return pairs[:4]
+
+
+def _tuned_picture(tuned: Group, scratch: Group, metric: str, album: Album) -> Picture | None:
+    name = tuned.members[0].config.model.name
+    title = f"{name}: finetuned against from scratch, {formatting.name(metric)}"
+    return curve_picture(f"tuned-{name}", metric, (tuned, scratch), album, title=title)
+
+
+def _tuned_sentence(tuned: Group, scratch: Group, metric: str) -> str:
+    a, b = tuned.mean(metric), scratch.mean(metric)
+    more = "more" if a >= b else "less"
+    return (
+        f"Finetuned, {tuned.members[0].config.model.name} reaches {a:.4f}, {abs(a - b):.4f} {more} than from scratch "
+        f"({b:.4f})."
+    )

@@ -1,0 +1,208 @@
+"""What is written down about a run, read once: configuration, starts, measured points, and what is missing of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from fashion_dist.cluster import job_record
+from fashion_dist.cluster.run_view import RunView
+from fashion_dist.config import Config
+from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
+from fashion_dist.io import read_json
+from fashion_dist.monitor.overview import look_at
+from fashion_dist.paths import Home, RunDir
+from fashion_dist.tasks import Task, load, names
+from fashion_dist.tracking.metrics_log import read_metrics
+from shards import ShardSet
+
+PLAIN = frozenset({"split", "step", "epoch", "attempt", "time"})
+"""The fields of a line of metrics.jsonl that are no metric."""
+_TERMS = ("loss", "lr", "samples_per_s", "gradient_norm", "mining_s")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One run, as its folder describes it.
+
+    Args:
+        run: the folder.
+        config: its configuration.
+        view: state and job, as `jobs/status.py` sees them.
+        made: run.json.
+        starts: see `record.attempts`.
+        points: the lines of metrics.jsonl.
+        damaged: how many lines of it could not be read.
+        shard_set: what it learns from, where that is still there and the same.
+        notes: what is missing or not as it should be, in sentences.
+    """
+
+    run: RunDir
+    config: Config
+    view: RunView
+    made: dict[str, Any]
+    starts: Sequence[dict[str, Any]]
+    points: Sequence[dict[str, Any]]
+    damaged: int = 0
+    shard_set: ShardSet | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.run.run_id
+
+    @cached_property
+    def task(self) -> Task:
+        """What it learns."""
+        return load(self.config.task)
+
+    @property
+    def monitor(self) -> str:
+        """The metric that `best` means."""
+        return self.config.train.monitor or self.task.monitor
+
+    @property
+    def best_epoch(self) -> float | None:
+        """The epoch with the best value so far."""
+        best = self.view.progress.best
+        return float(best["epoch"]) if "epoch" in best else None
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The metrics measured on the validation split, the monitored and the shown ones first, without losses."""
+        found = {name for p in self.points if p["split"] in ("val", "test") for name in p} - PLAIN
+        found = {name for name in found if name not in _TERMS and not name.endswith("_loss")}
+        first = [name for name in (self.monitor, *self.task.shown_metrics) if name in found]
+        return list(dict.fromkeys([*first, *sorted(found)]))
+
+    def series(self, split: str, name: str) -> list[tuple[float, float]]:
+        """(epoch, value) of one metric."""
+        return [(p["epoch"], p[name]) for p in self.points if p["split"] == split and _is_number(p.get(name))]
+
+    def at_best(self, split: str) -> dict[str, float]:
+        """What was measured on a split after the best epoch; its last evaluation where there is no best."""
+        lines = [p for p in self.points if p["split"] == split]
+        chosen = [p for p in lines if p["epoch"] == self.best_epoch] or lines
+        return {k: v for k, v in chosen[-1].items() if k not in PLAIN and _is_number(v)} if chosen else {}
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from the beginning of each start to its end; a start that still runs counts up to now."""
+        return sum(self._seconds(start) for start in self.starts)
+
+    @property
+    def node_hours(self) -> float:
+        """Hours times nodes, of all starts."""
+        return sum(self._seconds(start) * int(start.get("node_count") or self._nodes) for start in self.starts) / 3600
+
+    @property
+    def _nodes(self) -> int:
+        """Of starts from before they were counted."""
+        submission = job_record.Submission.read(self.run)
+        return submission.resources.nodes if submission is not None and submission.cluster == "slurm" else 1
+
+    def _seconds(self, start: dict[str, Any]) -> float:
+        last = max((p["time"] for p in self.points if p.get("attempt") == start["attempt"]), default=start["started"])
+        end = start.get("ended") or (time.time() if self.view.is_active and start is self.starts[-1] else last)
+        return max(0.0, float(end) - float(start["started"]))
+
+    @property
+    def cpu_s(self) -> float | None:
+        """CPU seconds of all ranks of all starts; None where one was not measured."""
+        found = [start.get("cpu_s") for start in self.starts]
+        return sum(float(s) for s in found if s is not None) if found and None not in found else None
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """The median of the training lines' rates: the first steps and pauses weigh little."""
+        rates = sorted(p["samples_per_s"] for p in self.points if _is_number(p.get("samples_per_s")))
+        return rates[len(rates) // 2] if rates else None
+
+    @property
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """Settings that differ from the task's recipe: key -> (the recipe's, this run's)."""
+        recipe, mine = self.task.recipe.flat(), self.config.flat()
+        return {key: (recipe.get(key, ""), value) for key, value in mine.items() if recipe.get(key, value) != value}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def find_runs(home: Home, named: Sequence[str]) -> tuple[list[RunDir], bool]:
+    """The runs that are named, each once, and whether a sweep was; a sweep stands for its trials that have begun.
+
+    Raises:
+        ConfigError: a name means no run and no sweep, or several; or none of a sweep's trials has begun.
+    """
+    runs: list[RunDir] = []
+    swept = False
+    for name in named:
+        sweep = home.find_sweep(name)
+        if sweep is None:
+            runs.append(home.find_run(name))
+            continue
+        from fashion_dist.sweep.sweep_record import Sweep
+
+        swept, made = True, Sweep.read(sweep)
+        trials = [trial for n in range(len(made.trials)) if (trial := made.trial(n)) is not None]
+        begun = [run for run in map(made.run_of, trials) if run.config.is_file()]
+        if not begun:
+            raise ConfigError(f"none of the trials of sweep {sweep.sweep_id} has begun, so there is nothing to report")
+        runs += begun
+    return list(dict.fromkeys(runs)), swept
+
+
+def read_facts(runs: Sequence[RunDir]) -> list[Facts]:
+    """The facts of each run; Slurm is asked about all of them at once.
+
+    Raises:
+        ConfigError: a configuration cannot be read, or its task is gone; names the run.
+    """
+    return [_read(run, view) for run, view in zip(runs, look_at(runs), strict=True)]
+
+
+def _read(run: RunDir, view: RunView) -> Facts:
+    try:
+        config = Config.from_json(run.config.read_text())
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"run {run.run_id} has a configuration that cannot be read ({run.config}): {error}") from None
+    if config.task not in names():
+        raise ConfigError(f"run {run.run_id} is of task {config.task!r}, which is gone; known: {', '.join(names())}")
+    made, points = read_json(run.run), read_metrics(run.metrics)
+    notes: list[str] = []
+    shard_set = None
+    try:
+        shard_set = ShardSet.open(made["shard_set"])
+        if shard_set.data_hash != made["data_hash"]:
+            shard_set = None
+            notes.append(f"The shard set {made['shard_set']} has changed since; its images and labels are not shown.")
+    except (ShardsError, FashionDistError, KeyError) as error:
+        notes.append(f"The shard set cannot be opened, so images and labels are not shown: {error}")
+    damaged = _damaged(run, len(points))
+    if damaged:
+        lines = f"{damaged} line{'s' * (damaged != 1)}"
+        notes.append(f"{lines} of metrics.jsonl could not be read and {'is' if damaged == 1 else 'are'} left out.")
+    starts = job_record.attempts(run)
+    return Facts(run, config, view, made, starts, points, damaged, shard_set, tuple(notes))
+
+
+def _damaged(run: RunDir, read: int) -> int:
+    """Lines of metrics.jsonl that `read_metrics` passed over."""
+    try:
+        lines = run.metrics.read_text(errors="replace").splitlines()
+    except OSError:
+        return 0
+    return sum(bool(line.strip()) for line in lines) - read
+
+
+def plain_json(value: object) -> str:
+    """A setting as one would type it."""
+    if isinstance(value, tuple | list):
+        return ", ".join(str(part) for part in value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

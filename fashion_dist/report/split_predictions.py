@@ -1,0 +1,141 @@
+"""A split's predictions beside its truth, brought together by key; and its images as thumbnails."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fashion_dist.config import Config
+from fashion_dist.data.shard_reader import ShardFiles
+from fashion_dist.errors import DamageError, InputError
+from fashion_dist.paths import RunDir
+from fashion_dist.results.collect import read_predictions
+from fashion_dist.tasks import Task
+from shards import Split
+
+SPLITS = ("test", "val")
+"""Splits that a report judges, in the order of preference: the first with labels and predictions."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run answered about n images of a split.
+
+    Args:
+        split: the split.
+        rows: int64 [n], the images, as rows of the split.
+        columns: the task's prediction columns, [n, ...], in that order.
+        targets: the task's targets of these images, [n, ...]; empty for tasks whose examples are no single images.
+        note: what of the split is missing, in a sentence; empty if nothing.
+    """
+
+    split: Split
+    rows: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+    note: str = ""
+
+
+def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Answers | None:
+    """The predictions of a split, each image once; None where there are none."""
+    try:
+        columns = read_predictions(run, split.name)
+    except InputError:
+        return None
+    at = {key: place for place, key in enumerate(columns["key"].tolist())}
+    places = np.array([at.get(key, -1) for key in split.keys], np.int64)
+    rows = np.flatnonzero(places >= 0)
+    note = ""
+    if len(rows) < len(split):
+        note = f"Only {len(rows):,} of the {len(split):,} images of {split.name} were predicted; the rest is left out."
+    chosen = {name: values[places[rows]] for name, values in columns.items() if name not in ("key", "index")}
+    targets: Mapping[str, np.ndarray] = {}
+    if task.examples is None and len(rows):
+        targets = {k: np.asarray(v)[rows] for k, v in task.make_examples(split, config).targets.items()}
+    return Answers(split, rows, chosen, targets, note) if len(rows) else None
+
+
+class Thumbnails:
+    """Images of a split, small, as data URIs; each is decoded once.
+
+    Args:
+        split: whose images.
+        px: the longer side.
+    """
+
+    def __init__(self, split: Split, px: int = 104) -> None:
+        self._split, self._px = split, px
+        self._files = ShardFiles(split)
+        self._made: dict[int, str] = {}
+
+    def __getitem__(self, row: int) -> str:
+        """The image in `row`; a gray square where it is damaged."""
+        if row not in self._made:
+            try:
+                self._made[row] = encode(open_image(self._files.read(row)), self._px)
+            except (DamageError, OSError):
+                self._made[row] = _missing(self._px)
+        return self._made[row]
+
+    def __enter__(self) -> Thumbnails:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+
+def open_image(data: np.ndarray) -> Any:
+    """The Pillow image of encoded bytes uint8 [size], upright, in RGB; transparent parts are white."""
+    from PIL import Image, ImageOps
+
+    image: Any = ImageOps.exif_transpose(Image.open(io.BytesIO(data.tobytes())))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return image.convert("RGB")
+
+
+def encode(image: Any, px: int, quality: int = 80) -> str:
+    """A Pillow image, at most `px` on its longer side, as a data URI; small ones are enlarged in whole steps."""
+    from PIL import Image
+
+    longer = max(image.size)
+    if longer * 2 <= px:
+        factor = px // longer
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((px, px))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _missing(px: int) -> str:
+    from PIL import Image
+
+    return encode(Image.new("RGB", (px, px), "#999999"), px)
+
+
+def spread(order: Iterable[int], groups: np.ndarray, each: int, most: int) -> list[int]:
+    """The first of `order` with at most `each` of a group: places int, groups [n] by place."""
+    taken: dict[Any, int] = {}
+    found: list[int] = []
+    for place in order:
+        group = groups[place].item() if hasattr(groups[place], "item") else groups[place]
+        if taken.get(group, 0) < each:
+            taken[group] = taken.get(group, 0) + 1
+            found.append(int(place))
+            if len(found) == most:
+                break
+    return found
+
+
+def names_of(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """The class names of labels [n]; `unknown` for -1."""
+    return [classes[int(label)] if label >= 0 else "unknown" for label in labels]

@@ -1,0 +1,1 @@
+"""From a trained run to what is handed in: predictions of any split, submission files, comparisons of two runs."""

@@ -1,0 +1,71 @@
+"""What a run is doing now, in one small file that rank 0 replaces and everybody may read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fashion_dist.io import write_text
+
+Phase = Literal["starting", "training", "evaluating", "predicting"]
+
+
+@dataclass
+class RunState:
+    """The content of `state.json`.
+
+    `state` is `running`, `done`, `failed` or `stopped` (a signal or a time limit; launching again continues).
+    """
+
+    state: Literal["running", "done", "failed", "stopped"] = "running"
+    phase: Phase = "starting"
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    total_steps: int = 0
+    samples_per_s: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    """`metric`, `value` and `epoch` of the best evaluation so far."""
+    startup: dict[str, float] = field(default_factory=dict)
+    """Seconds of each part of the last start, from its process's beginning to its first step."""
+    attempt: int = 1
+    message: str = ""
+    """What to tell the user about it, if anything."""
+    updated: float = 0.0
+    """Unix time of the last change."""
+
+    @classmethod
+    def read(cls, path: Path) -> RunState | None:
+        """The state in `path`, or None where there is none that can be read."""
+        try:
+            values = json.loads(path.read_text())
+            known = {f.name for f in dataclasses.fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except (OSError, ValueError, AttributeError):
+            return None
+
+
+class StateFile:
+    """Rank 0's hand on `state.json`: at most one write every `interval_s`, save for changes of phase or state."""
+
+    def __init__(self, path: Path, attempt: int, interval_s: float = 1.0) -> None:
+        self.path = path
+        self.state = RunState(attempt=attempt)
+        self._interval_s = interval_s
+        self._written = float("-inf")
+
+    def update(self, **values: Any) -> None:
+        """Change fields; a new `phase` or `state` is written at once."""
+        now = time.monotonic()
+        urgent = any(
+            name in ("phase", "state") and getattr(self.state, name) != value for name, value in values.items()
+        )
+        self.state = dataclasses.replace(self.state, **values)
+        if urgent or now - self._written >= self._interval_s:
+            self._written = now
+            self.state.updated = time.time()
+            write_text(self.path, json.dumps(dataclasses.asdict(self.state)) + "\n")

@@ -1,0 +1,250 @@
+"""What is written down about a sweep: what was asked for and its trials, once; its submissions, as they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fashion_dist.cluster.job_record import JobOptions
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import Cluster, JobRef
+from fashion_dist.config import Config
+from fashion_dist.errors import RunError
+from fashion_dist.io import read_json, write_json
+from fashion_dist.paths import RunDir, SweepDir
+from fashion_dist.sweep import expand, spec
+from fashion_dist.sweep.spec import Spec
+
+if TYPE_CHECKING:
+    from fashion_dist.cluster.launcher import Request
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep.
+
+    Args:
+        number: from 0; with its array's first number it is the array's task id.
+        settings: what differs from the sweep's common configuration.
+        run_id: the folder under HOME/runs.
+    """
+
+    number: int
+    settings: Mapping[str, Any]
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The content of sweep.json: it never changes, and equal questions have equal ones but for `command` and `created`.
+
+    Args:
+        folder: its folder.
+        name: what the user calls it; any text.
+        raw: W&B's words for what is searched.
+        request: whose runs its trials are.
+        base: the configuration that all trials share.
+        data_hash: of the shard set.
+        seed: of random draws and searches.
+        seeds: repeats of every point.
+        trials: all of them, in order; of a search `None` each until it has started.
+        command: what the user typed.
+        created: Unix time, for people.
+    """
+
+    folder: SweepDir
+    name: str
+    raw: Mapping[str, Any]
+    request: Request
+    base: Config
+    data_hash: str
+    seed: int
+    seeds: int
+    trials: tuple[Trial | None, ...]
+    command: str = ""
+    created: float = 0.0
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What is searched."""
+        return spec.parse(self.raw, str(self.folder.sweep), self.base.keys())
+
+    @property
+    def is_studied(self) -> bool:
+        """Whether Optuna's journal is needed: parameters are asked for, or trials stopped early."""
+        return self.spec.method == "bayes" or self.spec.halving is not None
+
+    @property
+    def metric(self) -> str:
+        """The metric that `best` means; empty is the task's own."""
+        return self.base.train.monitor
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings that differ between trials."""
+        keys = [
+            p.key
+            for p in self.spec.parameters
+            if p.kind != "constant" and not (p.kind == "categorical" and len(p.values) == 1)
+        ]
+        return keys + (["train.seed"] if self.seeds > 1 and "train.seed" not in keys else [])
+
+    def trial(self, number: int) -> Trial | None:
+        """One trial; None where a search has not started it yet."""
+        known = self.trials[number]
+        if known is not None:
+            return known
+        values = read_json(self.folder.trial(number))
+        return Trial(number, values["settings"], values["run_id"]) if values else None
+
+    def make_trial(self, number: int, settings: Mapping[str, Any]) -> Trial:
+        """The trial with these settings; raises ConfigError where its configuration cannot be."""
+        return Trial(number, settings, self.config_of(settings).run_id(self.data_hash))
+
+    def config_of(self, settings: Mapping[str, Any]) -> Config:
+        """The configuration of a trial with these settings."""
+        return self.base.override(expand.texts(settings)).check()
+
+    def run_of(self, trial: Trial) -> RunDir:
+        """The trial's folder."""
+        return self.folder.home.run_dir(trial.run_id)
+
+    @property
+    def content(self) -> str:
+        """A hash of everything that decides what the trials are."""
+        facts = [
+            {key: value for key, value in self.raw.items() if key not in ("name", "description")},
+            self.base.to_json(), self.data_hash, self.seed, self.seeds,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
+
+    def write(self) -> None:
+        """Write sweep.json."""
+        values = {
+            "name": self.name, "content": self.content, "sweep": self.raw, "request": dataclasses.asdict(self.request),
+            "base": json.loads(self.base.to_json()), "data_hash": self.data_hash, "seed": self.seed,
+            "seeds": self.seeds, "command": self.command, "created": self.created,
+            "trials": [trial and {"settings": trial.settings, "run_id": trial.run_id} for trial in self.trials],
+        }  # fmt: skip
+        write_json(self.folder.sweep, values)
+
+    @classmethod
+    def read(cls, folder: SweepDir) -> Sweep:
+        """The sweep of a folder.
+
+        Raises:
+            RunError: the folder has no sweep.json that can be read.
+        """
+        from fashion_dist.cluster.launcher import Request  # 0.1 s, which `status.py --help` need not wait for
+
+        values = read_json(folder.sweep)
+        if not values:
+            raise RunError(f"{folder.sweep} cannot be read; submit the sweep again under another name")
+        asked = values["request"]
+        request = Request(
+            **{
+                **asked,
+                "settings": tuple(asked["settings"]),
+                "resources": {k: tuple(v) if isinstance(v, list) else v for k, v in asked["resources"].items()},
+                "options": JobOptions(**asked["options"]),
+            }
+        )
+        trials = tuple(
+            Trial(number, trial["settings"], trial["run_id"]) if trial else None
+            for number, trial in enumerate(values["trials"])
+        )
+        base = Config.from_json(json.dumps(values["base"]))
+        return cls(
+            folder, values["name"], values["sweep"], request, base, values["data_hash"], values["seed"],
+            values["seeds"], trials, values["command"], values["created"],
+        )  # fmt: skip
+
+
+def sweep_id(name: str) -> str:
+    """A folder's and a job's name for any text: plain characters, and where others were left out, a hash of all."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
+    return plain if plain == name else f"{plain or 'sweep'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True)
+class Array:
+    """One submission of trials.
+
+    Args:
+        cluster: where.
+        first: the trial whose array task id would be 0.
+        numbers: the trials in it.
+        resources: what each trial's job asks for.
+        options: see `JobOptions`.
+        max_parallel: trials that run at once; 0 is no bound.
+        comment: by which the array is found in the queue when `job` was not written down.
+        job: the array, or the local queue's process; None from before the submission until the scheduler has answered.
+        submitted: Unix time.
+    """
+
+    cluster: Cluster
+    first: int
+    numbers: tuple[int, ...]
+    resources: Resources
+    options: JobOptions = field(default_factory=JobOptions)
+    max_parallel: int = 0
+    comment: str = ""
+    job: JobRef | None = None
+    submitted: float = field(default_factory=time.time)
+
+    def job_of(self, number: int) -> JobRef | None:
+        """The trial's own job."""
+        if self.job is None or self.cluster == "local":
+            return self.job
+        return JobRef("slurm", f"{self.job.job_id}_{number - self.first}")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Array:
+        """What `dataclasses.asdict` gave."""
+        asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["resources"].items()}
+        made = {
+            **values, "numbers": tuple(parse_ranges(values["numbers"])), "resources": Resources(**asked),
+            "options": JobOptions(**values["options"]), "job": JobRef.from_json(values["job"] or {}),
+        }  # fmt: skip
+        return cls(**made)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**dataclasses.asdict(self), "numbers": ranges(self.numbers)}
+
+
+def read_arrays(folder: SweepDir) -> list[Array]:
+    """Every submission of the sweep, oldest first."""
+    return [Array.from_json(values) for values in read_json(folder.arrays).get("arrays", [])]
+
+
+def write_arrays(folder: SweepDir, arrays: Sequence[Array]) -> None:
+    """Replace the list of submissions."""
+    write_json(folder.arrays, {"arrays": [array.to_json() for array in arrays]})
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Slurm's way to write increasing numbers: `0-2,5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+
+
+def parse_ranges(text: str) -> list[int]:
+    """The numbers that `ranges` wrote."""
+    numbers: list[int] = []
+    for part in filter(None, text.split(",")):
+        low, _, high = part.partition("-")
+        numbers += range(int(low), int(high or low) + 1)
+    return numbers

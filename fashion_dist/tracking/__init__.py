@@ -1,0 +1,1 @@
+"""What a run records of itself: metrics.jsonl first, W&B shows it."""

@@ -1,0 +1,85 @@
+"""Runs to W&B afterwards, from a machine with network: what is missing there, or a whole run as a folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fashion_dist.config import Config
+from fashion_dist.errors import RunError
+from fashion_dist.io import read_lines
+from fashion_dist.paths import RunDir
+from fashion_dist.tracking.metrics_log import Feed, key_of, pictures_key, read_metrics
+
+if TYPE_CHECKING:
+    from fashion_dist.tracking.wandb_media import Showcase
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did: rows sent now, lines there are, where to see them."""
+
+    rows: int
+    lines: int
+    where: str
+
+
+def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> Synced:
+    """Send W&B what it does not have of a run.
+
+    Raises:
+        RunError: W&B did not answer, or took not everything; what arrived is not sent again.
+    """
+    points = read_metrics(run.metrics)
+    try:
+        feed = Feed.open(run, config, "online", group, run.path)
+        for point in points:
+            feed.send(point)
+        if showcase is not None:
+            feed.show(showcase)
+        feed.finish()
+    except Exception as error:  # whatever the client raises, it means that the network or the server said no
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"run {run.run_id} was not synced: {words}") from error
+    return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
+
+
+def replay(run: RunDir, config: Config, group: str, showcase: Showcase | None, folder: Path) -> Synced:
+    """The whole run as one offline run of W&B in `folder/<run id>`, made anew and put in place whole."""
+    final, new = folder / run.run_id, folder / f".{run.run_id}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    points = read_metrics(run.metrics)
+    feed = Feed.open(run, config, "offline", group, new)
+    for point in points:
+        feed.send(point)
+    if showcase is not None:
+        feed.show(showcase)
+    feed.finish()
+    if final.exists():
+        old = folder / f".{run.run_id}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old)
+    else:
+        new.rename(final)
+    (found,) = (final / "wandb").glob("offline-run-*")
+    return Synced(feed.rows, len(points), str(found))
+
+
+def is_synced(run: RunDir, showcase: Showcase | None) -> bool:
+    """Whether a sync has nothing to send: all lines and this showcase have arrived at one server."""
+    wanted = {key_of(point) for point in read_metrics(run.metrics)}
+    if showcase is not None and (showcase.confusions or showcase.examples):
+        wanted.add(f"shown {showcase.fingerprint}")
+    if showcase is not None and showcase.pictures:
+        wanted.add(pictures_key(showcase.pictures))
+    lines = read_lines(run.synced)
+    for target, rows in {line["target"]: line["arrived"] for line in lines if "arrived" in line}.items():
+        keys = [line["key"] for line in lines if line.get("target") == target and "key" in line]
+        if len(keys) == rows and wanted <= set(keys):
+            return True
+    return False

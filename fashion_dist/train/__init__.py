@@ -1,0 +1,1 @@
+"""Training: `trainer.Trainer.fit` is the loop; read that file first."""

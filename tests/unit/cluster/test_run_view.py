@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fashion_dist.cluster import run_lock
+from fashion_dist.cluster.job_record import JobOptions, Submission, attempts, begin_attempt, end_attempt
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.run_view import RunView, Scheduler, duration, look, typed
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.errors import ConfigError
+from fashion_dist.monitor import overview, table
+from fashion_dist.paths import Home, RunDir
+from fashion_dist.run_status import RunState
+
+HERE = JobRef.of_process(os.getpid())
+GONE = dataclasses.replace(HERE, started=HERE.started - 1)
+STATE = {"epoch": 1, "epochs": 4, "step": 30, "total_steps": 120, "samples_per_s": 60.0, "attempt": 1, "updated": 1.0}
+
+
+def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | None = None, end: str = "") -> RunDir:
+    """A run's files; with a state, its job has started."""
+    run = RunDir(home / "runs" / name)
+    run.path.mkdir(parents=True)
+    run.config.write_text(json.dumps({"task": "clipart", "train": {"batch_size": 20}, "options": {"debug": True}}))
+    Submission("local", Resources(setup=("a",)), JobOptions(), "c", job, 1.0).write(run)
+    if state is not None and job is not None:
+        facts = {"attempt": 1, "job": job.to_json(), "restart": 0, "host": "h", "nodes": "h", "ranks": 2}
+        begin_attempt(run, facts)
+        run.state.write_text(json.dumps({**STATE, **state}))
+        if end:
+            end_attempt(run, 1, end.removesuffix("..."), goes_on=end.endswith("..."))  # type: ignore[arg-type]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("job", "state", "end", "expected"),
+    [
+        (None, None, "", "new"),
+        (HERE, None, "", "starting"),
+        (GONE, None, "", "failed"),
+        (HERE, {"state": "running"}, "", "running"),
+        (GONE, {"state": "running"}, "", "failed"),
+        (GONE, {"state": "done"}, "done", "done"),
+        (HERE, {"state": "done"}, "done", "done"),
+        (GONE, {"state": "stopped"}, "cancelled", "stopped"),
+        (GONE, {"state": "stopped"}, "pruned", "pruned"),
+        (GONE, {"state": "stopped"}, "time limit", "stopped"),
+        (GONE, {"state": "stopped"}, "time limit...", "failed"),
+        (HERE, {"state": "stopped"}, "time limit...", "queued"),
+        (HERE, {"state": "stopped", "attempt": 0}, "", "starting"),
+        (GONE, {"state": "failed"}, "failed", "failed"),
+    ],
+)
+def test_the_state_is_what_files_and_processes_say_together(
+    job: JobRef | None, state: dict[str, Any] | None, end: str, expected: str, tmp_path: Path
+) -> None:
+    assert look(make_run(tmp_path, "r", job, state, end), Scheduler()).state == expected
+
+
+def test_everything_known_of_a_running_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "r", HERE, {"state": "running", "best": {"metric": "f1", "value": 0.5, "epoch": 1}})
+    view = look(run, Scheduler())
+    assert (view.task, view.attempts, view.nodes, view.left_s) == ("clipart", 1, "h", 90 * 20 / 60)
+    assert view.config == {"task": "clipart", "train.batch_size": 20, "task.debug": True}
+    assert json.loads(json.dumps(view.to_json()))["progress"]["best"]["value"] == 0.5
+
+
+def test_a_torn_or_strange_file_does_not_hide_a_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "r", GONE, {"state": "running"})
+    run.state.write_text('{"state": "runn')
+    run.config.write_text("[]")
+    view = look(run, Scheduler())
+    assert (view.run_id, view.state, view.task) == ("r", "failed", "")
+
+
+def test_attempts_are_kept_and_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "r", HERE, {"state": "running"})
+    begin_attempt(run, {"attempt": 2})
+    end_attempt(run, 1, "time limit", "words")
+    first, second = attempts(run)
+    assert (first["end"], first["message"], second["end"]) == ("time limit", "words", "")
+
+
+def test_a_submission_is_read_as_written(tmp_path: Path) -> None:
+    written = Submission("slurm", Resources(nodes=2, setup=("a", "b")), JobOptions(cache="ram"), "c", HERE, 5.0)
+    written.write(RunDir(tmp_path))
+    assert Submission.read(RunDir(tmp_path)) == written
+    assert Submission.read(RunDir(tmp_path / "none")) is None
+
+
+def view(run_id: str, state: str, detail: str = "", value: float | None = None, updated: float = 0) -> RunView:
+    best = {"metric": "m", "value": value, "epoch": 1} if value is not None else {}
+    return RunView(run_id, "t", state, detail, progress=RunState(best=best, updated=updated, epochs=3))
+
+
+VIEWS = [
+    view("deepfashion-0000000001", "done", value=0.25, updated=3),
+    view("deepfashion-0000000002", "failed", "rank 1 on n2: ValueError: " + "long words " * 30 + "\nmore", updated=2),
+    view("deepfashion-0000000003", "running", value=0.75, updated=1),
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_table_fits_its_terminal(width: int) -> None:
+    lines = table.table(VIEWS, width).splitlines()
+    assert len(lines) == 1 + len(VIEWS)
+    assert all(len(line) <= width for line in lines)
+    assert lines[0].startswith("RUN") and "STATE" in lines[0] and "DETAIL" in lines[0]
+    assert "deepfashion-0000000002  failed" in lines[2]
+    wide = {"JOB", "TRIES", "NODES"} & set(lines[0].split())
+    assert (wide == {"JOB", "TRIES", "NODES"}) == (width >= 120)
+
+
+def test_a_table_of_80_columns_as_it_looks() -> None:
+    shown = table.table([dataclasses.replace(VIEWS[0], attempts=1), VIEWS[1]], 80)
+    assert shown == (
+        "RUN                     STATE   EPOCH    BEST  LEFT  JOB  DETAIL\n"
+        "deepfashion-0000000001  done      0/3  0.2500     -  -\n"
+        "deepfashion-0000000002  failed    0/3       -     -  -    rank 1 on n2: ValueEr…"
+    )
+
+
+@settings(deadline=None)
+@given(st.text(), st.integers(0, 30))
+def test_cut_text_fits(text: str, width: int) -> None:
+    assert len(table.cut(text, width)) <= max(width, 0) or len(text) <= width
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=300), st.integers(1, 60))
+def test_sparklines_fit_and_never_fail(values: list[float], width: int) -> None:
+    assert len(table.sparkline(values, width)) <= width
+
+
+def test_a_sparkline() -> None:
+    assert table.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
+    assert table.sparkline([5, 5, 5], 8) == "▁▁▁"
+    assert table.sparkline([], 8) == ""
+
+
+def test_sorting_and_filtering() -> None:
+    def ids(**how: str) -> list[str]:
+        asked = {"state": "", "task": "", "sort": "updated", **how}
+        return [v.run_id[-1] for v in overview.select(VIEWS, **asked)]
+
+    assert ids() == ["1", "2", "3"]
+    assert ids(sort="best") == ["3", "1", "2"]
+    assert ids(sort="state") == ["1", "2", "3"]
+    assert ids(state="failed") == ["2"]
+    assert ids(task="other") == []
+    with pytest.raises(ConfigError, match=r"unknown state 'rnning'; known: .*running"):
+        ids(state="rnning")
+
+
+def test_looking_at_many_runs(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert overview.all_runs(home) == []
+    for index in range(20):
+        make_run(tmp_path, f"r-{index:02}", GONE, {"state": "done"})
+    views = overview.look_at(overview.all_runs(home))
+    assert [v.run_id for v in views] == [f"r-{index:02}" for index in range(20)]
+    assert "20 runs: 20 done" in overview.draw([], overview.Overview(views), home, 80)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0 s"), (59.4, "59 s"), (185, "3:05"), (7385, "2:03:05"), (180000, "2 d 2 h")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_commands_name_the_home_unless_it_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path / "my runs" / "runs" / "r-1")
+    assert typed("status", run, "--watch") == f"python jobs/status.py r-1 --home '{tmp_path}/my runs' --watch"
+    monkeypatch.setenv("FASHION_DIST_HOME", str(tmp_path / "my runs"))
+    assert typed("status", run) == "python jobs/status.py r-1"
+
+
+def test_a_job_started_by_hand_is_the_runs_job(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "r", GONE, {"state": "failed"}, "failed")
+    run_lock.take(run, HERE, restart=0, attempt=2)
+    begin_attempt(run, {"attempt": 2, "job": HERE.to_json(), "nodes": "h"})
+    seen = look(run, Scheduler())
+    assert (seen.job, seen.state, seen.attempts) == (HERE, "starting", 2)

@@ -1,0 +1,110 @@
+"""DALI: the decoder, and the GPU's graph built of CPU operators."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fashion_dist.config import DataConfig
+from fashion_dist.data.augment import Draws
+from fashion_dist.data.backends import CpuEngine, GpuEngine, PixelEngine
+from fashion_dist.data.batch_plan import Planner, Work
+from fashion_dist.data.cache import Cache, areas
+from fashion_dist.data.dali import Decoder, Graph
+from fashion_dist.data.decode import CachedDecoder
+from fashion_dist.data.shard_reader import ShardFiles
+from shards import ShardSet
+
+DATA = DataConfig(image_px=32, brightness=0.2, saturation=0.3, hue=20, grayscale=0.2, erase=0.4)
+TURNED = replace(DATA, rotate=60, shear=20)
+CPU = torch.device("cpu")
+
+
+def setting(shard_set: ShardSet, data: DataConfig = DATA) -> tuple[Planner, Work, list[np.ndarray]]:
+    split = shard_set.split("train")
+    planner = Planner(split, np.arange(len(split))[:, None], data, True, seed=1)
+    work = planner.work(np.arange(24), 0, np.zeros(24, np.int64))
+    files = ShardFiles(split)
+    images = [files.read(row) for row in work.rows.tolist()]
+    files.close()
+    return planner, work, images
+
+
+def engine_result(engine: CpuEngine | GpuEngine | PixelEngine, work: Work, images: list[np.ndarray]) -> torch.Tensor:
+    missing = engine.missing(work.rows)
+    engine.begin(work, [image if wanted else None for image, wanted in zip(images, missing, strict=True)])
+    rendered = engine.finish(work)
+    assert not isinstance(rendered, dict)
+    return rendered.wait()
+
+
+@pytest.mark.parametrize("data", [DATA, TURNED])
+def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet, data: DataConfig) -> None:
+    planner, work, images = setting(photos_set, data)
+
+    def decoder(cache: Cache | None) -> CachedDecoder:
+        return CachedDecoder(24, 2, planner.stored_sizes, 0, cache)
+
+    engines = {
+        "cpu": CpuEngine(decoder(None), 32, 2, torch.float32),
+        "graph": GpuEngine(Graph(32, 24, 2, None, encoded=True), torch.float32),
+        "pixels": PixelEngine(decoder(None), Graph(32, 24, 2, None, encoded=False), torch.float32, CPU),
+        "cached": PixelEngine(
+            decoder(Cache(planner.sizes, int(areas(planner.sizes).sum()))),
+            Graph(32, 24, 2, None, encoded=False),
+            torch.float32,
+            CPU,
+        ),
+    }
+    results = {name: engine_result(engine, work, images).clone() for name, engine in engines.items()}
+    again = engine_result(engines["cached"], work, images)
+    for engine in engines.values():
+        engine.close()
+    assert not (results["cpu"] - results["graph"]).abs().mean() > 0.02
+    assert torch.equal(results["graph"], results["pixels"]) and torch.equal(results["graph"], results["cached"])
+    assert torch.equal(again, results["cached"])
+    erased = [results[name].eq(0).all(-1) for name in ("cpu", "graph")]
+    assert torch.equal(*erased)
+
+
+def test_both_graphs_name_what_does_not_decode(photos_set: ShardSet) -> None:
+    planner, work, images = setting(photos_set)
+    images[3] = images[3][: len(images[3]) // 2]
+    images[11] = np.frombuffer(b"not an image at all" * 9, np.uint8)
+    for engine in (
+        CpuEngine(CachedDecoder(24, 2, planner.stored_sizes, 0, None), 32, 1, torch.float32),
+        GpuEngine(Graph(32, 24, 2, None, encoded=True), torch.float32),
+    ):
+        engine.begin(work, list(images))
+        wrong = engine.finish(work)
+        assert isinstance(wrong, dict) and sorted(wrong) == [3, 11]
+        assert all(reason.startswith("does not decode: ") and len(reason) > 20 for reason in wrong.values())
+        kept = work.without(np.isin(np.arange(24), [3, 11]))
+        left = [image for i, image in enumerate(images) if i not in (3, 11)]
+        assert engine_result(engine, kept, left).shape == (22, 32, 32, 3)
+        engine.close()
+
+
+def test_a_region_has_the_pixels_of_the_whole(photos_set: ShardSet) -> None:
+    planner, work, images = setting(photos_set)
+    whole = np.column_stack([np.zeros_like(planner.sizes), planner.sizes])[work.rows].astype(np.int32)
+    decoder = Decoder(24, 2)
+    decoder.start(images, whole)
+    full, wrong = decoder.finish()
+    decoder.start(images, work.draws.boxes)
+    parts, wrong_parts = decoder.finish()
+    assert not wrong and not wrong_parts
+    for i, (left, top, width, height) in enumerate(work.draws.boxes.tolist()):
+        assert np.array_equal(parts(i), full(i)[top : top + height, left : left + width])
+
+
+def test_an_image_of_another_size_than_the_index_says_is_damaged(photos_set: ShardSet) -> None:
+    planner, work, images = setting(photos_set)
+    decoder = Decoder(24, 1)
+    wrong = decoder.probe(images[0], np.array([0, 0, *(planner.sizes[0] + 1)], np.int32))
+    assert wrong is not None
+    assert decoder.probe(images[0], np.array([0, 0, *planner.sizes[0]], np.int32)) is None
+    assert isinstance(work.draws, Draws)

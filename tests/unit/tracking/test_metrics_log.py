@@ -1,0 +1,85 @@
+"""metrics.jsonl is complete, readable while it is written, and has each step once after a resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+from fashion_dist.paths import RunDir
+from fashion_dist.tasks.deepfashion import RECIPE
+from fashion_dist.tracking.metrics_log import Tracker, read_metrics
+
+
+def run_dir(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    return run
+
+
+def test_lines_are_there_as_soon_as_they_are_logged(tmp_path: Path) -> None:
+    run = run_dir(tmp_path)
+    tracker = Tracker(run, RECIPE, resumed_step=0, attempt=1, mode="off")
+    tracker.log("train", 20, 0.5, {"loss": 1.5, "lr": 0.1})
+    assert read_metrics(run.metrics) == [
+        {
+            **read_metrics(run.metrics)[0],
+            "split": "train",
+            "step": 20,
+            "epoch": 0.5,
+            "loss": 1.5,
+            "lr": 0.1,
+            "attempt": 1,
+        }
+    ]
+    tracker.close()
+
+
+def test_a_value_that_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
+    run = run_dir(tmp_path)
+    tracker = Tracker(run, RECIPE, 0, 1, "off")
+    tracker.log("val", 1, 1, {"loss": math.nan, "score": math.inf})
+    tracker.close()
+    line = json.loads(run.metrics.read_text(), parse_constant=lambda name: (_ for _ in ()).throw(ValueError(name)))
+    assert line["loss"] is None
+    assert line["score"] is None
+
+
+def test_a_resumed_run_has_each_step_once_and_a_torn_line_is_gone(tmp_path: Path) -> None:
+    run = run_dir(tmp_path)
+    first = Tracker(run, RECIPE, 0, 1, "off")
+    for step in (20, 40, 60):
+        first.log("train", step, step / 40, {"loss": float(step)})
+    first.close()
+    with run.metrics.open("a") as file:
+        file.write('{"split": "train", "ste')
+    second = Tracker(run, RECIPE, resumed_step=40, attempt=2, mode="off")
+    second.log("train", 60, 1.5, {"loss": 61.0})
+    second.close()
+    points = read_metrics(run.metrics)
+    assert [(p["step"], p["attempt"], p["loss"]) for p in points] == [(20, 1, 20.0), (40, 1, 40.0), (60, 2, 61.0)]
+    assert len(run.metrics.read_text().splitlines()) == 3
+
+
+def test_wandb_offline_gets_the_same_points(tmp_path: Path) -> None:
+    run = run_dir(tmp_path)
+    tracker = Tracker(run, RECIPE, 0, 1, "offline")
+    tracker.log("val", 40, 1.0, {"score": 0.5})
+    tracker.close()
+    files = list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    deadline = time.monotonic() + 20  # W&B's helper process writes on after finish() has returned
+    while b"val/score" not in files[0].read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert b"val/score" in files[0].read_bytes()
+    assert len(read_metrics(run.metrics)) == 1
+
+
+def test_training_goes_on_when_wandb_cannot_start(tmp_path: Path) -> None:
+    run = run_dir(tmp_path)
+    (run.path / "wandb").write_text("a file where W&B wants its folder")
+    tracker = Tracker(run, RECIPE, 0, 1, "offline")
+    tracker.log("val", 40, 1.0, {"score": 0.5})
+    tracker.close()
+    assert len(read_metrics(run.metrics)) == 1

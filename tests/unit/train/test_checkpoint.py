@@ -1,0 +1,115 @@
+"""A checkpoint is committed or absent, and can run no code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from fashion_dist.errors import CheckpointError
+from fashion_dist.train.checkpoint import Checkpoints
+
+
+def state(value: float, size: int = 1000) -> dict[str, object]:
+    return {"model": {"w": torch.full((size,), value)}, "position": {"epoch": 1, "best": {}}}
+
+
+def saved(folder: Path, *steps: int, keep: int = 10) -> Checkpoints:
+    checkpoints = Checkpoints(folder, keep=keep)
+    for step in steps:
+        checkpoints.save("step", step, state(step), {"step": step})
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_the_newest_is_loaded(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path / "c", 5, 12)
+    found = checkpoints.load()
+    assert found is not None
+    assert found[0].step == 12
+    assert torch.equal(found[1]["model"]["w"], torch.full((1000,), 12.0))
+    checkpoints.close()
+
+
+def test_without_any_there_is_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none").load() is None
+
+
+def test_history_is_bounded_and_best_is_one(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 1, 2, 3, 4, keep=1)
+    checkpoints.save("best", 2, state(2), {})
+    checkpoints.save("best", 4, state(4), {})
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-00000004", "step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no manifest", "bad manifest"])
+def test_a_damaged_one_is_passed_over_with_a_warning(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = saved(tmp_path, 5, 12)
+    newest = tmp_path / "step-00000012"
+    data = bytearray((newest / "state.pt").read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        (newest / "state.pt").write_bytes(data)
+    elif damage == "cut":
+        (newest / "state.pt").write_bytes(data[:-7])
+    elif damage == "empty":
+        (newest / "state.pt").write_bytes(b"")
+    elif damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        (newest / "manifest.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        found = checkpoints.load()
+    assert found is not None
+    assert found[0].step == 5
+    assert "step-00000012" in caplog.text
+    checkpoints.close()
+
+
+def test_a_write_that_failed_is_told_before_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("a file where the folder shall be")
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.check()
+    checkpoints.save("step", 1, state(1), {})
+    with pytest.raises(CheckpointError, match="could not be written"):
+        while True:
+            checkpoints.check()
+    checkpoints.close()
+
+
+def test_when_all_are_damaged_it_says_so_instead_of_starting_over(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5)
+    (tmp_path / "step-00000005" / "state.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load()
+    checkpoints.close()
+
+
+class Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_does_not_run_it(tmp_path: Path) -> None:
+    import hashlib
+    import json
+
+    folder = tmp_path / "c" / "step-00000001"
+    folder.mkdir(parents=True)
+    data = pickle.dumps({"model": Canary(tmp_path / "ran")})
+    (folder / "state.pt").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({"step": 1, "sha256": digest}))
+    with pytest.raises(CheckpointError):
+        Checkpoints(tmp_path / "c").load()
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,144 @@
+"""Optimisers that follow each other, frozen backbones, and runs on a part of the data."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fashion_dist.config import OptimConfig, TrainConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.models import Head, build_network
+from fashion_dist.paths import RunDir
+from fashion_dist.tasks import Examples, deepfashion
+from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.optim import leg_at
+from fashion_dist.train.session import FitOptions
+from fashion_dist.train.state import Learner
+from fashion_dist.train.trainer import fit
+from shards import ShardSet
+
+TWO = OptimConfig(stages=("sgd:0.005:10", "adam:0.001:12"), warmup_epochs=2)
+
+
+def test_stages_begin_where_the_one_before_ends() -> None:
+    legs = [leg_at(TWO, 22, epoch) for epoch in range(22)]
+    assert [leg.config.name for leg in legs] == ["sgd"] * 10 + ["adam"] * 12
+    assert {(leg.first, leg.epochs, leg.config.lr) for leg in legs} == {(0, 10, 0.005), (10, 12, 0.001)}
+    assert [legs[0].config.warmup_epochs, legs[-1].config.warmup_epochs] == [2, 0]
+    whole = leg_at(OptimConfig(name="adamw", lr=0.1), 22, 7)
+    assert (whole.first, whole.epochs, whole.config.name) == (0, 22, "adamw")
+
+
+@pytest.mark.parametrize("text", ["sgd:0.1", "sgd:0.1:0", "sgd:-1:3", "rprop:0.1:3", "sgd:nan:3", "sgd:0.1:x", ""])
+def test_a_stage_that_cannot_be_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"optim\.stages has .*allowed: NAME:LR:EPOCHS"):
+        OptimConfig(stages=(text,))
+
+
+def test_sections_that_do_not_fit_are_refused() -> None:
+    base = deepfashion.RECIPE
+    longer = base.override(["optim.stages=sgd:0.005:10,adam:0.001:12", "train.epochs=20"])
+    with pytest.raises(ConfigError, match=r"stages of 20 epochs together, as train\.epochs says, not of 22"):
+        longer.check()
+    assert longer.override(["train.epochs=22"]).check().optim.stages == TWO.stages
+    assert longer.override(["optim.stages="]).check().optim.stages == ()
+    with pytest.raises(ConfigError, match="a frozen backbone would keep its random weights"):
+        base.override(["model.freeze=backbone"]).check()
+    base.override(["model.freeze=epochs:2", "model.weights=imagenet"]).check()
+
+
+def test_debug_tries_every_stage_on_a_hundredth() -> None:
+    config = dataclasses.replace(deepfashion.RECIPE, optim=TWO, train=TrainConfig(epochs=22)).debug().check()
+    assert config.optim.stages == ("sgd:0.005:1", "adam:0.001:1")
+    assert (config.train.epochs, config.train.fraction) == (2, 0.01)
+    assert deepfashion.RECIPE.debug().check().train.epochs == 1
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 500), fraction=st.floats(0.001, 1), least=st.integers(1, 600), seed=st.integers(0, 3))
+def test_a_sample_is_a_seeded_part_in_order(count: int, fraction: float, least: int, seed: int) -> None:
+    examples = Examples(np.arange(count)[:, None] * 2, {"label": np.arange(count) * 3})
+    part = examples.sample(fraction, least, seed)
+    rows = part.images[:, 0] // 2
+    assert len(part) == min(count, max(least, round(fraction * count), 1))
+    assert (np.diff(rows) > 0).all()
+    assert np.array_equal(part.targets["label"], rows * 3)
+    assert np.array_equal(part.images, examples.sample(fraction, least, seed).images)
+
+
+def learner(**model: str) -> Learner:
+    config = dataclasses.replace(deepfashion.RECIPE, optim=TWO, train=TrainConfig(epochs=22))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="dense", **model))
+    torch.manual_seed(0)
+    network = build_network(config.model, {"category": Head(3)}, 8)
+    return Learner(network, config, Link(World(), torch.device("cpu")))
+
+
+def step(made: Learner) -> None:
+    made.optimizer.zero_grad(set_to_none=True)
+    made.parallel(torch.ones(8, 3, 8, 8).mul(torch.arange(8)[:, None, None, None]))[
+        "category"
+    ].square().mean().backward()
+    made.optimizer.step()
+
+
+def test_a_frozen_backbone_stands_still_until_it_joins() -> None:
+    made = learner(freeze="epochs:3")
+    backbone = {k: v.clone() for k, v in made.model.state_dict().items() if k.startswith("backbone.")}
+    head = made.model.state_dict()["heads.category.weight"].clone()
+    for epoch in range(4):
+        made.train(epoch)
+        step(made)
+        same = {key: torch.equal(made.model.state_dict()[key], value) for key, value in backbone.items()}
+        assert all(same.values()) == (epoch < 3)
+    assert not torch.equal(made.model.state_dict()["heads.category.weight"], head)
+
+
+def test_a_restored_learner_has_the_stage_s_own_optimiser() -> None:
+    made = learner()
+    for epoch in (0, 10):
+        made.train(epoch)
+        step(made)
+    assert isinstance(made.optimizer, torch.optim.Adam)
+    again = learner()
+    again.restore(copy.deepcopy(made.state()))
+    assert isinstance(again.optimizer, torch.optim.Adam)
+    for each in (made, again):
+        each.train(11)
+        step(each)
+    theirs = again.model.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in made.model.state_dict().items())
+
+
+def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_home: Path, tmp_path: Path) -> None:
+    settings = [
+        "optim.stages=sgd:0.02:1,adamw:0.002:2", "train.epochs=3", "train.batch_size=16", "train.eval_batch_size=16",
+        "train.fraction=0.5", "data.image_px=32", "data.start_px=0", "model.name=dense",
+    ]  # fmt: skip
+    config = deepfashion.RECIPE.override(settings).check()
+    shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
+    link, options = Link(World(), torch.device("cpu")), FitOptions(wandb="off", predict=())
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        found = Checkpoints(tmp_path / "runs" / name / "checkpoints").load("step")
+        assert found is not None
+        state: dict[str, torch.Tensor] = found[1]["model"]
+        return state
+
+    for name, stops in (("whole", ()), ("stopped", (5, 2))):
+        run = RunDir(tmp_path / "runs" / name)
+        run.path.mkdir(parents=True)
+        for after in (*stops, 100):
+            asked = iter(range(after))
+            outcome = fit(run, config, shard_set, link, options, lambda: next(asked, None) is None)  # noqa: B023
+        assert outcome == "done"
+    whole, stopped = weights("whole"), weights("stopped")
+    assert all(torch.equal(value, stopped[key]) for key, value in whole.items())

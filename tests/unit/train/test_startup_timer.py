@@ -1,0 +1,51 @@
+"""What a start took, part by part."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from fashion_dist.bench.start import Measured, summary
+from fashion_dist.train.startup_timer import Startup, told
+
+
+def test_parts_add_up_to_the_process_s_age() -> None:
+    code = (
+        "import time; time.sleep(0.3); from fashion_dist.train.startup_timer import Startup; clock = Startup(); "
+        "time.sleep(0.2); clock.mark('imports'); clock.mark('imports'); print(clock.parts)"
+    )
+    began = time.monotonic()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    taken = time.monotonic() - began
+    parts = eval(said)
+    assert list(parts) == ["process", "imports"]
+    assert parts["process"] >= 0.3 and parts["imports"] >= 0.2
+    assert sum(parts.values()) <= taken + 0.05
+
+
+def test_the_clock_imports_no_torch() -> None:
+    code = "import sys, fashion_dist.train.startup_timer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_line_for_the_log() -> None:
+    parts = {"process": 0.42, "run folder": 0.01, "imports": 4.1, "first step": 0.77}
+    assert told(parts) == "first step after 5.3 s: process 0.4, imports 4.1, first step 0.8"
+    assert told({"process": 0.0}) == "first step after 0.0 s"
+
+
+def test_marks_add_up() -> None:
+    clock = Startup()
+    before = clock.parts["process"]
+    time.sleep(0.02)
+    clock.mark("process")
+    assert clock.parts["process"] >= before + 0.02
+
+
+def test_runs_are_summed_up_by_medians() -> None:
+    runs = [{"imports": 4.0, "data": 1.0}, {"imports": 6.0, "data": 2.0}, {"imports": 5.0, "data": 9.0}]
+    found = summary(Measured([0.9, 0.7, 0.8], runs))
+    assert found["launch_s"] == 0.8
+    assert found["parts_s"] == {"imports": 5.0, "data": 2.0}
+    assert found["first_step_s"] == 8.0
