@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test lint faults bench bench-gpu cluster-up cluster-down
+.PHONY: install demo test lint faults golden golden-renew bench bench-gpu cluster-up cluster-down
 
 install: .venv/installed
 
@@ -21,6 +21,15 @@ lint: .venv/installed
 
 faults: .venv/installed
 	@$(if $(DATA),FASHION_DIST_PHOTOS=$(abspath $(DATA)) )bash tests/run.sh faults
+
+# Losses, weights and predictions of two commits, bit by bit: make golden BASE=COMMIT [TASK="clipart deepfashion"]
+golden: .venv/installed
+	@$(BIN)/python tests/golden/compare.py $(BASE) $(if $(HEAD),--head $(HEAD)) $(if $(TASK),--task $(TASK)) \
+		$(if $(SET),--set $(SET))
+
+golden-renew: .venv/installed
+	@rm -rf build/golden && $(BIN)/python tests/golden/golden_files.py build/golden
+	@rm -rf tests/golden/expected && cp -r build/golden tests/golden/expected
 
 bench: .venv/installed
 	@$(BIN)/python jobs/bench.py loader --home $(WORKSPACE)

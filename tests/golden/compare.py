@@ -93,7 +93,9 @@ def copy_commit(commit: str, folder: Path) -> None:
 def copy_working_tree(folder: Path) -> None:
     """Everything that git tracks or would: a new file need not be added first."""
     folder.mkdir()
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
     there = [name for name in listed.stdout.split(b"\0") if name and (ROOT / os.fsdecode(name)).exists()]
     archive = subprocess.run(
         ["tar", "-c", "--null", "-T", "-"], cwd=ROOT, input=b"\0".join(there), capture_output=True, check=True
@@ -154,7 +156,9 @@ def _start(edition: Edition, home: Path, argv: tuple[str, ...], **watch: int) ->
     told = json.dumps({"folder": str(home), **watch})
     done = edition.run("launch", *argv, FASHION_DIST_GOLDEN=told)
     if done.returncode:
-        raise GoldenError(f"{edition.name}: launch {' '.join(argv)} ended with {done.returncode}\n{done.stderr.strip()}")
+        raise GoldenError(
+            f"{edition.name}: launch {' '.join(argv)} ended with {done.returncode}\n{done.stderr.strip()}"
+        )
 
 
 def _wait_until_gone(home: Path) -> None:
@@ -343,7 +347,7 @@ def main() -> int:
                 print(f"{task} on {ranks}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         finally:
             pool.shutdown(cancel_futures=True)
-    print(f"{args.base} and {args.head or 'the working tree'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{args.base} and {args.head or 'the working tree'}; torch {torch.__version__}, {os.cpu_count()} CPUs")
     print(f"tars and their indexes: {'equal' if same_tars else 'DIFFERENT'}\n{table(rows)}")
     equal = same_tars and all(cell == "equal" for line in rows for cell in line[2:])
     print("all the same bits" if equal else "NOT the same: the changelog has to say why")

@@ -23,7 +23,7 @@ def watch(torch):
     original = torch.autograd.backward
 
     def backward(tensors, *args, **kwargs):
-        losses.append(float(tensors if torch.is_tensor(tensors) else tensors[0]))
+        losses.append(float((tensors if torch.is_tensor(tensors) else tensors[0]).detach()))
         return original(tensors, *args, **kwargs)
 
     def stepped(*_):
@@ -50,7 +50,7 @@ def note(line):
 class AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports torch as usual and calls `watch` right after."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name, path=None, _target=None):
         if name != "torch":
             return None
         sys.meta_path.remove(self)
