@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
+from compare import STEPS, Outcome, compare_losses, compare_predictions, compare_weights
 
 HERE = Path(__file__).parent
 EXPECTED = sorted(path.name for path in (HERE / "expected").iterdir())
@@ -44,3 +48,17 @@ def test_losses_are_the_same(made: Path) -> None:
     assert found.keys() == expected.keys(), RENEW
     for task, losses in expected.items():
         assert found[task] == pytest.approx(losses, rel=LOSSES_DIFFER_BY), f"losses of {task}. {RENEW}"
+
+
+def test_a_comparison_finds_one_bit() -> None:
+    def outcome(weight: float = 1.0, score: float = 0.0, loss: float = 2.0) -> Outcome:
+        weights = {"model.a": torch.zeros(3), "model.b": torch.tensor([[0.5, weight]])}
+        scores = pa.FixedSizeListArray.from_arrays(pa.array([0.1, 0.2, score, 0.4], pa.float32()), 2)
+        return Outcome([[loss] * STEPS] * 2, weights, {"test.score": scores})
+
+    same, next_to_one = outcome(), float(np.nextafter(np.float32(1), np.float32(2)))
+    for compare in (compare_losses, compare_weights, compare_predictions):
+        assert compare(same, outcome()) == "equal"
+    assert compare_weights(same, outcome(weight=next_to_one)) == "model.b: by 1.2e-07; 1 of 2 differ"
+    assert compare_predictions(same, outcome(score=-0.0)) == "test.score: 1 of 2 rows differ"
+    assert compare_losses(same, outcome(loss=2.0000001)).startswith("step 1, rank 0: 2 and 2")
