@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fashion_dist.cluster import presets
+from fashion_dist.cluster import resources
 from fashion_dist.config import DataConfig
-from fashion_dist.data.draws import centre, draw, image_ids
-from fashion_dist.data.plan import Division, epoch_order, weighted_order
-from fashion_dist.distributed import Link, World
+from fashion_dist.data.augment import centre, draw, image_ids
+from fashion_dist.data.sampler import Division, epoch_order, weighted_order
 from fashion_dist.paths import RunDir
-from fashion_dist.session import FitOptions
 from fashion_dist.tasks import load
-from fashion_dist.train import fit
+from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.session import FitOptions
+from fashion_dist.train.trainer import fit
 from shards import ShardSet
 
 
 def preset_names() -> list[str]:
-    return sorted(presets.names())
+    return sorted(resources.preset_names())
 
 
 def order(shards: np.ndarray, seed: int, epoch: int, window: int) -> np.ndarray:
