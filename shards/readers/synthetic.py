@@ -1,8 +1,9 @@
 """Garments drawn by a program, in the DeepFashion assignment's own layout: something to train on in a minute, anywhere.
 
 Ten kinds of garment in varied shapes, poses, colours, patterns and backgrounds, 128 pixels wide, seeded: the same seed
-gives the same files. `test_labels.csv` holds what an assignment would keep to itself, so that a demonstration can
-grade its own submission.
+gives the same files. Attributes are the colours, how the cloth is patterned, and traits of shape (`TRAITS`), which are
+independent of the colours and sit in no fixed place. `test_labels.csv` holds what an assignment would keep to itself,
+so that a demonstration can grade its own submission.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ import numpy as np
 from shards import worker_pool
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
-from shards.readers._synthetic_shapes import SHAPES, Points, Shape
+from shards.readers._synthetic_shapes import SHAPES, TRAITS, Points, Shape, choose_traits
 
 IMAGE_PX = 128
-COUNTS = {"train": 3000, "val": 400, "test": 400}
+COUNTS = {"train": 4000, "val": 400, "test": 400}
 DRAWN = "drawn.json"
-VERSION = 1
+VERSION = 2
 COLOURS = {
     "black": (28, 28, 30), "white": (240, 240, 238), "gray": (128, 128, 130), "red": (205, 32, 38),
     "orange": (240, 130, 30), "yellow": (245, 215, 50), "green": (40, 140, 62), "blue": (36, 76, 188),
     "purple": (120, 50, 155), "pink": (242, 150, 185), "brown": (110, 66, 34), "beige": (222, 200, 160),
 }  # fmt: skip
-ATTRIBUTES = (*COLOURS, "colorful", "patterned", "plain")
+ATTRIBUTES = (*COLOURS, "colorful", "patterned", "plain", *TRAITS)
 CATEGORIES = tuple(SHAPES)
 _SUPERSAMPLED = 2
 _Y, _X = (np.mgrid[:IMAGE_PX, :IMAGE_PX] / IMAGE_PX - 0.5).astype(np.float32)
@@ -100,30 +101,38 @@ def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], Non
     return rows
 
 
-def draw_garment(rng: np.random.Generator, category: str) -> tuple[bytes, set[str]]:
-    """One garment as a JPEG, and its attributes: the colours of its cloth, and how it is patterned."""
+def draw_garment(rng: np.random.Generator, category: str, traits: set[str] | None = None) -> tuple[bytes, set[str]]:
+    """One garment as a JPEG, and its attributes: the colours of its cloth, how it is patterned, and its traits.
+
+    Args:
+        rng: draws everything.
+        category: one of `CATEGORIES`.
+        traits: these instead of those that `rng` draws; all else stays as it is.
+    """
     from PIL import Image
 
-    shape = SHAPES[category](rng)
+    drawn = choose_traits(rng, category)
+    traits = drawn if traits is None else traits
+    shape = SHAPES[category](rng, traits)
     place = _pose(rng)
     cloth, lining, attributes = _cloth(rng)
     pixels = _background(rng)
     pixels = _blend(pixels, cloth, _mask(shape.outline, place))
     if shape.lining:
         pixels = _blend(pixels, lining, _mask(shape.lining, place))
-    shade = np.float32(0.6 if cloth.mean() > 60 else 2.0)
+    shade = np.float32(0.55 if cloth.mean() > 60 else 3.0)
     pixels = pixels * (1 + (shade - 1) * _mask(shape.details, place))
     grain = rng.standard_normal((IMAGE_PX, IMAGE_PX, 1), np.float32) * np.float32(rng.uniform(1, 7))
     pixels = pixels * np.float32(rng.uniform(0.8, 1.0)) + grain
     file = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-    return file.getvalue(), attributes
+    return file.getvalue(), attributes | traits
 
 
 def _pose(rng: np.random.Generator) -> np.ndarray:
     """float64 [2, 3], from a shape's square to pixels: turned, leaning, mirrored, scaled and moved."""
     turn, lean = rng.normal(0, 0.12), rng.normal(0, 0.06)
-    scale = IMAGE_PX / 2 * rng.uniform(0.62, 0.98)
+    scale = IMAGE_PX / 2 * rng.uniform(0.74, 0.95)
     stretch = rng.uniform(0.85, 1.15)
     flip = rng.choice([-1, 1])
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -213,4 +222,4 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 READER = Reader(layout="what pack.py draws when no --source is given", read=read, draw=draw)
 
-__all__ = ["READER", "Shape", "draw", "draw_garment", "read"]
+__all__ = ["READER", "TRAITS", "Shape", "draw", "draw_garment", "read"]

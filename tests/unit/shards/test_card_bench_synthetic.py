@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import io
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from sources import REPOSITORY, write_csv_source
 
 from fashion_dist.report import near_duplicates
 from fashion_dist.report.dataset_card import write_card
-from shards import PackOptions, ShardSet, bench, pack
-from shards.readers import synthetic
-from shards.readers.synthetic import ATTRIBUTES, CATEGORIES, draw_garment
+from shards import PackOptions, bench, pack
+from shards.readers.synthetic import CATEGORIES, draw_garment
 
 
 def test_the_card_tells_counts_classes_and_what_was_left_out(tmp_path: Path) -> None:
@@ -49,37 +47,6 @@ def test_hashes_of_one_photo_are_near_and_of_two_are_far() -> None:
     hashes, looks = zip(*(look(photo) for photo in [*photos, *smaller]), strict=True)
     pairs = near_duplicates.find(np.array(hashes, np.uint64), np.array(looks), np.repeat([0, 1], 8))
     assert {(pair.first, pair.second) for pair in pairs} == {(n, n + 8) for n in range(8)}
-
-
-def test_drawn_garments_are_the_seeds_and_all_different(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "COUNTS", {"train": 40, "val": 10, "test": 12})  # workers would not see this
-    for name in ("a", "b"):
-        synthetic.draw(tmp_path / name, 3, 1, lambda *_: None)
-    synthetic.draw(tmp_path / "c", 4, 1, lambda *_: None)
-    files = {
-        path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
-    }
-    assert files == {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
-    assert len({data for path, data in files.items() if path.suffix == ".jpg"}) == 62
-    assert files[Path("train/00001.jpg")] != (tmp_path / "c" / "train" / "00001.jpg").read_bytes()
-    with (tmp_path / "a" / "test_labels.csv").open(newline="") as file:
-        labels = list(csv.DictReader(file))
-    assert [row["file_path"] for row in labels] == (tmp_path / "a" / "test.csv").read_text().split()[1:]
-    assert all(row["patterned"] != row["plain"] for row in labels)
-    stamp = (tmp_path / "a" / "train.csv").stat().st_mtime_ns
-    synthetic.draw(tmp_path / "a", 3, 1, lambda *_: None)
-    assert (tmp_path / "a" / "train.csv").stat().st_mtime_ns == stamp
-    pack("synthetic", tmp_path / "a", tmp_path / "set")
-    assert ShardSet.open(tmp_path / "set").schema.names == {"category": CATEGORIES, "attributes": ATTRIBUTES}
-
-
-@pytest.mark.parametrize("category", CATEGORIES)
-def test_every_garment_is_drawn_in_its_colours(category: str) -> None:
-    data, attributes = draw_garment(np.random.default_rng([5, len(category)]), category)
-    assert Image.open(io.BytesIO(data)).size == (synthetic.IMAGE_PX, synthetic.IMAGE_PX)
-    assert attributes & set(synthetic.COLOURS)
-    assert ("plain" in attributes) != ("patterned" in attributes)
-    assert attributes <= set(ATTRIBUTES)
 
 
 def test_the_bench_times_every_way_on_the_same_files(tmp_path: Path) -> None:
