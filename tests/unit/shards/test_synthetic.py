@@ -34,7 +34,7 @@ def garments(split: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 @pytest.fixture(scope="module")
 def train() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return garments(0, 2000)
+    return garments(0, 1500)
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -93,7 +93,7 @@ def best_f1(truth: np.ndarray, score: np.ndarray) -> float:
 def test_a_network_that_sees_colours_alone_names_colours_and_no_shapes(
     train: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    pixels, labels, _ = garments(1, 500)
+    pixels, labels, _ = garments(1, 400)
     scale = StandardScaler().fit(colours_alone(train[0]))
     network = MLPClassifier((64,), alpha=1.0, early_stopping=True, random_state=0)
     network.fit(scale.transform(colours_alone(train[0])), train[1].astype(int))
