@@ -363,6 +363,11 @@ class Config:
         """Indented JSON with sorted keys, the same text for equal configurations."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
 
+    def plain(self) -> dict[str, Any]:
+        """The configuration as JSON reads it back, which is how a checkpoint keeps it."""
+        values: dict[str, Any] = json.loads(self.to_json())
+        return values
+
     @classmethod
     def from_json(cls, text: str) -> Config:
         """The configuration that `to_json` wrote; raises `ConfigError` for keys it does not know."""

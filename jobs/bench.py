@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
-from fashion_dist import bench, cli
+from fashion_dist import cli
 from fashion_dist.errors import unknown
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import bench
 
 
 def _refuse(args: cli.CommonArgs) -> cli.Result:
@@ -17,6 +22,6 @@ def _refuse(args: cli.CommonArgs) -> cli.Result:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in bench.names():
-        module = importlib.import_module(f"fashion_dist.bench.{sys.argv[1]}")
+        module = importlib.import_module(f"bench.{sys.argv[1]}")
         cli.run(module.Args, module.main, sys.argv[2:])
     cli.run(cli.CommonArgs, _refuse, [token for token in sys.argv[1:] if token.startswith("-")])

@@ -24,8 +24,8 @@ class Args(cli.CommonArgs):
 
 def main(args: Args) -> cli.Result:
     """Predict one split."""
+    from fashion_dist.results.predict import predict_run
     from fashion_dist.runs import open_run
-    from fashion_dist.train.inference import predict_run
 
     opened = open_run(Home.find(args.home), args.run)
     count = opened.shard_set.splits.get(args.split)

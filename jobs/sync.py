@@ -37,10 +37,10 @@ def main(args: Args) -> cli.Result:
     if not args.runs:
         raise ConfigError("nothing to sync: python jobs/sync.py RUN; python jobs/status.py lists the runs")
     runs = [run for name in args.runs for run in _runs(home, name)]
-    from fashion_dist.tracking import metrics_log
+    from fashion_dist.tracking import wandb_run
 
     if not args.to_folder:
-        metrics_log.require_key()
+        wandb_run.require_key()
     lines, rows = [], 0
     with cli.Progress(enabled=not args.json) as progress:
         for at, run in enumerate(dict.fromkeys(runs)):
@@ -67,15 +67,15 @@ def _runs(home: Home, name: str) -> list[RunDir]:
 
 
 def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
+    from fashion_dist.results.media import run_media
     from fashion_dist.run_status import RunState
     from fashion_dist.runs import open_folder
     from fashion_dist.tracking import wandb_sync
-    from fashion_dist.tracking.wandb_media import showcase
 
     opened, submission, progress = open_folder(run), Submission.read(run), RunState.read(run.state)
     group = Path(submission.sweep).name if submission is not None else ""
     done = progress is not None and progress.state == "done"
-    shown = showcase(run, opened.config, opened.shard_set) if done else None
+    shown = run_media(run, opened.config, opened.shard_set) if done else None
     if folder is not None:
         made = wandb_sync.replay(run, opened.config, group, shown, folder)
         return f"{made.lines} lines in {made.where}", made.rows

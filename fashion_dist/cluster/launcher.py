@@ -32,6 +32,7 @@ from fashion_dist.io import read_json, write_json, write_text
 from fashion_dist.paths import Home, RunDir
 
 if TYPE_CHECKING:
+    from fashion_dist.cluster.worker import TrainJob
     from shards import ShardSet
 
 LOCAL_TIME_MIN = 60 * 24 * 365
@@ -317,8 +318,12 @@ def _beside(home: Home, run_id: str) -> RunDir:
     return run
 
 
-def launch(plan: Plan) -> Launched:
+def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
     """Submit the plan's run, unless it is done, waits or runs already.
+
+    Args:
+        plan: of the run.
+        job_type: what the ranks call, `TrainJob` or a kind of it.
 
     Raises:
         ConfigError: the scheduler refuses the job, or published weights cannot be fetched.
@@ -329,7 +334,7 @@ def launch(plan: Plan) -> Launched:
         weights.fetch(weights.published(plan.config.model.name), run.home.weights)
     make_folder(run, plan.group)
     with run_lock.guard(run.path, "launch"):
-        before = _already(plan)
+        before = _already(plan, job_type)
         if before is not None:
             return before
         write_run(plan)
@@ -341,7 +346,7 @@ def launch(plan: Plan) -> Launched:
         from fashion_dist.cluster import submitit_executor  # 0.2 s, so only when there is something to submit
         from fashion_dist.cluster.worker import TrainJob
 
-        call = TrainJob(str(run.path))
+        call = (job_type or TrainJob)(str(run.path))
         job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment)
         dataclasses.replace(noted, job=job).write(run)
         return Launched("submitted", run, job, look(run, Scheduler()), attempt)
@@ -353,12 +358,12 @@ def make_folder(run: RunDir, group: str = "") -> None:
     permissions.make(run.path, group)
 
 
-def _already(plan: Plan) -> Launched | None:
+def _already(plan: Plan, job_type: type[TrainJob] | None) -> Launched | None:
     """The run as it stands, when there is nothing to submit."""
     run = plan.run
     noted = Submission.read(run)
     if noted is not None and noted.job is None:
-        noted = _adopt(plan, noted)
+        noted = _adopt(plan, noted, job_type)
     view = look(run, Scheduler())
     if view.state == "done":
         return Launched("done", run, None, view)
@@ -371,7 +376,7 @@ def _already(plan: Plan) -> Launched | None:
     return None
 
 
-def _adopt(plan: Plan, noted: Submission) -> Submission:
+def _adopt(plan: Plan, noted: Submission, job_type: type[TrainJob] | None) -> Submission:
     """Take up the job of a launcher that was killed before it wrote the job's id."""
     from fashion_dist.cluster import submitit_executor
     from fashion_dist.cluster.worker import TrainJob
@@ -380,7 +385,7 @@ def _adopt(plan: Plan, noted: Submission) -> Submission:
     job = submitit_executor.queued_before(run.logs, noted.cluster, run.run_id, noted.comment)
     if job is None:
         return noted
-    submitit_executor.complete(job, TrainJob(str(run.path)), noted.resources, run.logs)
+    submitit_executor.complete(job, (job_type or TrainJob)(str(run.path)), noted.resources, run.logs)
     noted = dataclasses.replace(noted, job=job)
     noted.write(run)
     return noted

@@ -18,7 +18,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +33,12 @@ from fashion_dist.train.startup_timer import Startup, import_late
 
 if TYPE_CHECKING:
     from fashion_dist.data.options import LoaderOptions
+    from fashion_dist.tracking.wandb_media import Media
 
 EXIT_REQUEUE_LOCAL = 144
 """By which rank 0 asks submitit's local controller to start the ranks again."""
+
+MakePruner = Callable[[RunDir], Callable[[int], bool] | None]
 
 END_S = 60.0
 """A rank whose work is over ends within this time, whatever threads still hang."""
@@ -53,11 +56,15 @@ class TrainJob:
 
         submitit_executor.forget_results()
         try:
-            run_rank(RunDir(Path(self.run_dir)))
+            run_rank(RunDir(Path(self.run_dir)), self.pruner)
         except BaseException:
             end_within(END_S, 1)
             raise
         end_within(END_S, 0)
+
+    def pruner(self, run: RunDir) -> Callable[[int], bool] | None:  # noqa: ARG002
+        """What decides, from the epochs done, whether the run ends early; None for a run of its own."""
+        return None
 
     def checkpoint(self) -> object:
         """For a signal that comes before `run_rank` listens: the same again. No collective, no state."""
@@ -94,8 +101,12 @@ class StopFlag:
         print(f"{name}: stopping at the next step", file=sys.stderr, flush=True)
 
 
-def run_rank(run: RunDir) -> None:
+def run_rank(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     """This rank's whole life; raises what ended it, after it has been written to the run folder.
+
+    Args:
+        run: the run's folder.
+        make_pruner: makes what ends a run early, on rank 0; see `TrainJob.pruner`.
 
     Raises:
         SystemExit: rank 0 of a local job asks to be started again.
@@ -117,7 +128,8 @@ def run_rank(run: RunDir) -> None:
     watch.start()
     startup.mark("run folder")
     try:
-        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup)
+        prune = make_pruner(run) if make_pruner is not None and place.is_main else None
+        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup, prune)
         if place.is_main:
             _leave(run, place, holder, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
@@ -207,6 +219,7 @@ def _train(
     stop: StopFlag,
     watch: Watch,
     startup: Startup,
+    prune: Callable[[int], bool] | None,
 ) -> str:  # fmt: skip
     """`done`, `stopped` or `pruned`.
 
@@ -218,40 +231,40 @@ def _train(
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
     from fashion_dist.runs import open_folder
+    from fashion_dist.tasks import load
     from fashion_dist.train.distributed import World, connect
-    from fashion_dist.train.session import FitOptions
-    from fashion_dist.train.trainer import first_model, fit
+    from fashion_dist.train.options import Callbacks, TrainerOptions
+    from fashion_dist.train.trainer import Trainer, build_model
 
     import_late()
     startup.mark("imports")
     opened = open_folder(run)
-    model = first_model(opened.config, opened.shard_set, run.home.weights)
+    config, shard_set = opened.config, opened.shard_set
+    model = build_model(config, shard_set, run.home.weights)
     startup.mark("model")
     world = World(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node, place.nodes)
 
-    def ask() -> bool:
+    def should_stop() -> bool:
         watch.steps += 1
         return stop.requested
 
-    prune = None
-    if submission is not None and submission.sweep:
-        from fashion_dist.sweep.trial import pruner
+    def media() -> Media:
+        from fashion_dist.results.media import run_media  # pictures, which only trackers are shown
 
-        prune = pruner(run, submission)
-    loading = loader_options(options, threads)
+        return run_media(run, config, shard_set)
+
     group = Path(submission.sweep).name if submission is not None else ""
-    fit_options = FitOptions(
-        loader=loading, wandb=options.wandb, group=group, attempt=holder.attempt, prune=prune,
-        figures=watch.nodes.take, startup=startup,
-    )  # fmt: skip
+    trainer_options = TrainerOptions(loader_options(options, threads), options.wandb, group, holder.attempt)
+    callbacks = Callbacks(should_stop, prune, watch.nodes.take, media, startup)
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
-    with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as link:
+    with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as dist:
         startup.mark("process group")
-        outcome = fit(run, opened.config, opened.shard_set, link, fit_options, ask, model)
+        trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
+        outcome = trainer.fit()
         if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
             watch.signals = stop.signals
             watch.beat()
-            link.barrier()
+            dist.barrier()
         return outcome
 
 

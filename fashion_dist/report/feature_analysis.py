@@ -24,12 +24,10 @@ from torch import Tensor, nn
 
 from fashion_dist.models._pair import PairNetwork, pair_scores
 from fashion_dist.report.run_data import Facts
+from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Examples
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.inference import forward_all
-from fashion_dist.train.session import FitOptions, Session, SplitFeed
-from fashion_dist.train.state import Learner
+from fashion_dist.train.trainer import Trainer
 
 SAMPLE = 1500
 """Images whose features are drawn: t-SNE of so many takes ten seconds on two slow cores."""
@@ -101,13 +99,11 @@ def look_inside(facts: Facts, split: str, groups: np.ndarray, kept: Path, say: C
     if (old := _read(kept, key)) is not None:
         return old
     say("looking into the network")
-    session = _session(facts)
-    session.load_best()
-    model = session.learner.evaluated_model()
-    for module in model.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]  # hooks keep a layer's output, which must stay as it was
-    made = _compute(session, model, split, groups)
+    with _trainer(facts) as trainer:
+        for module in trainer.state.model.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]  # hooks keep a layer's output, to stay as it was
+        made = _compute(trainer, split, groups)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.open("wb") as file:
         np.savez_compressed(file, key=np.array(key), **vars(made))
@@ -124,33 +120,14 @@ def _read(path: Path, key: str) -> Inside | None:
         return None
 
 
-def _session(facts: Facts) -> Session:
+def _trainer(facts: Facts) -> Trainer:
     assert facts.shard_set is not None
-    config = dataclasses.replace(
-        facts.config,
-        train=dataclasses.replace(facts.config.train, ema=0.0, compile=False),
-        data=dataclasses.replace(facts.config.data, eval_flip=False),
-    )
-    link = Link(World(), World().device())
-    learner = Learner(facts.task.build_model(config, facts.shard_set.schema), config, link)
-    checkpoints = Checkpoints(facts.run.checkpoints)
-    return Session(
-        facts.run, config, facts.task, facts.shard_set, link, learner, checkpoints, FitOptions(), lambda: False
-    )
+    config = dataclasses.replace(facts.config, data=dataclasses.replace(facts.config.data, eval_flip=False))
+    return Trainer.for_inference(OpenRun(facts.run, config, facts.shard_set))
 
 
-class _Sample(SplitFeed):
-    """Chosen images of a split, one an example."""
-
-    def __init__(self, session: Session, name: str, rows: np.ndarray) -> None:
-        self._rows = rows
-        super().__init__(session, name, alone=True)
-
-    def _make(self, epoch: int) -> Examples:  # noqa: ARG002  these do not change
-        return Examples(self._rows[:, None], {})
-
-
-def _compute(session: Session, model: nn.Module, split: str, groups: np.ndarray) -> Inside:
+def _compute(trainer: Trainer, split: str, groups: np.ndarray) -> Inside:
+    model = trainer.state.model
     draw = np.random.default_rng(0)
     rows = np.sort(draw.permutation(len(groups))[:SAMPLE])
     looked = _of_different_groups(groups[rows])
@@ -158,20 +135,19 @@ def _compute(session: Session, model: nn.Module, split: str, groups: np.ndarray)
     images: dict[int, Tensor] = {}
     handle = _watch_features(model, features)
     try:
-        with _Sample(session, split, rows) as feed:
+        with trainer.split_loader(split, Examples.of_images(rows)) as loader:
             order: list[int] = []
-            for batch, _ in forward_all(session.learner, feed.loader):
+            for batch, _ in trainer.iter_outputs(loader):
                 order += batch.index.tolist()
                 wanted = [(at, int(i)) for at, i in enumerate(batch.index.tolist()) if i in looked]
                 images |= {i: batch.images[at].detach().clone().float() for at, i in wanted}
     finally:
         handle.remove()
-        session.checkpoints.close()
     table = torch.cat(features).numpy()[np.argsort(order)]
     model = model.to("cpu")  # a few images: their maps and gradients are wanted as arrays
     chosen = torch.stack([images[int(i)].cpu() for i in looked])
     tsne, pca, explained, neighbour = embed(table)
-    data = session.config.data
+    data = trainer.config.data
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     first = convolutions[0][1].weight.detach().numpy() if convolutions else np.zeros((0, 3, 1, 1), np.float32)
     names, maps = _feature_maps(model, convolutions, chosen)

@@ -22,7 +22,7 @@ from fashion_dist.report.page import write_page
 from fashion_dist.report.run_data import Facts
 from fashion_dist.report.split_predictions import SPLITS, Answers, Thumbnails, read_answers
 from fashion_dist.runs import OpenRun
-from fashion_dist.tracking.metrics_log import WandbMode, show_pictures
+from fashion_dist.tracking.wandb_run import WandbMode, show_pictures
 from shards import ShardSet
 
 Say = Callable[[str], None]
@@ -141,7 +141,7 @@ def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str,
         wanted = name == "val" and not found and not quick and _has_best(facts) and is_stale(facts, name)
         if wanted:
             say(f"predicting {name} with the best weights")
-            from fashion_dist.train.inference import predict_run
+            from fashion_dist.results.predict import predict_run
 
             try:
                 predict_run(OpenRun(facts.run, facts.config, facts.shard_set), name)

@@ -66,7 +66,7 @@ def _start(sweep: Sweep, number: int, slot: int, slots: int) -> JobRef | None:
         return None
     plan = trial.plan_of(sweep, mine, trial.array_of(sweep.folder, number))
     with _share(slot, slots):
-        launched = launcher.launch(plan)
+        launched = launcher.launch(plan, trial.TrialJob)
     print(f"trial {number}: {launched.outcome}, run {mine.run_id}", flush=True)
     return launched.job
 

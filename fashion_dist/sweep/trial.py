@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_dist.cluster import permissions, run_lock, slurm
@@ -18,7 +19,7 @@ from fashion_dist.cluster.heartbeat import end_within
 from fashion_dist.cluster.job_record import Submission
 from fashion_dist.cluster.launcher import Plan, make_folder, write_run
 from fashion_dist.cluster.rank_env import Place, read_place
-from fashion_dist.cluster.worker import END_S, run_rank
+from fashion_dist.cluster.worker import END_S, TrainJob, run_rank
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.paths import RunDir, SweepDir
 from fashion_dist.run_status import RunState
@@ -111,18 +112,24 @@ def _await_main(sweep: Sweep, number: int, place: Place, timeout_s: float) -> Ru
         time.sleep(0.1)
 
 
-def pruner(run: RunDir, submission: Submission) -> Callable[[int], bool] | None:
-    """What asks the sweep whether its trial is worth another epoch; None where the sweep stops none early."""
-    sweep = Sweep.read(SweepDir(Path(submission.sweep)))
-    if sweep.spec.halving is None:
-        return None
+@dataclass(frozen=True)
+class TrialJob(TrainJob):
+    """A run that its sweep may end early."""
 
-    def prune(epoch: int) -> bool:
-        from fashion_dist.sweep.study import Study
+    def pruner(self, run: RunDir) -> Callable[[int], bool] | None:
+        """What asks the sweep whether its trial is worth another epoch; None where the sweep stops none early."""
+        submission = Submission.read(run)
+        assert submission is not None, "a trial is submitted"
+        sweep = Sweep.read(SweepDir(Path(submission.sweep)))
+        if sweep.spec.halving is None:
+            return None
 
-        return Study(sweep).prune(submission.trial, epoch, run)
+        def prune(epoch: int) -> bool:
+            from fashion_dist.sweep.study import Study
 
-    return prune
+            return Study(sweep).prune(submission.trial, epoch, run)
+
+        return prune
 
 
 def main(argv: list[str]) -> int:
@@ -138,7 +145,7 @@ def main(argv: list[str]) -> int:
         if run is None:
             print(f"trial {number} of sweep {sweep.folder.sweep_id} is over already", flush=True)
             return 0
-        run_rank(run)
+        run_rank(run, TrialJob(str(run.path)).pruner)
     except (RunBusyError, InputError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

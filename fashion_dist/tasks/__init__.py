@@ -48,6 +48,14 @@ class Examples:
         """Whether any label is known; unknown ones are negative in every task's targets."""
         return any(bool((values >= 0).any()) for values in self.targets.values())
 
+    @classmethod
+    def of_images(cls, images: int | np.ndarray) -> Examples:
+        """One example an image, without targets: of so many first rows of a split, or of these."""
+        import numpy as np
+
+        rows = np.arange(images) if isinstance(images, int) else images
+        return cls(rows.astype(np.int64)[:, None], {})
+
     def state(self) -> dict[str, Any]:
         """The examples as tensors, for a checkpoint."""
         import numpy as np

@@ -1,42 +1,20 @@
-"""metrics.jsonl always, Weights & Biases beside it: the only importer of wandb.
-
-The file is the truth. W&B is told the same lines; when it fails, one warning is logged and training goes on. Offline
-(the default without a key), `jobs/sync.py` replays the file into one W&B run later.
-
-Every row of W&B's history is one line of the file, and W&B's own step is the row's number. So the number of rows that
-the server has says how far it got, and `synced.jsonl` says which lines those were: after any death the next start or
-sync goes on with the first line that did not arrive, and sends none twice.
-"""
+"""metrics.jsonl: the truth about a run's curves. Trackers are told the same lines."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import netrc
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlparse
+from typing import Any, Protocol
 
-from fashion_dist import tasks
-from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError
-from fashion_dist.io import read_lines, write_text
+from fashion_dist.io import write_text
 from fashion_dist.paths import RunDir
-
-if TYPE_CHECKING:
-    import wandb
-
-    from fashion_dist.tracking.wandb_media import Showcase
+from fashion_dist.tracking.wandb_media import Media
 
 logger = logging.getLogger(__name__)
-
-WandbMode = Literal["auto", "online", "offline", "off"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -56,26 +34,34 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return points
 
 
-class Tracker:
+class Tracker(Protocol):
+    """Whoever shows a run's lines; one that raises is told nothing more, and training goes on."""
+
+    def log(self, line: Mapping[str, Any]) -> object:
+        """Take a line of metrics.jsonl."""
+
+    def show(self, media: Media) -> None:
+        """Take what there is to see of a run that is done."""
+
+    def finish(self) -> None:
+        """The run ends here."""
+
+
+class MetricsLogger:
     """Rank 0's record of the run.
 
     Args:
         run: the run's folder.
-        config: what W&B shows as the run's configuration.
-        resumed_step: optimiser steps already done; lines beyond it came from a lost attempt, whose steps are about to
+        resumed_step: optimizer steps already done; lines beyond it came from a lost attempt, whose steps are about to
             be done again with the same outcome, and are dropped; so are those of the predictions at the end.
         attempt: number of this attempt, from 1; stands in every line.
-        mode: what to do with W&B; `auto` is online with a key in the environment, else offline.
-        group: under which W&B shows the run.
     """
 
-    def __init__(
-        self, run: RunDir, config: Config, resumed_step: int, attempt: int, mode: WandbMode = "auto", group: str = ""
-    ) -> None:
+    def __init__(self, run: RunDir, resumed_step: int, attempt: int) -> None:
         self.attempt = attempt
         self._keep_until(run.metrics, resumed_step)
         self._file = run.metrics.open("a")
-        self._feed = _start(run, config, mode, group)
+        self._tracker: Tracker | None = None
 
     @staticmethod
     def _keep_until(path: Path, step: int) -> None:
@@ -84,12 +70,16 @@ class Tracker:
         if path.exists() and (len(kept) < len(points) or not path.read_bytes().endswith(b"\n")):
             write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
 
+    def add(self, tracker: Tracker | None) -> None:
+        """Tell a tracker every line from now on."""
+        self._tracker = tracker
+
     def log(self, split: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Add one line and flush it.
 
         Args:
             split: `train`, `val` or `test`; `system` is what the nodes were doing.
-            step: optimiser steps done.
+            step: optimizer steps done.
             epoch: passes done, a fraction within one.
             values: named numbers; those not finite are written as null.
         """
@@ -97,265 +87,23 @@ class Tracker:
         head = {"split": split, "step": step, "epoch": round(epoch, 6), "attempt": self.attempt, "time": time.time()}
         self._file.write(json.dumps({**head, **shown}) + "\n")
         self._file.flush()
-        if self._feed is not None:
-            try:
-                self._feed.send({**head, **values})
-            except Exception as error:  # its helper process may be gone in many ways; none may end the training
-                self._give_up(error)
+        self._tell(lambda tracker: tracker.log({**head, **values}))
 
-    def _give_up(self, error: Exception) -> None:
-        logger.warning("W&B failed (%s); training goes on, jobs/sync.py can replay metrics.jsonl later", error)
-        self._feed = None
+    def show(self, make: Callable[[], Media]) -> None:
+        """Show what there is to see of a run that is done."""
+        self._tell(lambda tracker: tracker.show(make()))
 
-    def show(self, make: Callable[[], Showcase]) -> None:
-        """Show W&B what there is to see of a run that is done."""
-        if self._feed is not None:
-            try:
-                self._feed.show(make())
-            except Exception as error:  # as in log
-                self._give_up(error)
+    def _tell(self, action: Callable[[Tracker], object]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            action(self._tracker)
+        except Exception as error:  # its helper process may be gone in many ways; none may end the training
+            logger.warning("W&B failed (%s); training goes on, jobs/sync.py can replay metrics.jsonl later", error)
+            self._tracker = None
 
     def close(self) -> None:
-        """End the record; W&B gets its last words."""
+        """End the record."""
         self._file.close()
-        if self._feed is not None:
-            try:
-                self._feed.finish()
-            except Exception as error:  # as in log
-                self._give_up(error)
-            self._feed = None
-
-
-def _start(run: RunDir, config: Config, mode: WandbMode, group: str) -> Feed | None:
-    if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    if mode == "off" or os.environ.get("WANDB_MODE") == "disabled":
-        return None
-    try:
-        feed = Feed.open(run, config, mode, group, run.path)
-        for point in read_metrics(run.metrics):  # offline, what the lost attempt's folder had; online, what got lost
-            feed.send(point)
-        return feed
-    except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
-        logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
-        return None
-
-
-def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pictures: Mapping[str, Path]) -> bool:
-    """Show image files, by name, in the W&B run of a run that is not training; says whether W&B took them."""
-    feed = _start(run, config, mode, group)
-    if feed is None:
-        return False
-    try:
-        feed.show_pictures(pictures)
-        feed.finish()
-    except Exception as error:  # as in Tracker.log; the page is written whatever W&B says
-        logger.warning("W&B did not take the pictures (%s)", error)
-        return False
-    return True
-
-
-class Feed:
-    """One W&B run and which lines it has; see the module."""
-
-    def __init__(self, wandb_run: wandb.Run, note: Note | None) -> None:
-        self.wandb = wandb_run
-        self._note = note
-        self._next = int(wandb_run.starting_step)
-        self._sent: set[str] = set()
-        self._best: float | None = None
-        self._monitor, self._mode = "", "max"
-        self.rows = 0
-        """Rows sent by this object."""
-
-    @classmethod
-    def open(cls, run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, folder: Path) -> Feed:
-        """The W&B run of a run; online it is taken up where the server has it.
-
-        Args:
-            run: the run.
-            config: what W&B shows as its configuration.
-            mode: `offline` begins a folder of W&B's, whole in itself.
-            group: under which W&B shows it.
-            folder: where W&B's own files go.
-        """
-        import wandb
-
-        started = wandb.init(
-            id=run.run_id, name=run.run_id, project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
-            mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
-            group=group or config.task, job_type="trial" if group else "train",
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
-        )  # fmt: skip
-        started.define_metric("step", hidden=True)
-        started.define_metric("epoch", hidden=True)
-        for axis in ("train/*", "system/*"):
-            started.define_metric(axis, step_metric="step")
-        for axis in ("val/*", "test/*"):
-            started.define_metric(axis, step_metric="epoch")
-        note = Note(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
-        feed = cls(started, note)
-        feed._monitor, feed._mode = config.train.monitor or tasks.load(config.task).monitor, config.train.mode
-        if note is not None:
-            first = [key_of(point) for point in read_metrics(run.metrics)[: feed._next]]
-            feed._sent = set(note.agree(feed._next, first))
-        return feed
-
-    def send(self, point: Mapping[str, Any]) -> bool:
-        """Add a line of metrics.jsonl; False where the run has it already."""
-        head = {"step": point["step"], "epoch": point["epoch"]}
-        left_out = ("split", "step", "epoch", "attempt", "time")
-        split = point["split"]
-        values = {f"{split}/{name}": math.nan if v is None else v for name, v in point.items() if name not in left_out}
-        if split == "val":
-            self._tell_best(point)
-        return self.send_row(key_of(point), head | values)
-
-    def _tell_best(self, point: Mapping[str, Any]) -> None:
-        """Keep the best value in the summary, by which W&B compares runs, also those that never end well."""
-        value = point.get(self._monitor)
-        if value is None or not math.isfinite(value):
-            return
-        if self._best is None or (value > self._best if self._mode == "max" else value < self._best):
-            self._best = float(value)
-            self.wandb.summary.update({f"best/{self._monitor}": value, "best/epoch": point["epoch"]})
-
-    def send_row(self, key: str, values: Mapping[str, Any]) -> bool:
-        """Add a row, once for each key."""
-        if key in self._sent:
-            return False
-        if self._note is not None:
-            self._note.add(key)
-        self._sent.add(key)
-        self.wandb.log(dict(values), step=self._next)
-        self._next += 1
-        self.rows += 1
-        return True
-
-    def show(self, showcase: Showcase) -> None:
-        """Add what there is to see of a run beside its curves: summary, confusions, examples, files."""
-        import wandb
-
-        self.wandb.summary.update(dict(showcase.summary))
-        row: dict[str, Any] = {}
-        for split, (names, cells) in showcase.confusions.items():
-            table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=list(_cells(names, cells)))
-            row[f"{split}/confusion"] = wandb.plot_table(
-                "wandb/confusion_matrix/v1", table,
-                {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
-                {"title": f"{split}: confusion"},
-            )  # fmt: skip
-        if showcase.examples:
-            columns: list[str | int] = ["image", *showcase.examples[0].values]
-            shown = [[wandb.Image(one.image, caption=one.key), *one.values.values()] for one in showcase.examples]
-            row[f"{showcase.split}/examples"] = wandb.Table(columns=columns, data=shown)
-        if row:
-            self.send_row(f"shown {showcase.fingerprint}", row)
-        self.show_pictures(showcase.pictures)
-        for thing in showcase.things:
-            artifact = wandb.Artifact(_artifact_name(thing.name), type=thing.type, metadata=dict(thing.facts))
-            for path in thing.files:
-                artifact.add_file(str(path), name=path.name)
-            for path in thing.references:
-                artifact.add_reference(path.as_uri(), checksum=False)
-            if thing.is_input and not self.wandb.offline:  # W&B cannot say so offline
-                self.wandb.use_artifact(artifact)
-            else:
-                self.wandb.log_artifact(artifact)
-
-    def show_pictures(self, pictures: Mapping[str, Path]) -> None:
-        """Add a row of image files, by name, once for each content."""
-        import wandb
-
-        if pictures:
-            row = {f"report/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
-            self.send_row(pictures_key(pictures), row)
-
-    def finish(self) -> None:
-        """Wait until everything has arrived; the note says so."""
-        self.wandb.finish()
-        if self._note is not None:
-            self._note.arrived(self._next)
-
-
-def key_of(point: Mapping[str, Any]) -> str:
-    """What tells a line of metrics.jsonl from the others."""
-    return f"{point['split']} {point['step']} {point['epoch']}"
-
-
-def pictures_key(pictures: Mapping[str, Path]) -> str:
-    """What tells these pictures, by name, from others."""
-    digest = hashlib.sha256()
-    for name, path in sorted(pictures.items()):
-        digest.update(f"{name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return f"pictures {digest.hexdigest()[:16]}"
-
-
-def _cells(names: Sequence[str], cells: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
-    for actual, row in zip(names, cells, strict=True):
-        for predicted, count in zip(names, row, strict=True):
-            yield [actual, predicted, int(count)]
-
-
-def _artifact_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:120]
-
-
-class Note:
-    """`synced.jsonl`: which rows one W&B server was sent, in order; written before they are sent."""
-
-    def __init__(self, path: Path, target: str) -> None:
-        self._path, self._target = path, target
-
-    def _mine(self) -> list[dict[str, Any]]:
-        return [line for line in read_lines(self._path) if line.get("target") == self._target]
-
-    def agree(self, rows: int, first: Sequence[str]) -> list[str]:
-        """The keys of the `rows` rows that the server has; noted ones beyond did not arrive and are forgotten.
-
-        Args:
-            rows: how many it has.
-            first: what they are where nobody noted it: the first lines of the file.
-        """
-        keys = [line["key"] for line in self._mine() if "key" in line]
-        kept = keys[:rows] if len(keys) >= rows else [*keys, *first[len(keys) : rows]]
-        if kept != keys:
-            others = [line for line in read_lines(self._path) if line.get("target") != self._target]
-            lines = [*others, *({"target": self._target, "key": key} for key in kept)]
-            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-        return kept
-
-    def add(self, key: str) -> None:
-        """One row is about to be sent."""
-        self._append({"key": key})
-
-    def arrived(self, rows: int) -> None:
-        """The server has so many rows."""
-        self._append({"arrived": rows})
-
-    def _append(self, values: Mapping[str, Any]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"target": self._target, **values}) + "\n")
-
-
-def require_key() -> None:
-    """Refuse to sync without a key; it is read from the environment or the netrc file, and written nowhere.
-
-    Raises:
-        ConfigError: there is none for the server.
-    """
-    import wandb
-
-    named = os.environ.get("WANDB_BASE_URL")
-    host = urlparse(named or wandb.Settings().base_url).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        kept = netrc.netrc(path) if path.is_file() else None
-    except (netrc.NetrcParseError, OSError):
-        kept = None
-    hosts = [host] if named else [host, "api.wandb.ai"]  # under which the client wrote it for years
-    known = kept is not None and any(kept.authenticators(one) is not None for one in hosts)
-    if not os.environ.get("WANDB_API_KEY") and not known:
-        raise ConfigError(
-            f"no key for W&B at {host}: set WANDB_API_KEY, or have it in {path}; --to-folder DIR needs none"
-        )
+        self._tell(lambda tracker: tracker.finish())
+        self._tracker = None

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-
-from fashion_dist.config import Config
-from fashion_dist.errors import DamageError, InputError, RunError
-from fashion_dist.paths import RunDir
-from fashion_dist.results.collect import ordered_predictions
-from fashion_dist.run_status import RunState
-from fashion_dist.tasks import load
-from fashion_dist.tracking.metrics_log import read_metrics
-from shards import ShardSet, Split
-
-EXAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +26,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Thing:
+class Artifact:
     """Something that the run read or made; `references` stay where they are."""
 
     name: str
@@ -54,7 +38,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Showcase:
+class Media:
     """All of it.
 
     Args:
@@ -62,7 +46,7 @@ class Showcase:
         confusions: split -> (class names, counts with a row for each true class).
         split: whose predictions the examples are.
         examples: evenly over the split.
-        things: the shard set, the best checkpoint, the submission.
+        artifacts: the shard set, the best checkpoint, the submission.
         fingerprint: another one when any of it but the pictures has changed.
         pictures: of the report's page, by name, where one was made.
     """
@@ -71,109 +55,6 @@ class Showcase:
     confusions: Mapping[str, tuple[Sequence[str], Sequence[Sequence[int]]]]
     split: str
     examples: Sequence[Example]
-    things: Sequence[Thing]
+    artifacts: Sequence[Artifact]
     fingerprint: str
     pictures: Mapping[str, Path] = field(default_factory=dict)
-
-
-def showcase(run: RunDir, config: Config, shard_set: ShardSet, split: str = "test") -> Showcase:
-    """What there is to see of a run now; parts that it does not have yet are left out."""
-    measured = sorted(run.measures(split).parent.glob("*/confusion.csv"))
-    confusions = {path.parent.name: _read_confusion(path) for path in measured}
-    things = _things(run, config, shard_set)
-    summary = _summary(run)
-    seen = [path for thing in things for path in (*thing.files, *thing.references)]
-    seen += sorted(run.predictions(split).glob("*.parquet"))
-    marks = [(str(path), path.stat().st_size) for path in seen if path.exists()]
-    facts = json.dumps([summary, {name: cells for name, (_, cells) in confusions.items()}, marks], default=str)
-    fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    pictures = {path.stem: path for path in sorted((run.report / "figures").glob("*.png"))}
-    return Showcase(summary, confusions, split, _examples(run, config, shard_set, split), things, fingerprint, pictures)
-
-
-def _summary(run: RunDir) -> dict[str, Any]:
-    """`best/<metric>` and `best/epoch`, and the last metrics of every split."""
-    found: dict[str, Any] = {}
-    for point in read_metrics(run.metrics):
-        left_out = ("split", "step", "epoch", "attempt", "time")
-        found |= {f"{point['split']}/{name}": value for name, value in point.items() if name not in left_out}
-    progress = RunState.read(run.state)
-    best = progress.best if progress is not None else {}
-    if best:
-        for point in read_metrics(run.metrics):
-            if point["split"] == "val" and point["epoch"] == best["epoch"]:
-                found |= {f"best/{k}": v for k, v in point.items() if k not in ("split", "step", "attempt", "time")}
-        found |= {f"best/{best['metric']}": best["value"], "best/epoch": best["epoch"]}
-    return found
-
-
-def _read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file))
-    return header[1:], [[int(cell) for cell in row[1:]] for row in rows]
-
-
-def _things(run: RunDir, config: Config, shard_set: ShardSet) -> list[Thing]:
-    facts = {"data_hash": shard_set.data_hash, "splits": dict(shard_set.splits)}
-    name = f"shards-{config.dataset}-{shard_set.data_hash[:10]}"
-    things = [Thing(name, "dataset", references=(shard_set.path,), is_input=True, facts=facts)]
-    if best := sorted(run.checkpoints.glob("best-*/manifest.json")):
-        things.append(Thing(f"checkpoint-{run.run_id}", "model", references=(best[-1].parent,)))
-    if run.submission.is_dir() and (files := sorted(path for path in run.submission.iterdir() if path.is_file())):
-        things.append(Thing(f"submission-{run.run_id}", "submission", files=files))
-    return things
-
-
-def _examples(run: RunDir, config: Config, shard_set: ShardSet, split: str) -> list[Example]:
-    if split not in shard_set.splits or not run.predictions(split).is_dir():
-        return []
-    from fashion_dist.data.shard_reader import ShardFiles
-
-    part = shard_set.split(split)
-    try:
-        columns = ordered_predictions(run, part)
-    except (InputError, RunError):
-        return []
-    names = _class_names(config, part)
-    files = ShardFiles(part)
-    found = []
-    try:
-        for row in np.unique(np.linspace(0, len(part) - 1, min(EXAMPLES, len(part))).astype(int)).tolist():
-            try:
-                picture = Image.open(io.BytesIO(files.read(row).tobytes())).convert("RGB")
-            except (DamageError, OSError):
-                continue
-            picture.thumbnail((224, 224))
-            found.append(Example(str(columns["key"][row]), picture, _values(columns, row, names, part)))
-    finally:
-        files.close()
-    return found
-
-
-def _class_names(config: Config, part: Split) -> Mapping[str, Sequence[str]]:
-    task = load(config.task)
-    names: dict[str, Sequence[str]] = dict(part.schema.names)
-    if task.class_names is not None:
-        names["label"] = task.class_names(part.schema, config)
-    return names
-
-
-def _values(
-    columns: Mapping[str, np.ndarray], row: int, names: Mapping[str, Sequence[str]], part: Split
-) -> dict[str, Any]:
-    """The sample's key, its true classes where they are known, the answers and how sure they are."""
-    values: dict[str, Any] = {"key": str(columns["key"][row])}
-    facts = part.facts(*part.schema.facts)
-    for name in names:
-        if name in facts and facts[name].ndim == 1 and np.issubdtype(facts[name].dtype, np.integer):
-            values[f"true {name}"] = _name(names[name], int(facts[name][row]))
-    for name, column in columns.items():
-        if name.endswith("probability") and column.ndim == 2:
-            values[f"{name} of the first"] = float(column[row].max())
-        elif name in names and name not in facts and np.issubdtype(column.dtype, np.integer) and column.ndim == 1:
-            values[name] = _name(names[name], int(column[row]))
-    return values
-
-
-def _name(names: Sequence[str], number: int) -> str:
-    return str(names[number]) if 0 <= number < len(names) else "unknown"

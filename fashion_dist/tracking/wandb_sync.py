@@ -11,10 +11,11 @@ from fashion_dist.config import Config
 from fashion_dist.errors import RunError
 from fashion_dist.io import read_lines
 from fashion_dist.paths import RunDir
-from fashion_dist.tracking.metrics_log import Feed, key_of, pictures_key, read_metrics
+from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.tracking.wandb_run import WandbRun, key_of, pictures_key
 
 if TYPE_CHECKING:
-    from fashion_dist.tracking.wandb_media import Showcase
+    from fashion_dist.tracking.wandb_media import Media
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Synced:
     where: str
 
 
-def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> Synced:
+def sync(run: RunDir, config: Config, group: str, media: Media | None) -> Synced:
     """Send W&B what it does not have of a run.
 
     Raises:
@@ -34,11 +35,11 @@ def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> 
     """
     points = read_metrics(run.metrics)
     try:
-        feed = Feed.open(run, config, "online", group, run.path)
+        feed = WandbRun.open(run, config, "online", group, run.path)
         for point in points:
-            feed.send(point)
-        if showcase is not None:
-            feed.show(showcase)
+            feed.log(point)
+        if media is not None:
+            feed.show(media)
         feed.finish()
     except Exception as error:  # whatever the client raises, it means that the network or the server said no
         words = " ".join(str(error).split()) or type(error).__name__
@@ -46,17 +47,17 @@ def sync(run: RunDir, config: Config, group: str, showcase: Showcase | None) -> 
     return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
 
 
-def replay(run: RunDir, config: Config, group: str, showcase: Showcase | None, folder: Path) -> Synced:
+def replay(run: RunDir, config: Config, group: str, media: Media | None, folder: Path) -> Synced:
     """The whole run as one offline run of W&B in `folder/<run id>`, made anew and put in place whole."""
     final, new = folder / run.run_id, folder / f".{run.run_id}.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     points = read_metrics(run.metrics)
-    feed = Feed.open(run, config, "offline", group, new)
+    feed = WandbRun.open(run, config, "offline", group, new)
     for point in points:
-        feed.send(point)
-    if showcase is not None:
-        feed.show(showcase)
+        feed.log(point)
+    if media is not None:
+        feed.show(media)
     feed.finish()
     if final.exists():
         old = folder / f".{run.run_id}.old"
@@ -70,13 +71,13 @@ def replay(run: RunDir, config: Config, group: str, showcase: Showcase | None, f
     return Synced(feed.rows, len(points), str(found))
 
 
-def is_synced(run: RunDir, showcase: Showcase | None) -> bool:
-    """Whether a sync has nothing to send: all lines and this showcase have arrived at one server."""
+def is_synced(run: RunDir, media: Media | None) -> bool:
+    """Whether a sync has nothing to send: all lines and these media have arrived at one server."""
     wanted = {key_of(point) for point in read_metrics(run.metrics)}
-    if showcase is not None and (showcase.confusions or showcase.examples):
-        wanted.add(f"shown {showcase.fingerprint}")
-    if showcase is not None and showcase.pictures:
-        wanted.add(pictures_key(showcase.pictures))
+    if media is not None and (media.confusions or media.examples):
+        wanted.add(f"shown {media.fingerprint}")
+    if media is not None and media.pictures:
+        wanted.add(pictures_key(media.pictures))
     lines = read_lines(run.synced)
     for target, rows in {line["target"]: line["arrived"] for line in lines if "arrived" in line}.items():
         keys = [line["key"] for line in lines if line.get("target") == target and "key" in line]

@@ -14,7 +14,7 @@ from fashion_dist.config import OptimConfig, Stage
 
 
 @dataclass(frozen=True)
-class Leg:
+class OptimPhase:
     """The part of a run that one optimiser does.
 
     Args:
@@ -30,17 +30,17 @@ class Leg:
     config: OptimConfig
 
 
-def leg_at(config: OptimConfig, epochs: int, epoch: int) -> Leg:
-    """The leg that `epoch` (from 0) of `epochs` belongs to: the stage of `optim.stages`, or the whole run."""
+def optim_phase_at(config: OptimConfig, epochs: int, epoch: int) -> OptimPhase:
+    """The phase that `epoch` (from 0) of `epochs` belongs to: the stage of `optim.stages`, or the whole run."""
     first = 0
     for number, text in enumerate(config.stages):
         stage = Stage.parse(text)
         if epoch < first + stage.epochs or number == len(config.stages) - 1:
             warmup = config.warmup_epochs if number == 0 else 0.0
             own = replace(config, name=stage.name, lr=stage.lr, warmup_epochs=warmup, stages=())
-            return Leg(number, first, stage.epochs, own)
+            return OptimPhase(number, first, stage.epochs, own)
         first += stage.epochs
-    return Leg(0, 0, epochs, config)
+    return OptimPhase(0, 0, epochs, config)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

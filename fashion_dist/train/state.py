@@ -1,18 +1,18 @@
-"""What a run learns with: model, its average, optimiser, scaler; and the state of it all that a checkpoint keeps."""
+"""What training changes: model, weight average, optimizer, grad scaler and position, as one state dict."""
 
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fashion_dist.config import Config
-from fashion_dist.train.distributed import Link
-from fashion_dist.train.optim import WeightAverage, build_optimizer, leg_at
+from fashion_dist.tasks import Examples
+from fashion_dist.train.optim import OptimPhase, WeightAverage, build_optimizer, optim_phase_at
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -34,86 +34,70 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
-class Learner:
-    """The model on its device with everything that changes it.
+@dataclass
+class TrainState:
+    """Model, EMA, optimizer and grad scaler of a run, and where it is, with state_dict() and load_state_dict()."""
 
-    Args:
-        model: the task's model, fresh; every rank passes the same weights (same seed).
-        config: the run's configuration.
-        link: the ranks.
-    """
+    config: Config
+    model: nn.Module
+    ema: WeightAverage | None
+    phase: OptimPhase
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    """Epochs done."""
+    step_in_epoch: int = 0
+    """Optimizer steps done within `epoch`."""
+    global_step: int = 0
+    """Optimizer steps done in all."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """`metric`, `value` and `epoch` of the best evaluation so far."""
+    hard_negatives: Examples | None = None
+    """The current epoch's examples, where the weights chose them."""
+    _frozen: bool | None = None
 
-    def __init__(self, model: nn.Module, config: Config, link: Link) -> None:
-        self.config = config
-        self.link = link
-        self.device = link.device
-        self.dtype = compute_dtype(config.train.precision, self.device)
-        torch.backends.cudnn.benchmark = True  # sizes seldom change; on a GPU bits may, from one start to the next
-        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
-        self.leg = leg_at(config.optim, config.train.epochs, 0)
-        self.optimizer = build_optimizer(self.model, self.leg.config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.compiled: nn.Module = self.model
-        """The model as it is trained: compiled where `train.compile` says so."""
-        if config.train.compile:
-            self.compiled = cast(nn.Module, torch.compile(self.model))
-        self._frozen: bool | None = None
-        self.parallel: nn.Module = self.compiled
+    @classmethod
+    def create(cls, model: nn.Module, config: Config, device: torch.device, dtype: torch.dtype) -> TrainState:
+        """The state before the first step; every rank passes the same weights. `dtype` is that of autocast."""
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ema = WeightAverage(model, config.train.ema) if config.train.ema else None
+        phase = optim_phase_at(config.optim, config.train.epochs, 0)
+        scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        return cls(config, model, ema, phase, build_optimizer(model, phase.config), scaler)
 
-    def train(self, epoch: int) -> None:
-        """Make the model ready to train in `epoch`: `optim.stages` give it an optimiser, `model.freeze` freezes."""
+    def prepare_epoch(self) -> bool:
+        """Ready the model, its optimizer and its frozen layers for the current epoch.
+
+        Returns:
+            whether other parameters are trainable than before, which is so at the first call, too.
+        """
         self.model.train()
-        self._begin_leg(epoch)
+        self.set_phase(self.epoch)
         kind, _, count = self.config.model.freeze.partition(":")
-        frozen = kind == "backbone" or (kind == "epochs" and epoch < int(count))
-        if frozen != self._frozen:
-            self._frozen = frozen
+        frozen = kind == "backbone" or (kind == "epochs" and self.epoch < int(count))
+        changed, self._frozen = frozen != self._frozen, frozen
+        if changed:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(not (frozen and name.startswith("backbone.")))
-            # DistributedDataParallel looks at what is trainable once, when it wraps.
-            self.parallel = self.link.wrap(self.compiled)
         if frozen:
             # Frozen layers normalise with the statistics they came with.
             self.model.get_submodule("backbone").eval()
+        return changed
 
-    def _begin_leg(self, epoch: int) -> None:
-        """Take up the optimiser of `epoch`'s leg; one that is taken up anew knows nothing of the steps before."""
-        leg = leg_at(self.config.optim, self.config.train.epochs, epoch)
-        if leg != self.leg:
-            self.leg = leg
-            self.optimizer = build_optimizer(self.model, leg.config)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context that forward passes run in."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+    def set_phase(self, epoch: int) -> None:
+        """Switch to the optimizer of this epoch's phase; a new optimizer starts without momentum state."""
+        phase = optim_phase_at(self.config.optim, self.config.train.epochs, epoch)
+        if phase != self.phase:
+            self.phase = phase
+            self.optimizer = build_optimizer(self.model, phase.config)
 
     def evaluated_model(self) -> nn.Module:
-        """The model that is evaluated and kept as best: the average where there is one."""
-        if self.average is None:
+        """The model that is evaluated and kept as best: the EMA where there is one."""
+        if self.ema is None:
             return self.model
-        module = self.average.module
+        module = self.ema.module
         assert isinstance(module, nn.Module)
         return module
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `restore` goes on exactly; rank 0's is everybody's."""
-        return {
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "optimizer_epoch": self.leg.first,
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Become the learner that `state` was taken of."""
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self._begin_leg(state["optimizer_epoch"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
 
     def clip_gradients(self) -> Tensor:
         """Clip the gradient to `optim.clip_norm` if set; returns its norm before, a scalar on the device."""
@@ -123,3 +107,31 @@ class Learner:
         if self.config.optim.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm, foreach=True)
         return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values from which `load_state_dict` goes on exactly; rank 0's is everybody's."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "phase_epoch": self.phase.first,
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "global_step": self.global_step,
+            "best": dict(self.best),
+            "hard_negatives": None if self.hard_negatives is None else self.hard_negatives.state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the state that `state` was taken of."""
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.set_phase(state["phase_epoch"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self.global_step, self.best = state["global_step"], state["best"]
+        kept = state["hard_negatives"]
+        self.hard_negatives = None if kept is None else Examples.from_state(kept)

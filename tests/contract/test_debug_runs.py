@@ -13,9 +13,9 @@ from cluster_home import job
 from fashion_dist import tasks
 from fashion_dist.paths import Home
 from fashion_dist.results.collect import ordered_predictions
+from fashion_dist.results.predict import predict_run
 from fashion_dist.runs import open_run
 from fashion_dist.tracking.metrics_log import read_metrics
-from fashion_dist.train.inference import predict_run
 from shards import ShardSet
 
 REPO = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from fashion_dist.tasks import Examples, polyvore_pairs
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.session import FitOptions
-from fashion_dist.train.trainer import fit
+from fashion_dist.train.options import Callbacks, TrainerOptions
+from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
 SETTINGS = (
@@ -29,7 +29,7 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
 ) -> None:
     config = polyvore_pairs.RECIPE.override(SETTINGS).check()
     shard_set = mini_set("polyvore_outfits")
-    link, options = Link(World(), torch.device("cpu")), FitOptions(wandb="off")
+    link, options = Link(World(), torch.device("cpu")), TrainerOptions(wandb="off")
     states = {}
     # 72 pairs make 4 steps an epoch: the second run is stopped twice after the first epoch; the last
     # start finds it done.
@@ -38,7 +38,8 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
         run.path.mkdir(parents=True)
         for after in (*stops, 100):
             asked = iter(range(after))
-            outcome = fit(run, config, shard_set, link, options, lambda: next(asked, None) is None)  # noqa: B023
+            callbacks = Callbacks(should_stop=lambda: next(asked, None) is None)  # noqa: B023
+            outcome = Trainer(config, polyvore_pairs.TASK, shard_set, link, run, options, callbacks).fit()
             if after == stops[:1]:
                 assert outcome == "stopped"
         assert outcome == "done"
@@ -51,7 +52,7 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
         assert 0 <= test["fill_in_blank"] <= 1
     whole, stopped = states["whole"], states["stopped"]
     assert all(torch.equal(value, stopped["model"][key]) for key, value in whole["model"].items())
-    kept, again = (Examples.from_state(state["mined"]) for state in (whole, stopped))
+    kept, again = (Examples.from_state(state["hard_negatives"]) for state in (whole, stopped))
     assert np.array_equal(kept.images, again.images)
     soft = polyvore_pairs.TASK.make_examples(shard_set.split("train"), config.override(["task.negatives=semantic"]), 2)
     assert kept.images.shape == soft.images.shape

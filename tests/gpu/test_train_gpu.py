@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench._open import open_trainer
 
-from fashion_dist.bench._session import close_session, open_session
 from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.tasks import deepfashion
 from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.session import FitOptions, Session, SplitFeed
-from fashion_dist.train.trainer import fit, train_step
+from fashion_dist.train.options import TrainerOptions
+from fashion_dist.train.split_loader import SplitLoader
+from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -29,7 +30,7 @@ PLAIN = ("train.mixup=0", "train.cutmix=0", "model.recolour=0", "train.ema=0")
 BUSY_CYCLES = 8_000_000_000
 """Some seconds of any GPU."""
 
-Open = Callable[..., tuple[Session, SplitFeed]]
+Open = Callable[..., tuple[Trainer, SplitLoader]]
 
 
 def config_of(*settings: str) -> Config:
@@ -38,48 +39,48 @@ def config_of(*settings: str) -> Config:
 
 @pytest.fixture
 def opened(packed_home: Path, tmp_path: Path) -> Iterator[Open]:
-    """Opens sessions, ready to train, with their feed."""
-    made: list[tuple[Session, SplitFeed]] = []
+    """Opens trainers with the loader of their training split."""
+    made: list[tuple[Trainer, SplitLoader]] = []
 
-    def make(device: torch.device, *settings: str, cache: str = "gpu") -> tuple[Session, SplitFeed]:
-        options = FitOptions(LoaderOptions(cache=cache), wandb="off")  # type: ignore[arg-type]
+    def make(device: torch.device, *settings: str, cache: str = "gpu") -> tuple[Trainer, SplitLoader]:
+        options = TrainerOptions(LoaderOptions(cache=cache), wandb="off")  # type: ignore[arg-type]
         folder = tmp_path / "runs" / str(len(made))
-        session = open_session(config_of(*settings), Home.find(str(packed_home)), folder, options, device)
-        made.append((session, SplitFeed(session, "train")))
+        trainer = open_trainer(config_of(*settings), Home.find(str(packed_home)), folder, options, device)
+        made.append((trainer, trainer.split_loader("train")))
         return made[-1]
 
     yield make
-    for session, feed in made:
-        feed.loader.close()
-        close_session(session)
+    for trainer, loader in made:
+        loader.loader.close()
+        trainer.close()
 
 
 def test_a_gpu_computes_in_bf16_with_fused_kernels(opened: Open) -> None:
-    session, feed = opened(CUDA)
-    assert session.learner.dtype == torch.bfloat16
-    assert session.learner.optimizer.defaults["fused"] is True
-    batch = next(iter(feed.loader.epoch(0)))
+    trainer, loader = opened(CUDA)
+    assert trainer.dtype == torch.bfloat16
+    assert trainer.state.optimizer.defaults["fused"] is True
+    batch = next(iter(loader.loader.epoch(0)))
     assert batch.images.dtype == torch.bfloat16 and batch.images.is_cuda
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     seen: list[torch.dtype] = []
-    session.learner.model.register_forward_hook(lambda _module, _given, out: seen.append(out["category"].dtype))
-    terms = train_step(session, feed, [batch])
+    trainer.state.model.register_forward_hook(lambda _module, _given, out: seen.append(out["category"].dtype))
+    terms = trainer.train_step(loader, [batch])
     assert seen == [torch.bfloat16]
     assert all(value.is_cuda and bool(value.isfinite()) for value in terms.values())
-    assert all(p.dtype == torch.float32 for p in session.learner.model.parameters())
+    assert all(p.dtype == torch.float32 for p in trainer.state.model.parameters())
 
 
 @pytest.mark.parametrize("settings", [(), ("train.ema=0",), ("train.accumulate=2",), ("optim.clip_norm=1",)])
 @pytest.mark.parametrize("cache", ["none", "gpu"])
 def test_a_step_never_waits_for_the_gpu(opened: Open, settings: tuple[str, ...], cache: str) -> None:
-    session, feed = opened(CUDA, *settings, cache=cache)
-    micro = session.config.train.accumulate
+    trainer, loader = opened(CUDA, *settings, cache=cache)
+    micro = trainer.config.train.accumulate
 
     def steps(epoch: int) -> None:
-        batches = feed.loader.epoch(epoch)
-        for _ in range(feed.loader.steps):
-            train_step(session, feed, [next(batches) for _ in range(micro)])
-            session.position.total += 1
+        batches = loader.loader.epoch(epoch)
+        for _ in range(loader.loader.steps):
+            trainer.train_step(loader, [next(batches) for _ in range(micro)])
+            trainer.state.global_step += 1
 
     steps(0)  # fills the cache, chooses kernels, makes the optimiser's state
     torch.cuda.set_sync_debug_mode("error")
@@ -87,22 +88,22 @@ def test_a_step_never_waits_for_the_gpu(opened: Open, settings: tuple[str, ...],
         steps(1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert session.position.total == 2 * feed.loader.steps > 0
+    assert trainer.state.global_step == 2 * loader.loader.steps > 0
 
 
 @pytest.mark.parametrize("cache", ["none", "gpu"])
 def test_the_next_batch_comes_while_the_gpu_is_busy(opened: Open, cache: str) -> None:
     # A small network: the driver holds a thousand kernels, and who adds one more waits.
-    session, feed = opened(CUDA, "model.name=dense", cache=cache)
-    for _ in feed.loader.epoch(0):
+    trainer, loader = opened(CUDA, "model.name=dense", cache=cache)
+    for _ in loader.loader.epoch(0):
         pass
-    batches = feed.loader.epoch(1)
-    train_step(session, feed, [next(batches)])
+    batches = loader.loader.epoch(1)
+    trainer.train_step(loader, [next(batches)])
     torch.cuda.synchronize()
     torch.cuda._sleep(BUSY_CYCLES)
     done = torch.cuda.Event()
     done.record()
-    train_step(session, feed, [next(batches)])
+    trainer.train_step(loader, [next(batches)])
     assert not done.query(), "the host waited for the GPU"
     torch.cuda.synchronize()
     assert done.query()
@@ -111,13 +112,13 @@ def test_the_next_batch_comes_while_the_gpu_is_busy(opened: Open, cache: str) ->
 @pytest.mark.parametrize(("precision", "near"), [("fp32", 2e-3), ("bf16", 5e-2)])
 def test_the_loss_is_the_cpu_s(opened: Open, precision: str, near: float) -> None:
     settings = (*PLAIN, f"train.precision={precision}")
-    session, feed = opened(CPU, *settings, cache="ram")
-    seen = next(iter(feed.loader.epoch(0)))
-    found = [train_step(session, feed, [seen])]
-    session, feed = opened(CUDA, *settings)
+    trainer, loader = opened(CPU, *settings, cache="ram")
+    seen = next(iter(loader.loader.epoch(0)))
+    found = [trainer.train_step(loader, [seen])]
+    trainer, loader = opened(CUDA, *settings)
     # The CPU's own pixels: those of another decoder and another resizer differ.
     images = seen.images.to(CUDA).contiguous(memory_format=torch.channels_last)
-    found.append(train_step(session, feed, [dataclasses.replace(seen, images=images)]))
+    found.append(trainer.train_step(loader, [dataclasses.replace(seen, images=images)]))
     (cpu_loss, cpu_norm), (loss, norm) = ([float(terms[name]) for name in ("loss", "gradient_norm")] for terms in found)
     assert loss == pytest.approx(cpu_loss, rel=near)
     assert norm == pytest.approx(cpu_norm, rel=20 * near)
@@ -128,7 +129,7 @@ def test_a_run_goes_to_its_end(packed_home: Path, tmp_path: Path, settings: tupl
     folder = RunDir(tmp_path / "runs" / "whole")
     folder.path.mkdir(parents=True)
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
-    options = FitOptions(LoaderOptions(cache="auto"), wandb="off")
-    outcome = fit(folder, config_of(*settings), shard_set, Link(World(), CUDA), options)
+    options = TrainerOptions(LoaderOptions(cache="auto"), wandb="off")
+    outcome = Trainer(config_of(*settings), deepfashion.TASK, shard_set, Link(World(), CUDA), folder, options).fit()
     assert outcome == "done"
     assert [path.name for path in folder.predictions("test").iterdir()] == ["rank_0.parquet"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench import gpu
 
 from fashion_dist import cli
-from fashion_dist.bench import gpu
 from fashion_dist.paths import Home
 
 BENCH = Path(__file__).parents[2] / "jobs" / "bench.py"
@@ -22,7 +22,8 @@ SMALL = {"image_px": 32, "batch_size": 8, "steps": 1, "rounds": 1, "images": 16,
 def test_every_part_is_measured_and_what_is_not_is_named(packed_home: Path, tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     code = (
-        "from fashion_dist import cli; from fashion_dist.bench import gpu; from fashion_dist.paths import Home; "
+        f"import sys; sys.path.insert(0, {str(BENCH.parents[1] / 'tests')!r}); "
+        "from fashion_dist import cli; from bench import gpu; from fashion_dist.paths import Home; "
         f"gpu.measured(gpu.Args(model='resnet18', dataset='deep_fashion', **{SMALL}), Home.find({str(packed_home)!r}), "
         f"__import__('pathlib').Path({str(out)!r}), cli.Progress(enabled=False))"
     )

@@ -6,9 +6,8 @@ import time
 
 import pytest
 import torch
-
-from fashion_dist.bench._segments import Segments
-from fashion_dist.bench._trainers import InMemory
+from bench._segments import Segments
+from bench._trainers import InMemory
 
 
 def test_batches_in_memory_take_a_loader_s_place() -> None:

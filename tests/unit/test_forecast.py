@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-
-from fashion_dist.bench._forecast import Machine, all_reduce_s, forecast
+from bench._forecast import Machine, all_reduce_s, forecast
 
 FAST = Machine(
     compute_s=0.1, batch=64, gradient_bytes=100e6, node_gbytes=200, network_gbytes=25, latency_us=10,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.deepfashion import RECIPE
-from fashion_dist.tracking.metrics_log import Tracker, read_metrics
+from fashion_dist.tracking.metrics_log import MetricsLogger, read_metrics
+from fashion_dist.tracking.wandb_run import start_wandb
 
 
 def run_dir(tmp_path: Path) -> RunDir:
@@ -20,7 +21,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 def test_lines_are_there_as_soon_as_they_are_logged(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
-    tracker = Tracker(run, RECIPE, resumed_step=0, attempt=1, mode="off")
+    tracker = MetricsLogger(run, 0, 1)
     tracker.log("train", 20, 0.5, {"loss": 1.5, "lr": 0.1})
     assert read_metrics(run.metrics) == [
         {
@@ -38,7 +39,7 @@ def test_lines_are_there_as_soon_as_they_are_logged(tmp_path: Path) -> None:
 
 def test_a_value_that_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
-    tracker = Tracker(run, RECIPE, 0, 1, "off")
+    tracker = MetricsLogger(run, 0, 1)
     tracker.log("val", 1, 1, {"loss": math.nan, "score": math.inf})
     tracker.close()
     line = json.loads(run.metrics.read_text(), parse_constant=lambda name: (_ for _ in ()).throw(ValueError(name)))
@@ -48,13 +49,13 @@ def test_a_value_that_is_not_finite_stays_valid_json(tmp_path: Path) -> None:
 
 def test_a_resumed_run_has_each_step_once_and_a_torn_line_is_gone(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
-    first = Tracker(run, RECIPE, 0, 1, "off")
+    first = MetricsLogger(run, 0, 1)
     for step in (20, 40, 60):
         first.log("train", step, step / 40, {"loss": float(step)})
     first.close()
     with run.metrics.open("a") as file:
         file.write('{"split": "train", "ste')
-    second = Tracker(run, RECIPE, resumed_step=40, attempt=2, mode="off")
+    second = MetricsLogger(run, 40, 2)
     second.log("train", 60, 1.5, {"loss": 61.0})
     second.close()
     points = read_metrics(run.metrics)
@@ -64,7 +65,8 @@ def test_a_resumed_run_has_each_step_once_and_a_torn_line_is_gone(tmp_path: Path
 
 def test_wandb_offline_gets_the_same_points(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
-    tracker = Tracker(run, RECIPE, 0, 1, "offline")
+    tracker = MetricsLogger(run, 0, 1)
+    tracker.add(start_wandb(run, RECIPE, "offline"))
     tracker.log("val", 40, 1.0, {"score": 0.5})
     tracker.close()
     files = list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -79,7 +81,8 @@ def test_wandb_offline_gets_the_same_points(tmp_path: Path) -> None:
 def test_training_goes_on_when_wandb_cannot_start(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
     (run.path / "wandb").write_text("a file where W&B wants its folder")
-    tracker = Tracker(run, RECIPE, 0, 1, "offline")
+    tracker = MetricsLogger(run, 0, 1)
+    tracker.add(start_wandb(run, RECIPE, "offline"))
     tracker.log("val", 40, 1.0, {"score": 0.5})
     tracker.close()
     assert len(read_metrics(run.metrics)) == 1

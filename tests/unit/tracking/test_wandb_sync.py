@@ -16,9 +16,10 @@ from wandb_server import WandbServer
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.clipart import RECIPE
-from fashion_dist.tracking import metrics_log, wandb_sync
-from fashion_dist.tracking.metrics_log import Note, Tracker
-from fashion_dist.tracking.wandb_media import Example, Showcase, Thing
+from fashion_dist.tracking import wandb_run, wandb_sync
+from fashion_dist.tracking.metrics_log import MetricsLogger
+from fashion_dist.tracking.wandb_media import Artifact, Example, Media
+from fashion_dist.tracking.wandb_run import SyncRecord, start_wandb
 
 KEY = "f" * 40
 SYSTEM = {1: (20, 60), 2: (100,), 3: (180,)}
@@ -31,7 +32,7 @@ def requeued_run(folder: Path) -> RunDir:
     run.path.mkdir(parents=True)
     done = 0
     for attempt, last in ((1, 80), (2, 140), (3, 200)):
-        tracker = Tracker(run, RECIPE, done, attempt, "off")
+        tracker = MetricsLogger(run, done, attempt)
         for step in range(done // 20 * 20 + 20, last + 1, 20):
             tracker.log("train", step, step / 100, {"loss": 1 / step, "lr": 0.1})
             if step in SYSTEM[attempt]:
@@ -56,16 +57,16 @@ def axes(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return sorted((kinds[name], row["step"]) for row in rows for name in row if name in kinds)
 
 
-def shown(folder: Path, pictures: Mapping[str, Path] | None = None) -> Showcase:
+def shown(folder: Path, pictures: Mapping[str, Path] | None = None) -> Media:
     file = folder / "test.txt"
     file.write_text("id,label\n")
     examples = [Example("a", Image.new("RGB", (8, 8)), {"key": "a", "label": "cat"})]
     confusion = {"test": (["cat", "dog"], [[3, 1], [0, 4]])}
-    things = [
-        Thing("shards x", "dataset", references=(folder,), is_input=True),
-        Thing("submission-x", "submission", files=(file,)),
+    artifacts = [
+        Artifact("shards x", "dataset", references=(folder,), is_input=True),
+        Artifact("submission-x", "submission", files=(file,)),
     ]
-    return Showcase({"best/accuracy": 0.2}, confusion, "test", examples, things, "abc", pictures or {})
+    return Media({"best/accuracy": 0.2}, confusion, "test", examples, artifacts, "abc", pictures or {})
 
 
 def test_a_run_that_was_requeued_is_one_offline_run_with_every_step_once(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_the_real_client_sends_each_line_once(server: WandbServer, tmp_path: Pat
     assert wandb_sync.is_synced(run, None)
     assert sync() == 0
     # More was trained since.
-    tracker = Tracker(run, RECIPE, 200, 4, "off")
+    tracker = MetricsLogger(run, 200, 4)
     tracker.log("train", 220, 2.2, {"loss": 0.1})
     tracker.log("train", 240, 2.4, {"loss": 0.1})
     tracker.close()
@@ -140,7 +141,8 @@ def test_a_live_run_that_is_requeued_online_sends_no_step_twice(server: WandbSer
     run = RunDir(tmp_path / "runs" / "clipart-live")
     run.path.mkdir(parents=True)
     for attempt, (done, last) in enumerate(((0, 60), (30, 80)), start=1):
-        tracker = Tracker(run, RECIPE, done, attempt, "online", "a-sweep")
+        tracker = MetricsLogger(run, done, attempt)
+        tracker.add(start_wandb(run, RECIPE, "online", "a-sweep"))
         for step in range(done // 20 * 20 + 20, last + 1, 20):
             tracker.log("train", step, step / 100, {"loss": 1 / step})
         tracker.close()
@@ -180,14 +182,14 @@ def test_the_pictures_of_a_report_are_sent_once_by_the_report_or_by_a_sync(serve
     (tmp_path / "data").mkdir()
     Image.new("RGB", (6, 4)).save(tmp_path / "curve-loss.png")
     pictures = {"curve-loss": tmp_path / "curve-loss.png"}
-    assert metrics_log.show_pictures(run, RECIPE, "online", "", pictures)
+    assert wandb_run.show_pictures(run, RECIPE, "online", "", pictures)
     assert axes(server.sent[run.run_id]) == sorted(STEPS)
 
     def rows() -> list[dict[str, Any]]:
         return [row["report/curve-loss"] for row in server.sent[run.run_id] if "report/curve-loss" in row]
 
     assert [(row["_type"], row["width"], row["height"]) for row in rows()] == [("image-file", 6, 4)]
-    assert metrics_log.show_pictures(run, RECIPE, "online", "", pictures)
+    assert wandb_run.show_pictures(run, RECIPE, "online", "", pictures)
     assert wandb_sync.sync(run, RECIPE, "", shown(tmp_path / "data", pictures)).rows == 1 == len(rows())  # the examples
     Image.new("RGB", (8, 4)).save(tmp_path / "curve-loss.png")
     assert not wandb_sync.is_synced(run, shown(tmp_path / "data", pictures))
@@ -197,7 +199,7 @@ def test_the_pictures_of_a_report_are_sent_once_by_the_report_or_by_a_sync(serve
 
 
 def test_notes_agree_with_what_the_server_has(tmp_path: Path) -> None:
-    note, other = Note(tmp_path / "n", "a"), Note(tmp_path / "n", "b")
+    note, other = SyncRecord(tmp_path / "n", "a"), SyncRecord(tmp_path / "n", "b")
     for key in ("1", "2", "3"):
         note.add(key)
     other.add("x")
@@ -212,6 +214,6 @@ def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(ConfigError, match=r"no key for W&B at wandb\.example\.org: set WANDB_API_KEY"):
-        metrics_log.require_key()
+        wandb_run.require_key()
     (tmp_path / "netrc").write_text("machine wandb.example.org login user password secret\n")
-    metrics_log.require_key()
+    wandb_run.require_key()

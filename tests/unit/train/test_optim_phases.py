@@ -19,21 +19,21 @@ from fashion_dist.paths import RunDir
 from fashion_dist.tasks import Examples, deepfashion
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.optim import leg_at
-from fashion_dist.train.session import FitOptions
-from fashion_dist.train.state import Learner
-from fashion_dist.train.trainer import fit
+from fashion_dist.train.optim import optim_phase_at
+from fashion_dist.train.options import Callbacks, TrainerOptions
+from fashion_dist.train.state import TrainState
+from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
 TWO = OptimConfig(stages=("sgd:0.005:10", "adam:0.001:12"), warmup_epochs=2)
 
 
 def test_stages_begin_where_the_one_before_ends() -> None:
-    legs = [leg_at(TWO, 22, epoch) for epoch in range(22)]
-    assert [leg.config.name for leg in legs] == ["sgd"] * 10 + ["adam"] * 12
-    assert {(leg.first, leg.epochs, leg.config.lr) for leg in legs} == {(0, 10, 0.005), (10, 12, 0.001)}
-    assert [legs[0].config.warmup_epochs, legs[-1].config.warmup_epochs] == [2, 0]
-    whole = leg_at(OptimConfig(name="adamw", lr=0.1), 22, 7)
+    phases = [optim_phase_at(TWO, 22, epoch) for epoch in range(22)]
+    assert [phase.config.name for phase in phases] == ["sgd"] * 10 + ["adam"] * 12
+    assert {(phase.first, phase.epochs, phase.config.lr) for phase in phases} == {(0, 10, 0.005), (10, 12, 0.001)}
+    assert [phases[0].config.warmup_epochs, phases[-1].config.warmup_epochs] == [2, 0]
+    whole = optim_phase_at(OptimConfig(name="adamw", lr=0.1), 22, 7)
     assert (whole.first, whole.epochs, whole.config.name) == (0, 22, "adamw")
 
 
@@ -74,45 +74,46 @@ def test_a_sample_is_a_seeded_part_in_order(count: int, fraction: float, least: 
     assert np.array_equal(part.images, examples.sample(fraction, least, seed).images)
 
 
-def learner(**model: str) -> Learner:
+def made_state(**model: str) -> TrainState:
     config = dataclasses.replace(deepfashion.RECIPE, optim=TWO, train=TrainConfig(epochs=22))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="dense", **model))
     torch.manual_seed(0)
     network = build_network(config.model, {"category": Head(3)}, 8)
-    return Learner(network, config, Link(World(), torch.device("cpu")))
+    return TrainState.create(network, config, torch.device("cpu"), torch.float32)
 
 
-def step(made: Learner) -> None:
+def step(made: TrainState) -> None:
     made.optimizer.zero_grad(set_to_none=True)
-    made.parallel(torch.ones(8, 3, 8, 8).mul(torch.arange(8)[:, None, None, None]))[
-        "category"
-    ].square().mean().backward()
+    made.model(torch.ones(8, 3, 8, 8).mul(torch.arange(8)[:, None, None, None]))["category"].square().mean().backward()
     made.optimizer.step()
 
 
 def test_a_frozen_backbone_stands_still_until_it_joins() -> None:
-    made = learner(freeze="epochs:3")
+    made = made_state(freeze="epochs:3")
     backbone = {k: v.clone() for k, v in made.model.state_dict().items() if k.startswith("backbone.")}
     head = made.model.state_dict()["heads.category.weight"].clone()
     for epoch in range(4):
-        made.train(epoch)
+        made.epoch = epoch
+        made.prepare_epoch()
         step(made)
         same = {key: torch.equal(made.model.state_dict()[key], value) for key, value in backbone.items()}
         assert all(same.values()) == (epoch < 3)
     assert not torch.equal(made.model.state_dict()["heads.category.weight"], head)
 
 
-def test_a_restored_learner_has_the_stage_s_own_optimiser() -> None:
-    made = learner()
+def test_a_restored_state_has_the_stage_s_own_optimiser() -> None:
+    made = made_state()
     for epoch in (0, 10):
-        made.train(epoch)
+        made.epoch = epoch
+        made.prepare_epoch()
         step(made)
     assert isinstance(made.optimizer, torch.optim.Adam)
-    again = learner()
-    again.restore(copy.deepcopy(made.state()))
+    again = made_state()
+    again.load_state_dict(copy.deepcopy(made.state_dict()))
     assert isinstance(again.optimizer, torch.optim.Adam)
     for each in (made, again):
-        each.train(11)
+        each.epoch = 11
+        each.prepare_epoch()
         step(each)
     theirs = again.model.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in made.model.state_dict().items())
@@ -125,7 +126,7 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_hom
     ]  # fmt: skip
     config = deepfashion.RECIPE.override(settings).check()
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
-    link, options = Link(World(), torch.device("cpu")), FitOptions(wandb="off", predict=())
+    link, options = Link(World(), torch.device("cpu")), TrainerOptions(wandb="off", predict=())
 
     def weights(name: str) -> dict[str, torch.Tensor]:
         found = Checkpoints(tmp_path / "runs" / name / "checkpoints").load("step")
@@ -138,7 +139,8 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_hom
         run.path.mkdir(parents=True)
         for after in (*stops, 100):
             asked = iter(range(after))
-            outcome = fit(run, config, shard_set, link, options, lambda: next(asked, None) is None)  # noqa: B023
+            callbacks = Callbacks(should_stop=lambda: next(asked, None) is None)  # noqa: B023
+            outcome = Trainer(config, deepfashion.TASK, shard_set, link, run, options, callbacks).fit()
         assert outcome == "done"
     whole, stopped = weights("whole"), weights("stopped")
     assert all(torch.equal(value, stopped[key]) for key, value in whole.items())

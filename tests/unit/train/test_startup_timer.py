@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from fashion_dist.bench.start import Measured, summary
+from bench.start import Measured, summary
+
 from fashion_dist.train.startup_timer import Startup, told
 
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import train
+from bench._ratios import Measured, cores, measure, ratio
+from bench.scale import LAUNCH
 from fashion_dist import cli
-from fashion_dist.bench import train
-from fashion_dist.bench._ratios import Measured, cores, measure, ratio
-from fashion_dist.bench.scale import LAUNCH
 from fashion_dist.cluster.launcher import local_gpus
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json, read_lines, write_json
@@ -124,7 +124,7 @@ def _photos(home: Home) -> str:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from fashion_dist.bench._ratios import cpu_name
+    from bench._ratios import cpu_name
 
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else "no GPU"
@@ -147,9 +147,9 @@ def _training(args: Args, dataset: str) -> train.Args:
 def _loaders(args: Args, home: Home, dataset: str, progress: cli.Progress) -> dict[str, Any]:
     import torch
 
-    from fashion_dist.bench import _peers
-    from fashion_dist.bench.loader import Args as LoaderArgs
-    from fashion_dist.bench.loader import ours, tune, work_of
+    from bench import _peers
+    from bench.loader import Args as LoaderArgs
+    from bench.loader import ours, tune, work_of
     from fashion_dist.train.distributed import World
 
     device, cpu = World().device(), torch.device("cpu")

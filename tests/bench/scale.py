@@ -2,7 +2,7 @@
 
 Weak scaling: every rank has the same batch, so N ranks do N times the work of a step. Runs of the real job through
 `launch.py`, each node one core of the local Slurm (or one task with `--cluster local`), in turns; medians.
-`--plan NODESxGPUS` forecasts with a stated model (`fashion_dist.bench._forecast`), whose assumptions are printed.
+`--plan NODESxGPUS` forecasts with a stated model (`bench._forecast`), whose assumptions are printed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench._forecast import Forecast, Machine, forecast
 from fashion_dist import cli
-from fashion_dist.bench._forecast import Forecast, Machine, forecast
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home
 from shards import ShardSet

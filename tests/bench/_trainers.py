@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fashion_dist.bench._peers import CLASSES
+from bench._peers import CLASSES
 from fashion_dist.data import Batch
-from fashion_dist.train.session import Session, SplitFeed
+from fashion_dist.train.split_loader import SplitLoader
+from fashion_dist.train.trainer import Trainer
 
-Trainer = Callable[[], int]
+Contender = Callable[[], int]
 Batches = Sequence[tuple[Tensor, Tensor]]
 """Images [n, 3, P, P] and which examples they stand for, int64 [n]."""
 IN_MEMORY_BYTES = 2_000_000_000
@@ -27,61 +28,61 @@ IN_MEMORY_BYTES = 2_000_000_000
 
 
 def bare_loop(
-    session: Session, images: Tensor, targets: dict[str, Tensor], steps: int, compiled: bool = True
-) -> Trainer:
+    trainer: Trainer, images: Tensor, targets: dict[str, Tensor], steps: int, compiled: bool = True
+) -> Contender:
     """Model, autocast, the task's loss, backward, optimizer, on one batch in memory: the ceiling's ceiling.
 
     The model is the one that is trained, or with `compiled` false always the plain one.
     """
-    learner, task, config = session.learner, session.task, session.config
-    model = learner.compiled if compiled else learner.model
+    task, config = trainer.task, trainer.config
+    model = trainer.model if compiled else trainer.state.model
 
     def run() -> int:
-        learner.model.train()
+        trainer.state.model.train()
         for _ in range(steps):
-            learner.optimizer.zero_grad(set_to_none=True)
-            with learner.autocast():
+            trainer.state.optimizer.zero_grad(set_to_none=True)
+            with trainer.autocast():
                 loss = task.loss(model(images), targets, config)["loss"]
             torch.autograd.backward(loss)
-            learner.optimizer.step()
-        synchronize(learner.device)
+            trainer.state.optimizer.step()
+        synchronize(trainer.device)
         return steps * len(images)
 
     return run
 
 
-def in_memory_loop(session: Session, whole: tuple[Tensor, dict[str, Tensor]], steps: int) -> Trainer:
+def in_memory_loop(trainer: Trainer, whole: tuple[Tensor, dict[str, Tensor]], steps: int) -> Contender:
     """The bare loop on a tensor of all images, [N, C, P, P] on the device, in a new random order each round.
 
     Gray images have one channel, which the model sees three times without a copy.
     """
-    learner, task, config = session.learner, session.task, session.config
+    task, config = trainer.task, trainer.config
     images, targets = whole
     size = config.train.batch_size
     steps = min(steps, len(images) // size)
 
     def run() -> int:
-        learner.model.train()
+        trainer.state.model.train()
         order = torch.randperm(len(images), device=images.device)
         for step in range(steps):
             rows = order[step * size : (step + 1) * size]
-            learner.optimizer.zero_grad(set_to_none=True)
-            with learner.autocast():
-                outputs = learner.compiled(images[rows].expand(-1, 3, -1, -1))
+            trainer.state.optimizer.zero_grad(set_to_none=True)
+            with trainer.autocast():
+                outputs = trainer.model(images[rows].expand(-1, 3, -1, -1))
                 loss = task.loss(outputs, {name: values[rows] for name, values in targets.items()}, config)["loss"]
             torch.autograd.backward(loss)
-            learner.optimizer.step()
-        synchronize(learner.device)
+            trainer.state.optimizer.step()
+        synchronize(trainer.device)
         return steps * size
 
     return run
 
 
-def fits_in_memory(feed: SplitFeed, image_px: int) -> bool:
-    """Whether the feed's images are squares of `image_px`, one an example, and few enough for a tensor of floats."""
-    split = feed.split
+def fits_in_memory(loader: SplitLoader, image_px: int) -> bool:
+    """Whether the loader's images are squares of `image_px`, one an example, and few enough for a tensor of floats."""
+    split = loader.split
     alike = bool(((split.width == image_px) & (split.height == image_px)).all())
-    return alike and feed.examples.images.shape[1] == 1 and len(split) * image_px**2 * 12 <= IN_MEMORY_BYTES
+    return alike and loader.examples.images.shape[1] == 1 and len(split) * image_px**2 * 12 <= IN_MEMORY_BYTES
 
 
 def one_channel(images: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ def one_channel(images: Tensor) -> Tensor:
 
 def timm_train(
     name: str, root: Path, image_px: int, batch_size: int, device: torch.device, workers: int, amp: bool
-) -> Trainer:
+) -> Contender:
     """Timm's training script from the library's own parts: its dataset, loader, optimizer and channels_last.
 
     The loop is `train_one_epoch` of its `train.py` (timm 1.0) with that script's defaults: SGD with momentum, random
@@ -133,7 +134,7 @@ def timm_train(
 
 def torchvision_reference(
     name: str, root: Path, image_px: int, batch_size: int, device: torch.device, workers: int, amp: bool
-) -> Trainer:
+) -> Contender:
     """Torchvision's references/classification: ImageFolder, DataLoader, its training preset, SGD, a log per step."""
     import torchvision
     from torchvision.transforms import v2
@@ -190,11 +191,11 @@ def _autocast(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
 
 
-def random_batches(examples: int, image_px: int, session: Session, count: int) -> Batches:
+def random_batches(examples: int, image_px: int, trainer: Trainer, count: int) -> Batches:
     """`count` batches in memory: images [n, 3, P, P], channels_last, and int64 [n], of which `examples`."""
-    size, device = session.config.train.batch_size, session.learner.device
+    size, device = trainer.config.train.batch_size, trainer.device
     draw = np.random.default_rng(0)
-    dtype = torch.bfloat16 if session.learner.dtype == torch.bfloat16 else torch.float32
+    dtype = torch.bfloat16 if trainer.dtype == torch.bfloat16 else torch.float32
     batches = []
     for _ in range(count):
         pixels = torch.from_numpy(draw.standard_normal((size, image_px, image_px, 3), np.float32))

@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from bench import _trainers
+from bench._open import open_trainer
+from bench._peers import write_files
+from bench._ratios import cores, cpu_name, fastest
+from bench._segments import Segments
+from bench._trainers import Contender, synchronize
 from fashion_dist import cli
-from fashion_dist.bench import _trainers
-from fashion_dist.bench._peers import write_files
-from fashion_dist.bench._ratios import cores, cpu_name, fastest
-from fashion_dist.bench._segments import Segments
-from fashion_dist.bench._session import close_session, open_session
-from fashion_dist.bench._trainers import Trainer, synchronize
 from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.model_names import own_models
 from fashion_dist.paths import Home
-from fashion_dist.tasks import load
-from fashion_dist.train.session import FitOptions, Session, SplitFeed
+from fashion_dist.tasks import Examples, load
+from fashion_dist.train.options import TrainerOptions
+from fashion_dist.train.split_loader import SplitLoader
 from fashion_dist.train.state import compute_dtype
-from fashion_dist.train.trainer import train_epoch
+from fashion_dist.train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from fashion_dist.bench.train import Args
+    from bench.train import Args
 
 BARE, SYNTHETIC, CACHED, JPEG = "bare loop", "ours, synthetic", "ours, cached", "ours, from JPEG"
 IN_MEMORY, PLAIN = "bare loop, set in memory", "bare loop, not compiled"
@@ -38,39 +39,39 @@ PEERS = "timm", "torchvision"
 
 
 class Bench:
-    """What the contenders share: sessions of one configuration, below `scratch`, closed by `closing`."""
+    """What the contenders share: trainers of one configuration, below `scratch`, closed by `closing`."""
 
     def __init__(self, args: Args, home: Home, scratch: Path, closing: ExitStack) -> None:
         self._args, self._home, self._scratch, self._closing = args, home, scratch, closing
         torch.set_num_threads(cores())
-        self._sessions: dict[str, tuple[Session, SplitFeed]] = {}
+        self._trainers_of: dict[str, tuple[Trainer, SplitLoader]] = {}
 
-    def contenders(self, progress: cli.Progress) -> dict[str, tuple[Trainer, str]]:
+    def contenders(self, progress: cli.Progress) -> dict[str, tuple[Contender, str]]:
         """Name -> (train for one round, how it is set)."""
         steps = self._args.steps
-        session, feed = self._open(BARE, "none")
-        batches = _trainers.random_batches(len(feed.examples), self._args.image_px, session, 4)
+        trainer, loader = self._open(BARE, "none")
+        batches = _trainers.random_batches(len(loader.examples), self._args.image_px, trainer, 4)
         images, index = batches[0]
-        targets = {name: values[index.to(values.device)] for name, values in feed.targets.items()}
-        device = session.learner.device
-        setting = str(session.learner.dtype)[6:]
-        found: dict[str, tuple[Trainer, str]] = {}
+        targets = {name: values[index.to(values.device)] for name, values in loader.targets.items()}
+        device = trainer.device
+        setting = str(trainer.dtype)[6:]
+        found: dict[str, tuple[Contender, str]] = {}
         if self._args.compile:
-            found[PLAIN] = _trainers.bare_loop(session, images, targets, steps, compiled=False), setting
+            found[PLAIN] = _trainers.bare_loop(trainer, images, targets, steps, compiled=False), setting
             began = time.perf_counter()
-            _trainers.bare_loop(session, images, targets, 1)()
+            _trainers.bare_loop(trainer, images, targets, 1)()
             setting += f", compiled within {time.perf_counter() - began:.0f} s"
         found |= {
-            BARE: (_trainers.bare_loop(session, images, targets, steps), setting),
+            BARE: (_trainers.bare_loop(trainer, images, targets, steps), setting),
             SYNTHETIC: (self._ours(SYNTHETIC, "none", batches), "4 batches in memory"),
             CACHED: (self._ours(CACHED, "gpu" if device.type == "cuda" else "ram"), "crops, flips, normalisation"),
             JPEG: (self._ours(JPEG, "none"), "decoding, too"),
         }
-        if _trainers.fits_in_memory(feed, self._args.image_px):
-            loop = _trainers.in_memory_loop(session, self._whole_set(session), steps)
+        if _trainers.fits_in_memory(loader, self._args.image_px):
+            loop = _trainers.in_memory_loop(trainer, self._whole_set(trainer), steps)
             found[IN_MEMORY] = loop, "by a random permutation, no flips"
         if not self._args.alone and self._args.model not in own_models():
-            found |= self._peers(feed, device, progress)
+            found |= self._peers(loader, device, progress)
         return found
 
     def _config(self) -> Config:
@@ -84,49 +85,52 @@ class Bench:
         dataset = args.dataset or config.dataset
         return dataclasses.replace(config, dataset=dataset, data=data, train=train, model=model)
 
-    def _open(self, name: str, cache: Literal["none", "ram", "gpu"]) -> tuple[Session, SplitFeed]:
-        options = FitOptions(loader=LoaderOptions(cache=cache), wandb="off")
+    def _open(self, name: str, cache: Literal["none", "ram", "gpu"]) -> tuple[Trainer, SplitLoader]:
+        options = TrainerOptions(loader=LoaderOptions(cache=cache), wandb="off")
         config = self._config()
-        session = open_session(config, self._home, self._scratch / name, options)
-        self._closing.callback(close_session, session)
-        count = session.shard_set.splits["train"]
+        trainer = open_trainer(config, self._home, self._scratch / name, options)
+        self._closing.enter_context(trainer)
+        count = trainer.shard_set.splits["train"]
         fraction = min(1.0, (self._args.steps * config.train.batch_size + 0.5) / count)
-        session.config = dataclasses.replace(config, train=dataclasses.replace(config.train, fraction=fraction))
-        feed = self._closing.enter_context(SplitFeed(session, "train"))
-        self._sessions[name] = session, feed
-        return session, feed
+        trainer.config = dataclasses.replace(config, train=dataclasses.replace(config.train, fraction=fraction))
+        loader = self._closing.enter_context(trainer.split_loader("train"))
+        self._trainers_of[name] = trainer, loader
+        return trainer, loader
 
-    def _whole_set(self, session: Session) -> tuple[Tensor, dict[str, Tensor]]:
+    def _whole_set(self, trainer: Trainer) -> tuple[Tensor, dict[str, Tensor]]:
         """The epoch's images, normalised, and their targets, on the device."""
-        plain = dataclasses.replace(session.config.data, eval_resize=1.0)
-        whole = dataclasses.replace(session, config=dataclasses.replace(session.config, data=plain))
-        with SplitFeed(whole, "train", alone=True) as feed:
-            images = [_trainers.one_channel(batch.images) for batch in feed.loader.epoch(0)]
-        examples = self._sessions[BARE][1]
+        plain = dataclasses.replace(trainer.config.data, eval_resize=1.0)
+        config, split = dataclasses.replace(trainer.config, data=plain), trainer.shard_set.split("train")
+        images_of = Examples.of_images(len(split))
+        with SplitLoader(split, images_of, config, trainer.dist, training=False, dtype=trainer.dtype) as loader:
+            images = [_trainers.one_channel(batch.images) for batch in loader.loader.epoch(0)]
+        examples = self._trainers_of[BARE][1]
         rows = torch.from_numpy(examples.examples.images[:, 0]).to(images[0].device)
         return torch.cat(images)[rows], examples.targets
 
-    def _ours(self, name: str, cache: Literal["none", "ram", "gpu"], batches: _trainers.Batches = ()) -> Trainer:
-        session, feed = self._open(name, cache)
+    def _ours(self, name: str, cache: Literal["none", "ram", "gpu"], batches: _trainers.Batches = ()) -> Contender:
+        trainer, loader = self._open(name, cache)
         if batches:
-            feed.loader.close()
-            feed.loader = _trainers.InMemory(batches, self._args.steps)  # type: ignore[assignment]
+            loader.loader.close()
+            loader.loader = _trainers.InMemory(batches, self._args.steps)  # type: ignore[assignment]
 
         def run() -> int:
-            session.position.step = 0
-            train_epoch(session, feed)
-            session.position.epoch += 1
-            synchronize(session.learner.device)
-            return feed.loader.steps * session.config.train.batch_size
+            trainer.state.step_in_epoch = 0
+            trainer.train_epoch(loader)
+            trainer.state.epoch += 1
+            synchronize(trainer.device)
+            return loader.loader.steps * trainer.config.train.batch_size
 
         return run
 
-    def _peers(self, feed: SplitFeed, device: torch.device, progress: cli.Progress) -> dict[str, tuple[Trainer, str]]:
+    def _peers(
+        self, loader: SplitLoader, device: torch.device, progress: cli.Progress
+    ) -> dict[str, tuple[Contender, str]]:
         """Each peer with its best number of workers; with and without bf16 where the hardware has it."""
         args = self._args
-        count = min(len(feed.split), args.steps * args.batch_size)
+        count = min(len(loader.split), args.steps * args.batch_size)
         root = self._scratch / "files"
-        write_files(feed.split, count, root)
+        write_files(loader.split, count, root)
         amps = [False, True] if compute_dtype("auto", device) == torch.bfloat16 else [False]
         found = {}
         makers = dict(zip(PEERS, (_trainers.timm_train, _trainers.torchvision_reference), strict=True))
@@ -145,26 +149,26 @@ class Bench:
 
         With `trace`, another epoch goes through torch's profiler, whose trace is written there.
         """
-        session, feed = self._sessions[CACHED]
-        device = session.learner.device
+        trainer, loader = self._trainers_of[CACHED]
+        device = trainer.device
         clock = Segments(lambda: synchronize(device))
-        clock.attach(session, feed)
-        session.position.step = 0
-        train_epoch(session, feed)
+        clock.attach(trainer, loader)
+        trainer.state.step_in_epoch = 0
+        trainer.train_epoch(loader)
         clock.mark("other")
         clock.detach()
         if trace is not None:
-            session.position.step = 0
+            trainer.state.step_in_epoch = 0
             kinds = [torch.profiler.ProfilerActivity.CPU]
             kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
             with torch.profiler.profile(activities=kinds) as profiler:
-                train_epoch(session, feed)
+                trainer.train_epoch(loader)
             profiler.export_chrome_trace(str(trace))
         return dict(clock.shares())
 
     def machine(self) -> dict[str, Any]:
         """What it was measured on."""
-        learner = self._sessions[BARE][0].learner
-        on_gpu = learner.device.type == "cuda"
-        name = torch.cuda.get_device_name(learner.device) if on_gpu else cpu_name()
-        return {"device": name, "cores": cores(), "dtype": str(learner.dtype)[6:]}
+        trainer = self._trainers_of[BARE][0]
+        on_gpu = trainer.device.type == "cuda"
+        name = torch.cuda.get_device_name(trainer.device) if on_gpu else cpu_name()
+        return {"device": name, "cores": cores(), "dtype": str(trainer.dtype)[6:]}

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench._ratios import Measured, cpu_ratio, measure, ratio
 from fashion_dist import cli
-from fashion_dist.bench._ratios import Measured, cpu_ratio, measure, ratio
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
@@ -80,7 +80,7 @@ def measured(args: Args, home: Home, folder: Path, progress: cli.Progress) -> di
         ConfigError: the shard set has fewer training images than a batch.
         InputError: there is no such shard set in HOME/shards.
     """
-    from fashion_dist.bench._contenders import Bench
+    from bench._contenders import Bench
 
     trace = Path(args.trace).expanduser().absolute() if args.trace else None
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ExitStack() as closing:
@@ -92,7 +92,7 @@ def measured(args: Args, home: Home, folder: Path, progress: cli.Progress) -> di
 def _values(
     args: Args, results: Mapping[str, Measured], segments: Mapping[str, float], machine: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from fashion_dist.bench._contenders import BARE, CACHED, IN_MEMORY, JPEG, PEERS, PLAIN, SYNTHETIC
+    from bench._contenders import BARE, CACHED, IN_MEMORY, JPEG, PEERS, PLAIN, SYNTHETIC
 
     pairs = [(SYNTHETIC, BARE), (CACHED, SYNTHETIC), (JPEG, SYNTHETIC)]
     pairs += [(BARE, PLAIN)] if PLAIN in results else []

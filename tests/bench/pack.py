@@ -8,10 +8,10 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench import _pack_ways
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
-from shards import bench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def main(args: Args) -> cli.Result:
     out.parent.mkdir(parents=True, exist_ok=True)
     workers = args.workers or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
-        timings, images, size = bench.run(
+        timings, images, size = _pack_ways.run(
             args.dataset,
             Path(args.source).expanduser().absolute(),
             Path(scratch),

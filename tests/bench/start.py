@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.scale import LAUNCH
 from fashion_dist import cli
-from fashion_dist.bench.scale import LAUNCH
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json
 from fashion_dist.paths import Home

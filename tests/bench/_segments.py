@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fashion_dist.data import Batch
-    from fashion_dist.train.session import Session, SplitFeed
+    from fashion_dist.train.split_loader import SplitLoader
+from fashion_dist.train.trainer import Trainer
 
 OTHER = "other"
 
@@ -34,22 +35,24 @@ class Segments:
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._at
         self._at = now
 
-    def attach(self, session: Session, feed: SplitFeed) -> None:
-        """Mark what `train_epoch` does with the session and the feed, until `detach`."""
-        learner, task = session.learner, session.task
+    def attach(self, trainer: Trainer, loader: SplitLoader) -> None:
+        """Mark what `train_epoch` does with the trainer and the loader, until `detach`."""
+        task = trainer.task
         self._undo = [
-            learner.model.register_forward_pre_hook(lambda *_: self.mark(OTHER)).remove,
-            learner.model.register_forward_hook(lambda *_: self.mark("forward")).remove,
-            learner.optimizer.register_step_pre_hook(lambda *_: self.mark(OTHER)).remove,
-            learner.optimizer.register_step_post_hook(lambda *_: self.mark("optimizer")).remove,
+            trainer.state.model.register_forward_pre_hook(lambda *_: self.mark(OTHER)).remove,
+            trainer.state.model.register_forward_hook(lambda *_: self.mark("forward")).remove,
+            trainer.state.optimizer.register_step_pre_hook(lambda *_: self.mark(OTHER)).remove,
+            trainer.state.optimizer.register_step_post_hook(lambda *_: self.mark("optimizer")).remove,
         ]
         # After the loss nothing stands between the backward pass and the gradient's norm.
-        session.task = dataclasses.replace(task, loss=self.timed(task.loss, "loss"))
-        self._undo.append(lambda: setattr(session, "task", task))
-        self._replace(learner, "clip_gradients", self.timed(learner.clip_gradients, "gradient norm", "backward"))
-        self._replace(feed, "targets_of", self.timed(feed.targets_of, "targets to the device"))
-        self._replace(feed.loader, "epoch", self.waiting(feed.loader.epoch))
-        for owner, name in ((session, "log"), (session, "tell"), (session.link, "sum")):
+        trainer.task = dataclasses.replace(task, loss=self.timed(task.loss, "loss"))
+        self._undo.append(lambda: setattr(trainer, "task", task))
+        self._replace(
+            trainer.state, "clip_gradients", self.timed(trainer.state.clip_gradients, "gradient norm", "backward")
+        )
+        self._replace(loader, "targets_of", self.timed(loader.targets_of, "targets to the device"))
+        self._replace(loader.loader, "epoch", self.waiting(loader.loader.epoch))
+        for owner, name in ((trainer.logger, "log"), (trainer.logger, "update_status"), (trainer.dist, "sum")):
             self._replace(owner, name, self.timed(getattr(owner, name), "logging"))
 
     def detach(self) -> None:

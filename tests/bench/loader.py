@@ -17,15 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench._ratios import Measured, cores, cpu_name, cpu_ratio, fastest, measure, ratio
 from fashion_dist import cli
-from fashion_dist.bench._ratios import Measured, cores, cpu_name, cpu_ratio, fastest, measure, ratio
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
     import torch
 
-    from fashion_dist.bench._peers import Epoch, Work
+    from bench._peers import Epoch, Work
 
 FIRST, LATER = "ours, first epoch", "ours, later epochs"
 FLOOR = "libjpeg-turbo alone"
@@ -93,7 +93,7 @@ def work_of(args: Args, folder: Path, scratch: Path) -> Work:
         ConfigError: the set has fewer images than a batch, or not the size that `--whole` says.
         InputError: it is no shard set.
     """
-    from fashion_dist.bench._peers import Work
+    from bench._peers import Work
     from fashion_dist.config import DataConfig
     from shards import ShardSet
 
@@ -141,7 +141,7 @@ def ours(work: Work, closing: ExitStack, cache: str, device: torch.device | None
 
 def _contenders(work: Work, peers: bool, closing: ExitStack, progress: cli.Progress) -> dict[str, tuple[Epoch, str]]:
     """Name -> the epoch to time, and the setting that was best for it."""
-    from fashion_dist.bench import _peers
+    from bench import _peers
 
     made: dict[str, tuple[Epoch, str]] = {}
     if peers:
@@ -161,7 +161,7 @@ def _contenders(work: Work, peers: bool, closing: ExitStack, progress: cli.Progr
 
 
 def _has_jpegs(work: Work) -> bool:
-    from fashion_dist.bench._peers import JPEG
+    from bench._peers import JPEG
     from fashion_dist.data.shard_reader import ShardFiles
 
     files = ShardFiles(work.split)
@@ -174,7 +174,7 @@ def tune(
     make: Callable[[Work, int], Epoch], work: Work, progress: cli.Progress, number: int, peers: int
 ) -> tuple[Epoch, str]:
     """The peer with the number of workers that is fastest in one warm epoch."""
-    from fashion_dist.bench._peers import variants
+    from bench._peers import variants
 
     counts = variants(work.cores)
     done = itertools.count(number * len(counts) + 1)

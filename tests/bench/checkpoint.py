@@ -21,7 +21,8 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
-    from fashion_dist.train.session import Session, SplitFeed
+    from fashion_dist.train.split_loader import SplitLoader
+from fashion_dist.train.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +50,12 @@ def main(args: Args) -> cli.Result:
     home = Home.find(args.home)
     out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "checkpoint.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    from fashion_dist.bench._session import close_session
-
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
-        session, train = _session(args, home, Path(scratch) / "runs" / "bench")
+        trainer, train = _open(args, home, Path(scratch) / "runs" / "bench")
         with train:
-            blocks = _measure(session, train, args, progress)
-        close_session(session)
-        newest = max(session.folder.checkpoints.glob("step-*"))
+            blocks = _measure(trainer, train, args, progress)
+        trainer.close()
+        newest = max(trainer.run.checkpoints.glob("step-*"))
         size = json.loads((newest / "manifest.json").read_text())["bytes"]
     cost = {kind: _cost(blocks.of(kind)) for kind in ("wall", "cpu")}
     alone_s = statistics.median(blocks.alone_s)
@@ -64,8 +63,8 @@ def main(args: Args) -> cli.Result:
     held_s = statistics.median(blocks.held_s)
     values: dict[str, Any] = {
         "task": args.task,
-        "image_px": session.config.data.image_px,
-        "batch_size": session.config.train.batch_size,
+        "image_px": trainer.config.data.image_px,
+        "batch_size": trainer.config.train.batch_size,
         "steps": args.steps,
         "checkpoint_bytes": size,
         "cost": round(share, 5),
@@ -112,38 +111,35 @@ def _cost(blocks: tuple[list[float], list[float]]) -> float:
     return statistics.median(a - b for a, b in zip(saving, plain, strict=True)) / statistics.median(plain)
 
 
-def _session(args: Args, home: Home, folder: Path) -> tuple[Session, SplitFeed]:
+def _open(args: Args, home: Home, folder: Path) -> tuple[Trainer, SplitLoader]:
     """A fresh run in this process alone, and its training split."""
-    from fashion_dist.bench._session import open_session
+    from bench._open import open_trainer
     from fashion_dist.tasks import load
-    from fashion_dist.train.session import SplitFeed
 
     config = load(args.task).recipe
     data = dataclasses.replace(config.data, image_px=args.image_px or config.data.image_px, start_px=0)
     train = dataclasses.replace(config.train, batch_size=args.batch_size or config.train.batch_size)
     config = dataclasses.replace(config, data=data, train=train)
-    session = open_session(config, home, folder)
-    return session, SplitFeed(session, "train")
+    trainer = open_trainer(config, home, folder)
+    return trainer, trainer.split_loader("train")
 
 
-def _measure(session: Session, train: SplitFeed, args: Args, progress: cli.Progress) -> Blocks:
-    from fashion_dist.train.trainer import train_step
-
+def _measure(trainer: Trainer, train: SplitLoader, args: Args, progress: cli.Progress) -> Blocks:
     batches = (batch for epoch in range(1 << 30) for batch in train.loader.epoch(epoch))
     blocks = Blocks()
 
     def step() -> None:
-        float(train_step(session, train, [next(batches)])["gradient_norm"])
-        session.position.total += 1
+        float(trainer.train_step(train, [next(batches)])["gradient_norm"])
+        trainer.state.global_step += 1
 
     def block(save: bool) -> tuple[float, float]:
         began, used = time.perf_counter(), time.process_time()
         if save:
-            session.save()
+            trainer.save_checkpoint()
             blocks.held_s.append(time.perf_counter() - began)
         for _ in range(args.steps):
             step()
-        session.checkpoints.wait()
+        trainer.checkpoints.wait()
         return time.perf_counter() - began, time.process_time() - used
 
     step()  # pools and page cache
@@ -153,8 +149,8 @@ def _measure(session: Session, train: SplitFeed, args: Args, progress: cli.Progr
         (blocks.saving if save else blocks.plain).append(block(save))
         if turn % 2:
             used = time.process_time()
-            session.save()
-            session.checkpoints.wait()
+            trainer.save_checkpoint()
+            trainer.checkpoints.wait()
             blocks.alone_s.append(time.process_time() - used)
         progress("blocks", turn + 1, 2 * args.rounds)
     return blocks

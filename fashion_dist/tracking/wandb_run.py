@@ -1,0 +1,276 @@
+"""Weights & Biases: the only importer of wandb.
+
+metrics.jsonl is the truth. W&B is told the same lines; when it fails, one warning is logged and training goes on.
+Offline (the default without a key), `jobs/sync.py` replays the file into one W&B run later.
+
+Every row of W&B's history is one line of the file, and W&B's own step is the row's number. So the number of rows that
+the server has says how far it got, and `synced.jsonl` says which lines those were: after any death the next start or
+sync goes on with the first line that did not arrive, and sends none twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import netrc
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse
+
+from fashion_dist import tasks
+from fashion_dist.config import Config
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import read_lines, write_text
+from fashion_dist.paths import RunDir
+from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.tracking.wandb_media import Media
+
+if TYPE_CHECKING:
+    import wandb
+
+logger = logging.getLogger(__name__)
+
+WandbMode = Literal["auto", "online", "offline", "off"]
+
+
+def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -> WandbRun | None:
+    """W&B's side of a run with all lines so far; None where it is off, or does not start."""
+    if mode == "auto":
+        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    if mode == "off" or os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    try:
+        feed = WandbRun.open(run, config, mode, group, run.path)
+        for point in read_metrics(run.metrics):  # offline, what the lost attempt's folder had; online, what got lost
+            feed.log(point)
+        return feed
+    except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
+        logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
+        return None
+
+
+def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pictures: Mapping[str, Path]) -> bool:
+    """Show image files, by name, in the W&B run of a run that is not training; says whether W&B took them."""
+    feed = start_wandb(run, config, mode, group)
+    if feed is None:
+        return False
+    try:
+        feed.show_pictures(pictures)
+        feed.finish()
+    except Exception as error:  # as in MetricsLogger; the page is written whatever W&B says
+        logger.warning("W&B did not take the pictures (%s)", error)
+        return False
+    return True
+
+
+class WandbRun:
+    """One W&B run and which lines it has; see the module."""
+
+    def __init__(self, wandb_run: wandb.Run, note: SyncRecord | None) -> None:
+        self.wandb = wandb_run
+        self._note = note
+        self._next = int(wandb_run.starting_step)
+        self._sent: set[str] = set()
+        self._best: float | None = None
+        self._monitor, self._mode = "", "max"
+        self.rows = 0
+        """Rows sent by this object."""
+
+    @classmethod
+    def open(
+        cls, run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, folder: Path
+    ) -> WandbRun:
+        """The W&B run of a run; online it is taken up where the server has it.
+
+        Args:
+            run: the run.
+            config: what W&B shows as its configuration.
+            mode: `offline` begins a folder of W&B's, whole in itself.
+            group: under which W&B shows it.
+            folder: where W&B's own files go.
+        """
+        import wandb
+
+        started = wandb.init(
+            id=run.run_id, name=run.run_id, project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
+            mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
+            group=group or config.task, job_type="trial" if group else "train",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )  # fmt: skip
+        started.define_metric("step", hidden=True)
+        started.define_metric("epoch", hidden=True)
+        for axis in ("train/*", "system/*"):
+            started.define_metric(axis, step_metric="step")
+        for axis in ("val/*", "test/*"):
+            started.define_metric(axis, step_metric="epoch")
+        note = SyncRecord(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
+        feed = cls(started, note)
+        feed._monitor, feed._mode = config.train.monitor or tasks.load(config.task).monitor, config.train.mode
+        if note is not None:
+            first = [key_of(point) for point in read_metrics(run.metrics)[: feed._next]]
+            feed._sent = set(note.agree(feed._next, first))
+        return feed
+
+    def log(self, line: Mapping[str, Any]) -> bool:
+        """Add a line of metrics.jsonl; False where the run has it already."""
+        head = {"step": line["step"], "epoch": line["epoch"]}
+        left_out = ("split", "step", "epoch", "attempt", "time")
+        split = line["split"]
+        values = {f"{split}/{name}": math.nan if v is None else v for name, v in line.items() if name not in left_out}
+        if split == "val":
+            self._tell_best(line)
+        return self.send_row(key_of(line), head | values)
+
+    def _tell_best(self, point: Mapping[str, Any]) -> None:
+        """Keep the best value in the summary, by which W&B compares runs, also those that never end well."""
+        value = point.get(self._monitor)
+        if value is None or not math.isfinite(value):
+            return
+        if self._best is None or (value > self._best if self._mode == "max" else value < self._best):
+            self._best = float(value)
+            self.wandb.summary.update({f"best/{self._monitor}": value, "best/epoch": point["epoch"]})
+
+    def send_row(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Add a row, once for each key."""
+        if key in self._sent:
+            return False
+        if self._note is not None:
+            self._note.add(key)
+        self._sent.add(key)
+        self.wandb.log(dict(values), step=self._next)
+        self._next += 1
+        self.rows += 1
+        return True
+
+    def show(self, media: Media) -> None:
+        """Add what there is to see of a run beside its curves: summary, confusions, examples, files."""
+        import wandb
+
+        self.wandb.summary.update(dict(media.summary))
+        row: dict[str, Any] = {}
+        for split, (names, cells) in media.confusions.items():
+            table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=list(_cells(names, cells)))
+            row[f"{split}/confusion"] = wandb.plot_table(
+                "wandb/confusion_matrix/v1", table,
+                {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+                {"title": f"{split}: confusion"},
+            )  # fmt: skip
+        if media.examples:
+            columns: list[str | int] = ["image", *media.examples[0].values]
+            shown = [[wandb.Image(one.image, caption=one.key), *one.values.values()] for one in media.examples]
+            row[f"{media.split}/examples"] = wandb.Table(columns=columns, data=shown)
+        if row:
+            self.send_row(f"shown {media.fingerprint}", row)
+        self.show_pictures(media.pictures)
+        for item in media.artifacts:
+            artifact = wandb.Artifact(_artifact_name(item.name), type=item.type, metadata=dict(item.facts))
+            for path in item.files:
+                artifact.add_file(str(path), name=path.name)
+            for path in item.references:
+                artifact.add_reference(path.as_uri(), checksum=False)
+            if item.is_input and not self.wandb.offline:  # W&B cannot say so offline
+                self.wandb.use_artifact(artifact)
+            else:
+                self.wandb.log_artifact(artifact)
+
+    def show_pictures(self, pictures: Mapping[str, Path]) -> None:
+        """Add a row of image files, by name, once for each content."""
+        import wandb
+
+        if pictures:
+            row = {f"report/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
+            self.send_row(pictures_key(pictures), row)
+
+    def finish(self) -> None:
+        """Wait until everything has arrived; the note says so."""
+        self.wandb.finish()
+        if self._note is not None:
+            self._note.arrived(self._next)
+
+
+def key_of(point: Mapping[str, Any]) -> str:
+    """What tells a line of metrics.jsonl from the others."""
+    return f"{point['split']} {point['step']} {point['epoch']}"
+
+
+def pictures_key(pictures: Mapping[str, Path]) -> str:
+    """What tells these pictures, by name, from others."""
+    digest = hashlib.sha256()
+    for name, path in sorted(pictures.items()):
+        digest.update(f"{name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return f"pictures {digest.hexdigest()[:16]}"
+
+
+def _cells(names: Sequence[str], cells: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
+    for actual, row in zip(names, cells, strict=True):
+        for predicted, count in zip(names, row, strict=True):
+            yield [actual, predicted, int(count)]
+
+
+def _artifact_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:120]
+
+
+class SyncRecord:
+    """`synced.jsonl`: which rows one W&B server was sent, in order; written before they are sent."""
+
+    def __init__(self, path: Path, target: str) -> None:
+        self._path, self._target = path, target
+
+    def _mine(self) -> list[dict[str, Any]]:
+        return [line for line in read_lines(self._path) if line.get("target") == self._target]
+
+    def agree(self, rows: int, first: Sequence[str]) -> list[str]:
+        """The keys of the `rows` rows that the server has; noted ones beyond did not arrive and are forgotten.
+
+        Args:
+            rows: how many it has.
+            first: what they are where nobody noted it: the first lines of the file.
+        """
+        keys = [line["key"] for line in self._mine() if "key" in line]
+        kept = keys[:rows] if len(keys) >= rows else [*keys, *first[len(keys) : rows]]
+        if kept != keys:
+            others = [line for line in read_lines(self._path) if line.get("target") != self._target]
+            lines = [*others, *({"target": self._target, "key": key} for key in kept)]
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        return kept
+
+    def add(self, key: str) -> None:
+        """One row is about to be sent."""
+        self._append({"key": key})
+
+    def arrived(self, rows: int) -> None:
+        """The server has so many rows."""
+        self._append({"arrived": rows})
+
+    def _append(self, values: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"target": self._target, **values}) + "\n")
+
+
+def require_key() -> None:
+    """Refuse to sync without a key; it is read from the environment or the netrc file, and written nowhere.
+
+    Raises:
+        ConfigError: there is none for the server.
+    """
+    import wandb
+
+    named = os.environ.get("WANDB_BASE_URL")
+    host = urlparse(named or wandb.Settings().base_url).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        kept = netrc.netrc(path) if path.is_file() else None
+    except (netrc.NetrcParseError, OSError):
+        kept = None
+    hosts = [host] if named else [host, "api.wandb.ai"]  # under which the client wrote it for years
+    known = kept is not None and any(kept.authenticators(one) is not None for one in hosts)
+    if not os.environ.get("WANDB_API_KEY") and not known:
+        raise ConfigError(
+            f"no key for W&B at {host}: set WANDB_API_KEY, or have it in {path}; --to-folder DIR needs none"
+        )

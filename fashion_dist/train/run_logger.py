@@ -1,0 +1,96 @@
+"""What rank 0 writes of a run while it trains: metrics.jsonl and trackers, state.json, and how long the start took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fashion_dist.config import Config
+from fashion_dist.io import write_text
+from fashion_dist.paths import RunDir
+from fashion_dist.run_status import StateFile
+from fashion_dist.tracking.metrics_log import MetricsLogger
+from fashion_dist.tracking.wandb_run import start_wandb
+from fashion_dist.train.distributed import Link
+from fashion_dist.train.options import Callbacks, TrainerOptions
+from fashion_dist.train.startup_timer import told
+
+
+class RunLogger:
+    """The record of one run; on every rank but 0 all methods do nothing.
+
+    Args:
+        run: the run's folder.
+        dist: the ranks.
+        options: number of this start, and how to use W&B.
+        callbacks: whose `system_metrics`, `media` and `startup` are asked.
+    """
+
+    def __init__(self, run: RunDir, dist: Link, options: TrainerOptions, callbacks: Callbacks) -> None:
+        self._run, self._dist, self._options, self._callbacks = run, dist, options, callbacks
+        self._metrics: MetricsLogger | None = None
+        self._status = StateFile(run.state, options.attempt) if dist.world.is_main else None
+        self._first_step_told = callbacks.startup is None
+
+    def open(self, config: Config, global_step: int) -> None:
+        """Open metrics.jsonl behind the line of `global_step`, and W&B beside it."""
+        if self._dist.world.is_main:
+            options = self._options
+            self._metrics = MetricsLogger(self._run, global_step, options.attempt)
+            self._metrics.add(start_wandb(self._run, config, options.wandb, options.group))
+
+    def update_status(self, **values: Any) -> None:
+        """Update state.json."""
+        if self._status is not None:
+            self._status.update(**values)
+
+    def log(self, split: str, global_step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Add a line to metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.log(split, global_step, epoch, values)
+
+    def log_system(self, global_step: int, epoch: float) -> None:
+        """Add a line of what the nodes are doing, when there is news of them."""
+        ask = self._callbacks.system_metrics
+        if self._metrics is not None and ask is not None and (found := ask()):
+            self._metrics.log("system", global_step, epoch, found)
+
+    def write_tables(self, split: str, tables: Mapping[str, str]) -> None:
+        """Keep what was measured on a split as files, {file name: text}."""
+        if self._dist.world.is_main and tables:
+            folder = self._run.measures(split)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in tables.items():
+                write_text(folder / name, text)
+
+    def record_phase(self, phase: str) -> None:
+        """A part of the start is over."""
+        if self._callbacks.startup is not None:
+            self._callbacks.startup.mark(phase)
+
+    def first_step_done(self, compiled: bool) -> None:
+        """Say once, after this start's first step, how long it took to get there."""
+        if self._first_step_told:
+            return
+        self._first_step_told = True
+        startup, device = self._callbacks.startup, self._dist.device
+        assert startup is not None
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # once a start
+        startup.mark("first step and compilation" if compiled else "first step")
+        if self._dist.world.is_main:
+            print(told(startup.parts), flush=True)
+            self.update_status(startup=startup.parts)
+
+    def show_media(self) -> None:
+        """Let trackers show what there is beside the curves."""
+        if self._metrics is not None and self._callbacks.media is not None:
+            self._metrics.show(self._callbacks.media)
+
+    def close(self) -> None:
+        """End the record."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
