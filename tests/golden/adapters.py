@@ -17,8 +17,8 @@ from fashion_dist.data.sampler import Division, epoch_order, weighted_order
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
 from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.session import FitOptions
-from fashion_dist.train.trainer import fit
+from fashion_dist.train.options import TrainerOptions
+from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
 
@@ -66,9 +66,9 @@ def train_losses(task: str, settings: tuple[str, ...], shard_set: Path, run: Pat
     """Train in this process alone; the loss of each step."""
     run.mkdir(parents=True)
     config = load(task).recipe.override(settings).check()
-    options = FitOptions(wandb="off", predict=())
+    dist, options = Link(World(), torch.device("cpu")), TrainerOptions(wandb="off", predict=())
     with _recorded() as losses:
-        fit(RunDir(run), config, ShardSet.open(shard_set), Link(World(), torch.device("cpu")), options)
+        Trainer(config, load(task), ShardSet.open(shard_set), dist, RunDir(run), options).fit()
     return losses
 
 

@@ -194,13 +194,20 @@ def _losses(edition: Edition, home: Path, ranks: int) -> list[list[float]]:
 # --- what they left --------------------------------------------------------------------------------------------------
 
 
-def _first_edition(state: dict[str, Any]) -> dict[str, Tensor]:
-    average = {f"average.{name}": value for name, value in (state["average"] or {}).items()}
-    return {f"model.{name}": value for name, value in state["model"].items()} | average
+def _weights(average: str) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
+    """Reads the model and its weight average, which a layout keeps under the key `average`."""
+
+    def read(state: dict[str, Any]) -> dict[str, Tensor]:
+        averaged = {f"average.{name}": value for name, value in (state[average] or {}).items()}
+        return {f"model.{name}": value for name, value in state["model"].items()} | averaged
+
+    return read
 
 
+_STATE = "best ema epoch global_step hard_negatives model optimizer phase_epoch scaler step_in_epoch"
 READERS: dict[tuple[str, ...], Callable[[dict[str, Any]], dict[str, Tensor]]] = {
-    ("average", "mined", "model", "optimizer", "optimizer_epoch", "position", "scaler"): _first_edition,
+    ("average", "mined", "model", "optimizer", "optimizer_epoch", "position", "scaler"): _weights("average"),
+    tuple(_STATE.split()): _weights("ema"),
 }
 """The sorted keys of a checkpoint's state.pt, and what makes tensors by name of it: `model.NAME`, `average.NAME`."""
 
