@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.manifest import fsync_files
+from shards.safe_io import create, temporary
 from shards.schema import Schema
 
 if TYPE_CHECKING:
@@ -55,19 +57,21 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
     import pyarrow.parquet as pq
 
     columns = arrow_schema(schema)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    fresh = temporary(path)
     try:
-        with pq.ParquetWriter(temporary, columns, compression="zstd", use_dictionary=["split"]) as writer:
+        with (
+            os.fdopen(create(fresh), "wb") as file,
+            pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=["split"]) as writer,
+        ):
             for number, (split, rows) in enumerate(shards):
                 count = len(rows["key"])
                 values = {**rows, "shard": [number] * count, "split": pa.array([split] * count).dictionary_encode()}
                 arrays = [pa.array(values[field.name], field.type) for field in columns]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=columns), row_group_size=max(1, count))
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        fsync_files([fresh])
+        fresh.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
 
 

@@ -14,13 +14,15 @@ from pathlib import Path
 from types import TracebackType
 
 from shards.errors import InputError
+from shards.safe_io import open_regular
 
 
 class Lock:
     """Holds `path` from `__enter__` to `__exit__`; the kernel drops it when the process dies, however it does.
 
     Raises:
-        InputError: another packer holds it; names host, process, command and since when.
+        InputError: another packer holds it; names host, process, command and since when. Or it is a link, or a file
+            that is no lock of ours.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -28,7 +30,7 @@ class Lock:
         self._descriptor = -1
 
     def __enter__(self) -> Lock:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -39,7 +41,12 @@ class Lock:
                     warnings.warn(f"{self.path.parent} has no file locks: start no second packer there", stacklevel=2)
                     return self
                 raise
-            raise InputError(f"{self.what} is being packed by {_holder(told)}; wait for it or stop it") from None
+            who = _holder(told) or "another process"
+            raise InputError(f"{self.what} is being packed by {who}; wait for it or stop it") from None
+        told = os.pread(descriptor, 4096, 0)
+        if told and not _holder(told):
+            os.close(descriptor)
+            raise InputError(f"{self.path} is no lock of ours; move it away")
         note = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -59,8 +66,9 @@ class Lock:
 
 
 def _holder(told: bytes) -> str:
+    """Who a note names; empty where it is none of ours."""
     try:
         note = json.loads(told)
         return f"process {note['pid']} on {note['host']} since {note['since']} ({note['command']})"
     except (ValueError, KeyError, TypeError):
-        return "another process"
+        return ""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import DamageError, InputError
-from shards.schema import Schema
+from shards.safe_io import name_fault, read_regular
+from shards.schema import Schema, split_fault
 
 FORMAT = "fashion-dist shards 1"
 MANIFEST = "manifest.json"
@@ -55,7 +56,8 @@ class Manifest:
         source_hash: of the records, so that the same command finds its work done.
         rejected: number of images that were left out, listed in `rejected.csv`.
         converted: format -> number of images stored as PNG because DALI cannot decode that format.
-        tar_folder: where the tars are when they are not beside the manifest.
+        tar_folder: absolute, where the tars are when they are not beside the manifest.
+        card: whether `card.html` is ours.
     """
 
     dataset: str
@@ -67,6 +69,7 @@ class Manifest:
     rejected: int = 0
     converted: Mapping[str, int] = field(default_factory=dict)
     tar_folder: str | None = None
+    card: bool = False
 
     @property
     def splits(self) -> dict[str, int]:
@@ -75,6 +78,14 @@ class Manifest:
         for shard in self.shards:
             counts[shard.split] = counts.get(shard.split, 0) + shard.samples
         return counts
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Names of the files in the set's folder that packing or indexing wrote; indexed tars are not ours."""
+        names = {MANIFEST, INDEX, *(f"{shard.name.removesuffix('.tar')}.idx" for shard in self.shards)}
+        if not self.options.get("reindexed", False):
+            names |= {shard.name for shard in self.shards} | {f"{table}.parquet" for table in self.tables}
+        return frozenset(names | ({REJECTED} if self.rejected else set()) | ({CARD} if self.card else set()))
 
     @property
     def data_hash(self) -> str:
@@ -86,7 +97,7 @@ class Manifest:
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Indented JSON, the same text for equal manifests."""
+        """Indented JSON, the same text for equal manifests; may hold lone surrogates, as file names can."""
         value = {
             "format": FORMAT,
             "dataset": self.dataset,
@@ -98,6 +109,7 @@ class Manifest:
             "rejected": self.rejected,
             "converted": dict(self.converted),
             "tar_folder": self.tar_folder,
+            "card": self.card,
             "tables": dict(self.tables),
             "shards": [vars(shard) for shard in self.shards],
         }
@@ -109,12 +121,12 @@ class Manifest:
 
         Raises:
             FileNotFoundError: there is none.
-            InputError: it was written by another version.
+            InputError: it was written by another version, is a link, or holds a name that leads out of the set.
             DamageError: it is not what was written.
         """
         path = folder / MANIFEST
         try:
-            value = json.loads(path.read_bytes())
+            value = json.loads(read_regular(path))
             if value["format"] != FORMAT:
                 raise InputError(f"{path} is in the format {value['format']!r}; this version reads {FORMAT!r}")
             manifest = cls(
@@ -127,32 +139,46 @@ class Manifest:
                 rejected=value["rejected"],
                 converted=value["converted"],
                 tar_folder=value["tar_folder"],
+                card=value.get("card", False),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fault = manifest._fault()
+        except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise DamageError(str(path), "", 0, f"not a manifest: {type(error).__name__}: {error}") from None
+        if fault is not None:
+            raise InputError(f"{path}: {fault}")
         if manifest.data_hash != value["data_hash"]:
             raise DamageError(str(path), "", 0, "its data_hash is not that of its own shards and schema")
         return manifest
 
+    def encoded(self) -> bytes:
+        """Content of `manifest.json`; a lone surrogate stands in it as JSON's escape."""
+        return self.to_json().encode("utf-8", "backslashreplace")
 
-def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write `content` under a temporary name and give it its name: all or nothing, whenever it is killed.
-
-    `durable` makes that hold for power cuts, too.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    def _fault(self) -> str | None:
+        """Why a manifest that was read names something that cannot be a file or a split of its set."""
+        for shard in self.shards:
+            fault = name_fault(shard.name) or split_fault(shard.split)
+            if fault is None and not shard.name.endswith(".tar"):
+                fault = f"shard {shard.name!r} is no .tar file"
+            if fault is None and not all(type(n) is int and n >= 0 for n in (shard.samples, shard.size)):
+                fault = f"shard {shard.name!r} has {shard.samples!r} samples in {shard.size!r} bytes"
+            if fault is not None:
+                return fault
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            return "two shards have one name"
+        for table in self.tables:
+            if (fault := name_fault(table)) is not None:
+                return fault
+            if f"{table}.parquet" == INDEX:
+                return f"table {table!r} would be the index"
+        where = self.tar_folder
+        if where is not None and (not isinstance(where, str) or not where.startswith("/") or "/../" in f"{where}/"):
+            return f"tar_folder {where!r} is not an absolute path without .. in it"
+        if type(self.card) is not bool or type(self.rejected) is not int:
+            return "card is no truth, or rejected no number"
+        return None
 
 
 def fsync_files(paths: Iterable[Path]) -> None:

@@ -7,6 +7,7 @@ and the bytes are the same whoever does.
 Staging folder, `.packing/` inside the set's folder:
 
     lock            who is packing
+    ours.json       what in the set's folder is ours to replace, once final names are given
     records.bin     each record's key, split, size, facts, path and place, NUL between them, and then the image's bytes
                     where the reader made them
     order.npy       int64 [N, 3], offset in records.bin, bytes of text, bytes of image, in the order of packing
@@ -31,8 +32,8 @@ import numpy as np
 
 from shards import tar
 from shards.errors import NO_SPACE, InputError, RowsError, SpaceError
-from shards.manifest import write_whole
 from shards.readers import Rejected, Source
+from shards.safe_io import create, read_regular, temporary, write_whole
 from shards.schema import Record, Schema, encode_key, folded, key_fault, split_fault, split_order
 
 MB = 10**6
@@ -137,7 +138,7 @@ class Plan:
     @classmethod
     def load(cls, folder: Path) -> Plan:
         """The plan staged in `folder`; raises FileNotFoundError when there is none yet."""
-        value = json.loads((folder / "plan.json").read_bytes())
+        value = json.loads(read_regular(folder / "plan.json"))
         return cls(
             folder=folder,
             dataset=value["dataset"],
@@ -173,7 +174,8 @@ class _Spool:
         self.content = hashlib.blake2b(json.dumps([source.schema.to_json(), options.shaping]).encode())
         self.files_hash = hashlib.blake2b()
         self.seed = options.seed.to_bytes(8, "little", signed=True)
-        self.file = path.open("wb", buffering=1 << 20)
+        self.file = os.fdopen(create(path), "wb", buffering=1 << 20)
+        self.path = path
         self.position = 0
         self.places = _Longs("q")
         self.sizes, self.splits, self.order = _Longs("q"), _Longs("B"), _Longs("Q")
@@ -225,7 +227,7 @@ class _Spool:
         same = np.flatnonzero(ordered[1:] == ordered[:-1])
         found = []
         places = self.places.array().reshape(-1, 3)
-        with Path(self.file.name).open("rb") as spool:
+        with self.path.open("rb") as spool:
             for position in same.tolist():
                 rows = sorted((int(order[position]), int(order[position + 1])))
                 first, second = (_read_entry(spool.fileno(), *places[row].tolist()) for row in rows)
@@ -382,9 +384,10 @@ def write_table(path: Path, table: Any) -> str:
     """Writes a table beside the shards; returns its hash."""
     import pyarrow.parquet as pq
 
-    temporary = path.with_name(f"{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    with temporary.open("rb+") as file:
+    fresh = temporary(path)
+    with os.fdopen(create(fresh), "wb") as file:
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    fresh.replace(path)
     return table_hash(table)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from shards import pack_plan as planning
-from shards import readers, worker_pool, writer
+from shards import readers, staging, worker_pool, writer
 from shards.errors import InputError, SpaceError
 from shards.locks import Lock
-from shards.manifest import MANIFEST, Manifest
+from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest
 from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
 
-STAGING = ".packing"
 _WORTH_PROCESSES_BYTES = 400_000_000
 """Copying less than this takes less time than starting processes does; decoding always takes more."""
 RunShards = Callable[[Plan, Sequence[ShardPlan], OnProgress], None]
@@ -49,11 +49,12 @@ def pack(
         read_options: what to take from the source.
         workers: processes on this machine.
         run_shards: writes the shards it is given in another way, such as an array job.
-        replace: pack again over whatever set is in `out`.
+        replace: pack again over the packed set in `out`; tars that were only indexed are never removed.
         on_progress: called as (stage, done, total).
 
     Raises:
-        InputError: the source, an option or the folder is not as it must be; nothing has a final name.
+        InputError: the source, an option or the folder is not as it must be, or it holds tars or files with our names
+            that no manifest of ours lists; nothing has a final name, and nothing that was there is touched.
         SpaceError: the disk is too small.
     """
     options = options or PackOptions()
@@ -62,49 +63,54 @@ def pack(
     reader = readers.load(dataset)
     opened = reader.read(source, read_options or readers.ReadOptions())
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    staging = out / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    try:
-        with Lock(staging / "lock", str(out)), _pool(workers, options, out, replace, run_shards) as pool:
-            plan = _plan(staging, dataset, opened, options, on_progress)
-            done = _already(out, plan, replace)
-            if done is not None:
-                shutil.rmtree(staging)
-                return done
-            todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
-            _check_space(out, todo)
-            if todo:
-                (run_shards or _with_workers(pool))(plan, todo, on_progress)
-            manifest = writer.finish(plan, out, on_progress)
-            writer.commit(manifest, out, staging)
-            return manifest
-    except InputError:
-        _remove_unplanned(staging, created)
-        raise
+    out.mkdir(parents=True, exist_ok=True)
+    folder = staging.begin(out)
+    with (
+        Lock(folder / "lock", str(out)),
+        _unplanned_removed(folder, created),
+        _pool(workers, options, out, replace, run_shards) as pool,
+    ):
+        if replace or not (out / MANIFEST).exists():  # before hours of planning
+            staging.refuse_strangers(out, staging.ours(out), (INDEX, REJECTED, CARD), every_tar=True)
+        plan = _plan(folder, dataset, opened, options, on_progress)
+        done = _already(out, plan, replace)
+        if done is not None:
+            shutil.rmtree(folder)
+            return done
+        staging.refuse_strangers(out, staging.ours(out), _names(plan), every_tar=True)
+        todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
+        _check_space(out, todo)
+        if todo:
+            (run_shards or _with_workers(pool))(plan, todo, on_progress)
+        manifest = writer.finish(plan, out, on_progress)
+        writer.commit(manifest, out, folder)
+        return manifest
 
 
-def _plan(staging: Path, dataset: str, source: readers.Source, options: PackOptions, on_progress: OnProgress) -> Plan:
+def _names(plan: Plan) -> set[str]:
+    """What the plan's set may write."""
+    shards = {f"{shard.name}.{ending}" for shard in plan.shards for ending in ("tar", "idx")}
+    return {INDEX, REJECTED, CARD} | shards | {f"{table}.parquet" for table in plan.tables}
+
+
+def _plan(folder: Path, dataset: str, source: readers.Source, options: PackOptions, on_progress: OnProgress) -> Plan:
     """A plan of the source, staged; the one already there, with its finished shards, if it is the same."""
-    for stray in staging.glob("*.tmp"):
+    for stray in folder.glob("*.tmp"):
         stray.unlink(missing_ok=True)
-    fresh = staging / "planning"
+    fresh = folder / "planning"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     plan = planning.make(fresh, dataset, source, options, on_progress)
     try:
-        staged = Plan.load(staging)
+        staged = Plan.load(folder)
     except FileNotFoundError:
         staged = None
     if staged is None or staged.fingerprint != plan.fingerprint:
-        for path in staging.iterdir():
-            if path.is_dir() and path.name != "planning":
-                shutil.rmtree(path)
-            elif path.name not in ("lock", "planning"):
-                path.unlink()
+        staging.clear(folder, keep=("planning",))
         for path in fresh.iterdir():
-            path.replace(staging / path.name)
+            path.replace(folder / path.name)
     shutil.rmtree(fresh)
-    plan = dataclasses.replace(plan, folder=staging)
+    plan = dataclasses.replace(plan, folder=folder)
     plan.save()
     return plan
 
@@ -132,15 +138,18 @@ def _check_space(out: Path, todo: Iterable[ShardPlan]) -> None:
         raise SpaceError(str(out), needed, free)
 
 
-def _remove_unplanned(staging: Path, created: list[Path]) -> None:
-    """Leaves nothing behind where nothing was finished."""
-    if staging.is_dir() and not any(staging.glob("*.rows.json")):
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in created:
-            try:
-                folder.rmdir()
-            except OSError:
-                return
+@contextlib.contextmanager
+def _unplanned_removed(folder: Path, created: list[Path]) -> Iterator[None]:
+    """Leaves nothing behind where what was asked for is refused and nothing was finished."""
+    try:
+        yield
+    except InputError:
+        if not staging.is_needed(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for made in created:
+                    made.rmdir()
+        raise
 
 
 @dataclasses.dataclass(frozen=True)

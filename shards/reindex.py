@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards import index, worker_pool
+from shards import index, staging, worker_pool
 from shards.errors import InputError, RowsError
 from shards.locks import Lock
-from shards.manifest import INDEX, MANIFEST, Manifest, Shard, fsync_folder, write_whole
+from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder
 from shards.pack_plan import OnProgress, table_hash
 from shards.readers import Rejected
 from shards.readers._folders import natural
+from shards.safe_io import name_fault, require_regular, write_whole
 from shards.scan import Scanned, scan
 from shards.schema import RESERVED, Schema, folded, split_fault, split_order
 from shards.writer import rejected_csv
 
-STAGING = ".packing"
 _SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 _FACT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -51,7 +51,7 @@ def reindex(
     workers: int = 1,
     on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> Manifest:
-    """Writes index, DALI indices and manifest for the tars in `folder`.
+    """Writes index, DALI indices and manifest for the tars in `folder`; a set that is there stays whole until then.
 
     Tars of ours say themselves what facts they hold; of others, the `json` members' numbers, strings and lists of
     whole numbers become facts, `cls` the fact `label` and `txt` the fact `text`. The split is ours, or the first of
@@ -65,35 +65,44 @@ def reindex(
         on_progress: called as (stage, done, total).
 
     Raises:
-        InputError: no tars, links or absolute names in one, a key that is doubled, samples that cannot be used.
+        InputError: no tars, one that is a link, links or absolute names in one, a key that is doubled, samples that
+            cannot be used, a table beside them that cannot be read, or a file that is not ours where one of ours goes.
         DamageError: a tar is cut.
     """
     tars = sorted(folder.glob("*.tar"), key=lambda path: natural(path.name))
     if not tars:
         raise InputError(f"{folder} holds no .tar files")
+    for path in tars:
+        require_regular(path)
+        if (fault := name_fault(path.name)) is not None:
+            raise InputError(f"{path}: {fault}; rename it")
     out = out or folder
     if not out.exists():
         out.mkdir(parents=True)
     if not os.access(out, os.W_OK):
         raise InputError(f"{out} cannot be written to; --out DIR puts index and manifest into another folder")
-    staging = out / STAGING
-    staging.mkdir(exist_ok=True)
-    try:
-        with Lock(staging / "lock", str(out)):
-            return _reindex(tars, out, staging, skip_bad, workers, on_progress)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    fresh = staging.begin(out)
+    with Lock(fresh / "lock", str(out)):
+        if (fresh / "plan.json").exists():
+            raise InputError(f"{out} is half packed; the command that began it finishes it, or move {fresh} away")
+        staging.clear(fresh)
+        try:
+            return _reindex(tars, out, fresh, skip_bad, workers, on_progress)
+        finally:
+            staging.clear(fresh)
+            if not staging.is_needed(fresh) or (out / MANIFEST).exists():
+                shutil.rmtree(fresh)
 
 
 def _reindex(
-    tars: Sequence[Path], out: Path, staging: Path, skip_bad: bool, workers: int, on_progress: OnProgress
+    tars: Sequence[Path], out: Path, fresh: Path, skip_bad: bool, workers: int, on_progress: OnProgress
 ) -> Manifest:
     total = sum(path.stat().st_size for path in tars)
-    jobs = [(path, staging) for path in tars]
+    jobs = [(path, fresh) for path in tars]
     found = worker_pool.each(_scan, jobs, workers, lambda done: on_progress("read", done, total))
     order = sorted(found, key=lambda one: (split_order(one.split), natural(one.name)))
     rejected = [Rejected(one.name, key, reason) for one in order for key, reason in one.problems]
-    doubled = _doubled(order, staging)
+    doubled = _doubled(order, fresh)
     if doubled or (rejected and not skip_bad):
         problems = doubled + [f"{item.where}, key {item.key!r}: {item.reason}" for item in rejected if not skip_bad]
         raise RowsError(str(tars[0].parent), problems)
@@ -102,18 +111,15 @@ def _reindex(
         raise InputError(f"{tars[0].parent}: no sample in its {len(tars)} tars can be used")
     schema, dropped = _schema(kept)
     on_progress("index", 0, 1)
-    (out / MANIFEST).unlink(missing_ok=True)
-    index.write(out / INDEX, schema, _rows(kept, staging, schema))
-    for one in kept:
-        (staging / f"{one.name}.idx").replace(out / f"{one.name.removesuffix('.tar')}.idx")
+    index.write(fresh / INDEX, schema, _rows(kept, fresh, schema))
     if rejected:
-        write_whole(out / "rejected.csv", rejected_csv(rejected))
+        write_whole(fresh / REJECTED, rejected_csv(rejected))
     on_progress("index", 1, 1)
     ignored: dict[str, int] = {}
     for one in order:
         for name, count in one.ignored.items():
             ignored[name] = ignored.get(name, 0) + count
-    here = tars[0].parent.absolute() == out.absolute()
+    here = tars[0].parent.resolve() == out.resolve()
     manifest = Manifest(
         dataset=next((one.dataset for one in kept if one.dataset), "webdataset"),
         schema=schema,
@@ -121,24 +127,27 @@ def _reindex(
         tables=_tables(out),
         options={"reindexed": True, "ignored": dict(sorted(ignored.items())[:50]), "dropped_facts": dropped},
         rejected=len(rejected),
-        tar_folder=None if here else str(tars[0].parent.absolute()),
+        card=CARD in staging.ours(out),
+        tar_folder=None if here else str(tars[0].parent.resolve()),
     )
-    write_whole(out / MANIFEST, manifest.to_json().encode())
+    write_whole(fresh / MANIFEST, manifest.encoded())
+    staging.publish(out, fresh, manifest.files - {MANIFEST}, keep_tars=True)
+    (fresh / MANIFEST).replace(out / MANIFEST)
     fsync_folder(out)
     return manifest
 
 
 def _scan(job: tuple[Path, Path], count: Callable[[int], Any]) -> _Summary:
     """Reads one tar; leaves its rows and its DALI index in the staging folder."""
-    path, staging = job
+    path, fresh = job
     scanned = scan(path, lambda _: None)
     count(scanned.size)
     schema = None if scanned.own is None else Schema.from_json(scanned.own)
     if schema is not None:
         _refuse_other_facts(scanned, schema)
     rows = {**scanned.rows, "facts": scanned.facts}
-    (staging / f"{path.name}.rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    (staging / f"{path.name}.idx").write_bytes(index.dali_index(scanned.members))
+    write_whole(fresh / f"{path.name}.rows.json", json.dumps(rows).encode(), durable=False)
+    write_whole(fresh / f"{path.name.removesuffix('.tar')}.idx", index.dali_index(scanned.members))
     kinds: dict[str, str] = {}
     for facts in scanned.facts:
         for name, value in facts.items():
@@ -228,24 +237,26 @@ def _schema(kept: Sequence[_Summary]) -> tuple[Schema, list[str]]:
     return Schema(facts), sorted(kinds.keys() - facts.keys())[:200]
 
 
-def _rows(kept: Sequence[_Summary], staging: Path, schema: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(kept: Sequence[_Summary], fresh: Path, schema: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
     for one in kept:
-        rows = json.loads((staging / f"{one.name}.rows.json").read_bytes())
+        rows = json.loads((fresh / f"{one.name}.rows.json").read_bytes())
         facts = rows.pop("facts")
         yield one.split, rows | {name: [stored(item.get(name)) for item in facts] for name in schema.facts}
 
 
 def stored(value: object) -> object:
-    """A foreign fact as the index holds it."""
+    """A foreign fact as the index holds it: truths as numbers, and U+FFFD for half a character, which has no UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return int(value) if isinstance(value, bool) else value
 
 
-def _doubled(order: Sequence[_Summary], staging: Path) -> list[str]:
+def _doubled(order: Sequence[_Summary], fresh: Path) -> list[str]:
     """A sentence for each key that stands in the tars twice, at most in another case."""
     seen: dict[int, str] = {}
     found = []
     for one in order:
-        for key in json.loads((staging / f"{one.name}.rows.json").read_bytes())["key"]:
+        for key in json.loads((fresh / f"{one.name}.rows.json").read_bytes())["key"]:
             digest = hash(folded(key))
             if digest in seen:
                 found.append(f"{one.name}: key {key!r} is doubled or differs only in case; see {seen[digest]}")
@@ -255,7 +266,16 @@ def _doubled(order: Sequence[_Summary], staging: Path) -> list[str]:
 
 def _tables(out: Path) -> dict[str, str]:
     """The tables that an earlier packing left beside the tars."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    paths = sorted(path for path in out.glob("*.parquet") if path.name != INDEX)
-    return {path.stem: table_hash(pq.read_table(path)) for path in paths}
+    found = {}
+    for path in sorted(path for path in out.glob("*.parquet") if path.name != INDEX):
+        try:
+            if (fault := name_fault(path.name)) is not None:
+                raise InputError(f"{path}: {fault}; rename it, or use --out DIR")
+            found[path.stem] = table_hash(pq.read_table(require_regular(path)))
+        except (OSError, pa.ArrowException) as error:
+            told = str(error).splitlines()[0]
+            raise InputError(f"{path}, cannot be read: {told}; move it away, or use --out DIR") from None
+    return found

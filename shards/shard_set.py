@@ -12,6 +12,7 @@ import numpy as np
 
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, MANIFEST, Manifest
+from shards.safe_io import require_regular
 from shards.schema import Schema
 
 if TYPE_CHECKING:
@@ -45,11 +46,15 @@ class ShardSet:
             pass
         dataset = folder.name
         make = f"python jobs/pack.py --dataset {dataset} --source DIR"
+        if (folder / ".packing" / "ours.json").is_file() and not (folder / ".packing" / "plan.json").is_file():
+            raise InputError(
+                f"{folder} is half indexed; `python jobs/pack.py --reindex DIR` with the same DIR finishes it"
+            )
         if (folder / ".packing").is_dir():
             raise InputError(f"{folder} is half packed; the command that began it finishes it: {make}")
         if folder.is_dir() and any(folder.glob("*.tar")):
             index = f"`python jobs/pack.py --reindex {folder}` makes a set of the tars as they are"
-            raise InputError(f"{folder} holds tars but no {MANIFEST}; `{make}` packs it anew, {index}")
+            raise InputError(f"{folder} holds tars but no {MANIFEST}; {index}, `{make} --out DIR` packs another folder")
         raise InputError(f"{folder} is no shard set (no {MANIFEST}); make it: {make}")
 
     @property
@@ -70,7 +75,7 @@ class ShardSet:
     @property
     def tar_folder(self) -> Path:
         """Where the tars are: beside the manifest, unless a read-only folder was indexed from elsewhere."""
-        return self.path / self.manifest.tar_folder if self.manifest.tar_folder else self.path
+        return Path(self.manifest.tar_folder) if self.manifest.tar_folder else self.path
 
     def split(self, name: str) -> Split:
         """The split `name`; raises InputError naming those there are."""
@@ -91,7 +96,7 @@ class ShardSet:
         if name not in self.manifest.tables:
             known = ", ".join(self.manifest.tables) or "none"
             raise InputError(f"{self.path} has no table {name!r}; it has: {known}")
-        return pq.read_table(self.path / f"{name}.parquet", memory_map=True)
+        return pq.read_table(require_regular(self.path / f"{name}.parquet"), memory_map=True)
 
 
 class Keys(Sequence[str]):
@@ -232,7 +237,7 @@ class Split:
         import pyarrow.parquet as pq
 
         try:
-            file = pq.ParquetFile(self.path / INDEX, memory_map=True)
+            file = pq.ParquetFile(require_regular(self.path / INDEX), memory_map=True)
             groups: list[int] = []
             before = position = 0
             for group in range(file.num_row_groups):

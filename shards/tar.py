@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import DamageError
+from shards.safe_io import open_regular
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -83,7 +84,7 @@ class Walk:
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[tuple[Member, bytes]]:
-        with self.path.open("rb", buffering=1 << 20) as file:
+        with os.fdopen(open_regular(self.path), "rb", buffering=1 << 20) as file:
             total = os.fstat(file.fileno()).st_size
             long_name, last = "", ""
             while True:

@@ -14,8 +14,8 @@ from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, REJECTED, Manifest, Shard
 from shards.pack_plan import OnProgress, table_hash
 from shards.reindex import stored
+from shards.safe_io import is_regular, open_regular, read_regular, require_regular
 from shards.scan import Scanned, scan
-from shards.schema import Schema
 from shards.shard_set import ShardSet
 
 
@@ -60,7 +60,7 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
     manifest, folder = shard_set.manifest, shard_set.path
     readable = False
     try:
-        metadata = pq.read_metadata(folder / INDEX)
+        metadata = pq.read_metadata(require_regular(folder / INDEX))
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         readable = counts == [shard.samples for shard in manifest.shards]
         if not readable:
@@ -74,7 +74,7 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
     for name, told in manifest.tables.items():
         path = folder / f"{name}.parquet"
         try:
-            if table_hash(pq.read_table(path)) != told:
+            if table_hash(pq.read_table(require_regular(path))) != told:
                 faults.append(Fault(path.name, "", "its rows are not those that were packed"))
         except (OSError, pa.ArrowException) as error:
             faults.append(Fault(path.name, "", f"cannot be read: {error}"))
@@ -105,7 +105,7 @@ def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any])
     else:
         if scanned.sha256 != shard.sha256:
             faults.append(Fault(shard.name, "", f"SHA-256 {scanned.sha256[:16]}..., packed as {shard.sha256[:16]}..."))
-        faults += _compare(folder, shard, manifest.schema, scanned, rows, indexed)
+        faults += _compare(folder, manifest, shard, scanned, rows, indexed)
     count(shard.size)
     return faults
 
@@ -120,7 +120,7 @@ def _index_rows(folder: Path, number: int) -> list[dict[str, Any]]:
 def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
     """Reads each image where the index says it is: names damage by key even in a tar that cannot be walked."""
     faults = []
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         for row in rows:
             data = os.pread(file.fileno(), row["size"], row["offset"])
             if len(data) != row["size"]:
@@ -134,11 +134,11 @@ def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
 
 
 def _compare(
-    folder: Path, shard: Shard, schema: Schema, scanned: Scanned, rows: list[dict[str, Any]], indexed: bool
+    folder: Path, manifest: Manifest, shard: Shard, scanned: Scanned, rows: list[dict[str, Any]], indexed: bool
 ) -> list[Fault]:
     """Faults of index, DALI index and facts against what the tar holds."""
-    faults = []
-    rejected = _rejected_keys(folder)
+    faults, schema = [], manifest.schema
+    rejected = _rejected_keys(folder) if manifest.rejected else set()
     faults += [Fault(shard.name, key, reason) for key, reason in scanned.problems if key not in rejected]
     at = {key: position for position, key in enumerate(scanned.rows["key"])}
     for number, row in enumerate(rows):
@@ -164,15 +164,16 @@ def _compare(
         known = {row["key"] for row in rows} | rejected
         faults += [Fault(shard.name, key, "in the tar, but not in the index") for key in at if key not in known]
     idx = folder / f"{shard.name.removesuffix('.tar')}.idx"
-    if not idx.is_file() or idx.read_bytes() != index.dali_index(scanned.members):
-        faults.append(Fault(idx.name, "", "is missing" if not idx.is_file() else "is not the DALI index of its tar"))
+    if not is_regular(idx) or read_regular(idx) != index.dali_index(scanned.members):
+        faults.append(Fault(idx.name, "", "is missing" if not idx.exists() else "is not the DALI index of its tar"))
     return faults
 
 
 def _rejected_keys(folder: Path) -> set[str]:
     import csv
+    import io
 
-    if not (folder / REJECTED).is_file():
+    if not (folder / REJECTED).exists():
         return set()
-    with (folder / REJECTED).open(encoding="utf-8", newline="") as file:
-        return {row["key"] for row in csv.DictReader(file)}
+    text = read_regular(folder / REJECTED).decode("utf-8", "replace")
+    return {row.get("key") or "" for row in csv.DictReader(io.StringIO(text, newline=""))}

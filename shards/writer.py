@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import zlib
 from collections import deque
@@ -14,10 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from shards import images, index, tar
+from shards import images, index, staging, tar
 from shards.errors import NO_SPACE, InputError, SpaceError
 from shards.manifest import (
-    CARD,
     INDEX,
     MANIFEST,
     REJECTED,
@@ -26,14 +24,13 @@ from shards.manifest import (
     Shard,
     fsync_files,
     fsync_folder,
-    write_whole,
 )
 from shards.pack_plan import Entry, Plan, ShardPlan
 from shards.readers import Rejected
+from shards.safe_io import create, is_regular, read_regular, temporary, write_whole
 from shards.schema import Schema
 
 _CHUNK = 1 << 20
-_OURS = re.compile(r"[a-z0-9_]+-[0-9]{5}\.(tar|idx)")
 _CHUNKS_HELD = 8
 """How many chunks may wait to be written."""
 _SHARDS_HELD = 4
@@ -46,7 +43,7 @@ class _Tar:
     """A tar under a temporary name; a thread of its own hashes, writes and syncs while the next images are read."""
 
     def __init__(self, path: Path, thread: ThreadPoolExecutor) -> None:
-        self.file = path.open("wb", buffering=0)
+        self.file = os.fdopen(create(path), "wb", buffering=0)
         self.hash = hashlib.sha256()
         self.thread = thread
         self.parts: list[bytes] = []
@@ -107,12 +104,11 @@ def is_finished(plan: Plan, shard: ShardPlan, out: Path) -> bool:
     """Whether the shard was written, by this run or an earlier one."""
     tars = (plan.folder / f"{shard.name}.tar", out / f"{shard.name}.tar")
     try:
-        with rows_path(plan.folder, shard).open("rb") as file:
-            head, rows = json.loads(file.readline()), json.loads(file.readline())
+        head, rows = map(json.loads, read_regular(rows_path(plan.folder, shard)).splitlines())
     except (FileNotFoundError, ValueError):
         return False
     whole = len(rows["facts"]) == head["samples"]
-    return whole and any(path.is_file() and path.stat().st_size == head["bytes"] for path in tars)
+    return whole and any(is_regular(path) and path.stat().st_size == head["bytes"] for path in tars)
 
 
 def write_shards(plan: Plan, shards: Sequence[ShardPlan], on_samples: Callable[[int], Any]) -> None:
@@ -125,8 +121,8 @@ def write_shards(plan: Plan, shards: Sequence[ShardPlan], on_samples: Callable[[
     with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(_SHARDS_HELD) as syncing:
         ending: deque[Future[None]] = deque()
         for shard in shards:
-            archive, rows, temporary = _begin_shard(plan, shard, writing, on_samples)
-            ending.append(syncing.submit(_end_shard, plan, shard, archive, rows, temporary))
+            archive, rows, fresh = _begin_shard(plan, shard, writing, on_samples)
+            ending.append(syncing.submit(_end_shard, plan, shard, archive, rows, fresh))
             while len(ending) > _SHARDS_HELD:
                 ending.popleft().result()
         while ending:
@@ -138,36 +134,36 @@ def _begin_shard(
     plan: Plan, shard: ShardPlan, thread: ThreadPoolExecutor, on_samples: Callable[[int], Any]
 ) -> tuple[_Tar, _Rows, Path]:
     """Reads and checks one shard's images; `thread` goes on writing them."""
-    temporary = plan.folder / f"{shard.name}.tar.{os.getpid()}.tmp"
+    fresh = temporary(plan.folder / f"{shard.name}.tar")
     archive: _Tar | None = None
     try:
-        archive = _Tar(temporary, thread)
+        archive = _Tar(fresh, thread)
         rows = _fill(plan, shard, archive, on_samples)
         archive.end()
     except BaseException as error:
         if archive is not None:
             thread.submit(archive.file.close).result()
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise SpaceError(str(temporary), shard.size, shutil.disk_usage(plan.folder).free) from None
+            raise SpaceError(str(fresh), shard.size, shutil.disk_usage(plan.folder).free) from None
         raise
-    return archive, rows, temporary
+    return archive, rows, fresh
 
 
-def _end_shard(plan: Plan, shard: ShardPlan, archive: _Tar, rows: _Rows, temporary: Path) -> None:
+def _end_shard(plan: Plan, shard: ShardPlan, archive: _Tar, rows: _Rows, fresh: Path) -> None:
     """Waits until the tar is written and durable, and names it."""
     try:
         archive.sync()
-        temporary.replace(plan.folder / f"{shard.name}.tar")
+        fresh.replace(plan.folder / f"{shard.name}.tar")
         # These need no fsync of their own: a power cut leaves rows that do not parse, and the shard is written again.
         write_whole(plan.folder / f"{shard.name}.idx", index.dali_index(rows.members()), durable=False)
         rows_json = rows.to_json(archive.hash.hexdigest(), archive.size)
         write_whole(rows_path(plan.folder, shard), rows_json, durable=False)
     except OSError as error:
         archive.file.close()
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         if error.errno in NO_SPACE:
-            raise SpaceError(str(temporary), shard.size, shutil.disk_usage(plan.folder).free) from None
+            raise SpaceError(str(fresh), shard.size, shutil.disk_usage(plan.folder).free) from None
         raise
 
 
@@ -259,10 +255,9 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
     May be killed and run again: what is already moved stays where it is.
 
     Raises:
-        InputError: no image was left after rejecting the bad ones.
+        InputError: no image was left after rejecting the bad ones, or a file that is not ours stands where one goes.
         SpaceError: the disk is full.
     """
-    staging = plan.folder
     try:
         shards, rejected, converted = _summary(plan)
         manifest = Manifest(
@@ -278,41 +273,32 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         if not manifest.shards:
             raise InputError(f"all {len(rejected)} images of {plan.dataset} were rejected")
         on_progress("index", 0, 1)
-        index.write(staging / INDEX, plan.schema, _index_rows(plan, {shard.name for shard in shards}))
+        index.write(plan.folder / INDEX, plan.schema, _index_rows(plan, {shard.name for shard in shards}))
         if rejected:
-            write_whole(staging / REJECTED, rejected_csv(rejected))
+            write_whole(plan.folder / REJECTED, rejected_csv(rejected))
         on_progress("index", 1, 1)
         _name_finally(plan, manifest, out)
         return manifest
     except OSError as error:
         if error.errno in NO_SPACE:
             needed = 200 * sum(shard.last - shard.first for shard in plan.shards)
-            raise SpaceError(str(staging / INDEX), needed, shutil.disk_usage(out).free) from None
+            raise SpaceError(str(plan.folder / INDEX), needed, shutil.disk_usage(out).free) from None
         raise
 
 
 def _name_finally(plan: Plan, manifest: Manifest, out: Path) -> None:
-    """Moves the finished files to `out` and removes what an earlier set with other shards left there."""
-    (out / MANIFEST).unlink(missing_ok=True)
-    names = {INDEX, *(f"{table}.parquet" for table in plan.tables), *([REJECTED] if manifest.rejected else [])}
-    for shard in manifest.shards:
-        names |= {shard.name, shard.name.removesuffix(".tar") + ".idx"}
+    """Moves the finished files to `out` and removes what else an earlier set of ours left there."""
+    names = manifest.files - {MANIFEST}
     idx_files = (folder / name for name in names if name.endswith(".idx") for folder in (plan.folder, out))
     fsync_files(path for path in idx_files if path.exists())
-    for name in sorted(names):
-        if (plan.folder / name).exists():
-            (plan.folder / name).replace(out / name)
-    for path in out.iterdir():
-        if path.name not in names and (_OURS.fullmatch(path.name) or path.name in (REJECTED, CARD)):
-            path.unlink()
-    fsync_folder(out)
+    staging.publish(out, plan.folder, names)
 
 
-def commit(manifest: Manifest, out: Path, staging: Path) -> None:
+def commit(manifest: Manifest, out: Path, folder: Path) -> None:
     """Writes the manifest, which makes the folder a set, and removes the staging folder."""
-    write_whole(out / MANIFEST, manifest.to_json().encode())
+    write_whole(out / MANIFEST, manifest.encoded())
     fsync_folder(out)
-    shutil.rmtree(staging)
+    shutil.rmtree(folder)
 
 
 def _summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, int]]:
@@ -349,4 +335,4 @@ def rejected_csv(rejected: list[Rejected]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["source", "key", "reason"])
     writer.writerows((item.where, item.key, item.reason) for item in rejected)
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "backslashreplace")

@@ -8,7 +8,7 @@ import html
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ import numpy as np
 
 from fashion_dist.report import near_duplicates
 from shards import worker_pool
-from shards.manifest import CARD, REJECTED, write_whole
+from shards.errors import InputError
+from shards.manifest import CARD, INDEX, MANIFEST, REJECTED
 from shards.pack_plan import OnProgress
+from shards.safe_io import open_regular, read_regular, require_regular, write_whole
 from shards.schema import Schema
 from shards.shard_set import ShardSet
 
@@ -54,8 +56,14 @@ class _Looks:
 
 
 def write_card(folder: Path, *, workers: int = 1, on_progress: OnProgress = lambda _stage, _done, _total: None) -> Path:
-    """Writes the card of the set in `folder`; the same set gives the same bytes."""
+    """Writes the card of the set in `folder` and lists it in its manifest; the same set gives the same bytes.
+
+    Raises:
+        InputError: a `card.html` is there that is not ours.
+    """
     shard_set = ShardSet.open(folder)
+    if not shard_set.manifest.card and os.path.lexists(folder / CARD):
+        raise InputError(f"{folder / CARD} was not written by packing, so it is kept; move it away, or use --no-card")
     splits = [shard_set.split(name) for name in shard_set.splits]
     facts = {name: shard_set.schema.facts[name] for name in shard_set.schema.names}
     columns = [split.facts(*facts) for split in splits]
@@ -86,6 +94,8 @@ def write_card(folder: Path, *, workers: int = 1, on_progress: OnProgress = lamb
     ]
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(shard_set.manifest.dataset)}</title>"
     page += f'<meta name=viewport content="width=device-width"><style>{_STYLE}</style>' + "\n".join(parts)
+    if not shard_set.manifest.card:
+        write_whole(folder / MANIFEST, replace(shard_set.manifest, card=True).encoded())
     write_whole(folder / CARD, page.encode())
     return folder / CARD
 
@@ -123,15 +133,17 @@ def _look_at_shard(job: tuple[Path, int, int, tuple[int, ...], bool], count: Cal
     folder, number, first, wanted, closely = job
     shard_set = ShardSet.open(folder)
     shard = shard_set.manifest.shards[number]
-    places = pq.ParquetFile(folder / "index.parquet").read_row_group(number, columns=["offset", "size"]).to_pydict()
+    places = (
+        pq.ParquetFile(require_regular(folder / INDEX)).read_row_group(number, columns=["offset", "size"]).to_pydict()
+    )
     hashes = np.zeros(shard.samples if closely else 0, np.uint64)
     looks = np.zeros((len(hashes), near_duplicates.LOOK_PX**2), np.uint8)
     thumbs: dict[int, bytes] = {}
-    with (shard_set.tar_folder / shard.name).open("rb") as file:
+    with os.fdopen(open_regular(shard_set.tar_folder / shard.name), "rb") as archive:
         for row, (offset, size) in enumerate(zip(places["offset"], places["size"], strict=True)):
             if not closely and first + row not in wanted:
                 continue
-            pixels = _decode(os.pread(file.fileno(), size, offset))
+            pixels = _decode(os.pread(archive.fileno(), size, offset))
             if closely:
                 gray = pixels.convert("L").resize((near_duplicates.HASH_PX,) * 2, 4)
                 hashes[row] = near_duplicates.perceptual_hash(np.asarray(gray))
@@ -163,7 +175,7 @@ def _open(shard_set: ShardSet, row: int) -> PillowImage.Image:
         if split.row0 <= row < split.row0 + len(split):
             place = row - split.row0
             path = shard_set.tar_folder / split.shard_names[split.shard[place]]
-            with path.open("rb") as file:
+            with os.fdopen(open_regular(path), "rb") as file:
                 return _decode(os.pread(file.fileno(), int(split.size[place]), int(split.offset[place])))
     raise AssertionError(f"row {row} is in no split")
 
@@ -313,10 +325,9 @@ def _name(shard_set: ShardSet, row: int) -> str:
 
 
 def _rejected(shard_set: ShardSet) -> str:
-    path = shard_set.path / REJECTED
-    if not path.is_file():
+    if not shard_set.manifest.rejected:
         return "<h2>Left out</h2><p>Nothing.</p>"
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
+    text = read_regular(shard_set.path / REJECTED).decode("utf-8", "replace")
+    rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
     more = f"<p>and {len(rows) - 40:,} more in {REJECTED}</p>" if len(rows) > 40 else ""
     return f"<h2>Left out</h2><p>{len(rows):,} in all.</p>{_table(['source', 'key', 'reason'], rows[:40])}{more}"

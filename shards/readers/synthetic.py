@@ -11,6 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from shards import worker_pool
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
 from shards.readers._synthetic_shapes import SHAPES, TRAITS, Points, Shape, choose_traits
+from shards.safe_io import refuse_link
 
 IMAGE_PX = 128
 COUNTS = {"train": 4000, "val": 400, "test": 400}
@@ -35,6 +38,9 @@ COLOURS = {
 ATTRIBUTES = (*COLOURS, "colorful", "patterned", "plain", *TRAITS)
 CATEGORIES = tuple(SHAPES)
 _SUPERSAMPLED = 2
+_DRAWN_FILES = re.compile(
+    rf"({'|'.join(COUNTS)})(/\d{{5}}\.jpg|\.csv)?|test_labels\.csv|categories\.txt|{re.escape(DRAWN)}"
+)
 _Y, _X = (np.mgrid[:IMAGE_PX, :IMAGE_PX] / IMAGE_PX - 0.5).astype(np.float32)
 _WALLS = ((236, 234, 230), (205, 205, 210), (176, 160, 140), (150, 170, 165), (225, 210, 190), (95, 98, 108))
 
@@ -52,7 +58,11 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     drawn = folder / DRAWN
     if drawn.is_file() and json.loads(drawn.read_text()) == told:
         return
+    if os.path.lexists(folder) and not drawn.is_file():
+        raise InputError(f"{folder} was not drawn by us (no {DRAWN}), so it is kept; move it away")
     fresh = folder.with_name(folder.name + ".tmp")
+    for old in (folder, fresh):
+        _require_drawn(old)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     jobs = [
@@ -76,6 +86,13 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     (fresh / DRAWN).write_text(json.dumps(told) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.replace(folder)
+
+
+def _require_drawn(folder: Path) -> None:
+    """Refuse a folder to be removed, if it is there, that is a link or holds a file that is not drawn."""
+    for path in refuse_link(folder).rglob("*"):
+        if path.is_symlink() or not _DRAWN_FILES.fullmatch(str(path.relative_to(folder))):
+            raise InputError(f"{path} was not drawn by us, so {folder} is kept; move it away")
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str | int]]) -> None:

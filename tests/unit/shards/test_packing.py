@@ -18,6 +18,7 @@ from shards import InputError, PackOptions, ReadOptions, ShardSet, SpaceError, p
 from shards.locks import Lock
 from shards.manifest import Manifest
 from shards.pack_plan import Plan, ShardPlan
+from shards.reindex import reindex
 from shards.verify import verify
 
 SMALL = PackOptions(shard_mb=0.01)
@@ -273,7 +274,9 @@ def test_opening_what_is_no_set_says_which_command_makes_one(source: Path, tmp_p
     (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"--reindex"):
         ShardSet.open(tmp_path / "out")
-    pack("deep_fashion", source, tmp_path / "out")
+    with pytest.raises(InputError, match=r"holds 4 files that no manifest there lists as ours: index\.parquet, test-"):
+        pack("deep_fashion", source, tmp_path / "out")
+    reindex(tmp_path / "out")
     with pytest.raises(InputError, match="no split 'dev'; it has: train, val, test"):
         ShardSet.open(tmp_path / "out").split("dev")
     with pytest.raises(InputError, match="no fact 'colour'; it has: file_path, row, category, attributes"):

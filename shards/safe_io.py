@@ -1,0 +1,179 @@
+"""The one door to files in folders that others may have made: downloaded, handed over, or shared with a group.
+
+No symbolic link is followed at a file's own name, only regular files are read, a file is written under a name that
+nobody can have made before and then renamed, and whole folders are removed only when all in them is known to be ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from shards.errors import InputError
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+_SHOWN = 5
+
+
+def name_fault(name: object) -> str | None:
+    """Why `name`, which stands in a file, names no file of one folder, or None."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
+        return f"{name!r} is no file name; allowed: letters, digits and ._-"
+    return None
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more
+
+
+def require_regular(path: Path) -> Path:
+    """`path`, which is a regular file and no link to one.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        InputError: it is something else.
+    """
+    _require_regular(path, os.lstat(path).st_mode)
+    return path
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'special')}, where only a regular file is taken")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a regular file and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """A descriptor of a regular file; with `O_CREAT` in `flags` it is made where there is nothing.
+
+    Raises:
+        FileNotFoundError: there is nothing, and `flags` make nothing.
+        InputError: it is a link, a FIFO or the like; or it has a second name and would be written.
+    """
+    try:
+        require_regular(path)  # opening a device may already do something
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise
+    # O_NONBLOCK: what was a file at the look before may be a FIFO now.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    try:
+        found = os.fstat(descriptor)
+        _require_regular(path, found.st_mode)
+        if flags & (os.O_WRONLY | os.O_RDWR) and found.st_nlink > 1:
+            raise InputError(
+                f"{path} has a second name (a hard link), so it is not written to; make it a file of its own"
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; raises as `open_regular` does."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read()
+
+
+def create(path: Path, mode: int = 0o666) -> int:
+    """A descriptor of a new file to write; raises FileExistsError where anything, a link too, has its name."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that nobody can guess."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+    """Write `content` under a temporary name and give it its name: all or nothing, whenever it is killed.
+
+    `durable` makes that hold for power cuts, too. A link at `path` is replaced, and what it points to is left alone.
+    """
+    fresh = temporary(path)
+    try:
+        with os.fdopen(create(fresh), "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def refuse_link(folder: Path) -> Path:
+    """`folder`, which is no symbolic link; it need not exist.
+
+    Raises:
+        InputError: it is one.
+    """
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a symbolic link; nothing is written or removed through it")
+    return folder
+
+
+def private_folder(folder: Path) -> Path:
+    """`folder`, which only this user can write to; made where there is none.
+
+    Raises:
+        InputError: somebody else's, a link, or writable by others.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode):
+            raise InputError(f"{folder} is {_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a folder") from None
+        if found.st_uid != os.geteuid():
+            raise InputError(f"{folder} belongs to another user (uid {found.st_uid}); it is not used") from None
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise InputError(
+                f"{folder} can be written to by other users (mode {stat.S_IMODE(found.st_mode):o}); remove it, "
+                "or close it if you trust what is in it"
+            ) from None
+    return folder
+
+
+def require_ours(folder: Path, ours: re.Pattern[str]) -> None:
+    """See that every entry of a folder, if it is there, is a regular file with a name of `ours`.
+
+    Raises:
+        InputError: it is a link, or holds anything else.
+    """
+    if not refuse_link(folder).exists():
+        return
+    with os.scandir(folder) as entries:
+        others = [e.name for e in entries if not ours.fullmatch(e.name) or not e.is_file(follow_symlinks=False)]
+    if others:
+        raise InputError(f"{folder} is not removed: it holds {some(others)}, which we did not write; move it away")
+
+
+def remove_folder(folder: Path, ours: re.Pattern[str]) -> None:
+    """Remove a folder in which every entry is ours, if it is there; raises as `require_ours` does, before removing."""
+    require_ours(folder, ours)
+    if not folder.exists():
+        return
+    for path in list(folder.iterdir()):
+        path.unlink(missing_ok=True)
+    folder.rmdir()

@@ -1,0 +1,136 @@
+"""The staging folder of a set, and which files beside it are ours to replace.
+
+Ours are the files that the set's manifest lists, and those that the list of an interrupted packing or indexing does:
+it is written to `.packing/ours.json` before the old manifest goes and the first file gets its final name.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from shards.errors import DamageError, InputError
+from shards.manifest import MANIFEST, Manifest, fsync_folder
+from shards.safe_io import name_fault, private_folder, read_regular, some, write_whole
+
+STAGING = ".packing"
+_OURS = "ours.json"
+_FILES = re.compile(r"lock|records\.bin|order\.npy|\.?[A-Za-z0-9._-]+\.(tar|idx|parquet|csv|json|tmp)")
+_FOLDERS = ("planning", "array")
+
+
+def begin(out: Path) -> Path:
+    """The staging folder in `out`: private, and with nothing in it that we do not put there; made if it is missing.
+
+    Raises:
+        InputError: it is a link, somebody else's, writable by others, or holds other things; nothing was touched.
+    """
+    staging = private_folder(out / STAGING)
+    with os.scandir(staging) as entries:
+        odd = []
+        for entry in entries:
+            kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+            folder = kind == stat.S_IFDIR and entry.name in _FOLDERS
+            if not folder and not (kind == stat.S_IFREG and _FILES.fullmatch(entry.name)):
+                odd.append(entry.name)
+    if odd:
+        raise InputError(f"{staging} holds {some(odd)}, which no packing puts there; move the folder away")
+    return staging
+
+
+def clear(staging: Path, keep: Collection[str] = ()) -> None:
+    """Remove all but the lock, the list of what is ours, and `keep`."""
+    for path in staging.iterdir():
+        if path.name in ("lock", _OURS, *keep):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def is_needed(staging: Path) -> bool:
+    """Whether an interrupted packing or indexing cannot be continued without the folder."""
+    return (staging / _OURS).exists() or any(staging.glob("*.rows.json"))
+
+
+def ours(out: Path) -> set[str]:
+    """Names in `out` that packing or indexing wrote.
+
+    Raises:
+        InputError: there is a manifest that cannot be read, so nothing tells what is ours.
+    """
+    names: set[str] = set()
+    try:
+        names |= json.loads(read_regular(out / STAGING / _OURS))
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError):
+        raise InputError(f"{out / STAGING / _OURS} cannot be read; move {out / STAGING} away") from None
+    if any(name_fault(name) for name in names):
+        raise InputError(f"{out / STAGING / _OURS} is not a list of files; move {out / STAGING} away")
+    try:
+        names |= Manifest.load(out).files
+    except FileNotFoundError:
+        pass
+    except (DamageError, InputError) as error:
+        raise InputError(
+            f"{error}; so nothing tells which files in {out} may be replaced: move them away or use --out DIR"
+        ) from None
+    return names
+
+
+def refuse_strangers(out: Path, known: Collection[str], wanted: Collection[str], every_tar: bool) -> None:
+    """Refuse to go on where a file that is not ours has a name that we want, or where any tar is not ours.
+
+    Raises:
+        InputError: names the first few and their number.
+    """
+    there = (path.name for path in out.iterdir() if path.name not in known)
+    found = [name for name in there if name in wanted or (every_tar and name.endswith(".tar"))]
+    if found:
+        raise InputError(
+            f"{out} holds {len(found)} file{'s' * (len(found) > 1)} that no manifest there lists as ours: "
+            f"{some(found)}; nothing was touched: move them away or use --out DIR"
+        )
+
+
+def publish(out: Path, staging: Path, names: Collection[str], *, keep_tars: bool = False) -> None:
+    """Give the staged files `names` their final names, and remove what else is ours; the manifest is gone after it.
+
+    May be killed and run again: what is already moved stays where it is.
+
+    Args:
+        out: the set's folder.
+        staging: with those of `names` that are not moved yet.
+        names: all files of the new set that are written by us, but its manifest.
+        keep_tars: leave tars and tables of the old set where they are.
+
+    Raises:
+        InputError: a file that is not ours has one of the names; nothing was touched.
+    """
+    known = ours(out)
+    same = {name for name in names if _same(staging / name, out / name)}
+    refuse_strangers(out, known | same, names, every_tar=not keep_tars)
+    write_whole(staging / _OURS, json.dumps(sorted({*known, *names, MANIFEST})).encode())
+    fsync_folder(staging)
+    (out / MANIFEST).unlink(missing_ok=True)
+    for name in sorted(names):
+        if (staging / name).exists():
+            (staging / name).replace(out / name)
+    for name in known - {*names, MANIFEST}:
+        kept = keep_tars and name.endswith((".tar", ".parquet"))
+        if not kept and os.path.lexists(out / name):
+            (out / name).unlink()
+    fsync_folder(out)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are there with the same bytes, so that replacing one by the other loses nothing."""
+    return one.is_file() and other.is_file() and not other.is_symlink() and filecmp.cmp(one, other, shallow=False)
