@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.model_names import library_name, own_models
+from shards.safe_io import create, temporary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,12 +90,14 @@ def fetch(wanted: Published, folder: Path) -> Path:
         if wanted.sha256:
             _verify(path, hashlib.sha256(path.read_bytes()).hexdigest(), wanted.sha256)
         return path
+    if os.path.lexists(path):
+        raise ConfigError(f"{path} is no file (a folder, or a link to nothing); move it away")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{wanted.file}.{os.getpid()}"
+    fresh = temporary(path)
     try:
-        digest, announced = _download(wanted.url, temporary)
+        digest, announced = _download(wanted.url, fresh)
         _verify(path, digest, wanted.sha256 or announced)
-        temporary.replace(path)
+        fresh.replace(path)
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(
@@ -102,7 +105,7 @@ def fetch(wanted: Published, folder: Path) -> Path:
             f"fetch that file elsewhere and put it at {path}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
     return path
 
 
@@ -133,7 +136,10 @@ def _download(url: str, path: Path) -> tuple[str, str]:
     """Write the content of `url` to `path`; returns its SHA-256 and the one that the server announced, if any."""
     redirects = _Redirects()
     digest = hashlib.sha256()
-    with urllib.request.build_opener(redirects).open(url, timeout=TIMEOUT_S) as response, path.open("wb") as file:
+    with (
+        urllib.request.build_opener(redirects).open(url, timeout=TIMEOUT_S) as response,
+        os.fdopen(create(path), "wb") as file,
+    ):
         announced = redirects.announced or _announced(response.headers)
         expected = int(response.headers.get("Content-Length") or -1)
         for chunk in _chunks(response):

@@ -20,6 +20,7 @@ from fashion_dist.cluster.slurm import JobRef, presence
 from fashion_dist.errors import RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
+from shards.safe_io import open_regular
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def await_holder(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Ho
 def guard(folder: Path, name: str = "lock") -> Iterator[None]:
     """Only one process at a time is inside, over all nodes whose filesystem supports locks; the kernel ends it."""
     path = folder / f".{name}.guard"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # Filesystems without locks leave a window of milliseconds between reading and writing the lock.
         with contextlib.suppress(OSError):

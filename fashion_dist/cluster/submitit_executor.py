@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import shlex
 import signal
 import subprocess
@@ -58,6 +59,9 @@ _KEPT = {
 _KEPT_BEGINNINGS = ("LC_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "HF_", "FASHION_DIST_")
 
 _LOCAL_TIME_MIN = 60 * 24 * 365
+_SUBMITTED = re.compile(
+    r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh|\d+(_\d+)?_(submission\.sh|submitted\.pkl)"
+)
 """A local job has no time limit unless one is asked for."""
 
 
@@ -163,7 +167,8 @@ def _cleaned_on_refusal(folder: Path) -> Iterator[None]:
             yield
     except (UncompletedJobError, OSError) as error:
         for path in set(folder.iterdir()) - before:
-            path.unlink()
+            if _SUBMITTED.fullmatch(path.name):  # another command may have begun to log here meanwhile
+                path.unlink()
         words = " ".join(str(error).split())
         raise ConfigError(f"the job was refused, nothing was submitted: {words}") from None
 

@@ -30,11 +30,13 @@ from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
 from fashion_dist.train.startup_timer import Startup, import_late
+from shards.safe_io import refuse_link
 
 if TYPE_CHECKING:
     from fashion_dist.data.options import LoaderOptions
     from fashion_dist.tracking.wandb_media import Media
 
+_PEER_FILE = re.compile(r"(rank_|node_|attempt-)\d+\.json")
 EXIT_REQUEUE_LOCAL = 144
 """By which rank 0 asks submitit's local controller to start the ranks again."""
 
@@ -204,8 +206,10 @@ def _enter(run: RunDir, place: Place, timeout_s: float) -> run_lock.Holder:
         },
     )  # fmt: skip
     # A peer's leftovers of the last start must not pass for this one's.
-    for path in (*run.heartbeats.glob("*.json"), *run.rendezvous(1).parent.glob("attempt-*.json")):
-        path.unlink(missing_ok=True)
+    for folder in (run.heartbeats, run.rendezvous(1).parent):
+        for path in refuse_link(folder).glob("*.json"):
+            if _PEER_FILE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
     return holder
 
 

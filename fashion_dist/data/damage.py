@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from fashion_dist.errors import DamageError
+from fashion_dist.io import append
 
 
 class BadSamples:
@@ -36,7 +37,7 @@ class BadSamples:
         if self._log is not None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             told = {"key": error.key, "shard": error.shard, "offset": error.offset, "reason": error.reason}
-            with self._log.open("a") as file:
+            with append(self._log) as file:
                 file.write(json.dumps(told) + "\n")
 
     def first_of(self, rows: np.ndarray) -> DamageError | None:

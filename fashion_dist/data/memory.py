@@ -12,6 +12,8 @@ import fcntl
 import hashlib
 import mmap
 import os
+import re
+import stat
 from collections import Counter
 from pathlib import Path
 
@@ -54,7 +56,7 @@ class Block:
         name: what it is for.
 
     Raises:
-        ConfigError: /dev/shm has no room for it.
+        ConfigError: /dev/shm has no room for it, or somebody else's file in its place.
     """
 
     def __init__(self, size: int, ranks: int = 1, name: str = "") -> None:
@@ -82,15 +84,20 @@ class Block:
 
 def remove_stale() -> None:
     """Remove what earlier jobs of this user left in /dev/shm because they died while opening it."""
+    ours = re.compile(rf"{_PREFIX}-{os.getuid()}-(\d+)-[0-9a-f]{{16}}")
     for path in SHARED.glob(f"{_PREFIX}-{os.getuid()}-*"):
-        parent = path.name.split("-")[3]
-        if parent.isdigit() and not Path(f"/proc/{parent}").exists():
+        named = ours.fullmatch(path.name)
+        if named and not Path(f"/proc/{named[1]}").exists() and _is_ours(os.lstat(path)):
             path.unlink(missing_ok=True)
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _open_shared(path: Path, size: int, ranks: int) -> mmap.mmap:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _make_or_open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink == 0:
@@ -106,6 +113,29 @@ def _open_shared(path: Path, size: int, ranks: int) -> mmap.mmap:
             # Closing would not unlock: the map keeps a duplicate of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+
+def _make_or_open(path: Path) -> int:
+    """A descriptor of the block, which the first rank makes; never of what another user put in its place.
+
+    Raises:
+        ConfigError: somebody else's file has its name, or one that others can open.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            continue  # its last rank has opened it and removed its name
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be shared by ranks: {error.strerror}; remove it") from None
+        found = os.fstat(descriptor)
+        if _is_ours(found) and not found.st_mode & 0o077 and found.st_nlink < 2:
+            return descriptor
+        os.close(descriptor)
+        raise ConfigError(f"{path} is not a block of this user's alone; remove it, or use --cache none")
 
 
 def _reserve(descriptor: int, path: Path, size: int) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fashion_dist.errors import DamageError, InputError
 from shards import Manifest, Split
+from shards.safe_io import open_regular, require_regular
 
 OPEN_FILES = 64
 """Shards of one loader that are open at once; the one not used for longest is closed first."""
@@ -91,12 +92,12 @@ class ShardFiles:
                     f"{path}: {counts[number]} samples in the index, {shard.samples} in the manifest; {advice}"
                 )
             try:
-                length = path.stat().st_size
+                length = require_regular(path).stat().st_size
                 if length != shard.size:
                     raise InputError(
                         f"{path}: {length} bytes, which does not match the manifest's {shard.size}; {advice}"
                     )
-                with path.open("rb", buffering=0) as file:
+                with os.fdopen(open_regular(path), "rb", buffering=0) as file:
                     for row in {int(first), int(last)}:
                         header = os.pread(file.fileno(), 512, int(split.offset[row]) - 512)
                         _check_header(header, split, row)
@@ -117,7 +118,7 @@ class ShardFiles:
             handle = self._open.get(shard)
             if handle is None:
                 path = self._split.tar_folder / self._split.shard_names[shard]
-                handle = self._open[shard] = _Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                handle = self._open[shard] = _Handle(open_regular(path))
                 if len(self._open) > self._limit:
                     self._open.popitem(last=False)[1].leave()
             else:

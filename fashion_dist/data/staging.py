@@ -16,6 +16,7 @@ import numpy as np
 
 from fashion_dist.errors import ConfigError, DamageError
 from shards import Manifest, Split
+from shards.safe_io import create, is_regular, open_regular, private_folder
 
 Progress = Callable[[str, int, int], None]
 """(what, bytes done, bytes in all)"""
@@ -37,7 +38,8 @@ def stage(split: Split, where: str, on_progress: Progress | None = None) -> Spli
         on_progress: told every few megabytes; without it the log is, every few seconds.
 
     Raises:
-        ConfigError: no such folder, or no room in it.
+        ConfigError: no such folder, or no room in it, or something else has a shard's name there.
+        InputError: our folder in it is a link, somebody else's, or can be written to by others.
         DamageError: a shard is not the one that was packed.
     """
     manifest = Manifest.load(split.path)
@@ -46,8 +48,10 @@ def stage(split: Split, where: str, on_progress: Progress | None = None) -> Spli
     base = _folder(where) / f"fashion-dist-{os.getuid()}"
     folder = base / manifest.data_hash[:16]
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (folder / ".lock").open("w") as lock:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(base)
+        private_folder(folder)
+        with os.fdopen(open_regular(folder / ".lock", os.O_RDWR | os.O_CREAT), "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             missing = [shard for shard in shards if not _is_there(folder / shard.name, shard.size)]
             _check_room(folder, sum(shard.size for shard in missing))
@@ -72,7 +76,12 @@ def _folder(where: str) -> Path:
 
 
 def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+    """Whether a whole copy is there; raises ConfigError for anything else of its name."""
+    if not os.path.lexists(path):
+        return False
+    if not is_regular(path) or path.stat().st_size != size:
+        raise ConfigError(f"--stage: {path} is not the copy of a shard that was put there; remove it")
+    return True
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -84,8 +93,9 @@ def _check_room(folder: Path, needed: int) -> None:
 def _copy(source: Path, target: Path, sha256: str) -> Iterator[int]:
     """Yield the bytes copied so far."""
     temporary = target.with_name(f".{target.name}.part")
+    temporary.unlink(missing_ok=True)  # of a copier that was killed: the folder is private, and its lock ours
     digest, done = hashlib.sha256(), 0
-    with source.open("rb") as reading, temporary.open("wb") as writing:
+    with os.fdopen(open_regular(source), "rb") as reading, os.fdopen(create(temporary), "wb") as writing:
         while data := reading.read(_CHUNK):
             digest.update(data)
             writing.write(data)

@@ -28,12 +28,14 @@ from torch import nn
 import fashion_dist
 from fashion_dist import models
 from fashion_dist.errors import CheckpointError
+from fashion_dist.io import OwnFiles
 from fashion_dist.model_names import library_name, own_models
 from fashion_dist.models import Head, Network, _pair
 from fashion_dist.models._pair import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import Facts
 from fashion_dist.train.checkpoint import Checkpoints
+from shards.safe_io import create, read_regular, refuse_link, temporary
 
 ROOT = Path(fashion_dist.__file__).parents[1]
 
@@ -101,36 +103,38 @@ def write_archive(facts: Facts, page: Path) -> Path:
 
     Raises:
         CheckpointError: the run has no best weights yet, or its shard set is gone.
+        InputError: a link stands among what goes into it, or a zip of the same name that we did not write.
     """
     if facts.shard_set is None:
         raise CheckpointError(f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}")
     parts = dict(_model(facts))
     final = page.parent / f"{facts.run_id}.zip"
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    OwnFiles(final.parent).claim(final.name)
+    fresh = temporary(final)
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as out:
+        with os.fdopen(create(fresh), "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
             code = dict(_code())
             out.writestr("README.txt", _readme(facts, code.get("code.diff", b"") != b"", parts))
             for name, data in {**code, **parts}.items():
                 out.writestr(name, data)
             for name, path in _files(facts.run, page):
-                out.write(path, name)
-        temporary.replace(final)
+                out.writestr(name, read_regular(path))
+        fresh.replace(final)
     finally:
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
     return final
 
 
 def _files(run: RunDir, page: Path) -> Iterator[tuple[str, Path]]:
+    """Names in the archive and the files; a link among them is refused when it is read."""
     for path in (run.config, run.run, run.metrics, run.attempts):
-        if path.is_file():
+        if os.path.lexists(path):
             yield f"run/{path.name}", path
-    if run.submission.is_dir():
-        yield from (
-            (f"run/submission/{path.name}", path) for path in sorted(run.submission.iterdir()) if path.is_file()
-        )
     yield "report/index.html", page
-    yield from ((f"report/figures/{path.name}", path) for path in sorted((page.parent / "figures").glob("*.*")))
+    for name, folder in (("run/submission", run.submission), ("report/figures", page.parent / "figures")):
+        for path in sorted(refuse_link(folder).glob("[!.]*")):
+            if path.is_symlink() or not path.is_dir():
+                yield f"{name}/{path.name}", path
 
 
 def _git(*arguments: str) -> bytes | None:

@@ -10,6 +10,7 @@ Legend: n sampled images, F features, C channels, P pixels of a side.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fashion_dist.io import OwnFiles
 from fashion_dist.models._pair import PairNetwork, pair_scores
 from fashion_dist.report.run_data import Facts
 from fashion_dist.runs import OpenRun
@@ -104,9 +106,9 @@ def look_inside(facts: Facts, split: str, groups: np.ndarray, kept: Path, say: C
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # hooks keep a layer's output, to stay as it was
         made = _compute(trainer, split, groups)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.open("wb") as file:
-        np.savez_compressed(file, key=np.array(key), **vars(made))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, key=np.array(key), **vars(made))
+    OwnFiles(kept.parent).write(kept.name, buffer.getvalue())
     return made
 
 

@@ -7,6 +7,7 @@ Text is drawn as outlines: no label is cut because a reader's fonts are wider.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fashion_dist.io import OwnFiles
 from fashion_dist.report.blocks import Picture
 
 if TYPE_CHECKING:
@@ -95,19 +97,22 @@ class Album:
         mpl.use("Agg")
         from matplotlib.figure import Figure
 
-        folder = self.folder / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = {ending: folder / f"{name}.{ending}" for ending in ("png", "svg", "csv")}
+        endings = ("png", "svg", "csv")
+        own = OwnFiles(self.folder / "figures")
+        own.claim(*(f"{name}.{ending}" for ending in endings))
+        svg, png, table = io.StringIO(), io.BytesIO(), io.StringIO(newline="")
         settings: Any = {**_SETTINGS, "svg.hashsalt": name}
         with mpl.rc_context(settings):
             figure = Figure(figsize=size, layout="constrained")
             paint(figure)
-            figure.savefig(paths["svg"], metadata={"Date": None})
-            figure.savefig(paths["png"], dpi=160 if size[0] < 8 else 110)
-        with paths["csv"].open("w", newline="") as file:
-            csv.writer(file).writerows([head, *rows])
-        links = tuple((ending.upper(), f"figures/{path.name}") for ending, path in paths.items())
-        picture = Picture(name, title, alt, inline(paths["svg"].read_text(), name), links, wide, caption)
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+            figure.savefig(png, format="png", dpi=160 if size[0] < 8 else 110)
+        csv.writer(table).writerows([head, *rows])
+        own.write(f"{name}.svg", svg.getvalue())
+        own.write(f"{name}.png", png.getvalue())
+        own.write(f"{name}.csv", table.getvalue())
+        links = tuple((ending.upper(), f"figures/{name}.{ending}") for ending in endings)
+        picture = Picture(name, title, alt, inline(svg.getvalue(), name), links, wide, caption)
         self.pictures.append(picture)
         return picture
 

@@ -14,6 +14,7 @@ import numpy as np
 from fashion_dist import __version__
 from fashion_dist.cluster.job_record import Submission
 from fashion_dist.errors import FashionDistError, ShardsError
+from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
 from fashion_dist.report import attributes, classes, formatting, outfits, run_sections, scores
 from fashion_dist.report.blocks import Page, Section
@@ -52,7 +53,7 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
         say: told what is being done.
     """
     folder = out or facts.run.report
-    folder.mkdir(parents=True, exist_ok=True)
+    OwnFiles(folder).claim("index.html")
     album, notes = Album(folder), list(facts.notes)
     sections = [run_sections.what_was_run(facts), run_sections.curves(facts, album)]
     found = _answers(facts, notes, quick, say)
@@ -240,7 +241,7 @@ def report_runs(
     """
     from fashion_dist.report import ablation, comparison, search
 
-    out.mkdir(parents=True, exist_ok=True)
+    OwnFiles(out).claim("index.html")
     album, notes = Album(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
     groups, shared = comparison.group(found), comparison.shared_metrics(found)
     one_task = len({f.config.task for f in found}) == 1

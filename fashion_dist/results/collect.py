@@ -11,7 +11,7 @@ import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError, RunError
-from fashion_dist.io import write_text
+from fashion_dist.io import OwnFiles
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
@@ -35,7 +35,8 @@ def collect(
         Their paths.
 
     Raises:
-        InputError: the shard set has no such split, or the run has not predicted it yet.
+        InputError: the shard set has no such split, or the run has not predicted it yet, or `out` holds a file of the
+            same name that we did not write.
         RunError: a sample of the split is missing or doubled in the predictions; nothing is written.
     """
     part = shard_set.split(split)
@@ -60,10 +61,9 @@ def collect_average(
 
 
 def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_text(folder / name, text)
-    return [folder / name for name in files]
+    own = OwnFiles(folder)
+    own.claim(*files)
+    return [own.write(name, text) for name, text in files.items()]
 
 
 def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from fashion_dist.tasks import load
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
 from shards import ShardSet, Split
+from shards.safe_io import is_regular
 
 EXAMPLES = 32
 
@@ -37,7 +38,7 @@ def run_media(run: RunDir, config: Config, shard_set: ShardSet, split: str = "te
     marks = [(str(path), path.stat().st_size) for path in seen if path.exists()]
     facts = json.dumps([summary, {name: cells for name, (_, cells) in confusions.items()}, marks], default=str)
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    pictures = {path.stem: path for path in sorted((run.report / "figures").glob("*.png"))}
+    pictures = {path.stem: path for path in sorted((run.report / "figures").glob("*.png")) if is_regular(path)}
     return Media(summary, confusions, split, _examples(run, config, shard_set, split), artifacts, fingerprint, pictures)
 
 
@@ -69,7 +70,7 @@ def _artifacts(run: RunDir, config: Config, shard_set: ShardSet) -> list[Artifac
     artifacts = [Artifact(name, "dataset", references=(shard_set.path,), is_input=True, facts=facts)]
     if best := sorted(run.checkpoints.glob("best-*/manifest.json")):
         artifacts.append(Artifact(f"checkpoint-{run.run_id}", "model", references=(best[-1].parent,)))
-    if run.submission.is_dir() and (files := sorted(path for path in run.submission.iterdir() if path.is_file())):
+    if files := sorted(path for path in run.submission.glob("[!.]*") if is_regular(path)):  # links are not uploaded
         artifacts.append(Artifact(f"submission-{run.run_id}", "submission", files=files))
     return artifacts
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fashion_dist.cluster import run_lock
 from fashion_dist.io import read_lines
 from fashion_dist.paths import SweepDir
+from shards.safe_io import open_regular
 
 What = Literal["begins", "goes on", "is given up", "is the same as another"]
 
@@ -17,7 +18,8 @@ What = Literal["begins", "goes on", "is given up", "is the same as another"]
 def note(folder: SweepDir, trial: int, what: What, reason: str, **facts: Any) -> None:
     """Add one line, on disk before this returns."""
     line = json.dumps({"trial": trial, "what": what, "reason": reason, **facts, "time": time.time()}) + "\n"
-    with run_lock.guard(folder.path, "decisions"), folder.decisions.open("ab+") as file:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    with run_lock.guard(folder.path, "decisions"), os.fdopen(open_regular(folder.decisions, flags), "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a writer was killed in the middle

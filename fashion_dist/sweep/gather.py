@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import write_text
+from fashion_dist.io import OwnFiles
 from fashion_dist.monitor.table import cut
 from fashion_dist.paths import SweepDir
 from fashion_dist.results.collect import collect, collect_average
@@ -117,13 +117,11 @@ def _write_tables(view: SweepView, out: Path) -> list[Path]:
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: "" if value is None else _plain(value) for name, value in row.items()} for row in table)
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / "trials.csv", out / "trials.parquet"]
-    write_text(files[0], text.getvalue())
-    temporary = out / ".trials.parquet.new"
-    pq.write_table(pa.table({name: _column([row.get(name) for row in table]) for name in names}), temporary)
-    temporary.replace(files[1])
-    return files
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: _column([row.get(name) for row in table]) for name in names}), buffer)
+    own = OwnFiles(out)
+    own.claim("trials.csv", "trials.parquet")
+    return [own.write("trials.csv", text.getvalue()), own.write("trials.parquet", buffer.getvalue())]
 
 
 def _plain(value: Any) -> Any:

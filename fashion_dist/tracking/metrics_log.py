@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fashion_dist.io import write_text
+from fashion_dist.io import append, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.wandb_media import Media
 
@@ -60,7 +60,7 @@ class MetricsLogger:
     def __init__(self, run: RunDir, resumed_step: int, attempt: int) -> None:
         self.attempt = attempt
         self._keep_until(run.metrics, resumed_step)
-        self._file = run.metrics.open("a")
+        self._file = append(run.metrics)
         self._tracker: Tracker | None = None
 
     @staticmethod

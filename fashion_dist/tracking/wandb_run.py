@@ -25,7 +25,7 @@ from urllib.parse import urlparse
 from fashion_dist import tasks
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
-from fashion_dist.io import read_lines, write_text
+from fashion_dist.io import append, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.tracking.wandb_media import Media
@@ -249,7 +249,7 @@ class SyncRecord:
         self._append({"arrived": rows})
 
     def _append(self, values: Mapping[str, Any]) -> None:
-        with self._path.open("a") as file:
+        with append(self._path) as file:
             file.write(json.dumps({"target": self._target, **values}) + "\n")
 
 

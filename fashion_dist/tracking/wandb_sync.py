@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist.config import Config
-from fashion_dist.errors import RunError
-from fashion_dist.io import read_lines
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.io import OwnFiles, read_lines
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.tracking.wandb_run import WandbRun, key_of, pictures_key
+from shards.safe_io import refuse_link, some
 
 if TYPE_CHECKING:
     from fashion_dist.tracking.wandb_media import Media
@@ -48,8 +49,15 @@ def sync(run: RunDir, config: Config, group: str, media: Media | None) -> Synced
 
 
 def replay(run: RunDir, config: Config, group: str, media: Media | None, folder: Path) -> Synced:
-    """The whole run as one offline run of W&B in `folder/<run id>`, made anew and put in place whole."""
-    final, new = folder / run.run_id, folder / f".{run.run_id}.new"
+    """The whole run as one offline run of W&B in `folder/<run id>`, made anew and put in place whole.
+
+    Raises:
+        InputError: something that no earlier call made has the run's name there, or lies in it.
+    """
+    final, new, old = (folder / name for name in (run.run_id, f".{run.run_id}.new", f".{run.run_id}.old"))
+    OwnFiles(folder).claim(final.name, new.name, old.name)
+    if final.exists() and (others := {path.name for path in refuse_link(final).iterdir()} - {"wandb"}):
+        raise ConfigError(f"{final} is not replaced: it holds {some(others)}, which we did not write; move it away")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     points = read_metrics(run.metrics)
@@ -60,7 +68,6 @@ def replay(run: RunDir, config: Config, group: str, media: Media | None, folder:
         feed.show(media)
     feed.finish()
     if final.exists():
-        old = folder / f".{run.run_id}.old"
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
         new.rename(final)

@@ -21,7 +21,8 @@ import io
 import json
 import logging
 import os
-import shutil
+import re
+import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,12 +31,16 @@ from typing import Any
 
 import torch
 
-from fashion_dist.errors import CheckpointError
+from fashion_dist.errors import CheckpointError, InputError
+from shards.safe_io import create, refuse_link, remove_folder
 
 logger = logging.getLogger(__name__)
 
 _STATE = "state.pt"
 _MANIFEST = "manifest.json"
+_FILES = re.compile(r"state\.pt|manifest\.json")
+_COMMITTED = re.compile(r"(step|best)-\d+")
+_LEFTOVER = re.compile(r"\.(step|best)-\d+\.[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -93,35 +98,39 @@ class Checkpoints:
 
     def _commit(self, name: str, step: int, data: memoryview, facts: dict[str, Any]) -> None:
         final = self.folder / f"{name}-{step:08d}"
-        temporary = self.folder / f".{final.name}.{os.getpid()}"
+        temporary = self.folder / f".{final.name}.{secrets.token_hex(6)}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
+            refuse_link(self.folder).mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             _write_synced(temporary / _STATE, data)
             manifest = {**facts, "step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             _write_synced(temporary / _MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
             _sync_folder(temporary)
-            if final.exists():
-                # A resumed run reaches the same step again; what it saved there before is the same state.
-                shutil.rmtree(final)
+            # A resumed run reaches the same step again; what it saved there before is the same state.
+            remove_folder(final, _FILES)
             temporary.rename(final)
             _sync_folder(self.folder)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+        except (OSError, InputError) as error:
+            _remove(temporary)
             raise _write_error(final, len(data), error) from error
         kept = self.keep + 1 if name == "step" else 1
         for old in self._folders(name)[kept:]:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
 
     def _folders(self, name: str) -> list[Path]:
         """Committed folders, newest step first."""
-        return sorted(self.folder.glob(f"{name}-*"), reverse=True)
+        found = (path for path in self.folder.glob(f"{name}-*") if _COMMITTED.fullmatch(path.name))
+        return sorted(found, reverse=True)
 
     def clean(self) -> None:
-        """Remove what killed writers left behind; only the run's lock holder may call this."""
-        for leftover in self.folder.glob(".*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Remove what killed writers left behind; only the run's lock holder may call this.
+
+        Raises:
+            InputError: the folder is a symbolic link, so what is in it may be anybody's.
+        """
+        for leftover in refuse_link(self.folder).glob(".*"):
+            if _LEFTOVER.fullmatch(leftover.name):
+                _remove(leftover)
 
     def load(self, name: str = "step", map_location: str | torch.device = "cpu") -> tuple[Saved, dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None without any.
@@ -147,6 +156,14 @@ class Checkpoints:
             self._writer.shutdown()
 
 
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint's folder, unless there is something in it that we did not write."""
+    try:
+        remove_folder(folder, _FILES)
+    except (OSError, InputError) as error:
+        logger.warning("%s", error)
+
+
 def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[str, Any]]:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
@@ -163,7 +180,7 @@ def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[s
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:
-    with path.open("wb") as file:
+    with os.fdopen(create(path), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -179,7 +196,7 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_error(path: Path, size: int, error: OSError) -> CheckpointError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _write_error(path: Path, size: int, error: OSError | InputError) -> CheckpointError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CheckpointError(f"no space for checkpoint {path}: {size:,} bytes needed; the one before is intact")
     return CheckpointError(f"checkpoint {path} ({size:,} bytes) could not be written: {error}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from fashion_dist.errors import RunError
+from fashion_dist.io import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -196,9 +196,7 @@ def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta
     if world.is_main:
         store = TCPStore(address, 0, world.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
         rendezvous.parent.mkdir(parents=True, exist_ok=True)
-        temporary = rendezvous.with_name(f".{rendezvous.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"address": address, "port": store.port}))
-        temporary.replace(rendezvous)
+        write_text(rendezvous, json.dumps({"address": address, "port": store.port}))
         return store
     deadline = time.monotonic() + timeout.total_seconds()
     while not rendezvous.is_file():

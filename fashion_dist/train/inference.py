@@ -6,7 +6,7 @@ Predictions carry keys: each rank writes the rows of the samples it saw, and nob
 from __future__ import annotations
 
 import contextlib
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from fashion_dist.data import Batch
 from fashion_dist.train.distributed import Link
+from shards.safe_io import refuse_link, remove_folder, require_ours
 
 Outputs = Iterable[tuple[Batch, dict[str, Tensor]]]
 Rows = Mapping[str, np.ndarray]
+
+_FILES = re.compile(r"rank_\d+\.parquet")
 
 
 def iter_outputs(
@@ -70,26 +73,35 @@ def gather_rows(mine: Rows, dist: Link) -> dict[str, np.ndarray]:
     return {name: values[order] for name, values in joined.items()}
 
 
-def write_predictions(folder: Path, mine: Rows, keys: Callable[[np.ndarray], list[str]], dist: Link) -> None:
-    """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns, a row per example.
+def write_predictions(
+    folder: Path, rows: Callable[[], Rows], keys: Callable[[np.ndarray], list[str]], dist: Link
+) -> None:
+    """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `rows`, a row per example.
 
     The folder is made anew and appears whole, by rename, once every rank has written.
+
+    Raises:
+        InputError: the folder is a link, or holds something that no rank wrote.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     temporary = folder.with_name(f".{folder.name}.new")
     if dist.world.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
+        refuse_link(folder.parent)
+        require_ours(folder, _FILES)  # before the work, not after it
+        remove_folder(temporary, _FILES)
         temporary.mkdir(parents=True)
     dist.barrier()
+    with one_thread():
+        mine = rows()
     if mine:
         table = pa.table({name: _arrow(values) for name, values in mine.items()})
         table = table.add_column(1, "key", pa.array(keys(mine["index"])))
         pq.write_table(table, temporary / f"rank_{dist.world.rank}.parquet")
     dist.barrier()
     if dist.world.is_main:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder, _FILES)
         temporary.rename(folder)
     dist.barrier()
 

@@ -16,6 +16,7 @@ from fashion_dist.tracking.wandb_run import start_wandb
 from fashion_dist.train.distributed import Link
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.startup_timer import told
+from shards.safe_io import refuse_link
 
 
 class RunLogger:
@@ -61,7 +62,7 @@ class RunLogger:
         """Keep what was measured on a split as files, {file name: text}."""
         if self._dist.world.is_main and tables:
             folder = self._run.measures(split)
-            folder.mkdir(parents=True, exist_ok=True)
+            refuse_link(refuse_link(folder.parent) / folder.name).mkdir(parents=True, exist_ok=True)
             for name, text in tables.items():
                 write_text(folder / name, text)
 

@@ -370,9 +370,8 @@ class Trainer:
 
     def predict(self, loader: SplitLoader) -> None:
         """Write the predictions of a split, `index`, `key` and the task's columns, a row per example."""
-        with inference.one_thread():
-            mine = self._own_rows(loader)
-        inference.write_predictions(self.run.predictions(loader.split.name), mine, loader.keys, self.dist)
+        folder = self.run.predictions(loader.split.name)
+        inference.write_predictions(folder, lambda: self._own_rows(loader), loader.keys, self.dist)
 
     def _predict_splits(self) -> None:
         """Predict the wanted splits with the best weights, and measure those whose labels are known."""
