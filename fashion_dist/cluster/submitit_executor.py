@@ -58,10 +58,10 @@ _KEPT = {
 }
 _KEPT_BEGINNINGS = ("LC_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "HF_", "FASHION_DIST_")
 
-_LOCAL_TIME_MIN = 60 * 24 * 365
 _SUBMITTED = re.compile(
     r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh|\d+(_\d+)?_(submission\.sh|submitted\.pkl)"
 )
+_LOCAL_TIME_MIN = 60 * 24 * 365
 """A local job has no time limit unless one is asked for."""
 
 
