@@ -39,6 +39,8 @@ class OwnFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = refuse_link(folder)
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is a file, where a folder is to be; move it away, or give another folder")
 
     def claim(self, *names: str) -> None:
         """Note that files of these names are ours to write and to replace from now on.

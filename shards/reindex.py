@@ -277,5 +277,5 @@ def _tables(out: Path) -> dict[str, str]:
             found[path.stem] = table_hash(pq.read_table(require_regular(path)))
         except (OSError, pa.ArrowException) as error:
             told = str(error).splitlines()[0]
-            raise InputError(f"{path}, cannot be read: {told}; move it away, or use --out DIR") from None
+            raise InputError(f"{path} cannot be read as a table: {told}; move it away, or use --out DIR") from None
     return found

@@ -163,6 +163,8 @@ def require_ours(folder: Path, ours: re.Pattern[str]) -> None:
     """
     if not refuse_link(folder).exists():
         return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file, where a folder is to be; move it away")
     with os.scandir(folder) as entries:
         others = [e.name for e in entries if not ours.fullmatch(e.name) or not e.is_file(follow_symlinks=False)]
     if others:

@@ -21,7 +21,10 @@ from shards.safe_io import name_fault, private_folder, read_regular, some, write
 
 STAGING = ".packing"
 _OURS = "ours.json"
-_FILES = re.compile(r"lock|records\.bin|order\.npy|\.?[A-Za-z0-9._-]+\.(tar|idx|parquet|csv|json|tmp)")
+_FILES = re.compile(
+    r"lock|records\.bin|order\.npy|(plan|ours|manifest)\.json|rejected\.csv"
+    r"|[A-Za-z0-9._-]+\.(tar|idx|rows\.json|parquet)|\.[A-Za-z0-9._-]+\.tmp"
+)
 _FOLDERS = ("planning", "array")
 
 
@@ -33,14 +36,17 @@ def begin(out: Path) -> Path:
     """
     staging = private_folder(out / STAGING)
     with os.scandir(staging) as entries:
-        odd = []
+        odd, lock = [], False
         for entry in entries:
+            lock = lock or entry.name == "lock"
             kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
             folder = kind == stat.S_IFDIR and entry.name in _FOLDERS
             if not folder and not (kind == stat.S_IFREG and _FILES.fullmatch(entry.name)):
                 odd.append(entry.name)
     if odd:
         raise InputError(f"{staging} holds {some(odd)}, which no packing puts there; move the folder away")
+    if not lock and any(staging.iterdir()):
+        raise InputError(f"{staging} has no lock file, so no packing made it; move the folder away")
     return staging
 
 
@@ -68,7 +74,7 @@ def ours(out: Path) -> set[str]:
     """
     names: set[str] = set()
     try:
-        names |= json.loads(read_regular(out / STAGING / _OURS))
+        names.update(json.loads(read_regular(out / STAGING / _OURS)))
     except FileNotFoundError:
         pass
     except (ValueError, TypeError):

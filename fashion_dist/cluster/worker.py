@@ -205,12 +205,16 @@ def _enter(run: RunDir, place: Place, timeout_s: float) -> run_lock.Holder:
             "hardware": machine.hardware(),
         },
     )  # fmt: skip
-    # A peer's leftovers of the last start must not pass for this one's.
+    _forget_peers(run)
+    return holder
+
+
+def _forget_peers(run: RunDir) -> None:
+    """Remove what ranks left at the last start, so that it does not pass for this one's."""
     for folder in (run.heartbeats, run.rendezvous(1).parent):
         for path in refuse_link(folder).glob("*.json"):
             if _PEER_FILE.fullmatch(path.name):
                 path.unlink(missing_ok=True)
-    return holder
 
 
 def _train(

@@ -8,6 +8,7 @@ so that a demonstration can grade its own submission.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -24,7 +25,7 @@ from shards import worker_pool
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
 from shards.readers._synthetic_shapes import SHAPES, TRAITS, Points, Shape, choose_traits
-from shards.safe_io import refuse_link
+from shards.safe_io import read_regular, refuse_link
 
 IMAGE_PX = 128
 COUNTS = {"train": 4000, "val": 400, "test": 400}
@@ -56,9 +57,11 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     """Draws the data set into `folder`, whole or not at all; what was drawn with the same seed is kept."""
     told = {"version": VERSION, "seed": seed, "image_px": IMAGE_PX, "counts": COUNTS}
     drawn = folder / DRAWN
-    if drawn.is_file() and json.loads(drawn.read_text()) == told:
-        return
-    if os.path.lexists(folder) and not drawn.is_file():
+    with contextlib.suppress(FileNotFoundError):
+        before = _read_drawn(drawn)
+        if before == told:
+            return
+    if os.path.lexists(folder) and not drawn.exists():
         raise InputError(f"{folder} was not drawn by us (no {DRAWN}), so it is kept; move it away")
     fresh = folder.with_name(folder.name + ".tmp")
     for old in (folder, fresh):
@@ -86,6 +89,15 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     (fresh / DRAWN).write_text(json.dumps(told) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.replace(folder)
+
+
+def _read_drawn(path: Path) -> dict[str, Any]:
+    """What was drawn, and how; raises InputError for a file that does not say so."""
+    with contextlib.suppress(ValueError):
+        told = json.loads(read_regular(path))
+        if isinstance(told, dict) and told.keys() <= {"version", "seed", "image_px", "counts"}:
+            return told
+    raise InputError(f"{path} is not ours, so its folder is kept; move it away")
 
 
 def _require_drawn(folder: Path) -> None:
