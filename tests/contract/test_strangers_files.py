@@ -19,28 +19,29 @@ import torch
 from minis import DRAW
 from report_runs import make_run
 
-from fashion_dist import syncing, tasks
-from fashion_dist.checkpoint import Checkpoints
-from fashion_dist.cluster import lock as run_lock
-from fashion_dist.cluster.job import _forget_peers
-from fashion_dist.collect import _write
+from fashion_dist import tasks
+from fashion_dist.cluster import run_lock
+from fashion_dist.cluster.worker import _forget_peers
 from fashion_dist.data import memory
 from fashion_dist.data.damage import BadSamples
-from fashion_dist.data.stage import stage
+from fashion_dist.data.staging import stage
 from fashion_dist.errors import CheckpointError, ConfigError, DamageError
-from fashion_dist.files import OwnFiles, write_text
+from fashion_dist.io import OwnFiles, write_text
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.predict import predict_run
 from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
-from fashion_dist.report.facts import read_facts
+from fashion_dist.report.dataset_card import write_card
+from fashion_dist.report.run_data import read_facts
+from fashion_dist.results.collect import _write
 from fashion_dist.runs import open_run
 from fashion_dist.sweep import decisions
-from fashion_dist.tracking import Tracker
+from fashion_dist.tracking import wandb_sync as syncing
+from fashion_dist.tracking.metrics_log import Tracker
+from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.inference import predict_run
 from fashion_dist.weights import Published, fetch
 from shards import InputError, PackOptions, ShardSet, pack
-from shards.card import write_card
-from shards.lock import Lock
+from shards.locks import Lock
 from shards.readers import synthetic
 from shards.reindex import reindex
 from shards.verify import verify
