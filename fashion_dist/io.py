@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from fashion_dist.errors import ConfigError
 from shards.safe_io import open_regular, read_regular, refuse_link, some, write_whole
+
+from fashion_dist.errors import RunError
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,6 +80,40 @@ class OwnFiles:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Replace `path` by `values` as indented JSON, in one step."""
     write_text(path, json.dumps(dict(values), indent=2, default=str) + "\n")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step, for this user's eyes alone."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # O_EXCL and 0600
+    with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor
+        file.write(text)
+    Path(temporary).replace(path)
+
+
+def read_own(path: Path) -> bytes:
+    """The content of a file that is believed or executed: this user's own, that nobody else may write.
+
+    Who may write to a folder above can put another file there, but none that belongs to this user.
+
+    Raises:
+        RunError: it is a link, no plain file, another user's, or others may write it.
+        FileNotFoundError: there is none.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if path.is_symlink():
+            raise RunError(f"{path} is a link and is not read") from None
+        raise error
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise RunError(f"{path} is no plain file and is not read")
+        if facts.st_uid != os.geteuid():
+            raise RunError(f"{path} belongs to another user ({facts.st_uid}) and is not read")
+        if facts.st_mode & OTHERS_WRITE:
+            raise RunError(f"{path} can be written by others (mode {stat.S_IMODE(facts.st_mode):o}) and is not read")
+        return file.read()
 
 
 def read_json(path: Path) -> dict[str, Any]:

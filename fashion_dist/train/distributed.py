@@ -1,7 +1,10 @@
-"""The ranks of a job and what they say to each other: the only importer of torch.distributed.
+"""The ranks of a job and what they say to each other: with its store the only importer of torch.distributed.
 
-Rank 0 opens a store on a port that the system picks and writes its address into the run folder; the others read it
-there. No port is guessed, so two jobs on one node never meet, and a requeued job never meets its own past.
+Rank 0 opens a store on a port that the system picks and writes its address into the run folder, with a new secret that
+only the job's owner can read; the others read both there. No port is guessed, so two jobs on one node never meet, and a
+requeued job never meets its own past. Other users' processes can reach the port: the secret seals what is in the store,
+and before the first collective each two ranks prove to each other that they know it. Nothing that was received is
+unpickled.
 
 There are two process groups: the default one (nccl on GPUs, gloo on CPUs) for gradients and metric sums, and a gloo
 group for control, so that agreeing to stop never waits for a GPU.
@@ -10,7 +13,10 @@ group for control, so that agreeing to stop never waits for a GPU.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
+import math
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +24,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from fashion_dist.errors import RunError
-from fashion_dist.io import write_text
+from fashion_dist.io import read_own, write_private
+from fashion_dist.train.sealed_store import SealedStore, listen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,10 +102,8 @@ class Link:
         """`sum` where a rank may have nothing to add and pass no tensors at all."""
         if self._control is None:
             return self.sum(values)
-        shapes: list[dict[str, torch.Size] | None] = [None] * self.world.world_size
-        mine = {name: value.shape for name, value in values.items()}
-        dist.all_gather_object(shapes, mine, group=self._control)
-        known = {name: shape for theirs in shapes for name, shape in (theirs or {}).items()}
+        shapes = self.gather({name: list(value.shape) for name, value in values.items()})
+        known = {name: shape for theirs in shapes for name, shape in theirs.items()}
         zeros = {name: torch.zeros(shape, device=self.device) for name, shape in known.items() if name not in values}
         return self.sum({**values, **zeros})
 
@@ -108,12 +114,24 @@ class Link:
         return parallel.no_sync()
 
     def gather(self, mine: Any) -> list[Any]:
-        """What each rank passed, by rank, on every rank; for a few megabytes of arrays and plain values."""
+        """What each rank passed, by rank, on every rank; values that JSON holds."""
+        return [json.loads(bytes(part)) for part in self._gather_bytes(json.dumps(mine).encode())]
+
+    def gather_arrays(self, mine: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The arrays that each rank passed, by rank, on every rank; for a few megabytes, and no arrays of objects."""
+        return [unpack_arrays(part) for part in self._gather_bytes(pack_arrays(mine))]
+
+    def _gather_bytes(self, mine: bytes) -> list[memoryview]:
         if self._control is None:
-            return [mine]
-        theirs: list[Any] = [None] * self.world.world_size
-        dist.all_gather_object(theirs, mine, group=self._control)
-        return theirs
+            return [memoryview(mine)]
+        sizes = [torch.empty(1, dtype=torch.int64) for _ in range(self.world.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]), group=self._control)
+        longest = int(max(sizes))
+        padded = torch.empty(longest, dtype=torch.uint8)
+        padded.numpy()[: len(mine)] = np.frombuffer(mine, np.uint8)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+        dist.all_gather(parts, padded, group=self._control)
+        return [memoryview(part.numpy())[: int(size)] for part, size in zip(parts, sizes, strict=True)]
 
     def broadcast(self, tensors: list[Tensor]) -> None:
         """Every rank's `tensors` become rank 0's, in place."""
@@ -141,16 +159,30 @@ class Link:
 
     def all_agree(self, text: str) -> bool:
         """Whether every rank passed the same text."""
-        if self._control is None:
-            return True
-        texts: list[str | None] = [None] * self.world.world_size
-        dist.all_gather_object(texts, text, group=self._control)
-        return len(set(texts)) == 1
+        return len(set(self.gather(text))) == 1
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self._control is not None:
             dist.barrier(group=self._control)
+
+
+def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Named arrays as JSON (names, dtypes, shapes) after its length in 8 bytes, then their bytes one after another."""
+    facts = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
+    assert not any(array.dtype.hasobject for array in arrays.values()), f"arrays of objects do not travel: {facts}"
+    head = json.dumps(facts).encode()
+    return b"".join([len(head).to_bytes(8, "little"), head, *(array.tobytes() for array in arrays.values())])
+
+
+def unpack_arrays(data: bytes | memoryview) -> dict[str, np.ndarray]:
+    """What `pack_arrays` packed; the arrays look into `data`."""
+    start, arrays = 8 + int.from_bytes(data[:8], "little"), {}
+    for name, dtype, shape in json.loads(bytes(data[8:start])):
+        kind, count = np.dtype(dtype), math.prod(shape)
+        arrays[name] = np.frombuffer(data[start : start + count * kind.itemsize], kind).reshape(shape)
+        start += count * kind.itemsize
+    return arrays
 
 
 @contextlib.contextmanager
@@ -159,12 +191,15 @@ def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_
 
     Args:
         world: which process this is.
-        rendezvous: a file on the shared filesystem that this attempt of this job alone uses; rank 0 writes it.
-        address: name or address under which the other nodes reach rank 0; used on rank 0 only.
+        rendezvous: a file on the shared filesystem that this attempt of this job alone uses; rank 0 writes it, and
+            removes it when all are there.
+        address: address of this node under which the other nodes reach rank 0; used on rank 0 only, and not at all
+            where there is one node: its store listens on loopback.
         timeout_s: longest wait for a peer, here and in every collective after.
 
     Raises:
-        RunError: rank 0 or another rank did not come within `timeout_s`.
+        RunError: rank 0 or another rank did not come within `timeout_s`, or somebody took part who does not know the
+            job's secret.
     """
     device = world.device()
     if device.type == "cuda":
@@ -173,7 +208,7 @@ def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_
         yield Link(world, device)
         return
     timeout = timedelta(seconds=timeout_s)
-    store = _open_store(world, rendezvous, address, timeout)
+    store, secret = _open_store(world, rendezvous, "127.0.0.1" if world.nodes == 1 else address, timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
@@ -182,22 +217,31 @@ def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_
         )  # fmt: skip
         control = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(control, dist.ProcessGroup), "every rank is a member of the control group"
-    except (dist.DistError, RuntimeError) as error:
+        for name, group in {"control": control, **({} if backend == "nccl" else {"default": dist.group.WORLD})}.items():
+            _prove(world, secret, name, group)
+    except (dist.DistError, RuntimeError, RunError) as error:
+        if store.forged or isinstance(error, RunError):
+            raise RunError(
+                f"rank {world.rank}: somebody who does not know this run's secret took part in its start, and the run "
+                f"ends before anything of theirs was used: {error}; see docs/security.md"
+            ) from error
         raise RunError(
             f"rank {world.rank} could not join {world.world_size} ranks in {timeout_s:.0f} s: {error}"
         ) from error
+    if world.is_main:
+        rendezvous.unlink(missing_ok=True)
     try:
         yield Link(world, device, control)
     finally:
         dist.destroy_process_group()
 
 
-def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta) -> Store:
+def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta) -> tuple[SealedStore, bytes]:
     if world.is_main:
-        store = TCPStore(address, 0, world.world_size, is_master=True, timeout=timeout, wait_for_workers=False)
+        store, secret = listen(address, world.world_size, timeout), secrets.token_bytes(32)
         rendezvous.parent.mkdir(parents=True, exist_ok=True)
-        write_text(rendezvous, json.dumps({"address": address, "port": store.port}))
-        return store
+        write_private(rendezvous, json.dumps({"address": address, "port": store.port, "secret": secret.hex()}))
+        return SealedStore(store, secret), secret
     deadline = time.monotonic() + timeout.total_seconds()
     while not rendezvous.is_file():
         if time.monotonic() > deadline:
@@ -205,5 +249,30 @@ def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta
                 f"rank {world.rank}: rank 0 did not start within {timeout.total_seconds():.0f} s ({rendezvous})"
             )
         time.sleep(0.05)
-    where = json.loads(rendezvous.read_text())
-    return TCPStore(where["address"], where["port"], world.world_size, is_master=False, timeout=timeout)
+    where = json.loads(read_own(rendezvous))
+    store = TCPStore(where["address"], where["port"], world.world_size, is_master=False, timeout=timeout)
+    secret = bytes.fromhex(where["secret"])
+    return SealedStore(store, secret), secret
+
+
+def _prove(world: World, secret: bytes, name: str, group: dist.ProcessGroup | None) -> None:
+    """Over the connection of each two ranks: a random question both ways, which only the secret answers.
+
+    gloo takes whoever connects first for the peer it waits for, so a store that cannot be forged is not enough.
+
+    Raises:
+        RunError: an answer is wrong.
+    """
+    asked = torch.frombuffer(bytearray(secrets.token_bytes(32 * world.world_size)), dtype=torch.uint8)
+    heard, answered = torch.empty_like(asked), torch.empty_like(asked)
+
+    def answer(question: Tensor, teller: int) -> bytes:
+        words = f"{name} group, rank {teller}: ".encode() + question.numpy().tobytes()
+        return hmac.digest(secret, words, "sha256")
+
+    dist.all_to_all_single(heard, asked, group=group)
+    mine = b"".join(answer(question, world.rank) for question in heard.split(32))
+    dist.all_to_all_single(answered, torch.frombuffer(bytearray(mine), dtype=torch.uint8), group=group)
+    for rank, (question, told) in enumerate(zip(asked.split(32), answered.split(32), strict=True)):
+        if not hmac.compare_digest(told.numpy().tobytes(), answer(question, rank)):
+            raise RunError(f"rank {rank} of the {name} group is not who it says")

@@ -67,7 +67,7 @@ def collect_rows(outputs: Outputs, rows: Callable[[Mapping[str, Tensor]], Rows])
 
 def gather_rows(mine: Rows, dist: Link) -> dict[str, np.ndarray]:
     """The rows of all ranks in the order of their `index`, which is left out, on every rank."""
-    parts = [part for part in dist.gather(dict(mine)) if part]
+    parts = [part for part in dist.gather_arrays(dict(mine)) if part]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined.pop("index"), kind="stable")
     return {name: values[order] for name, values in joined.items()}
