@@ -93,6 +93,7 @@ def run(args_type: type[A], main: Callable[[A], Result], argv: Sequence[str] | N
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in tokens
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that this one starts take no code from the current folder
     signal.signal(signal.SIGTERM, _terminate)  # so that `finally` runs, and child processes are not left behind
     try:
         result = main(parse(args_type, tokens))

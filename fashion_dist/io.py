@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, RunError
 from shards.safe_io import open_regular, read_regular, refuse_link, some, write_whole
-
-from fashion_dist.errors import RunError
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

@@ -133,7 +133,11 @@ def ranks(run: Path) -> dict[int, int]:
             variables = dict(v.partition(b"=")[::2] for v in (path / "environ").read_bytes().split(b"\0"))
         except OSError:
             continue
-        if b"submitit.core._submit" in words and str(run / "logs").encode() in words and words[0] != b"bash":
+        if (
+            b"fashion_dist.cluster.pickled_rank" in words
+            and str(run / "logs").encode() in words
+            and words[0] != b"bash"
+        ):
             rank = variables.get(b"SUBMITIT_LOCAL_GLOBALID") or variables.get(b"SLURM_PROCID")
             if rank is not None and words[0].rpartition(b"/")[2] not in (b"srun", b"bash"):
                 found[int(rank)] = int(path.name)

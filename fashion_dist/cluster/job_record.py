@@ -75,7 +75,7 @@ class Submission:
         values = read_json(run.job)
         if not values:
             return None
-        job = JobRef.from_json(values["job"] or {})
+        job = JobRef.from_json(values["job"], run.job)
         asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["resources"].items()}
         resources = Resources(**asked)
         options = JobOptions(**values["options"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster import permissions, slurm, submitit_executor
 from fashion_dist.cluster.resources import Resources, load_preset
 from fashion_dist.errors import ConfigError
 from shards.pack_plan import Plan, ShardPlan
@@ -36,13 +36,15 @@ def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
 
 def _run(nodes: int, resources: Resources) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: Callable[[str, int, int], Any]) -> None:
+        folder = plan.folder / "array"  # the set's folder may be a group's to write; pickles are the user's alone
+        permissions.make(folder, otherwise="--replace packs anew")
         shares = parts(plan, todo, nodes, resources.cpus_per_task)
         submitit_executor.run_array(
             write_part,
             shares,
             cluster="slurm",
             resources=resources,
-            folder=plan.folder / "array",
+            folder=folder,
             name=f"pack-{plan.dataset}",
             on_progress=lambda done, count: on_progress("array tasks", done, count),
         )

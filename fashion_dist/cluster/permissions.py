@@ -9,10 +9,12 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shlex
 import stat
 from pathlib import Path
 
 from fashion_dist.errors import ConfigError
+from fashion_dist.io import OTHERS_WRITE
 
 PRIVATE, OPEN = 0o700, 0o2750
 """Modes of a run's folder; with the set-group-ID bit what is made inside belongs to the same group."""
@@ -58,20 +60,36 @@ def make(folder: Path, group: str = "", otherwise: str = "--fresh starts over be
         otherwise: what somebody else can do.
 
     Raises:
-        ConfigError: the folder is somebody else's.
+        ConfigError: see `require_own`.
     """
     folder.mkdir(mode=PRIVATE, exist_ok=True)
-    owner = folder.stat().st_uid
-    if owner != os.geteuid():
-        try:
-            name = pwd.getpwuid(owner).pw_name
-        except KeyError:
-            name = str(owner)
-        raise ConfigError(f"{folder} belongs to {name}; only its owner goes on with it, {otherwise}")
+    require_own(folder, otherwise)
     if group:
         os.chown(folder, -1, group_id(group))
         folder.chmod(OPEN)
     keep(folder)
+
+
+def require_own(folder: Path, otherwise: str = "--fresh starts over beside it") -> None:
+    """What lies in the folder of a run or a sweep is executed and believed, so it is its owner's alone to write.
+
+    Raises:
+        ConfigError: it is a link, somebody else's, or others may write to it.
+    """
+    facts = folder.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        raise ConfigError(f"{folder} is a link, which others could point elsewhere; {otherwise}")
+    if facts.st_uid != os.geteuid():
+        try:
+            name = pwd.getpwuid(facts.st_uid).pw_name
+        except KeyError:
+            name = str(facts.st_uid)
+        raise ConfigError(f"{folder} belongs to {name}; only its owner goes on with it, {otherwise}")
+    if facts.st_mode & OTHERS_WRITE:
+        raise ConfigError(
+            f"others may write to {folder} (mode {stat.S_IMODE(facts.st_mode):o}), and what lies in it is executed; "
+            f"if you trust what is there: chmod go-w {shlex.quote(str(folder))}; or {otherwise}"
+        )
 
 
 def keep(folder: Path) -> None:

@@ -91,7 +91,7 @@ def own_address(place: Place, interface: str = "") -> tuple[str, str]:
 
     Args:
         place: where this rank is.
-        interface: one to use whatever the routes say; empty lets the routes say.
+        interface: one to use between nodes whatever the routes say; empty lets the routes say. One node uses loopback.
 
     Raises:
         ConfigError: there is no such interface here; those that there are, are named.
@@ -103,7 +103,8 @@ def own_address(place: Place, interface: str = "") -> tuple[str, str]:
             raise ConfigError(
                 f"{socket.gethostname()} has no interface {interface!r} with an IPv4 address; it has {known}"
             )
-        return addresses[interface], interface
+        if place.nodes > 1:
+            return addresses[interface], interface
     if place.nodes == 1:
         address = "127.0.0.1"
     else:

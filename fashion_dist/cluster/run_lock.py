@@ -47,7 +47,7 @@ class Holder:
 def holder(run: RunDir) -> Holder | None:
     """Who holds the folder, gone or not."""
     values = read_json(run.lock)
-    job = JobRef.from_json(values.get("job", {}))
+    job = JobRef.from_json(values.get("job"), run.lock)
     return Holder(job, values["restart"], values["attempt"], values["host"]) if job is not None else None
 
 

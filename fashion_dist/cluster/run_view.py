@@ -18,7 +18,7 @@ from fashion_dist.run_status import RunState
 
 _MANY = 50
 
-STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new")
+STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new", "unreadable")
 
 _BY_SLURM = {
     "CANCELLED": "the job was cancelled",
@@ -133,9 +133,9 @@ def look_with(
     if held is not None and held.job != job and slurm.presence(held.job) != "gone":
         job = held.job  # started by hand, without launch.py
     elif job is None and starts:
-        job = JobRef.from_json(starts[-1]["job"])
+        job = JobRef.from_json(starts[-1]["job"], run.attempts)
     there: Presence = slurm.presence(job) if job is not None else "gone"
-    began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"]) == job
+    began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"], run.attempts) == job
     fresh = began and progress.attempt == starts[-1]["attempt"]
     promised = bool(starts) and bool(starts[-1].get("goes_on"))
     pruned = began and starts[-1]["end"] == "pruned"
@@ -199,7 +199,7 @@ def why(run: RunDir, job: JobRef | None, starts: list[dict[str, Any]], ended: st
     """
     if job is None:
         return "", None
-    began = bool(starts) and JobRef.from_json(starts[-1]["job"]) == job
+    began = bool(starts) and JobRef.from_json(starts[-1]["job"], run.attempts) == job
     reports = failures.read(run, starts[-1]["attempt"]) if began else []
     if job.cluster == "local":
         codes = read_json(run.logs / f"{job.job_id}_exits.json").get("exit_codes", [])

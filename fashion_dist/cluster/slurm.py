@@ -18,19 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.errors import RunError
+from fashion_dist.errors import ConfigError, RunError
 
 Cluster = Literal["slurm", "local"]
 Presence = Literal["queued", "running", "gone", "unknown"]
 
 _TIMEOUT_S = 20.0
+_JOB_IDS = {"slurm": re.compile(r"[0-9]+([_+][0-9]+)?"), "local": re.compile(r"[1-9][0-9]{0,9}")}
+_HOST = re.compile(r"[A-Za-z0-9._-]*")
 _QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD"}
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
 @dataclass(frozen=True)
 class JobRef:
-    """One submitted job."""
+    """One submitted job; files that others made may say what it is, so it is looked at before anybody acts on it.
+
+    Raises:
+        ConfigError: an id that is none, which could mean other processes, or be an option of a command.
+    """
 
     cluster: Cluster
     job_id: str
@@ -39,18 +45,39 @@ class JobRef:
     started: int = 0
     """When a local job's process started, in clock ticks since boot; 0 on Slurm."""
 
+    def __post_init__(self) -> None:
+        known = _JOB_IDS.get(self.cluster) if isinstance(self.cluster, str) else None
+        if known is None:
+            raise ConfigError(f"cluster {self.cluster!r} is not possible; allowed: slurm, local")
+        if not isinstance(self.job_id, str) or known.fullmatch(self.job_id) is None:
+            allowed = "a process id" if self.cluster == "local" else "digits, or digits_digits"
+            raise ConfigError(f"{self.cluster} job id {self.job_id!r} is not possible; allowed: {allowed}")
+        if not isinstance(self.host, str) or _HOST.fullmatch(self.host) is None:
+            raise ConfigError(f"host {self.host!r} of job {self.job_id} is not possible; allowed: a node's name")
+        if type(self.started) is not int or self.started < 0:
+            raise ConfigError(f"start {self.started!r} of job {self.job_id} is not possible; allowed: 0 or more")
+
     @classmethod
     def of_process(cls, pid: int) -> JobRef:
         """The local job whose controlling process is `pid`, on this host."""
         return cls("local", str(pid), socket.gethostname(), process_started(pid) or 0)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> JobRef | None:
-        """What `to_json` gave; None where there is no job in it."""
-        if not values.get("job_id"):
+    def from_json(cls, values: Any, where: Path) -> JobRef | None:
+        """What `to_json` gave; None where there is no job in it.
+
+        Raises:
+            ConfigError: it is no job; names the file `where` it stands.
+        """
+        if not values:
             return None
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, Mapping) or not {"cluster", "job_id"} <= values.keys():
+            raise ConfigError(f"{where}: a job is not {str(values)[:80]!r}; allowed: {', '.join(known)}")
+        try:
+            return cls(**{name: values[name] for name in known if name in values})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -229,7 +256,7 @@ def presence(job: JobRef) -> Presence:
         return "running" if "running" in states else "queued" if "queued" in states else "gone"
     if job.host != socket.gethostname():
         return "unknown"
-    return "running" if process_started(int(job.job_id)) == job.started else "gone"
+    return "running" if job.started and process_started(int(job.job_id)) == job.started else "gone"
 
 
 def process_started(pid: int) -> int | None:
@@ -243,15 +270,21 @@ def process_started(pid: int) -> int | None:
 
 def find_process(*arguments: str) -> int | None:
     """This user's process whose command line holds all of these arguments as whole words, or None."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-            mine = path.stat().st_uid == os.getuid()
-        except OSError:
-            continue
-        if mine and all(argument in words for argument in arguments):
-            return int(path.parent.name)
+    for path in Path("/proc").glob("[0-9]*"):
+        words = _command_line(int(path.name))
+        if words and all(argument in words for argument in arguments):
+            return int(path.name)
     return None
+
+
+def _command_line(pid: int) -> list[str]:
+    """The words of a process of this user's; none when it is gone or another's."""
+    path = Path(f"/proc/{pid}/cmdline")
+    try:
+        words = path.read_bytes().decode(errors="replace").split("\0")
+        return words if path.stat().st_uid == os.getuid() else []
+    except OSError:
+        return []
 
 
 def cancel(job: JobRef) -> None:
@@ -259,11 +292,17 @@ def cancel(job: JobRef) -> None:
 
     Raises:
         RunError: Slurm refused, or the job runs on another machine.
+        ConfigError: the process runs, and is none of ours: a file that others made names it.
     """
     if job.cluster == "slurm":
-        ask(["scancel", job.job_id])
+        ask(["scancel", "--", job.job_id])
     elif presence(job) == "running":
-        os.kill(int(job.job_id), signal.SIGTERM)
+        pid = int(job.job_id)
+        if pid == 1 or not any(word.startswith("fashion_dist.") for word in _command_line(pid)):
+            raise ConfigError(
+                f"process {pid} is no job of fashion-dist and was not ended; {job.cancel_command} does so"
+            )
+        os.kill(pid, signal.SIGTERM)
     elif presence(job) == "unknown":
         raise RunError(f"{job} can only be ended there: {job.cancel_command}")
 

@@ -1,4 +1,4 @@
-"""Jobs and job arrays through submitit: the only importer of it.
+"""Jobs and job arrays through submitit: with `pickled_rank` the only importer of it.
 
 On Slurm submitit writes the sbatch script and pickles the call. Locally its controller starts one process per rank;
 ours adds what `--kill-on-bad-exit` and accounting do on Slurm: a dead rank ends its peers, exit codes are kept.
@@ -12,7 +12,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import pickle
 import re
 import shlex
 import signal
@@ -28,11 +27,11 @@ import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths, UncompletedJobError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
 
-from fashion_dist.cluster import slurm
+from fashion_dist.cluster import pickled_rank, safe_python, slurm
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import read_json, write_json
+from fashion_dist.io import OTHERS_WRITE, read_json, write_json
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -67,18 +66,21 @@ _LOCAL_TIME_MIN = 60 * 24 * 365
 
 @contextlib.contextmanager
 def job_environment(cluster: Cluster) -> Iterator[None]:
-    """Within, `os.environ` is what a job shall inherit; no value of it is written to a file."""
+    """Within, `os.environ` is what a job shall inherit, and others may not write what is made; no value of the
+    environment is written to a file.
+    """
     before = dict(os.environ)
     names = _KEPT | ({"CUDA_VISIBLE_DEVICES"} if cluster == "local" else set())  # Slurm chooses the devices itself
     kept = {k: v for k, v in before.items() if k in names or k.startswith(_KEPT_BEGINNINGS)}
-    root = Path(__file__).parents[2]
-    if (root / "pyproject.toml").is_file():  # a checkout that need not be installed
-        kept["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [kept.get("PYTHONPATH")])])
+    kept = {name: value for name, value in kept.items() if name != "PYTHONPATH"} | safe_python.search_path(before)
+    umask = os.umask(0o077)
+    os.umask(umask | OTHERS_WRITE)
     os.environ.clear()
     os.environ.update(kept)
     try:
         yield
     finally:
+        os.umask(umask)
         os.environ.clear()
         os.environ.update(before)
 
@@ -209,19 +211,31 @@ def _slurm_parameters(resources: Resources, name: str, comment: str) -> dict[str
 _DEAF = 'bash -c \'trap "" USR2; exec "$0" "$@"\''
 
 
+def _rank_words(folder: Path) -> str:
+    return f"-m fashion_dist.cluster.pickled_rank {shlex.quote(str(folder))}"
+
+
 class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
     """Also where there is no srun: a dry run shows the script anywhere."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, python=f"{_DEAF} {shlex.quote(sys.executable)}")
+        super().__init__(folder, python=f"{_DEAF} {shlex.join(safe_python.interpreter())}")
 
     @classmethod
     def affinity(cls) -> int:
         return 2
 
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} {_rank_words(self.folder)}"
+
 
 class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]
     """With our controller, in a session of its own: Ctrl-C and a closed terminal end the launcher, not the job."""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return local_command(self.folder)
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         ranks = self.parameters["tasks_per_node"]
@@ -241,7 +255,7 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]
             "CUDA_VISIBLE_DEVICES": inherited if gpus and inherited else gpus,
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "fashion_dist.cluster.submitit_executor", str(self.folder)],
+            [*safe_python.interpreter(), "-m", "fashion_dist.cluster.submitit_executor", str(self.folder)],
             env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -391,7 +405,7 @@ def submit_module(
     extra |= {"hold": True} if hold else {}
     executor.update_parameters(**parameters | {"additional_parameters": parameters["additional_parameters"] | extra})
     executor.parameters["map_count"] = 1  # names the logs after array and task
-    text = executor._make_submission_file_text(f"{executor.python} -u -m {shlex.join(words)}", "")
+    text = executor._make_submission_file_text(f"{executor.python} -m {shlex.join(words)}", "")
     path = folder / f".submission-{os.getpid()}.sh"
     path.write_text(text)
     try:
@@ -400,16 +414,16 @@ def submit_module(
     except RunError as error:
         path.unlink()
         raise ConfigError(f"the job array was refused, nothing was submitted: {error}") from None
-    job_id = told.strip().partition(";")[0]
-    path.rename(folder / f"{job_id}_submission.sh")
-    return JobRef("slurm", job_id)
+    job = JobRef("slurm", told.strip().partition(";")[0])
+    path.rename(folder / f"{job.job_id}_submission.sh")
+    return job
 
 
 def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
     """What a finished task of ours returned; waits for the file, which another node may show late.
 
     Raises:
-        RunError: the task failed, left nothing, or its file belongs to somebody else.
+        RunError: the task failed, left nothing, or others can have written its file.
     """
     paths = JobPaths(folder, job_id)
     deadline = time.monotonic() + wait_s
@@ -418,9 +432,7 @@ def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
         if time.monotonic() > deadline or state in ("FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL"):
             raise RunError(f"task {job_id} left no result ({state or 'gone'}); its log is {paths.stderr}")
         time.sleep(0.2)
-    if paths.result_pickle.stat().st_uid != os.getuid():
-        raise RunError(f"{paths.result_pickle} belongs to another user and is not read")
-    outcome, value = pickle.loads(paths.result_pickle.read_bytes())
+    outcome, value = pickled_rank.load(paths.result_pickle)
     if outcome != "success":
         raise RunError(f"task {job_id} failed: {str(value).strip().splitlines()[-1]}; its log is {paths.stderr}")
     return value
@@ -450,7 +462,7 @@ def _run_here(
 
 def local_command(folder: Path) -> str:
     """What the local controller runs in each rank, for a dry run."""
-    return f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return f"{shlex.join(safe_python.interpreter())} {_rank_words(folder)}"
 
 
 if __name__ == "__main__":

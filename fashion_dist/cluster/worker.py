@@ -3,8 +3,8 @@
 Everything is read from the run folder, nothing from the pickle but the folder's path: a job that was requeued, killed
 with its node or launched again starts the same way. Besides submitit this module starts a rank on its own:
 
-    srun python -m fashion_dist.cluster.worker RUN_FOLDER        in an sbatch script written by hand
-    python -m fashion_dist.cluster.worker RUN_FOLDER             one rank, no cluster
+    srun python -P -m fashion_dist.cluster.worker RUN_FOLDER     in an sbatch script written by hand
+    python -P -m fashion_dist.cluster.worker RUN_FOLDER          one rank, no cluster
 
 Torch is imported only after the thread counts are set, which OpenMP reads once.
 """
@@ -118,6 +118,7 @@ def run_rank(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     stop = StopFlag()
     stop.install()
     faulthandler.enable()
+    permissions.require_own(run.path)
     permissions.keep(run.path)
     place = read_place(os.environ)
     submission = job_record.Submission.read(run)

@@ -74,13 +74,32 @@ def all_runs(home: Home) -> list[RunDir]:
 def look_at(runs: Sequence[RunDir], slurm: Scheduler | None = None) -> list[RunView]:
     """All of the runs as they are now; Slurm is asked twice at most, and every file read once."""
     slurm = slurm or Scheduler()
-    found = [(run, job_record.Submission.read(run), RunState.read(run.state)) for run in runs]
+    found: list[tuple[RunDir, job_record.Submission | None, RunState | None]] = []
+    unreadable: list[RunView] = []
+    for run in runs:
+        try:
+            found.append((run, job_record.Submission.read(run), RunState.read(run.state)))
+        except ConfigError as error:
+            unreadable.append(_unreadable(run, error))
     slurm.expect(
         submission.job
         for _, submission, progress in found
         if submission is not None and submission.job is not None and (progress is None or progress.state != "done")
     )
-    return [look_with(run, submission, progress, slurm) for run, submission, progress in found]
+    return [_look(run, submission, progress, slurm) for run, submission, progress in found] + unreadable
+
+
+def _look(
+    run: RunDir, submission: job_record.Submission | None, progress: RunState | None, slurm: Scheduler
+) -> RunView:
+    try:
+        return look_with(run, submission, progress, slurm)
+    except ConfigError as error:
+        return _unreadable(run, error)
+
+
+def _unreadable(run: RunDir, error: ConfigError) -> RunView:
+    return RunView(run.run_id, "", "unreadable", f"unreadable: {error}")
 
 
 def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[RunView]:
@@ -152,7 +171,7 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
     """End the jobs of these runs and sweeps and of no others.
 
     Raises:
-        ConfigError: none was named.
+        ConfigError: none was named, or what a run's files call its job is none; jobs named before are ended.
         RunError: the scheduler refused.
     """
     if not runs and not sweeps:
@@ -162,6 +181,8 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
         if view.is_active and view.job is not None:
             slurm.cancel(view.job)
             done[view.run_id] = f"{view.job}: told to save and end"
+        elif view.state == "unreadable":
+            raise ConfigError(view.detail)
         else:
             done[view.run_id] = f"{view.state}: nothing to cancel"
     lines = [f"{shlex.quote(run_id)}  {what}" for run_id, what in done.items()]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist import tasks, weights
-from fashion_dist.cluster import launcher, permissions, run_lock, slurm
+from fashion_dist.cluster import launcher, permissions, run_lock, safe_python, slurm
 from fashion_dist.cluster.launcher import Ground, Request
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.config import Config
@@ -324,7 +324,7 @@ def _queue_here(draft: Draft, view: SweepView, numbers: Sequence[int]) -> list[A
     folder.logs.mkdir(parents=True, exist_ok=True)
     with job_environment("local"), (folder.logs / "queue.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fashion_dist.sweep.local_queue", str(folder.path)],
+            [*safe_python.interpreter(), "-m", "fashion_dist.sweep.local_queue", str(folder.path)],
             env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
     process.returncode = 0  # it is not ours to wait for; Popen would warn about that

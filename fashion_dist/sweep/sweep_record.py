@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist.cluster.job_record import JobOptions
@@ -206,12 +207,12 @@ class Array:
         return JobRef("slurm", f"{self.job.job_id}_{number - self.first}")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Array:
-        """What `dataclasses.asdict` gave."""
+    def from_json(cls, values: Mapping[str, Any], where: Path) -> Array:
+        """What `dataclasses.asdict` gave, from the file `where`."""
         asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["resources"].items()}
         made = {
             **values, "numbers": tuple(parse_ranges(values["numbers"])), "resources": Resources(**asked),
-            "options": JobOptions(**values["options"]), "job": JobRef.from_json(values["job"] or {}),
+            "options": JobOptions(**values["options"]), "job": JobRef.from_json(values["job"], where),
         }  # fmt: skip
         return cls(**made)
 
@@ -222,7 +223,7 @@ class Array:
 
 def read_arrays(folder: SweepDir) -> list[Array]:
     """Every submission of the sweep, oldest first."""
-    return [Array.from_json(values) for values in read_json(folder.arrays).get("arrays", [])]
+    return [Array.from_json(values, folder.arrays) for values in read_json(folder.arrays).get("arrays", [])]
 
 
 def write_arrays(folder: SweepDir, arrays: Sequence[Array]) -> None:

@@ -123,7 +123,7 @@ class _Queue:
         self.job = last.job if last is not None and last.cluster == "local" else None
         self.is_running = self.job is not None and slurm.presence(self.job) in ("running", "unknown")
         values = read_json(folder.queue)
-        is_its = JobRef.from_json(values.get("job") or {}) == self.job
+        is_its = JobRef.from_json(values.get("job"), folder.queue) == self.job
         self.started = set(values.get("started", [])) if is_its else set()
         self.refused: Mapping[str, str] = values.get("refused", {}) if is_its else {}
 

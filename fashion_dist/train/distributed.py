@@ -131,7 +131,7 @@ class Link:
         padded.numpy()[: len(mine)] = np.frombuffer(mine, np.uint8)
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
         dist.all_gather(parts, padded, group=self._control)
-        return [memoryview(part.numpy())[: int(size)] for part, size in zip(parts, sizes, strict=True)]
+        return [part.numpy().data[: int(size)] for part, size in zip(parts, sizes, strict=True)]
 
     def broadcast(self, tensors: list[Tensor]) -> None:
         """Every rank's `tensors` become rank 0's, in place."""
@@ -271,8 +271,8 @@ def _prove(world: World, secret: bytes, name: str, group: dist.ProcessGroup | No
         return hmac.digest(secret, words, "sha256")
 
     dist.all_to_all_single(heard, asked, group=group)
-    mine = b"".join(answer(question, world.rank) for question in heard.split(32))
+    mine = b"".join(answer(question, world.rank) for question in torch.split(heard, 32))
     dist.all_to_all_single(answered, torch.frombuffer(bytearray(mine), dtype=torch.uint8), group=group)
-    for rank, (question, told) in enumerate(zip(asked.split(32), answered.split(32), strict=True)):
+    for rank, (question, told) in enumerate(zip(torch.split(asked, 32), torch.split(answered, 32), strict=True)):
         if not hmac.compare_digest(told.numpy().tobytes(), answer(question, rank)):
             raise RunError(f"rank {rank} of the {name} group is not who it says")

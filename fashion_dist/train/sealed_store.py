@@ -46,7 +46,7 @@ class SealedStore(Store):
         secret: 32 random bytes, of one start of the job; values of another start do not open.
     """
 
-    def __init__(self, store: TCPStore, secret: bytes) -> None:
+    def __init__(self, store: Store, secret: bytes) -> None:
         super().__init__()
         self._store, self._secret = store, secret
         self._cipher, self._mac = (hmac.digest(secret, use, "sha256") for use in (b"encrypt", b"authenticate"))
@@ -65,7 +65,7 @@ class SealedStore(Store):
         """Put a value there for all who have the secret."""
         nonce = secrets.token_bytes(_NONCE)
         sealed = self._apply(nonce, value.encode() if isinstance(value, str) else bytes(value))
-        self._store.set(key, nonce + sealed + self._tag(key, nonce, sealed))
+        self._store.set(key, nonce + sealed + self._tag(key, nonce, sealed))  # type: ignore[arg-type]
 
     def get(self, key: str) -> bytes:
         """Wait for a value.

@@ -231,7 +231,7 @@ def tasks_of(trial: Trial) -> list[int]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"submitit.core._submit" in words and words[0].rpartition(b"/")[2] not in (b"srun", b"bash"):
+        if b"fashion_dist.cluster.pickled_rank" in words and words[0].rpartition(b"/")[2] not in (b"srun", b"bash"):
             found.append(pid)
     return found
 

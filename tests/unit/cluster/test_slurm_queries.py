@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -61,7 +62,7 @@ def test_a_local_job_is_its_process_and_not_its_number() -> None:
         assert slurm.presence(recycled) == "gone"
         elsewhere = JobRef("local", job.job_id, "another-host", job.started)
         assert slurm.presence(elsewhere) == "unknown"
-        assert JobRef.from_json(job.to_json()) == job
+        assert JobRef.from_json(job.to_json(), Path("job.json")) == job
     finally:
         process.kill()
         zombie = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -72,7 +73,8 @@ def test_a_local_job_is_its_process_and_not_its_number() -> None:
 
 
 def test_cancel_ends_only_the_process_that_is_meant() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ours = [sys.executable, "-c", "input()", "fashion_dist.cluster.worker"]
+    process = subprocess.Popen(ours, stdin=subprocess.PIPE)
     job = JobRef.of_process(process.pid)
     slurm.cancel(JobRef("local", job.job_id, socket.gethostname(), job.started - 1))
     assert process.poll() is None

@@ -51,7 +51,7 @@ def test_a_dead_rank_ends_its_peers_and_is_written_down(tmp_path: Path) -> None:
     job = start(FirstKillsItself(), tmp_path, Resources(nodes=3))
     wait(job)
     assert submitit_executor.exit_codes(tmp_path, job.job_id) == [None, -9, None]
-    assert slurm.find_process("submitit.core._submit", str(tmp_path)) is None
+    assert slurm.find_process("fashion_dist.cluster.pickled_rank", str(tmp_path)) is None
 
 
 def test_rank_0_may_ask_to_be_started_again(tmp_path: Path) -> None:
