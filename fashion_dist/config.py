@@ -3,6 +3,8 @@
 A task's recipe is a `Config`; `--set train.epochs=3` and the flags of `launch.py` replace fields of it, and the result
 is validated as a whole. Everything in it decides the outcome of the run, so its hash, with the hash of the shard set,
 is the run id. What does not (nodes, time limits, folders) stands in `fashion_dist.cluster` instead.
+
+A field that is new since runs were made is declared with `added`, so that those runs keep their ids and go on.
 """
 
 from __future__ import annotations
@@ -20,11 +22,23 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from fashion_dist.errors import ConfigError, unknown
 
 Scalar = bool | int | float | str
+T = TypeVar("T")
 
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
         raise ConfigError(f"{key} = {value!r} is not possible; allowed: {allowed}")
+
+
+def added(default: T, *, as_before: T) -> T:
+    """A field of a section that is added after runs have been made.
+
+    Args:
+        default: its default from now on.
+        as_before: the value that means what runs did before there was the field. A configuration with it has the run id
+            that it had without the field, and a stored configuration without the field is read as having it.
+    """
+    return field(default=default, metadata={"as_before": as_before})
 
 
 @dataclass(frozen=True)
@@ -370,16 +384,68 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """The configuration that `to_json` wrote; raises `ConfigError` for keys it does not know."""
-        return _build(cls, json.loads(text), "")
+        """The configuration that `to_json` wrote, today or before fields were added.
 
-    def run_id(self, data_hash: str) -> str:
-        """`<task>-<10 hex digits>`: the same for the same configuration and shard set, wherever it runs."""
-        digest = hashlib.sha256((self.to_json() + data_hash).encode()).hexdigest()
+        Raises:
+            ConfigError: it has settings that are gone; names them.
+        """
+        config, gone = cls.read(text)
+        if gone:
+            raise ConfigError(f"the configuration has {gone_settings(gone)}")
+        return config
+
+    @classmethod
+    def read(cls, text: str) -> tuple[Config, dict[str, Any]]:
+        """`from_json` of what any edition wrote: the configuration, and the settings in it that are gone.
+
+        Settings are gone when there is no such field, or the field does not take such a value, any more.
+        """
+        gone: dict[str, Any] = {}
+        return _build(cls, json.loads(text), "", gone), gone
+
+    def run_id(self, data_hash: str, weights: str = "") -> str:
+        """`<task>-<10 hex digits>`: the same for the same configuration, shard set and weights, wherever they lie.
+
+        `runs.run_id` finds out what this is to be given.
+
+        Args:
+            data_hash: of the shard set.
+            weights: what identifies the content of the weights; stands for `model.weights`, which may be a path.
+        """
+        asked = _asked(self)
+        asked["model"] = {**asked["model"], "weights": weights or self.model.weights}
+        digest = hashlib.sha256((json.dumps(asked, sort_keys=True) + data_hash).encode()).hexdigest()
         return f"{self.task}-{digest[:10]}"
 
 
-T = TypeVar("T")
+def gone_settings(gone: Mapping[str, Any]) -> str:
+    """`model.grain = true, which is gone`, of any number of settings that are."""
+    told = [f"{key} = {json.dumps(value)}" for key, value in gone.items()]
+    shown = ", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")
+    return f"{shown}, which {'is' if len(told) == 1 else 'are'} gone"
+
+
+def _asked(owner: Any) -> dict[str, Any]:
+    """The fields of a dataclass that decide a run id: without those `added` later that are as before."""
+    asked: dict[str, Any] = {}
+    for f in dataclasses.fields(owner):
+        value = getattr(owner, f.name)
+        if "as_before" in f.metadata and value == f.metadata["as_before"]:
+            continue
+        if not dataclasses.is_dataclass(value):
+            asked[f.name] = _plain(value)
+        elif section := _asked(value):
+            asked[f.name] = section
+    return asked
+
+
+def _plain(value: Any) -> Any:
+    """`value` for JSON, where 3 and 3.0 are the same: a recipe has the one, the command line makes the other."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -392,19 +458,37 @@ def _hints(kind: type) -> dict[str, Any]:
     return _HINTS[kind]
 
 
-def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
+def _build(kind: type[T], values: Mapping[str, Any], prefix: str, gone: dict[str, Any]) -> T:
+    """A `kind` of stored `values`; what it does not take is put into `gone` under its dotted key."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'} is {values!r}, not a mapping of settings")
     hints = _hints(kind)
-    for key in values:
-        if key not in hints:
-            raise unknown("setting", prefix + key, [prefix + name for name in hints])
-    made: dict[str, Any] = {}
+    fields = dataclasses.fields(typing.cast("Any", kind))
+    made: dict[str, Any] = {f.name: f.metadata["as_before"] for f in fields if "as_before" in f.metadata}
     for key, value in values.items():
-        hint = hints[key]
+        hint = hints.get(key)
         if dataclasses.is_dataclass(hint):
-            made[key] = _build(typing.cast("type[Any]", hint), value, f"{prefix}{key}.")
+            made[key] = _build(typing.cast("type[Any]", hint), value, f"{prefix}{key}.", gone)
+        elif hint is None or (get_origin(hint) is Literal and value not in get_args(hint)):
+            gone[prefix + key] = value
         else:
             made[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**made)
+    except ConfigError:
+        refused = [name for name, value in made.items() if not _takes(kind, name, value)]
+        if not refused:
+            raise
+    gone |= {prefix + name: made.pop(name) for name in refused}
     return kind(**made)
+
+
+def _takes(kind: type[T], name: str, value: Any) -> bool:
+    try:
+        kind(**{name: value})
+    except ConfigError:
+        return False
+    return True
 
 
 def _parse(key: str, text: str, hint: Any) -> Any:

@@ -5,10 +5,14 @@ No link is followed, and in folders that people use as well only files that we w
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -138,3 +142,36 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             found.append(value)
     return found
+
+
+_LARGE = 1 << 24
+_RECENT_S = 2.0
+
+
+def sha256_of(path: Path, known: Path) -> str:
+    """SHA-256 of a file in hexadecimal.
+
+    Args:
+        path: the file; links are followed.
+        known: keeps the hashes of large files by path, size and mtime, where it can be written.
+    """
+    stat = path.stat()
+    return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns, known)
+
+
+@functools.cache
+def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
+    key = f"{name} {size} {mtime_ns}"
+    found = read_json(known).get(key)
+    if isinstance(found, str):
+        return found
+    content = hashlib.sha256()
+    with Path(name).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            content.update(chunk)
+    digest = content.hexdigest()
+    # A file that was written a moment ago may be written again within the clock's tick.
+    if size >= _LARGE and time.time() - mtime_ns / 1e9 > _RECENT_S and known.parent.is_dir():
+        with contextlib.suppress(OSError):  # a working folder of somebody else
+            write_json(known, {**read_json(known), key: digest})
+    return digest

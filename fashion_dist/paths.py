@@ -2,6 +2,7 @@
 
 HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
   shards/<dataset>/                a shard set (format: shards/README.md)
+  hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
   weights/                         published weights that launch.py fetched for nodes without network
   sweeps/<sweep id>/               mode 0700
     sweep.json                     what was asked for and every trial of it; never changes
@@ -14,8 +15,8 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     logs/                          as a run's
   reports/<name>/                  pages of several runs
   runs/<run id>/                   mode 0700
-    config.json                    the resolved configuration
-    run.json                       shard set, its hash, versions, the command that made the run
+    config.json                    the resolved configuration with which the run began
+    run.json                       shard set, its hash, the weights', versions, the command that made the run
     job.json                       the last submission: cluster, job id, nodes
     state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
     lock.json                      the job that may write here
@@ -246,6 +247,11 @@ class Home:
     def weights(self) -> Path:
         """Folder of published weights."""
         return self.path / "weights"
+
+    @property
+    def hashes(self) -> Path:
+        """SHA-256 of large files."""
+        return self.path / "hashes.json"
 
     @property
     def sweeps(self) -> Path:

@@ -1,43 +1,170 @@
-"""Runs that exist: their folder, configuration and shard set together."""
+"""Runs that exist: their id, and their folder, configuration and shard set together."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from fashion_dist.config import Config
-from fashion_dist.errors import CheckpointError
+from fashion_dist import tasks, weights
+from fashion_dist.config import Config, gone_settings
+from fashion_dist.errors import CheckpointError, ConfigError
 from fashion_dist.paths import Home, RunDir
-from shards import ShardSet
+
+if TYPE_CHECKING:
+    from shards import ShardSet
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run's folder, configuration and the shard set it learns from."""
+    """A run's folder, configuration and the shard set it learns from.
+
+    Args:
+        folder: the run's.
+        config: with which it began.
+        shard_set: what it learns from.
+        gone: settings that it was made with and that are gone; its network cannot be built.
+    """
 
     folder: RunDir
     config: Config
     shard_set: ShardSet
+    gone: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_run(home: Home, name: str) -> OpenRun:
-    """The run that `name` means, checked to still have the shard set it was made with.
+def run_id(config: Config, home: Home, data_hash: str) -> str:
+    """The id of a run: a hash of what is asked for, and of the content of the data and the weights that it uses.
+
+    Args:
+        config: what is asked for.
+        home: keeps hashes of large files.
+        data_hash: of the shard set.
 
     Raises:
-        ConfigError: no such run.
+        ConfigError: the weights are not there, or were never published.
+    """
+    added = tasks.load(config.task).added
+    options = {name: value for name, value in config.options.items() if name not in added or added[name] != value}
+    return dataclasses.replace(config, options=options).run_id(data_hash, weights.content(config.model, home))
+
+
+def parse_config(text: str) -> tuple[Config, dict[str, Any]]:
+    """`Config.read` with the task's own options: those `added` later are as before, and unknown ones are gone.
+
+    Raises:
+        ConfigError: it cannot be read, or its task is gone.
+    """
+    try:
+        config, gone = Config.read(text)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"it cannot be read: {error}") from None
+    if config.task not in tasks.names():
+        raise ConfigError(f"its task {config.task!r} is gone; known: {', '.join(tasks.names())}")
+    task = tasks.load(config.task)
+    gone |= {f"task.{name}": value for name, value in config.options.items() if name not in task.recipe.options}
+    kept = {name: value for name, value in config.options.items() if name in task.recipe.options}
+    return dataclasses.replace(config, options={**task.recipe.options, **task.added, **kept}), gone
+
+
+def read_config(run: RunDir) -> tuple[Config, dict[str, Any]]:
+    """The configuration with which a run began, and the settings in it that are gone.
+
+    Raises:
+        ConfigError: it cannot be read, or its task is gone; names the run.
+    """
+    try:
+        return parse_config(run.config.read_text())
+    except (ConfigError, OSError) as error:
+        raise ConfigError(f"the configuration of run {run.run_id}, {run.config}: {error}") from None
+
+
+def own_config(run: RunDir) -> Config:
+    """The configuration with which a run began, when it can be trained further.
+
+    Raises:
+        ConfigError: settings of it are gone, and so is what they did; or `read_config`'s.
+    """
+    config, gone = read_config(run)
+    require_none_gone(run, gone)
+    return config
+
+
+def require_none_gone(run: RunDir, gone: Mapping[str, Any]) -> None:
+    """Refuse a run that was made with settings that are gone."""
+    if gone:
+        raise ConfigError(
+            f"run {run.run_id} was made with {gone_settings(gone)}: it cannot go on nor predict; status.py, report.py "
+            f"and collect.py read what it left, and launching its task without them makes a new run"
+        )
+
+
+def taken_up(run: RunDir, config: Config) -> Config:
+    """The configuration to train a run with: the one that it began with, else `config`, whose id the run has.
+
+    Its weights are where `config` says: their content is the same, their place may be another.
+    """
+    if not run.config.is_file():
+        return config
+    own = own_config(run)
+    return dataclasses.replace(own, model=dataclasses.replace(own.model, weights=config.model.weights))
+
+
+def differences(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Key -> (`own` value, `other` value) where they differ; where a file of weights lies makes no difference."""
+    mine, theirs = own.flat(), other.flat()
+    found = {
+        key: (mine.get(key), theirs.get(key))
+        for key in dict.fromkeys([*mine, *theirs])
+        if mine.get(key) != theirs.get(key)
+    }
+    if weights.is_file(own.model) and weights.is_file(other.model):
+        found.pop("model.weights", None)
+    return found
+
+
+def open_run(home: Home, name: str, *, strict: bool = True) -> OpenRun:
+    """The run that `name` means, checked to still have the shard set it was made with.
+
+    Args:
+        home: the working folder.
+        name: see `Home.find_run`.
+        strict: refuse a run with settings that are gone; what needs only its predictions need not.
+
+    Raises:
+        ConfigError: no such run, one that cannot be read, or with `strict` one with settings that are gone.
         InputError: its shard set is gone.
         CheckpointError: its shard set has been packed anew with other content.
     """
-    return open_folder(home.find_run(name))
+    return open_folder(home.find_run(name), strict=strict)
 
 
-def open_folder(folder: RunDir) -> OpenRun:
+def open_folder(folder: RunDir, *, strict: bool = True) -> OpenRun:
     """`open_run` for a folder."""
-    config = Config.from_json(folder.config.read_text())
+    from shards import ShardSet
+
+    config, gone = read_config(folder)
+    if strict:
+        require_none_gone(folder, gone)
     made = json.loads(folder.run.read_text())
     shard_set = ShardSet.open(made["shard_set"])
     if shard_set.data_hash != made["data_hash"]:
         raise CheckpointError(
             f"{shard_set.path} has changed since run {folder.run_id} was made; launch the task again for a run on it"
         )
-    return OpenRun(folder, config, shard_set)
+    return OpenRun(folder, config, shard_set, gone)
+
+
+def require_weights(run: OpenRun) -> None:
+    """Refuse to begin with other weights than those that a run was made with.
+
+    Raises:
+        ConfigError: they are not there, or are others.
+    """
+    made = json.loads(run.folder.run.read_text())
+    if "weights" in made and weights.content(run.config.model, run.folder.home) != made["weights"]:
+        raise ConfigError(
+            f"the weights {run.config.model.weights} have changed since run {run.folder.run_id} was made; "
+            f"launch the task again for a run with them"
+        )

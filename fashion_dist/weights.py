@@ -6,6 +6,7 @@ names; a person without network there can carry them over by hand.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -20,7 +21,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
+from fashion_dist.io import sha256_of
 from fashion_dist.model_names import library_name, own_models
+from fashion_dist.paths import Home
 from shards.safe_io import create, temporary
 
 if TYPE_CHECKING:
@@ -157,6 +160,34 @@ def _chunks(response: Any) -> Iterable[bytes]:
         yield chunk
 
 
+def is_file(config: ModelConfig) -> bool:
+    """Whether `model.weights` is the path of a file."""
+    return config.weights not in ("none", "imagenet")
+
+
+def content(config: ModelConfig, home: Home) -> str:
+    """What identifies the content of the weights that `model.weights` means, wherever they lie.
+
+    Raises:
+        ConfigError: there is no such file, or nothing was published.
+    """
+    if config.weights == "none":
+        return "none"
+    if config.weights == "imagenet":
+        return f"imagenet {_published_file(config.name)}"
+    path = Path(config.weights)
+    if not path.is_file():
+        raise ConfigError(
+            f"model.weights = {config.weights!r} is not a file; allowed: none, imagenet or the path of a state dict"
+        )
+    return f"sha256 {sha256_of(path, home.hashes)}"
+
+
+@functools.cache
+def _published_file(model: str) -> str:
+    return published(model).file
+
+
 def find(config: ModelConfig, folder: Path) -> Path | None:
     """The file that `model.weights` means, None for `none`.
 
@@ -165,7 +196,7 @@ def find(config: ModelConfig, folder: Path) -> Path | None:
     """
     if config.weights == "none":
         return None
-    if config.weights != "imagenet":
+    if is_file(config):
         return Path(config.weights)
     wanted = published(config.name)
     path = folder / wanted.file

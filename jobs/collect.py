@@ -51,7 +51,7 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.results.collect import answered_as, collect, tuned
     from fashion_dist.runs import open_run
 
-    opened = open_run(Home.find(args.home), args.run)
+    opened = open_run(Home.find(args.home), args.run, strict=False)
     out = Path(args.out).absolute() if args.out else None
     config = answered_as(opened.config, args.task) if args.task else opened.config
     if args.tune_thresholds:

@@ -35,7 +35,7 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.runs import open_run
 
     home = Home.find(args.home)
-    runs = open_run(home, args.first), open_run(home, args.second)
+    runs = open_run(home, args.first, strict=False), open_run(home, args.second, strict=False)
     found = compare(*runs, args.split)
     data = {
         "runs": [run.folder.run_id for run in runs],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from fashion_dist import cli
 from fashion_dist.cluster.job_record import JobOptions
@@ -29,8 +32,8 @@ class RunArgs(cli.CommonArgs):
     """A network of ours, torchvision's or timm's; else the recipe's."""
     weights: str = ""
     """none, imagenet, or the path of a state dict; else the recipe's."""
-    nodes: int = 1
-    """Nodes of a run; with --cluster local, tasks on this machine stand for them."""
+    nodes: cli.MaybeInt = None
+    """Nodes of a run, else one; with --cluster local, tasks on this machine stand for them."""
     cluster: Literal["auto", "slurm", "local"] = "auto"
     """Where; auto is Slurm where it answers."""
     preset: str = ""
@@ -53,18 +56,20 @@ class RunArgs(cli.CommonArgs):
     """Memory of a node; else the partition's default."""
     time_min: cli.MaybeInt = None
     """Time limit of a job; a run that reaches it saves, is requeued and goes on. Else 60, locally none."""
-    time_limits: int = JobOptions.time_limits
-    """How many time limits a run goes on after by itself."""
-    stage: str = JobOptions.stage
-    """Copy shards to node-local disk first: off, auto, or a folder."""
-    cache: Literal["none", "ram", "gpu", "auto"] = "none"
-    """Keep decoded images."""
-    bad_samples: Literal["fail", "skip"] = "fail"
-    """What to do with a sample that does not decode."""
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """Weights & Biases; auto is online with WANDB_API_KEY, else offline."""
-    peer_timeout_s: float = JobOptions.peer_timeout_s
-    """How long a rank waits for a silent peer before the job fails."""
+    time_limits: cli.MaybeInt = None
+    """How many time limits a run goes on after by itself; else 20."""
+    stage: cli.MaybeStr = None
+    """Copy shards to node-local disk first: off, auto, or a folder; else off."""
+    cache: Annotated[Literal["none", "ram", "gpu", "auto"] | None, tyro.conf.arg(metavar="{none,ram,gpu,auto}")] = None
+    """Keep decoded images; else none."""
+    bad_samples: Annotated[Literal["fail", "skip"] | None, tyro.conf.arg(metavar="{fail,skip}")] = None
+    """What to do with a sample that does not decode; else fail."""
+    wandb: Annotated[
+        Literal["auto", "online", "offline", "off"] | None, tyro.conf.arg(metavar="{auto,online,offline,off}")
+    ] = None
+    """Weights & Biases; else auto, which is online with WANDB_API_KEY and offline without."""
+    peer_timeout_s: cli.MaybeFloat = None
+    """How long a rank waits for a silent peer before the job fails; else 120."""
     group: str = ""
     """Open what is written to this group, for reading; else it is yours alone."""
     debug: bool = False
@@ -79,14 +84,16 @@ class RunArgs(cli.CommonArgs):
         """
         from fashion_dist.cluster.launcher import Request  # numpy and more, which --help need not wait for
 
-        options = JobOptions(
-            stage=self.stage, cache=self.cache, bad_samples=self.bad_samples,
-            wandb="off" if self.debug else self.wandb,
-            peer_timeout_s=self.peer_timeout_s, time_limits=self.time_limits,
-        )  # fmt: skip
         return Request(
             task=self.task, dataset=self.dataset, model=self.model, weights=self.weights, settings=settings,
             home=self.home, cluster=self.cluster, preset=self.preset,
-            resources={name: getattr(self, name) for name in _RESOURCES}, options=options, fresh=fresh,
-            group=self.group, debug=self.debug,
+            resources={name: getattr(self, name) for name in _RESOURCES},
+            options=JobOptions(**self.options()), fresh=fresh, group=self.group, debug=self.debug,
         )  # fmt: skip
+
+    def options(self) -> dict[str, Any]:
+        """The fields of `JobOptions` that are given."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(JobOptions)}
+        if self.debug:
+            given["wandb"] = "off"
+        return {name: value for name, value in given.items() if value is not None}

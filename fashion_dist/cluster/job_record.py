@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from fashion_dist.cluster import machine
 from fashion_dist.cluster.resources import Resources
@@ -14,6 +14,7 @@ from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
 
+T = TypeVar("T")
 End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued", "pruned"]
 
 
@@ -76,11 +77,20 @@ class Submission:
         if not values:
             return None
         job = JobRef.from_json(values["job"], run.job)
-        asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["resources"].items()}
-        resources = Resources(**asked)
-        options = JobOptions(**values["options"])
+        resources = read_fields(Resources, values["resources"])
+        options = read_fields(JobOptions, values["options"])
         rest = {name: values[name] for name in ("submitted", "sweep", "trial", "logs") if name in values}
         return cls(values["cluster"], resources, options, values["comment"], job, **rest)
+
+
+def read_fields(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of what `dataclasses.asdict` and JSON made of one, in this edition or another.
+
+    Fields that are gone are passed over: they only say how an earlier job was submitted.
+    """
+    names = {f.name for f in dataclasses.fields(cast("Any", kind))}
+    kept = {name: value for name, value in values.items() if name in names}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
 
 
 def attempts(run: RunDir) -> list[dict[str, Any]]:

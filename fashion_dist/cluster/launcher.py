@@ -1,8 +1,8 @@
 """From what the user typed to one submitted run, with everything that can be refused refused first.
 
-`resolve` checks and writes nothing. `launch` writes the run folder and submits, under a lock of the folder, so that two
-launchers, or one that was killed at any moment and started again, make one job: what is written before and after the
-submission lets the next launcher find a job whose id nobody wrote down.
+`resolve` and `resume` check and write nothing. `launch` writes the run folder and submits, under a lock of the folder,
+so that two launchers, or one that was killed at any moment and started again, make one job: what is written before and
+after the submission lets the next launcher find a job whose id nobody wrote down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fashion_dist import __version__, model_names, tasks, weights
+from fashion_dist import __version__, model_names, runs, tasks, weights
 from fashion_dist.cluster import permissions, run_lock, slurm
 from fashion_dist.cluster.job_record import JobOptions, Submission, attempts
 from fashion_dist.cluster.resources import Resources, load_preset
@@ -80,6 +80,8 @@ class Plan:
     """The trial's number."""
     group: str = ""
     """May read the run's folder."""
+    differs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Where the configuration with which the run began differs from today's: key -> (the run's, today's)."""
 
     @property
     def comment(self) -> str:
@@ -149,11 +151,13 @@ class Ground:
 
     def plan(self, config: Config, *, fresh: bool = False, command: str = "") -> Plan:
         """The plan of a run of `config`, which `require` has seen."""
-        run_id = config.run_id(self.shard_set.data_hash)
+        run_id = runs.run_id(config, self.home, self.shard_set.data_hash)
         run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
+        own = runs.taken_up(run, config)
         return Plan(
-            config, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
+            own, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
             self.request.options, command or shlex.join([Path(sys.executable).name, *sys.argv]),
+            differs=runs.differences(own, config),
         )  # fmt: skip
 
 
@@ -167,6 +171,38 @@ def resolve(request: Request) -> Plan:
     config = ground.require(ground.config)
     require_shards(ground.shard_set)
     return dataclasses.replace(ground.plan(config, fresh=request.fresh), group=request.group)
+
+
+def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
+    """The plan to go on with a run that was launched before, with its own configuration.
+
+    Args:
+        request: where; what it leaves open is as the run's last submission asked.
+        name: see `Home.find_run`.
+        options: fields of `JobOptions` that replace the last submission's.
+
+    Raises:
+        InputError: it cannot be done as asked; one sentence with what would be possible.
+    """
+    home = Home.find(request.home)
+    opened = runs.open_run(home, name)
+    runs.require_weights(opened)
+    run, config = opened.folder, opened.config
+    _require_writable(run.path)
+    if request.group:
+        access.group_id(request.group)
+    last = Submission.read(run)
+    cluster = choose_cluster(last.cluster if last is not None and request.cluster == "auto" else request.cluster)
+    is_as_before = last is not None and last.cluster == cluster and not request.preset
+    resources = resolve_resources(request, cluster, last.resources if last is not None and is_as_before else None)
+    task = tasks.load(config.task)
+    Ground(request, task, home, config, opened.shard_set, cluster, resources).require(config)
+    require_shards(opened.shard_set)
+    return Plan(
+        config, opened.shard_set.path, opened.shard_set.data_hash, run, cluster, resources,
+        dataclasses.replace(last.options if last is not None else JobOptions(), **options), group=request.group,
+        differs=runs.differences(config, task.recipe),
+    )  # fmt: skip
 
 
 def survey(request: Request) -> Ground:
@@ -201,14 +237,10 @@ def resolve_config(recipe: Config, request: Request) -> Config:
     flags = {"model.name": request.model, "model.weights": request.weights}
     config = config.override(f"{key}={value}" for key, value in flags.items() if value)
     config = config.override(request.settings)
-    named = config.model.weights
-    if named not in ("none", "imagenet"):
-        path = Path(named).expanduser().absolute()
-        if not path.is_file():
-            raise ConfigError(
-                f"model.weights = {named!r} is not a file; allowed: none, imagenet or the path of a state dict"
-            )
+    if weights.is_file(config.model):
+        path = Path(config.model.weights).expanduser().absolute()
         config = config.override([f"model.weights={path}"])
+        weights.content(config.model, Home.find(request.home))  # refused here, where it is not there
     return config.check()
 
 
@@ -265,11 +297,19 @@ def choose_cluster(wanted: Literal["auto", "slurm", "local"]) -> Cluster:
     return "slurm" if answers else "local"
 
 
-def resolve_resources(request: Request, cluster: Cluster) -> Resources:
-    """The preset with the request's values in it, and what was left open filled from the cluster."""
-    resources = load_preset(request.preset).replace(**request.resources)
+def resolve_resources(request: Request, cluster: Cluster, before: Resources | None = None) -> Resources:
+    """The preset with the request's values in it, and what was left open filled from the cluster.
+
+    Args:
+        request: what the user asks for.
+        cluster: where.
+        before: what a run that goes on had last; stands for the preset.
+    """
+    if before is not None and not _RANKS_OF_A_NODE.isdisjoint(k for k, v in request.resources.items() if v is not None):
+        before = before.replace(cpus_per_task=0)  # its share of a node is another now
+    resources = (before or load_preset(request.preset)).replace(**request.resources)
     if cluster == "local":
-        asked = request.resources.get("time_min")
+        asked = request.resources.get("time_min") or (before.time_min if before is not None else None)
         gpus = request.resources.get("gpus_per_node")
         if gpus is None:
             resources = resources.replace(gpus_per_node=local_gpus())
@@ -285,6 +325,9 @@ def resolve_resources(request: Request, cluster: Cluster) -> Resources:
         share = slurm.node_cpus(resources.partition) // resources.ranks_per_node
         resources = resources.replace(cpus_per_task=max(1, min(16, share)))
     return resources
+
+
+_RANKS_OF_A_NODE = frozenset({"partition", "gpus_per_node", "tasks_per_node"})
 
 
 def local_gpus() -> int:
@@ -392,13 +435,16 @@ def _adopt(plan: Plan, noted: Submission, job_type: type[TrainJob] | None) -> Su
 
 
 def write_run(plan: Plan) -> None:
-    """Write what the ranks read: the configuration, and what it was made from."""
+    """Write what the ranks read: the configuration with which the run began, and what it was made from."""
     run, before = plan.run, read_json(plan.run.run)
-    write_text(run.config, plan.config.to_json())
+    config = runs.taken_up(run, plan.config)
+    if not run.config.is_file() or runs.own_config(run) != config:
+        write_text(run.config, config.to_json())
     facts = {
         "run_id": run.run_id,
         "shard_set": str(plan.shard_set),
         "data_hash": plan.data_hash,
+        "weights": before.get("weights") or weights.content(config.model, run.home),
         "command": before.get("command") or plan.command,
         "created": before.get("created") or time.time(),
         "versions": {"fashion-dist": __version__, **_versions()},

@@ -286,4 +286,5 @@ def typed(script: str, run: RunDir, flags: str = "") -> str:
     """A command about a run that works when pasted, from the same folder."""
     default = Home.find().runs == run.path.parent
     home = "" if default else f" --home {shlex.quote(str(run.path.parent.parent))}"
-    return f"python jobs/{script}.py {run.run_id}{home}{' ' + flags if flags else ''}"
+    option = "--resume " if script == "launch" else ""
+    return f"python jobs/{script}.py {option}{run.run_id}{home}{' ' + flags if flags else ''}"

@@ -239,7 +239,7 @@ def _train(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
-    from fashion_dist.runs import open_folder
+    from fashion_dist.runs import open_folder, require_weights
     from fashion_dist.tasks import load
     from fashion_dist.train.distributed import World, connect
     from fashion_dist.train.options import Callbacks, TrainerOptions
@@ -248,6 +248,7 @@ def _train(
     import_late()
     startup.mark("imports")
     opened = open_folder(run)
+    require_weights(opened)
     config, shard_set = opened.config, opened.shard_set
     model = build_model(config, shard_set, run.home.weights)
     startup.mark("model")
@@ -354,8 +355,12 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    from fashion_dist.runs import own_config
+
     try:
-        run_rank(RunDir(Path(argv[0]).absolute()))
+        run = RunDir(Path(argv[0]).absolute())
+        own_config(run)  # before anything in the folder is touched
+        run_rank(run)
     except (RunBusyError, InputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

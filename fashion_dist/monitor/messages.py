@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from fashion_dist import cli
 from fashion_dist.cluster.launcher import Launched, Plan
 from fashion_dist.cluster.run_view import RunView, duration, typed
@@ -12,7 +14,10 @@ from fashion_dist.paths import RunDir
 def of_launch(launched: Launched, plan: Plan) -> cli.Result:
     """What became of a launch."""
     run, job, view = launched.run, launched.job, launched.view
-    data = {"run_id": run.run_id, "outcome": launched.outcome, "job": job.to_json() if job else None}
+    data = {
+        "run_id": run.run_id, "outcome": launched.outcome, "job": job.to_json() if job else None,
+        "differs": {key: {"run": mine, "today": today} for key, (mine, today) in plan.differs.items()},
+    }  # fmt: skip
     if launched.outcome == "done":
         return cli.Result(
             f"run {run.run_id} is done{_best(view)}; nothing was submitted (--fresh starts over beside it)",
@@ -35,7 +40,16 @@ def of_launch(launched: Launched, plan: Plan) -> cli.Result:
         {"run folder": run.path, "logs": run.logs},
         {"follow": typed("status", run, "--watch"), "cancel": typed("status", run, "--cancel")},
         data,
+        differing(plan),
     )
+
+
+def differing(plan: Plan) -> str:
+    """Where the configuration that a run began with, and goes on with, differs from today's; empty where nowhere."""
+    if not plan.differs:
+        return ""
+    told = [f"{key} {json.dumps(own)} ({json.dumps(today)})" for key, (own, today) in plan.differs.items()]
+    return f"the run's own settings, with which it goes on, and today's where they differ: {', '.join(told)}"
 
 
 def of_end(run: RunDir) -> cli.Result:
@@ -53,7 +67,7 @@ def of_end(run: RunDir) -> cli.Result:
     return cli.Result(
         f"run {run.run_id} {view.state}{words}",
         {"run folder": run.path, **({"log": view.log} if view.log else {})},
-        {"look": typed("status", run), "go on": "the same launch command again"},
+        {"look": typed("status", run), "go on": typed("launch", run)},
         data,
         exit_status=cli.EXIT_FAILED,
     )

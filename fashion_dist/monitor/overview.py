@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from fashion_dist import cli
 from fashion_dist.cluster import job_record, slurm
-from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, look_with
+from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, look_with, typed
 from fashion_dist.errors import ConfigError, unknown
-from fashion_dist.io import read_json
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.table import COLUMNS, page, table
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
+from fashion_dist.runs import own_config
 from fashion_dist.sweep import outcome
 from fashion_dist.sweep import table as sweep_table
 from fashion_dist.sweep.view import SweepView, look_at_sweep
@@ -127,8 +127,7 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
         trials: show the sweeps' trials among the runs as well.
     """
     if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps:
-        command = str(read_json(named[0].run).get("command", ""))
-        return page(named[0], seen.runs[0], command, width)
+        return page(named[0], seen.runs[0], _going_on(named[0]), width)
     if not seen.runs and len(seen.sweeps) == 1:
         return sweep_table.page(seen.sweeps[0], width, outcome.commands(seen.sweeps[0]))
     hidden = {trial.view.run_id for sweep in seen.sweeps for trial in sweep.trials} if not (trials or named) else set()
@@ -143,6 +142,14 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
     if not parts:
         return f"no runs in {home.runs}; python jobs/launch.py --task NAME makes one"
     return "\n".join(parts)
+
+
+def _going_on(run: RunDir) -> str:
+    try:
+        own_config(run)
+    except ConfigError as error:
+        return f"no: {error}"
+    return typed("launch", run)
 
 
 def watch(look_now: Callable[[], Overview], draw_now: Callable[[Overview, int], str]) -> Overview:

@@ -111,13 +111,13 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BARS[min(len(_BARS) - 1, int((mean - low) / span * len(_BARS)))] for mean in means)
 
 
-def page(run: RunDir, view: RunView, command: str, width: int) -> str:
+def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     """Everything about one run.
 
     Args:
         run: its folder.
         view: what is known of it.
-        command: what launched it.
+        go_on: the command that goes on with it, or why there is none.
         width: columns to use.
     """
     p = view.progress
@@ -143,7 +143,7 @@ def page(run: RunDir, view: RunView, command: str, width: int) -> str:
         rows.append(("follow", typed("status", run, "--watch")))
         rows.append(("cancel", typed("status", run, "--cancel")))
     elif view.state != "done":
-        rows.append(("go on", command))
+        rows.append(("go on", go_on))
     if run.checkpoints.is_dir():
         rows.append(("collect", typed("collect", run)))
         rows.append(("report", typed("report", run)))

@@ -34,6 +34,7 @@ from fashion_dist.models import Head, Network, _pair
 from fashion_dist.models._pair import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import Facts
+from fashion_dist.runs import require_none_gone
 from fashion_dist.train.checkpoint import Checkpoints
 from shards.safe_io import create, read_regular, refuse_link, temporary
 
@@ -102,11 +103,13 @@ def write_archive(facts: Facts, page: Path) -> Path:
         page: its page, already written.
 
     Raises:
+        ConfigError: the run was made with settings that are gone.
         CheckpointError: the run has no best weights yet, or its shard set is gone.
         InputError: a link stands among what goes into it, or a zip of the same name that we did not write.
     """
     if facts.shard_set is None:
         raise CheckpointError(f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}")
+    require_none_gone(facts.run, facts.gone)
     parts = dict(_model(facts))
     final = page.parent / f"{facts.run_id}.zip"
     OwnFiles(final.parent).claim(final.name)

@@ -127,7 +127,8 @@ def _head(facts: Facts, judged: dict[str, list[scores.Figure]]) -> list[tuple[st
 
 
 def _has_best(facts: Facts) -> bool:
-    return any(facts.run.checkpoints.glob("best-*"))
+    """Whether there is a network to ask."""
+    return not facts.gone and any(facts.run.checkpoints.glob("best-*"))
 
 
 def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str, Answers]:
@@ -316,7 +317,7 @@ def _sizes() -> Callable[[Facts], tuple[int, int]]:
     known: dict[str, tuple[int, int]] = {}
 
     def size(facts: Facts) -> tuple[int, int]:
-        if facts.shard_set is None:
+        if facts.shard_set is None or facts.gone:
             return 0, 0
         key = repr((facts.config.task, facts.config.model, facts.config.data.image_px, facts.config.options))
         if key not in known:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from fashion_dist.cluster import job_record
 from fashion_dist.cluster.run_view import RunView
-from fashion_dist.config import Config
+from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
 from fashion_dist.io import read_json
 from fashion_dist.monitor.overview import look_at
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.tasks import Task, load, names
+from fashion_dist.runs import read_config
+from fashion_dist.tasks import Task, load
 from fashion_dist.tracking.metrics_log import read_metrics
 from shards import ShardSet
 
@@ -39,6 +40,7 @@ class Facts:
         damaged: how many lines of it could not be read.
         shard_set: what it learns from, where that is still there and the same.
         notes: what is missing or not as it should be, in sentences.
+        gone: settings that it was made with and that are gone; its network cannot be built.
     """
 
     run: RunDir
@@ -50,6 +52,7 @@ class Facts:
     damaged: int = 0
     shard_set: ShardSet | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    gone: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -168,14 +171,11 @@ def read_facts(runs: Sequence[RunDir]) -> list[Facts]:
 
 
 def _read(run: RunDir, view: RunView) -> Facts:
-    try:
-        config = Config.from_json(run.config.read_text())
-    except (ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"run {run.run_id} has a configuration that cannot be read ({run.config}): {error}") from None
-    if config.task not in names():
-        raise ConfigError(f"run {run.run_id} is of task {config.task!r}, which is gone; known: {', '.join(names())}")
+    config, gone = read_config(run)
     made, points = read_json(run.run), read_metrics(run.metrics)
     notes: list[str] = []
+    if gone:
+        notes.append(f"The run was made with {gone_settings(gone)}; its network is not built, only its answers shown.")
     shard_set = None
     try:
         shard_set = ShardSet.open(made["shard_set"])
@@ -189,7 +189,7 @@ def _read(run: RunDir, view: RunView) -> Facts:
         lines = f"{damaged} line{'s' * (damaged != 1)}"
         notes.append(f"{lines} of metrics.jsonl could not be read and {'is' if damaged == 1 else 'are'} left out.")
     starts = job_record.attempts(run)
-    return Facts(run, config, view, made, starts, points, damaged, shard_set, tuple(notes))
+    return Facts(run, config, view, made, starts, points, damaged, shard_set, tuple(notes), gone)
 
 
 def _damaged(run: RunDir, read: int) -> int:

@@ -65,7 +65,7 @@ def gather(
     files = _write_tables(view, out)
     if chosen:
         runs = [folder.home.run_dir(trial.view.run_id) for trial in chosen]
-        opened = open_folder(runs[0])
+        opened = open_folder(runs[0], strict=False)
         if count == 1:
             files += collect(runs[0], opened.config, opened.shard_set, out, split, wait_s)
         else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_dist import tasks, weights
+from fashion_dist import runs, tasks, weights
 from fashion_dist.cluster import launcher, permissions, run_lock, safe_python, slurm
 from fashion_dist.cluster.launcher import Ground, Request
 from fashion_dist.cluster.slurm import JobRef
@@ -95,14 +95,14 @@ def resolve(question: Question) -> Draft:
     ground = launcher.survey(question.request)
     base = _monitored(ground.config, searched, task.monitor)
     sweep = Sweep(
-        SweepDir(Path()), "", raw, question.request, base, ground.shard_set.data_hash, question.seed, question.seeds,
-        (), shlex.join([Path(sys.executable).name, *sys.argv]), time.time(),
+        ground.home.sweep_dir("unnamed"), "", raw, question.request, base, ground.shard_set.data_hash, question.seed,
+        question.seeds, (), shlex.join([Path(sys.executable).name, *sys.argv]), time.time(),
     )  # fmt: skip
     points = _points(sweep, searched)
     made: dict[str, tuple[expand.Settings, Config]] = {}
     for point in points:
         config = sweep.config_of(point)
-        made.setdefault(config.run_id(sweep.data_hash), (point, config))
+        made.setdefault(runs.run_id(config, ground.home, sweep.data_hash), (point, config))
     configs = [config for _, config in made.values()]
     _require(ground, searched, configs)
     if searched.method == "bayes":

@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fashion_dist.cluster.job_record import JobOptions
+from fashion_dist import runs, weights
+from fashion_dist.cluster.job_record import JobOptions, read_fields
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
-from fashion_dist.config import Config
-from fashion_dist.errors import RunError
+from fashion_dist.config import Config, gone_settings
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir, SweepDir
 from fashion_dist.sweep import expand, spec
@@ -58,6 +59,7 @@ class Sweep:
         trials: all of them, in order; of a search `None` each until it has started.
         command: what the user typed.
         created: Unix time, for people.
+        gone: settings of `base` that are gone; no trial of it can be trained.
     """
 
     folder: SweepDir
@@ -71,11 +73,12 @@ class Sweep:
     trials: tuple[Trial | None, ...]
     command: str = ""
     created: float = 0.0
+    gone: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def spec(self) -> Spec:
         """What is searched."""
-        return spec.parse(self.raw, str(self.folder.sweep), self.base.keys())
+        return spec.parse(self.raw, str(self.folder.sweep), [*self.base.keys(), *self.gone])
 
     @property
     def is_studied(self) -> bool:
@@ -107,10 +110,12 @@ class Sweep:
 
     def make_trial(self, number: int, settings: Mapping[str, Any]) -> Trial:
         """The trial with these settings; raises ConfigError where its configuration cannot be."""
-        return Trial(number, settings, self.config_of(settings).run_id(self.data_hash))
+        return Trial(number, settings, runs.run_id(self.config_of(settings), self.folder.home, self.data_hash))
 
     def config_of(self, settings: Mapping[str, Any]) -> Config:
-        """The configuration of a trial with these settings."""
+        """The configuration of a trial with these settings; raises ConfigError where it cannot be."""
+        if self.gone:
+            raise ConfigError(f"sweep {self.folder.sweep_id} was made with {gone_settings(self.gone)}: it cannot go on")
         return self.base.override(expand.texts(settings)).check()
 
     def run_of(self, trial: Trial) -> RunDir:
@@ -120,9 +125,13 @@ class Sweep:
     @property
     def content(self) -> str:
         """A hash of everything that decides what the trials are."""
+        # Published weights are of the networks that the trials name, and these may be among what they try.
+        base, published = self.base, "" if weights.is_file(self.base.model) else self.base.model.weights
+        if published:
+            base = base.override(["model.weights=none"])
         facts = [
             {key: value for key, value in self.raw.items() if key not in ("name", "description")},
-            self.base.to_json(), self.data_hash, self.seed, self.seeds,
+            runs.run_id(base, self.folder.home, self.data_hash), published, self.seed, self.seeds,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
 
@@ -149,22 +158,26 @@ class Sweep:
         if not values:
             raise RunError(f"{folder.sweep} cannot be read; submit the sweep again under another name")
         asked = values["request"]
-        request = Request(
-            **{
+        request = read_fields(
+            Request,
+            {
                 **asked,
                 "settings": tuple(asked["settings"]),
                 "resources": {k: tuple(v) if isinstance(v, list) else v for k, v in asked["resources"].items()},
-                "options": JobOptions(**asked["options"]),
-            }
+                "options": read_fields(JobOptions, asked["options"]),
+            },
         )
         trials = tuple(
             Trial(number, trial["settings"], trial["run_id"]) if trial else None
             for number, trial in enumerate(values["trials"])
         )
-        base = Config.from_json(json.dumps(values["base"]))
+        try:
+            base, gone = runs.parse_config(json.dumps(values["base"]))
+        except ConfigError as error:
+            raise ConfigError(f"the configuration of sweep {folder.sweep_id}, {folder.sweep}: {error}") from None
         return cls(
             folder, values["name"], values["sweep"], request, base, values["data_hash"], values["seed"],
-            values["seeds"], trials, values["command"], values["created"],
+            values["seeds"], trials, values["command"], values["created"], gone,
         )  # fmt: skip
 
 
@@ -209,12 +222,12 @@ class Array:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: Path) -> Array:
         """What `dataclasses.asdict` gave, from the file `where`."""
-        asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["resources"].items()}
         made = {
-            **values, "numbers": tuple(parse_ranges(values["numbers"])), "resources": Resources(**asked),
-            "options": JobOptions(**values["options"]), "job": JobRef.from_json(values["job"], where),
+            **values, "numbers": tuple(parse_ranges(values["numbers"])),
+            "resources": read_fields(Resources, values["resources"]),
+            "options": read_fields(JobOptions, values["options"]), "job": JobRef.from_json(values["job"], where),
         }  # fmt: skip
-        return cls(**made)
+        return read_fields(cls, made)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -106,6 +106,8 @@ class Task:
         tune: (split, its `rows`, config) -> options that suit that split best, such as thresholds.
         settle: (evaluated model, validation split, its `rows`, config) -> the `rows` by the model as it is afterwards,
             for what a model takes from validation, such as a calibration. Only with `judge`; it changes buffers alone.
+        added: options of the recipe that were added after runs had been made, with the values that mean what those did;
+            see `config.added`.
         average: (`rows` of several models, of the same samples) -> what they answer together.
     """
 
@@ -130,6 +132,7 @@ class Task:
     tune: Callable[[Split, Columns, Config], Mapping[str, Scalar]] | None = None
     settle: Callable[[nn.Module, Split, Columns, Config], Columns] | None = None
     average: Callable[[Sequence[Columns]], dict[str, np.ndarray]] | None = None
+    added: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert (self.targets is None) != (self.examples is None), "a task has targets, or examples of its own"

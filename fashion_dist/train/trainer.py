@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -29,10 +30,10 @@ from fashion_dist.config import Config
 from fashion_dist.data import Batch
 from fashion_dist.errors import CheckpointError, ConfigError, RunError
 from fashion_dist.paths import RunDir
-from fashion_dist.runs import OpenRun
+from fashion_dist.runs import OpenRun, differences, parse_config
 from fashion_dist.tasks import Columns, Examples, Task, load
 from fashion_dist.train import inference
-from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.checkpoint import Checkpoints, Saved
 from fashion_dist.train.distributed import Link, World
 from fashion_dist.train.mixup import mix_batch
 from fashion_dist.train.optim import learning_rate, set_learning_rate
@@ -457,11 +458,17 @@ class Trainer:
         if found is None:
             return
         saved, state = found
-        for name, mine in (("data_hash", self.shard_set.data_hash), ("config", self.config.plain())):
-            if saved.facts[name] != mine:
-                what = "shard set" if name == "data_hash" else "recipe"
-                raise CheckpointError(f"checkpoint {saved.path} is of another {what}; --fresh starts over beside it")
+        self._require_own(saved)
         self.state.load_state_dict(state)
+
+    def _require_own(self, saved: Saved) -> None:
+        if saved.facts["data_hash"] != self.shard_set.data_hash:
+            raise CheckpointError(f"checkpoint {saved.path} is of another shard set; --fresh starts over beside it")
+        config, gone = parse_config(json.dumps(saved.facts["config"]))
+        if other := [*gone, *differences(config, self.config)]:
+            raise CheckpointError(
+                f"checkpoint {saved.path} is of another recipe ({', '.join(other)}); --fresh starts over beside it"
+            )
 
     def load_best(self) -> None:
         """Give the evaluated model the best weights so far.
