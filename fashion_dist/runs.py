@@ -104,11 +104,20 @@ def taken_up(run: RunDir, config: Config) -> Config:
     """The configuration to train a run with: the one that it began with, else `config`, whose id the run has.
 
     Its weights are where `config` says: their content is the same, their place may be another.
+
+    Raises:
+        ConfigError: see `own_config`; or somebody has changed what is stored.
     """
     if not run.config.is_file():
         return config
     own = own_config(run)
-    return dataclasses.replace(own, model=dataclasses.replace(own.model, weights=config.model.weights))
+    own = dataclasses.replace(own, model=dataclasses.replace(own.model, weights=config.model.weights))
+    if run_id(own, run.home, "") != run_id(config, run.home, ""):
+        changed = ", ".join(differences(own, config))
+        raise ConfigError(
+            f"{run.config} was changed by somebody ({changed}); --fresh starts over beside run {run.run_id}"
+        )
+    return own
 
 
 def differences(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:

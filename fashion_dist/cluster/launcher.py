@@ -190,7 +190,7 @@ def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
     run, config = opened.folder, opened.config
     _require_writable(run.path)
     if request.group:
-        access.group_id(request.group)
+        permissions.group_id(request.group)
     last = Submission.read(run)
     cluster = choose_cluster(last.cluster if last is not None and request.cluster == "auto" else request.cluster)
     is_as_before = last is not None and last.cluster == cluster and not request.preset

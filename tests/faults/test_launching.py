@@ -88,7 +88,7 @@ def test_another_batch_size_or_other_data_is_refused(trial: Trial, photos: Path,
     whole = config.read_text()
     config.write_text(json.dumps({**json.loads(whole), "train": {**json.loads(whole)["train"], "batch_size": 32}}))
     said = by_hand(trial)
-    assert said.status != 0 and "is of another recipe; --fresh starts over beside it" in said.err
+    assert said.status != 0 and "is of another recipe (train.batch_size); --fresh starts over beside it" in said.err
     config.write_text(whole)
     shards = trial.place.home / "shards" / "deep_fashion"
     for path in shards.iterdir():
