@@ -396,7 +396,7 @@ def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
 
 
 def make_folder(run: RunDir, group: str = "") -> None:
-    """Make a run's folder, for its owner and that group, where there is none; see `access.make`."""
+    """Make a run's folder, for its owner and that group, where there is none; see `permissions.make`."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
     permissions.make(run.path, group)
 
