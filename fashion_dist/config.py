@@ -41,41 +41,35 @@ def added(default: T, *, as_before: T) -> T:
     return field(default=default, metadata={"as_before": as_before})
 
 
+RETIRED = {
+    "model.recolour": "model.recolour is now called model.hue_jitter_prob",
+    "model.frame": "model.frame is gone: no part of a network looks at a place that only some photos share",
+    "model.grain": "model.grain is gone: no part of a network looks at what tells one photographer from another",
+    "model.name=dense": "the network dense is now called mlp",
+    "data.start_px": "data.start_px is gone: all epochs have images of data.image_px",
+    "data.grow_until": "data.grow_until is gone: all epochs have images of data.image_px",
+}
+"""Settings of earlier editions: what to say to those who use them."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and the switches that networks of ours understand."""
+    """Which network, how it begins, and the settings that are its own."""
 
     name: str = "fashionnet"
-    """A network of `fashion_dist.models`, or a torchvision or timm name."""
+    """A network of `fashion_dist.models`, else torchvision's, else timm's; `torchvision/NAME`, `timm/NAME` choose."""
     weights: str = "none"
     """`none` (from scratch), `imagenet` (the library's published weights), or the path of a state dict."""
     dropout: float = 0.0
     """Probability of dropping a feature before the heads."""
-    pool: Literal["avg", "max"] = "avg"
-    """Global pooling of our own networks."""
-    norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation layer of our own networks."""
-    init: Literal["kaiming", "xavier", "normal", "orthogonal"] = "kaiming"
-    """Weight initialisation of our own networks."""
-    recolour: float = 0.8
-    """Probability that `fashionnet`'s trunk sees a training image in other colours."""
-    palette: bool = True
-    """Whether `fashionnet` also looks at the colours of a photo's middle, beside its trunk."""
-    frame: bool = False
-    """Whether `fashionnet` also looks at the border of a photo, at its place and light."""
-    grain: bool = False
-    """Whether `fashionnet` also looks at how sharp and how noisy a photo is around its subject; large photos then go to
-    its other parts at half or a quarter of their size."""
-    sketch: bool = False
-    """Whether `fashionnet` also looks at a drawing line by line, in the drawing's own frame."""
-    edges: bool = False
-    """Whether `dense` also sees how much each pixel differs from the next across and down."""
     freeze: str = "none"
     """`none`, `backbone` (train the heads alone), or `epochs:N` (the backbone joins after N epochs)."""
+    args: Mapping[str, Scalar] = field(default_factory=dict)
+    """The network's own settings, spelt `model.NAME` on the command line: the `Args` of its module, or keyword
+    arguments of timm's. Read and completed by `models.registry.resolve`; another network takes none of them over."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
-        _require(0 <= self.recolour <= 1, "model.recolour", self.recolour, "a probability, 0 to 1")
         kind, _, count = self.freeze.partition(":")
         good = self.freeze in ("none", "backbone") or (kind == "epochs" and count.isdigit() and int(count) > 0)
         _require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")
@@ -153,11 +147,6 @@ class DataConfig:
 
     image_px: int = 112
     """Height and width of what the network sees."""
-    start_px: int = 0
-    """Training begins at this size and grows by 32 px at equal intervals (progressive learning, Tan & Le 2021);
-    0 trains at `image_px` throughout."""
-    grow_until: float = 0.75
-    """Fraction of the epochs after which the images have their full size; only those epochs can be best."""
     fit: Literal["crop", "squash"] = "crop"
     """How an oblong image becomes square: by cutting, or by squashing it whole."""
     eval_resize: float = 1.14
@@ -203,8 +192,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(8 <= self.image_px <= 1024, "data.image_px", self.image_px, "8 to 1024")
-        _require(self.start_px == 0 or self.start_px >= 8, "data.start_px", self.start_px, "0, or 8 and more")
-        _require(0 <= self.grow_until < 1, "data.grow_until", self.grow_until, "0 <= fraction < 1")
         _require(1 <= self.eval_resize <= 4, "data.eval_resize", self.eval_resize, "1 to 4")
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < low <= high <= 1")
@@ -225,14 +212,6 @@ class DataConfig:
         _require(0 <= self.rotate <= 180, "data.rotate", self.rotate, "0 to 180 degrees")
         _require(0 <= self.shear <= 45, "data.shear", self.shear, "0 to 45 degrees")
         _require(min(self.std) > 0, "data.std", self.std, "each above 0")
-
-    def px_at(self, epoch: int, epochs: int) -> int:
-        """Height and width of training images in `epoch` (from 0) of `epochs`."""
-        if not 0 < self.start_px < self.image_px or epoch == epochs - 1:
-            return self.image_px
-        stages = math.ceil((self.image_px - self.start_px) / 32)
-        stage = math.floor(stages * epoch / (self.grow_until * epochs)) if self.grow_until else stages
-        return min(self.start_px + 32 * stage, self.image_px)
 
 
 @dataclass(frozen=True)
@@ -309,20 +288,24 @@ class Config:
     """The task's own settings, spelt `task.NAME` on the command line."""
 
     def override(self, settings: Iterable[str]) -> Config:
-        """This configuration with `key=value` settings applied, in order.
+        """This configuration with `key=value` settings applied, in order but for `model.name`, which comes first.
 
-        Keys are dotted field names (`optim.lr`), or `task.NAME` for the task's own options; values are read by the
-        field's type, tuples as comma-separated values.
+        Keys are dotted field names (`optim.lr`), `task.NAME` for the task's own options, or `model.NAME` for the
+        network's, which `models.registry.resolve` reads; a network of another name begins without any. Other values
+        are read by the field's type, tuples as comma-separated values.
 
         Raises:
             ConfigError: an unknown key (the nearest are named), or a value its field does not take.
         """
-        config = self
+        pairs = []
         for setting in settings:
             key, separator, text = setting.partition("=")
             if not separator:
                 raise ConfigError(f"--set takes key=value, not {setting!r}")
-            config = config._replace(key.strip(), text.strip())
+            pairs.append((key.strip(), text.strip()))
+        config = self
+        for key, text in sorted(pairs, key=lambda pair: pair[0] != "model.name"):
+            config = config._replace(key, text)
         return config
 
     def check(self) -> Config:
@@ -348,21 +331,23 @@ class Config:
         return dataclasses.replace(self, optim=optim, train=train)
 
     def _replace(self, key: str, text: str) -> Config:
-        known = self.keys()
-        if key not in known:
-            raise unknown("setting", key, known, limit=8)
+        require_setting(key, self.keys())
         section, _, name = key.partition(".")
         if section == "task":
             kind = type(self.options[name])
-            return dataclasses.replace(self, options={**self.options, name: _parse(key, text, kind)})
-        if not name:
-            return dataclasses.replace(self, **{key: _parse(key, text, str)})
+            return dataclasses.replace(self, options={**self.options, name: parse_value(key, text, kind)})
         owner = getattr(self, section)
-        value = _parse(key, text, _hints(type(owner))[name])
-        return dataclasses.replace(self, **{section: dataclasses.replace(owner, **{name: value})})
+        hints = _hints(type(owner))
+        if section == "model" and (name not in hints or name == "args"):
+            changed: dict[str, Any] = {"args": {**self.model.args, name: text}}
+        else:
+            changed = {name: parse_value(key, text, hints[name])}
+            if key == "model.name" and text != self.model.name:
+                changed["args"] = {}
+        return dataclasses.replace(self, **{section: dataclasses.replace(owner, **changed)})
 
     def keys(self) -> list[str]:
-        """Every key that `override` takes."""
+        """Every key that `override` takes, but for those of the network's own settings that have no value yet."""
         return [*(key for key in self.flat() if key not in ("task", "dataset"))]
 
     def flat(self) -> dict[str, Any]:
@@ -371,6 +356,7 @@ class Config:
         for section in ("model", "optim", "data", "train"):
             owner = getattr(self, section)
             flat |= {f"{section}.{f.name}": getattr(owner, f.name) for f in dataclasses.fields(owner)}
+            flat |= {f"{section}.{name}": value for name, value in flat.pop(f"{section}.args", {}).items()}
         return flat | {f"task.{name}": value for name, value in self.options.items()}
 
     def to_json(self) -> str:
@@ -448,6 +434,21 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def require_setting(key: str, keys: Iterable[str]) -> None:
+    """Refuse a key that is none of `keys` and cannot be a setting of the network's own.
+
+    Raises:
+        ConfigError: says what became of it, or names the nearest keys.
+    """
+    if key in (known := list(keys)):
+        return
+    if key in RETIRED:
+        raise ConfigError(RETIRED[key])
+    section, _, name = key.partition(".")
+    if section != "model" or not name.isidentifier():
+        raise unknown("setting", key, known, limit=8)
+
+
 _HINTS: dict[type, dict[str, Any]] = {}
 
 
@@ -465,14 +466,22 @@ def _build(kind: type[T], values: Mapping[str, Any], prefix: str, gone: dict[str
     hints = _hints(kind)
     fields = dataclasses.fields(typing.cast("Any", kind))
     made: dict[str, Any] = {f.name: f.metadata["as_before"] for f in fields if "as_before" in f.metadata}
+    args: dict[str, Any] = {}
     for key, value in values.items():
         hint = hints.get(key)
         if dataclasses.is_dataclass(hint):
             made[key] = _build(typing.cast("type[Any]", hint), value, f"{prefix}{key}.", gone)
+        elif prefix + key in RETIRED:
+            if value and (key != "grow_until" or values.get("start_px")):  # else it was switched off
+                gone[prefix + key] = value
+        elif hint is None and kind is ModelConfig and "args" not in values:
+            args[key] = value  # of the first edition, where a network's own settings stood beside the others
         elif hint is None or (get_origin(hint) is Literal and value not in get_args(hint)):
             gone[prefix + key] = value
         else:
             made[key] = tuple(value) if isinstance(value, list) else value
+    if args:
+        made["args"] = args
     try:
         return kind(**made)
     except ConfigError:
@@ -491,7 +500,7 @@ def _takes(kind: type[T], name: str, value: Any) -> bool:
     return True
 
 
-def _parse(key: str, text: str, hint: Any) -> Any:
+def parse_value(key: str, text: str, hint: Any) -> Any:
     """`text` as a value of the type `hint`; raises ConfigError naming what the key takes."""
     origin = get_origin(hint)
     if origin is Literal:
@@ -507,7 +516,7 @@ def _parse(key: str, text: str, hint: Any) -> Any:
             kinds = kinds[:1] * len(parts)
         if len(parts) != len(kinds):
             raise ConfigError(f"{key} takes {len(kinds)} comma-separated values, not {text!r}")
-        return tuple(_parse(key, part, kind) for part, kind in zip(parts, kinds, strict=True))
+        return tuple(parse_value(key, part, kind) for part, kind in zip(parts, kinds, strict=True))
     assert not isinstance(hint, types.UnionType), f"no reading of {hint} for {key}"
     if hint is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

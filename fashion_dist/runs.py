@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fashion_dist import tasks, weights
+from fashion_dist import tasks
 from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import CheckpointError, ConfigError
+from fashion_dist.models import pretrained
 from fashion_dist.paths import Home, RunDir
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run_id(config: Config, home: Home, data_hash: str) -> str:
     """
     added = tasks.load(config.task).added
     options = {name: value for name, value in config.options.items() if name not in added or added[name] != value}
-    return dataclasses.replace(config, options=options).run_id(data_hash, weights.content(config.model, home))
+    return dataclasses.replace(config, options=options).run_id(data_hash, pretrained.content(config.model, home))
 
 
 def parse_config(text: str) -> tuple[Config, dict[str, Any]]:
@@ -128,7 +129,7 @@ def differences(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
         for key in dict.fromkeys([*mine, *theirs])
         if mine.get(key) != theirs.get(key)
     }
-    if weights.is_file(own.model) and weights.is_file(other.model):
+    if pretrained.is_file(own.model) and pretrained.is_file(other.model):
         found.pop("model.weights", None)
     return found
 
@@ -172,7 +173,7 @@ def require_weights(run: OpenRun) -> None:
         ConfigError: they are not there, or are others.
     """
     made = json.loads(run.folder.run.read_text())
-    if "weights" in made and weights.content(run.config.model, run.folder.home) != made["weights"]:
+    if "weights" in made and pretrained.content(run.config.model, run.folder.home) != made["weights"]:
         raise ConfigError(
             f"the weights {run.config.model.weights} have changed since run {run.folder.run_id} was made; "
             f"launch the task again for a run with them"

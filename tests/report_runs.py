@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from fashion_dist.cluster import failures
 from fashion_dist.config import Config
 from fashion_dist.errors import RunError
+from fashion_dist.models import registry
 from fashion_dist.paths import RunDir
 from fashion_dist.train.inference import _arrow
 from shards import ShardSet
@@ -103,4 +103,4 @@ def guess(shard_set: ShardSet, split: str, seed: int = 0, right: float = 0.7) ->
 
 def with_settings(config: Config, *settings: str) -> Config:
     """The configuration with `key=value` settings, for small pictures."""
-    return dataclasses.replace(config).override(["data.image_px=32", "data.start_px=0", "train.epochs=3", *settings])
+    return registry.resolve(config.override(["data.image_px=32", "train.epochs=3", *settings]))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fashion_dist import __version__, model_names, runs, tasks, weights
+from fashion_dist import __version__, runs, tasks
 from fashion_dist.cluster import permissions, run_lock, slurm
 from fashion_dist.cluster.job_record import JobOptions, Submission, attempts
 from fashion_dist.cluster.resources import Resources, load_preset
@@ -29,6 +29,7 @@ from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import read_json, write_json, write_text
+from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir
 
 if TYPE_CHECKING:
@@ -136,9 +137,12 @@ class Ground:
         Raises:
             InputError: it cannot.
         """
-        _require_model(config.model.name)
+        if registry.locate(config.model.name)[0] == "timm" and config.model.args:
+            from fashion_dist.models.backbone import check_timm  # seconds, for torch and timm
+
+            check_timm(config.model)
         if config.model.weights == "imagenet":
-            weights.published(config.model.name)
+            pretrained.published(config.model.name)
         if self.task.check is not None:
             self.task.check(self.shard_set, config)
         require_divisible(config, self.resources)
@@ -212,14 +216,13 @@ def survey(request: Request) -> Ground:
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
     if request.model:
-        _require_model(request.model)  # before the task's file and its numpy are read
+        registry.locate(request.model)  # before the task's file and its numpy are read
     task = tasks.load(request.task)
     home = Home.find(request.home)
     _require_writable(home.path)
     if request.group:
         permissions.group_id(request.group)
     config = resolve_config(task.recipe, request)
-    _require_model(config.model.name)
     from shards import ShardSet
 
     shard_set = ShardSet.open(home.shard_set(config.dataset))
@@ -237,11 +240,11 @@ def resolve_config(recipe: Config, request: Request) -> Config:
     flags = {"model.name": request.model, "model.weights": request.weights}
     config = config.override(f"{key}={value}" for key, value in flags.items() if value)
     config = config.override(request.settings)
-    if weights.is_file(config.model):
+    if pretrained.is_file(config.model):
         path = Path(config.model.weights).expanduser().absolute()
         config = config.override([f"model.weights={path}"])
-        weights.content(config.model, Home.find(request.home))  # refused here, where it is not there
-    return config.check()
+        pretrained.content(config.model, Home.find(request.home))  # refused here, where it is not there
+    return registry.resolve(config).check()
 
 
 def require_shards(shard_set: ShardSet) -> None:
@@ -264,12 +267,6 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"the working folder {path} cannot be: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"the working folder {path} cannot be written: no permission for {existing}")
-
-
-def _require_model(name: str) -> None:
-    known = model_names.known_models()
-    if name not in known:
-        raise unknown("model", name, known)
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
@@ -374,7 +371,7 @@ def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
     """
     run = plan.run
     if plan.config.model.weights == "imagenet":
-        weights.fetch(weights.published(plan.config.model.name), run.home.weights)
+        pretrained.fetch(pretrained.published(plan.config.model.name), run.home.weights)
     make_folder(run, plan.group)
     with run_lock.guard(run.path, "launch"):
         before = _already(plan, job_type)
@@ -444,7 +441,7 @@ def write_run(plan: Plan) -> None:
         "run_id": run.run_id,
         "shard_set": str(plan.shard_set),
         "data_hash": plan.data_hash,
-        "weights": before.get("weights") or weights.content(config.model, run.home),
+        "weights": before.get("weights") or pretrained.content(config.model, run.home),
         "command": before.get("command") or plan.command,
         "created": before.get("created") or time.time(),
         "versions": {"fashion-dist": __version__, **_versions()},

@@ -46,9 +46,6 @@ class Engine(Protocol):
     def probe(self, image: Encoded, row: int) -> str | None:
         """What is wrong with one image, or None; only between batches."""
 
-    def resize(self, side: int) -> None:
-        """Render images of that side from now on; only between epochs."""
-
     def drop(self) -> None:
         """Forget a batch that was begun and not finished."""
 
@@ -84,10 +81,6 @@ class CpuEngine:
         if isinstance(block, np.ndarray):
             return self._renderer.start_block(block, work.rows, work.draws, out)
         return self._renderer.start(decoded.pixels, work.draws, out)
-
-    def resize(self, side: int) -> None:
-        """Render images of that side from now on."""
-        self._side = self._renderer.side = side
 
     def close(self) -> None:
         """Stop the threads and drop the cache."""
@@ -133,10 +126,6 @@ class GpuEngine:
                 raise error  # not an image's fault: the GPU's
             return wrong
 
-    def resize(self, side: int) -> None:
-        """Render images of that side from now on."""
-        self._graph.resize(side)
-
     def probe(self, image: Encoded, row: int) -> str | None:
         """Left to the batch: it is tried with the crop that it will have."""
         del image, row
@@ -169,7 +158,7 @@ class PixelEngine:
         self._dtype = dtype
         self._device = device
         self.missing, self.begin, self.drop, self.probe = decoder.missing, decoder.begin, decoder.drop, decoder.probe
-        self.close, self.resize = decoder.close, graph.resize
+        self.close = decoder.close
 
     def finish(self, work: Work) -> Rendered | dict[int, str]:
         """Wait for the decoder and render."""

@@ -191,10 +191,6 @@ class Graph:
             raise
         return images.as_tensor()
 
-    def resize(self, side: int) -> None:
-        """Give images of that side from now on; only while no batch is under way."""
-        self.side, self._pipe = side, None
-
     def discard(self) -> None:
         """Forget the batch that was begun."""
         with contextlib.suppress(RuntimeError):

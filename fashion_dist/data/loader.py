@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -121,13 +120,6 @@ class Loader:
         self._images = np.ascontiguousarray(images, np.int64)
         self._shards = self._split.shard[self._images[:, 0]]
         self._planner.images = self._images
-
-    def resize(self, image_px: int) -> None:
-        """From the next epoch on, give images of `image_px` pixels; what is cached stays."""
-        if self._running is not None:
-            self._running.close()
-        self._planner.data = replace(self._planner.data, image_px=image_px, start_px=0)
-        self._engine.resize(image_px)
 
     @property
     def bad_samples(self) -> list[DamageError]:

@@ -82,7 +82,7 @@ def _places(images: Tensor) -> Tensor:
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2)
     differs = (images - border.median(dim=2).values[:, :, None, None]).abs_() > _GROUND
     drawn = differs[:, 0] | differs[:, 1] | differs[:, 2]
-    starts, stops = ends(torch.stack([drawn.any(1), drawn.any(2)], dim=1))  # of the columns and of the rows, [N, 2]
+    starts, stops = _ends(torch.stack([drawn.any(1), drawn.any(2)], dim=1))  # of the columns and of the rows, [N, 2]
     empty = stops == 0
     extent = torch.where(empty, side, stops - starts).amax(1)
     middle = torch.where(empty, 0, (starts + stops) / side - 1)
@@ -93,7 +93,7 @@ def _places(images: Tensor) -> Tensor:
     return torch.stack([across, down], dim=3).float()
 
 
-def ends(drawn: Tensor) -> tuple[Tensor, Tensor]:
+def _ends(drawn: Tensor) -> tuple[Tensor, Tensor]:
     """First and behind-last true place along the last dimension of bool [..., S]; both 0 where there is none."""
     count = drawn.shape[-1]
     places = torch.arange(1, count + 1, device=drawn.device)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fashion_dist.models import Head, Network
+from fashion_dist.models.heads import Head, Network
 
 PREFIX = "log_variance_"
 

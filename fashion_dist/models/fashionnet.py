@@ -1,15 +1,11 @@
 """FashionNet: a small network for pictures of clothes and for drawings, sized for machines with few cores.
 
-What is new against the mainstream: several kinds of evidence are kept apart. The *trunk* (a slim ResNet-D of dense 3x3
-convolutions with squeeze-and-excitation; dense ones run at several times the speed of grouped and depthwise ones on
-CPUs) sees randomly recoloured images in training, so that it cannot tell a garment's kind by its colour. The *palette*
-sees the true colours of the picture's middle, where the garment is: it names the colour of every pixel softly, filters
-it with a few small kernels, and averages both in windows of learned size. With `model.frame` a second palette looks at
-the border, at the place and the light of a photo; with `model.grain` a few statistics of the border tell how sharp and
-how noisy the photo is at its full size, while all other parts see it small. With `model.sketch` a wide hidden layer
-looks at a drawing line by line, in the drawing's own frame; it knows an object again that another artist drew, where
-convolutions learn a few thousand drawings by heart; each of the two answers by itself. A head rests on the part that
-answers its question: `shape`, `look`, `place`, `grain`, `lines`, or all of them.
+The *trunk* is a slim ResNet-D of dense 3x3 convolutions with squeeze-and-excitation (dense ones run at several times
+the speed of grouped and depthwise ones on CPUs). It sees images in random colours in training and so learns shapes; the
+*palette* sees their true colours: it names the colour of every pixel softly, filters it with a few small kernels,
+and averages both in windows of learned size. With `model.sketch` a wide hidden layer also looks at a drawing line by
+line, in the drawing's own frame; it knows an object again that another artist drew, where convolutions learn a few
+thousand drawings by heart. Heads see all of it.
 
 On pictures of up to 40 px the first convolution keeps their size.
 """
@@ -19,14 +15,38 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.models._grain import Grain
 from fashion_dist.models._sketch import Sketch, framed
+
+
+@dataclass(frozen=True)
+class Args:
+    """The network's own settings."""
+
+    pool: Literal["avg", "max"] = "avg"
+    """Global pooling, and pooling of the shortcuts."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation layer."""
+    init: Literal["kaiming", "xavier", "normal", "orthogonal"] = "kaiming"
+    """Weight initialisation of the trunk."""
+    hue_jitter_prob: float = 0.8
+    """Probability that the trunk sees a training image in other colours."""
+    palette: bool = True
+    """Whether the network also looks at the true colours of a photo, beside its trunk."""
+    sketch: bool = False
+    """Whether the network also looks at a drawing line by line, in the drawing's own frame."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hue_jitter_prob <= 1:
+            raise ValueError(f"model.hue_jitter_prob = {self.hue_jitter_prob} is not possible; allowed: 0 to 1")
+
 
 Norm = Callable[[int], nn.Module]
 
@@ -39,28 +59,12 @@ _NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none"
 
 
 SMALL_PX = 40
-LARGE_PX = 96
-"""Beside `model.grain`, the other parts see larger photos at half their size, or a quarter, and so on."""
 
 
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
-    """The backbone with its switches of `config`, and its number of features."""
-    shrink = 1
-    while config.grain and image_px // shrink > LARGE_PX:
-        shrink *= 2
-    stem_stride = 1 if image_px // shrink <= SMALL_PX else 2
-    backbone = FashionNet(
-        stem_stride=stem_stride,
-        norm=_NORMS[config.norm],
-        pool=config.pool,
-        recolour=config.recolour,
-        palette=config.palette,
-        frame=config.frame,
-        grain_levels=min(5, image_px.bit_length() - 1) if config.grain else 0,
-        shrink=shrink,
-        sketch=config.sketch,
-    )
-    initialise(backbone, config.init)
+    """The backbone with the `Args` of `config`, and its number of features."""
+    backbone = FashionNet(Args(**config.args), stem_stride=1 if image_px <= SMALL_PX else 2)  # type: ignore[arg-type]
+    initialise(backbone)
     return backbone, backbone.num_features
 
 
@@ -68,38 +72,24 @@ class FashionNet(nn.Module):
     """Images [N, 3, H, W], normalised around 0 -> features [N, `num_features`].
 
     Args:
+        args: the network's settings.
         widths: channels of the four stages.
         depths: blocks of each.
         stem_width, stem_stride: channels of the first convolution, and its stride.
-        norm: makes the normalisation layer of so many channels.
-        pool: `avg` or `max`: of the trunk's last map, and of its shortcuts.
-        recolour: probability that the trunk sees an image recoloured, in training.
-        palette: look at the colours of the middle, too; without it, `look` is what the trunk sees.
-        frame: look at the border, too.
-        grain_levels: look at the border's details at so many scales, too; 0 does not.
-        shrink: all parts but the grain see images so many times smaller.
-        sketch: look at a drawing line by line, too, in its own frame.
     """
 
     def __init__(
         self,
+        args: Args | None = None,
         widths: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] = (1, 2, 2, 1),
         stem_width: int = 24,
         stem_stride: int = 2,
-        norm: Norm = nn.BatchNorm2d,
-        pool: str = "avg",
-        recolour: float = 0.8,
-        palette: bool = True,
-        frame: bool = False,
-        grain_levels: int = 0,
-        shrink: int = 1,
-        sketch: bool = False,
     ) -> None:
         super().__init__()
-        self.shrink = shrink
-        self.pool = pool
-        self.recolour = RandomRecolour(recolour)
+        self.args = args = args or Args()
+        norm = _NORMS[args.norm]
+        self.hue_jitter = HueJitter(args.hue_jitter_prob)
         self.stem = nn.Sequential(
             *_conv(3, stem_width, norm, stride=stem_stride), nn.ReLU(inplace=True),
             *_conv(stem_width, widths[0], norm, stride=2), nn.ReLU(inplace=True),
@@ -108,40 +98,28 @@ class FashionNet(nn.Module):
         width_in = widths[0]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for block in range(depth):
-                blocks.append(Block(width_in, width, 2 if stage and block == 0 else 1, norm, pool))
+                blocks.append(Block(width_in, width, 2 if stage and block == 0 else 1, norm, args.pool))
                 width_in = width
         self.trunk = nn.Sequential(*blocks)
-        self.palette = Palette() if palette else None
-        self.frame = Frame() if frame else None
-        self.grain = Grain(grain_levels) if grain_levels else None
-        self.sketch = Sketch() if sketch else None
-        look_end = width_in + (self.palette.num_features if self.palette else 0)
-        place_end = look_end + (self.frame.num_features if self.frame else 0)
-        grain_end = place_end + (self.grain.num_features if self.grain else 0)
-        self.num_features = grain_end + (self.sketch.num_features if self.sketch else 0)
-        self.parts = {
-            "shape": slice(0, width_in),
-            "look": slice(width_in if palette else 0, look_end),
-            "place": slice(look_end, place_end),
-            "grain": slice(place_end, grain_end),
-            "lines": slice(grain_end, self.num_features),
-        }
-        self.voters = ("shape", "lines") if sketch else ()
+        self.palette = Palette() if args.palette else None
+        self.sketch = Sketch() if args.sketch else None
+        shape = width_in + (self.palette.num_features if self.palette is not None else 0)
+        self.num_features = shape + (self.sketch.num_features if self.sketch is not None else 0)
+        # Lines are learned by heart within epochs; convolutions would be left without a gradient.
+        self.independent_heads = (
+            {"shape": slice(0, shape), "lines": slice(shape, self.num_features)} if args.sketch else {}
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> the trunk's pooled map (`shape`), then `look`, `place`, `grain`, `lines`."""
-        grain = self.grain(images) if self.grain is not None else None
-        if self.shrink > 1:
-            images = F.avg_pool2d(images, self.shrink)
+        """Images [N, 3, H, W] -> the trunk's pooled map, then the palette's features, then the sketch's."""
         drawings = framed(images) if self.sketch is not None else images
-        maps = self.trunk(self.stem(self.recolour(drawings)))
-        shape = maps.mean((2, 3)) if self.pool == "avg" else maps.amax((2, 3))
-        looks = [module(images).to(shape.dtype) for module in (self.palette, self.frame) if module is not None]
-        if grain is not None:
-            looks.append(grain.to(shape.dtype))
+        maps = self.trunk(self.stem(self.hue_jitter(drawings)))
+        features = [maps.mean((2, 3)) if self.args.pool == "avg" else maps.amax((2, 3))]
+        if self.palette is not None:
+            features.append(self.palette(images).to(maps.dtype))
         if self.sketch is not None:
-            looks.append(self.sketch(drawings).to(shape.dtype))
-        return torch.cat([shape, *looks], dim=1)
+            features.append(self.sketch(drawings).to(maps.dtype))
+        return torch.cat(features, dim=1)
 
 
 class Block(nn.Module):
@@ -175,13 +153,13 @@ class Block(nn.Module):
         return F.relu(self.shortcut(x) + y)
 
 
-class RandomRecolour(nn.Module):
-    """Recolour each image of a training batch: hue, saturation, gain and offset, one 3x3 matrix per image.
+class HueJitter(nn.Module):
+    """Jitter the colours of each image of a training batch: hue, saturation, gain, offset; one 3x3 matrix per image.
 
     Draws from torch's generator, as dropout does; in evaluation it does nothing. Keeps [N, 3, H, W].
 
     Args:
-        probability: of recolouring an image.
+        probability: of jittering an image.
         saturation: bounds of the factor.
         gain: the factor is drawn from 1 - gain to 1 + gain.
         offset: added to all channels, from -offset to offset, in units of the normalised image.
@@ -311,55 +289,21 @@ class Palette(nn.Module):
         return window / window.sum(1, keepdim=True).clamp_min(1e-3)
 
 
-class Frame(nn.Module):
-    """Colours and texture of the border: [N, 3, H, W] -> [N, 2 * strips * (names + filters)].
-
-    Pigments averaged over the strips along the four sides together, once for each width, and over the lowest and the
-    highest strip alone: floors are below, walls above.
-
-    Args:
-        names: colours to learn.
-        filters: kernels to learn.
-        widths: of the strips, as fractions of the image.
-    """
-
-    def __init__(self, names: int = 24, filters: int = 8, widths: Sequence[float] = (0.07, 0.15)) -> None:
-        super().__init__()
-        self.pigments = Pigments(names, filters)
-        self.widths = tuple(widths)
-        self.num_features = 2 * (len(self.widths) + 2) * self.pigments.width
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] with H = W -> strip averages and their logarithms."""
-        with torch.autocast(images.device.type, enabled=False):
-            maps = self.pigments(images.float())
-            return _averages(maps, self._strips(maps.shape[2], images.device))
-
-    def _strips(self, cells: int, device: torch.device) -> Tensor:
-        """Weights of `cells` x `cells` cells, [strips, cells * cells]."""
-        at = (torch.arange(cells, device=device) + 0.5) / cells
-        down, across = at[:, None].expand(cells, cells), at[None, :].expand(cells, cells)
-        inside = torch.minimum(torch.minimum(down, 1 - down), torch.minimum(across, 1 - across))
-        widest = self.widths[-1]
-        chosen = torch.stack([*(inside < width for width in self.widths), down < widest, down > 1 - widest]).float()
-        return (chosen / chosen.sum((1, 2), keepdim=True).clamp_min(1)).flatten(1)
-
-
 def _conv(width_in: int, width: int, norm: Norm, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     conv = nn.Conv2d(width_in, width, kernel, stride, kernel // 2, bias=norm is nn.Identity)
     return [conv, norm(width)]
 
 
 @torch.no_grad()
-def initialise(backbone: FashionNet, scheme: str) -> None:
-    """Draw the trunk's weights by `scheme`: kaiming, xavier, normal (std 0.01), orthogonal; the palette its own."""
+def initialise(backbone: FashionNet) -> None:
+    """Draw the trunk's weights as `init` says: kaiming, xavier, normal (std 0.01), orthogonal; the palette its own."""
     schemes: dict[str, Callable[[Tensor], Tensor]] = {
         "kaiming": functools.partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
         "xavier": nn.init.xavier_uniform_,
         "normal": functools.partial(nn.init.normal_, std=0.01),
         "orthogonal": nn.init.orthogonal_,
     }
-    draw = schemes[scheme]
+    draw = schemes[backbone.args.init]
     for module in (*backbone.stem.modules(), *backbone.trunk.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear):
             draw(module.weight)
@@ -368,6 +312,5 @@ def initialise(backbone: FashionNet, scheme: str) -> None:
     for module in backbone.trunk.modules():
         if isinstance(module, Block) and isinstance(module.second[1], nn.BatchNorm2d | nn.GroupNorm):
             nn.init.zeros_(module.second[1].weight)
-    for look in (backbone.palette, backbone.frame):
-        if look is not None:
-            look.pigments.initialise()
+    if backbone.palette is not None:
+        backbone.palette.pigments.initialise()

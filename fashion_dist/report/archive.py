@@ -29,9 +29,9 @@ import fashion_dist
 from fashion_dist import models
 from fashion_dist.errors import CheckpointError
 from fashion_dist.io import OwnFiles
-from fashion_dist.model_names import library_name, own_models
-from fashion_dist.models import Head, Network, _pair
-from fashion_dist.models._pair import PairNetwork
+from fashion_dist.models import registry, siamese
+from fashion_dist.models.heads import Head, Network
+from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import Facts
 from fashion_dist.runs import require_none_gone
@@ -71,7 +71,7 @@ from torch.nn import Dropout
 
 def build(spec):
     """The network that model.json describes, with random weights."""
-    if spec["source"] == "own":
+    if spec["source"] == "ours":
         import backbone
 
         body, features = backbone.build(types.SimpleNamespace(**spec["model"]), spec["image_px"])
@@ -85,7 +85,8 @@ def build(spec):
     else:
         import timm
 
-        body, features = timm.create_model(spec["model"]["name"], num_classes=0), spec["features"]
+        args = spec["model"]["args"]
+        body, features = timm.create_model(spec["model"]["name"], num_classes=0, **args), spec["features"]
     if "embedding" in spec:
         return PairNetwork(body, features, spec["embedding"])
     return Network(body, features, {{name: Head(**head) for name, head in spec["heads"].items()}})
@@ -208,14 +209,14 @@ def _model(facts: Facts) -> Iterator[tuple[str, bytes]]:
     yield "model/model.json", (json.dumps(spec, indent=2) + "\n").encode()
     if not known:
         return  # a network of another make: the code is the only way to build it
-    classes: list[Any] = [Head, Network] if "heads" in spec else [PairNetwork, _pair.pair_scores, _pair.calibrated]
+    classes: list[Any] = [Head, Network] if "heads" in spec else [PairNetwork, siamese.pair_scores, siamese.calibrated]
     source = "\n\n".join(inspect.getsource(part) for part in classes)
     if "embedding" in spec:
-        source = f"FIRST_SCALE = {_pair.FIRST_SCALE}\n\n\n{source}"
-    needs = {"own": "torch", "torchvision": "torch and torchvision", "timm": "torch and timm"}[spec["source"]]
+        source = f"FIRST_SCALE = {siamese.FIRST_SCALE}\n\n\n{source}"
+    needs = {"ours": "torch", "torchvision": "torch and torchvision", "timm": "torch and timm"}[spec["source"]]
     yield "model/network.py", _NETWORK.format(run_id=facts.run_id, classes=source).encode()
     yield "model/load.py", _LOAD.format(run_id=facts.run_id, needs=needs).encode()
-    if spec["source"] == "own":
+    if spec["source"] == "ours":
         for name, source in _own_sources(facts.config.model.name).items():
             yield f"model/{name}.py", source.encode()
 
@@ -248,8 +249,7 @@ def _spec(facts: Facts, model: nn.Module) -> dict[str, Any]:
     """What model.json says."""
     assert facts.shard_set is not None
     config = facts.config
-    name = library_name(config.model.name)
-    source = "own" if config.model.name in own_models() else _library(name)
+    source, name = registry.locate(config.model.name)
     spec: dict[str, Any] = {
         "source": source, "model": {**dataclasses.asdict(config.model), "name": name},
         "image_px": config.data.image_px, "mean": config.data.mean, "std": config.data.std, "fit": config.data.fit,
@@ -257,25 +257,8 @@ def _spec(facts: Facts, model: nn.Module) -> dict[str, Any]:
         "torch": torch.__version__,
     }  # fmt: skip
     if isinstance(model, Network):
-        parts: dict[str, slice] = getattr(model.backbone, "parts", {})
         spec["features"] = model.num_features
-        spec["heads"] = {head: _head(model, head, parts) for head in model.heads}
+        spec["heads"] = {name: dataclasses.asdict(head) for name, head in model.outputs.items()}
     elif isinstance(model, PairNetwork):
         spec["features"], spec["embedding"] = model.project.in_features, model.embedding
     return spec
-
-
-def _head(model: Network, name: str, parts: dict[str, slice]) -> dict[str, Any]:
-    """The arguments of `Head` that gave a head."""
-    module = model.heads[name]
-    rests_on = next((part for part, where in parts.items() if where == model._slices[name]), "")
-    if isinstance(module, nn.Linear):
-        return {"width": module.out_features, "part": rests_on, "hidden": 0}
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    return {"width": linear[-1].out_features, "part": rests_on, "hidden": linear[0].out_features}
-
-
-def _library(name: str) -> str:
-    import torchvision
-
-    return "torchvision" if name in torchvision.models.list_models(module=torchvision.models) else "timm"

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fashion_dist.io import OwnFiles
-from fashion_dist.models._pair import PairNetwork, pair_scores
+from fashion_dist.models.siamese import PairNetwork, pair_scores
 from fashion_dist.report.run_data import Facts
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Examples

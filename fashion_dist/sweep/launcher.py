@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_dist import runs, tasks, weights
+from fashion_dist import runs, tasks
 from fashion_dist.cluster import launcher, permissions, run_lock, safe_python, slurm
 from fashion_dist.cluster.launcher import Ground, Request
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.config import Config, require_setting
+from fashion_dist.errors import ConfigError
 from fashion_dist.io import read_json
+from fashion_dist.models import pretrained
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
@@ -144,8 +145,7 @@ def read(question: Question, recipe: Config) -> dict[str, object]:
         raise ConfigError(f"{question.file}: parameters is not a mapping")
     keys = recipe.keys()
     for key in settings:
-        if key not in keys:
-            raise unknown("setting", key, keys, limit=8)
+        require_setting(key, keys)
         if key in known:
             raise ConfigError(f"--set {key} is given by {question.file} as well; allowed: either")
     if question.file and not known and not settings:
@@ -246,7 +246,7 @@ def _fetch_weights(draft: Draft) -> None:
     models = {(config.model.name, config.model.weights) for config in draft.configs}
     for name, wanted in sorted(models):
         if wanted == "imagenet":
-            weights.fetch(weights.published(name), draft.ground.home.weights)
+            pretrained.fetch(pretrained.published(name), draft.ground.home.weights)
 
 
 def _adopt(folder: SweepDir) -> None:

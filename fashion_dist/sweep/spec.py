@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.config import Config
+from fashion_dist.config import Config, require_setting
 from fashion_dist.errors import ConfigError, unknown
 
 Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]
@@ -226,9 +226,11 @@ def _parameters(values: object, where: str, keys: Sequence[str], prefix: str) ->
             if len(entry) > 1:
                 raise ConfigError(f"{where}: parameter {key} has nested parameters and {sorted(set(entry))[0]!r}")
             yield from _parameters(entry["parameters"], where, keys, f"{key}.")
-        elif key not in keys:
-            raise ConfigError(f"{where}: {unknown('parameter', key, keys, limit=8)}")
         else:
+            try:
+                require_setting(key, keys)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
             yield _parameter(key, entry, where)
 
 

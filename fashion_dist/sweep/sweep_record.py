@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fashion_dist import runs, weights
+from fashion_dist import runs
 from fashion_dist.cluster.job_record import JobOptions, read_fields
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json, write_json
+from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import RunDir, SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
@@ -116,7 +117,7 @@ class Sweep:
         """The configuration of a trial with these settings; raises ConfigError where it cannot be."""
         if self.gone:
             raise ConfigError(f"sweep {self.folder.sweep_id} was made with {gone_settings(self.gone)}: it cannot go on")
-        return self.base.override(expand.texts(settings)).check()
+        return registry.resolve(self.base.override(expand.texts(settings))).check()
 
     def run_of(self, trial: Trial) -> RunDir:
         """The trial's folder."""
@@ -126,7 +127,7 @@ class Sweep:
     def content(self) -> str:
         """A hash of everything that decides what the trials are."""
         # Published weights are of the networks that the trials name, and these may be among what they try.
-        base, published = self.base, "" if weights.is_file(self.base.model) else self.base.model.weights
+        base, published = self.base, "" if pretrained.is_file(self.base.model) else self.base.model.weights
         if published:
             base = base.override(["model.weights=none"])
         facts = [

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fashion_dist.config import Config, Scalar
 from fashion_dist.errors import unknown
+from fashion_dist.models import registry
 
 if TYPE_CHECKING:  # numpy takes 0.1 s, and an unknown task is refused without it
     import numpy as np
@@ -83,7 +84,8 @@ class Task:
     """Everything about one task. The functions are pure; `N` is a batch, `outputs` what the model returned.
 
     Args:
-        recipe: the configuration that trains it well; `recipe.options` are the task's own settings.
+        recipe: the configuration that trains it well; `recipe.options` are the task's own settings; completed with
+            the defaults of its network.
         facts: the shard set's facts that it needs.
         build_model: (config, schema) -> module whose forward takes images [N, 3, H, W] and gives named outputs.
         loss: (outputs, targets, config) -> named scalars, of which `loss` is the one to minimise.
@@ -135,6 +137,7 @@ class Task:
     added: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", registry.resolve(self.recipe))
         assert (self.targets is None) != (self.examples is None), "a task has targets, or examples of its own"
         assert (self.judge is None) == (self.sums is not None and self.metrics is not None), "a task has one measure"
         assert self.settle is None or self.judge is not None, "`settle` is given the rows that `judge` is given"

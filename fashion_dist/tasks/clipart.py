@@ -17,7 +17,7 @@ from shards import Split
 RECIPE = Config(
     task="clipart",
     dataset="clipart",
-    model=ModelConfig(name="fashionnet", dropout=0.2, recolour=0.2, palette=False, sketch=True),
+    model=ModelConfig(name="fashionnet", dropout=0.2, args={"hue_jitter_prob": 0.2, "palette": False, "sketch": True}),
     optim=OptimConfig(name="adamw", lr=3e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=3.0),
     # Colours tell drawings apart, so they are seldom changed. The network cuts a drawing's margin off by itself.
     data=DataConfig(

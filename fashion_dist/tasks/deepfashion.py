@@ -26,9 +26,8 @@ RECIPE = Config(
     dataset="deep_fashion",
     model=ModelConfig(name="fashionnet"),
     optim=OptimConfig(name="adamw", lr=3e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=3.0),
-    # The attributes are colours and patterns of the middle, so the pixels keep their colours (the network recolours
-    # what its trunk sees). Training crops show a garment larger than the whole photo does, so evaluation crops too
-    # (Touvron et al. 2019).
+    # Colours are among the attributes, so the pixels keep theirs; the network jitters what its trunk sees. Training
+    # crops show a garment larger than the whole photo does, so evaluation crops too (Touvron et al. 2019).
     data=DataConfig(
         image_px=96,
         fit="squash",
@@ -49,12 +48,13 @@ WEIGHTINGS = ("fixed", "uncertainty")
 
 def build_model(config: Config, schema: Schema) -> nn.Module:
     """The configured backbone with a head for each of the schema's categories and attributes."""
-    from fashion_dist.models import Head, build_backbone, build_network
     from fashion_dist.models._uncertainty import UncertainNetwork
+    from fashion_dist.models.backbone import build_backbone, build_network
+    from fashion_dist.models.heads import Head
 
     heads = {
-        "category": Head(len(schema.names["category"]), part="shape"),
-        "attributes": Head(len(schema.names["attributes"]), part="look", hidden=96),
+        "category": Head(len(schema.names["category"])),
+        "attributes": Head(len(schema.names["attributes"]), hidden=96),
     }
     if config.options.get("weighting") == "uncertainty":
         backbone, num_features = build_backbone(config.model, config.data.image_px)

@@ -19,15 +19,14 @@ from shards import Split
 RECIPE = Config(
     task="polyvore_pairs",
     dataset="polyvore_outfits",
-    model=ModelConfig(name="fashionnet", dropout=0.2, recolour=0.0, frame=True, grain=True),
+    model=ModelConfig(name="fashionnet", dropout=0.2, args={"hue_jitter_prob": 0.0}),
     optim=OptimConfig(name="adamw", lr=2e-3, beta2=0.99, weight_decay=0.05, warmup_epochs=2.0),
-    # Light, ground and focus are part of what goes together: no colour is changed, nothing is cut off, and pictures of
-    # the published size (300 px) are not resized, which would wipe their finest details out.
+    # Colours are part of what goes together, so none is changed.
     data=DataConfig(
-        image_px=300, fit="squash", eval_resize=1.0, eval_flip=True, crop_scale=(1.0, 1.0),
+        image_px=64, fit="squash", eval_resize=1.1, eval_flip=True, crop_scale=(0.6, 1.0),
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
     ),
-    train=TrainConfig(epochs=16, batch_size=32, ema=0.99, label_smoothing=0.1),
+    train=TrainConfig(epochs=60, batch_size=32, ema=0.99, label_smoothing=0.1),
     options=dict(compatibility.OPTIONS),
 )  # fmt: skip
 

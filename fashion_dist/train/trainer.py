@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from fashion_dist.config import Config
 from fashion_dist.data import Batch
 from fashion_dist.errors import CheckpointError, ConfigError, RunError
+from fashion_dist.models.pretrained import load_initial
 from fashion_dist.paths import RunDir
 from fashion_dist.runs import OpenRun, differences, parse_config
 from fashion_dist.tasks import Columns, Examples, Task, load
@@ -41,7 +42,6 @@ from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.run_logger import RunLogger
 from fashion_dist.train.split_loader import SplitLoader
 from fashion_dist.train.state import TrainState, compute_dtype
-from fashion_dist.weights import load_initial
 from shards import ShardSet, Split
 
 Outcome = Literal["done", "stopped", "pruned"]

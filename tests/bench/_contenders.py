@@ -22,7 +22,7 @@ from bench._trainers import Contender, synchronize
 from fashion_dist import cli
 from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.model_names import own_models
+from fashion_dist.models import registry
 from fashion_dist.paths import Home
 from fashion_dist.tasks import Examples, load
 from fashion_dist.train.options import TrainerOptions
@@ -70,20 +70,20 @@ class Bench:
         if _trainers.fits_in_memory(loader, self._args.image_px):
             loop = _trainers.in_memory_loop(trainer, self._whole_set(trainer), steps)
             found[IN_MEMORY] = loop, "by a random permutation, no flips"
-        if not self._args.alone and self._args.model not in own_models():
+        if not self._args.alone and registry.locate(self._args.model)[0] != "ours":
             found |= self._peers(loader, device, progress)
         return found
 
     def _config(self) -> Config:
         args, config = self._args, load(self._args.task).recipe
-        data = dataclasses.replace(config.data, image_px=args.image_px, start_px=0, cache_px=0)
+        data = dataclasses.replace(config.data, image_px=args.image_px, cache_px=0)
         train = dataclasses.replace(
             config.train, batch_size=args.batch_size, mixup=0.0, cutmix=0.0, ema=0.0, epochs=1 << 20,
             compile=args.compile, checkpoint_min=1e9,
         )  # fmt: skip
-        model = dataclasses.replace(config.model, name=args.model, weights="none")
         dataset = args.dataset or config.dataset
-        return dataclasses.replace(config, dataset=dataset, data=data, train=train, model=model)
+        config = dataclasses.replace(config, dataset=dataset, data=data, train=train)
+        return registry.resolve(config.override([f"model.name={args.model}", "model.weights=none"]))
 
     def _open(self, name: str, cache: Literal["none", "ram", "gpu"]) -> tuple[Trainer, SplitLoader]:
         options = TrainerOptions(loader=LoaderOptions(cache=cache), wandb="off")

@@ -117,7 +117,7 @@ def _open(args: Args, home: Home, folder: Path) -> tuple[Trainer, SplitLoader]:
     from fashion_dist.tasks import load
 
     config = load(args.task).recipe
-    data = dataclasses.replace(config.data, image_px=args.image_px or config.data.image_px, start_px=0)
+    data = dataclasses.replace(config.data, image_px=args.image_px or config.data.image_px)
     train = dataclasses.replace(config.train, batch_size=args.batch_size or config.train.batch_size)
     config = dataclasses.replace(config, data=data, train=train)
     trainer = open_trainer(config, home, folder)

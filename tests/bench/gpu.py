@@ -39,7 +39,7 @@ PEER, ON_CPU, ON_GPU, CACHED = (
 )
 WANTED_ACCURACY = 0.94
 FASHION_MNIST = (
-    "model.recolour=0", "train.epochs=24", "train.batch_size=512", "train.eval_batch_size=2048", "optim.lr=4e-3",
+    "model.hue_jitter_prob=0", "train.epochs=24", "train.batch_size=512", "train.eval_batch_size=2048", "optim.lr=4e-3",
     "optim.schedule=onecycle", "optim.weight_decay=0.05", "train.ema=0.99", "train.patience=0", "data.flip=0.5",
     "data.erase=0.3",
 )  # fmt: skip

@@ -121,7 +121,7 @@ def _one_run(args: Args, home: Path, nodes: int, seed: int) -> float:
     fraction = min(1.0, (batch * args.steps + 0.5) / samples)
     epochs = max(1, round(args.steps * batch / (samples * fraction)))
     settings = {
-        "data.image_px": args.image_px, "data.start_px": 0, "train.batch_size": batch, "train.epochs": epochs,
+        "data.image_px": args.image_px, "train.batch_size": batch, "train.epochs": epochs,
         "train.fraction": fraction, "train.seed": seed, "optim.warmup_epochs": 0,
     }  # fmt: skip
     command = [
@@ -150,8 +150,7 @@ def _machine(args: Args, home: Home, step_s: float) -> Machine:
 
     task = load(args.task)
     shard_set = ShardSet.open(home.shard_set(task.recipe.dataset))
-    model = dataclasses.replace(task.recipe.model, name=args.model or task.recipe.model.name)
-    config = dataclasses.replace(task.recipe, model=model)
+    config = task.recipe.override([f"model.name={args.model or task.recipe.model.name}"])
     parameters = sum(p.numel() for p in task.build_model(config, shard_set.schema).parameters())
     size = sum(shard.size for shard in shard_set.manifest.shards)
     return Machine(

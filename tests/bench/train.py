@@ -10,7 +10,7 @@ are taken within a round. Ours runs the very functions of a run: `train_epoch` w
     bare loop, set in memory   the bare loop on a tensor of all images, in a random order; where they have one size
     timm, torchvision          theirs, on the same images as files
 
-Fashion-MNIST in whole epochs: `--task fashion_mnist --model dense --image-px 28 --batch-size 256 --steps 210`.
+Fashion-MNIST in whole epochs: `--task fashion_mnist --model mlp --image-px 28 --batch-size 256 --steps 210`.
 """
 
 from __future__ import annotations

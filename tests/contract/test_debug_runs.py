@@ -90,7 +90,7 @@ def test_a_task_goes_from_shards_to_its_submission(
     name: str, mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
 ) -> None:
     shard_set = mini_set(tasks.load(name).recipe.dataset)
-    settings = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32", "data.start_px=0")
+    settings = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32")
     launch = ("--task", name, "--debug", "--nodes", "2", "--cluster", "local", "--home", str(mini_home), "--wait")
     run_id = str(job("launch", *launch, "--set", *settings)["run_id"])
     run = open_run(Home(mini_home), run_id)
@@ -114,7 +114,7 @@ def test_a_run_over_pairs_answers_outfits_with_tuned_thresholds(
     mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
 ) -> None:
     mini_set("polyvore_outfits")
-    settings = ("train.batch_size=8", "data.image_px=32", "model.name=dense")
+    settings = ("train.batch_size=8", "data.image_px=32", "model.name=mlp")
     launch = ("--task", "polyvore_pairs", "--debug", "--cluster", "local", "--home", str(mini_home), "--wait")
     run_id = str(job("launch", *launch, "--set", *settings)["run_id"])
     as_outfits = (run_id, "--home", str(mini_home), "--task", "polyvore_outfits")

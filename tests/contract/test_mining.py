@@ -20,7 +20,7 @@ from shards import ShardSet
 
 SETTINGS = (
     "task.negatives=hard", "task.candidates=12", "task.listed=0", "train.epochs=3", "train.batch_size=16",
-    "train.eval_batch_size=16", "data.image_px=32", "model.name=dense", "optim.lr=0.01",
+    "train.eval_batch_size=16", "data.image_px=32", "model.name=mlp", "optim.lr=0.01",
 )  # fmt: skip
 
 

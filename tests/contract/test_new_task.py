@@ -25,7 +25,8 @@ from fashion_dist.tasks import Task, fashion_mnist
 
 
 def build_model(config, schema):
-    from fashion_dist.models import Head, build_network
+    from fashion_dist.models.backbone import build_network
+    from fashion_dist.models.heads import Head
 
     return build_network(config.model, {"odd": Head(1)}, config.data.image_px)
 

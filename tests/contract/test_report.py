@@ -40,7 +40,7 @@ numpy.savez(sys.argv[2], **{name: value.detach().numpy() for name, value in outp
 def untrained(task: str, shard_set: ShardSet, folder: Path, *settings: str) -> tuple[RunDir, Facts, torch.nn.Module]:
     """A run whose best weights are its first ones."""
     recipe = tasks.load(task).recipe
-    config = recipe.override(["data.image_px=32", "data.start_px=0", "train.epochs=1", "train.eval_batch_size=16"])
+    config = recipe.override(["data.image_px=32", "train.epochs=1", "train.eval_batch_size=16"])
     config = dataclasses.replace(config.override(settings), dataset=shard_set.path.name)
     run = make_run(folder / "runs" / f"{task}-1", config, shard_set, {}, scores=(0.5,))
     torch.manual_seed(0)
@@ -111,7 +111,7 @@ def test_a_finetuned_network_stands_beside_the_same_one_from_scratch(
     torch.manual_seed(1)
     torch.save(timm.create_model(network, num_classes=0).state_dict(), weights)
     launch = ("--task", "clipart", "--model", network, "--debug", "--cluster", "local", "--home", str(mini_home))
-    small = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32", "data.start_px=0")
+    small = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32")
     tuned, scratch = (
         str(job("launch", *launch, "--wait", "--weights", given, "--set", *small)["run_id"])
         for given in (str(weights), "none")

@@ -27,6 +27,7 @@ from fashion_dist.data.damage import BadSamples
 from fashion_dist.data.staging import stage
 from fashion_dist.errors import CheckpointError, ConfigError, DamageError
 from fashion_dist.io import OwnFiles, write_text
+from fashion_dist.models.pretrained import Published, fetch
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
@@ -39,7 +40,6 @@ from fashion_dist.tracking import wandb_sync as syncing
 from fashion_dist.tracking.metrics_log import Tracker
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.inference import predict_run
-from fashion_dist.weights import Published, fetch
 from shards import InputError, PackOptions, ShardSet, pack
 from shards.locks import Lock
 from shards.readers import synthetic
@@ -82,7 +82,7 @@ class Bench:
 
     def run(self) -> RunDir:
         recipe = tasks.load("clipart").recipe
-        config = recipe.override(["data.image_px=16", "data.start_px=0", "train.epochs=1", "train.eval_batch_size=16"])
+        config = recipe.override(["data.image_px=16", "train.epochs=1", "train.eval_batch_size=16"])
         home = Home(self.folder / "home")
         home.runs.mkdir(parents=True, exist_ok=True)
         run = home.run_dir("clipart-1")

@@ -38,7 +38,7 @@ def shard_set(task: Task, mini_set: Callable[[str], ShardSet]) -> ShardSet:
 @pytest.fixture
 def config(task: Task) -> Config:
     """The recipe on pictures and batches small enough for a test."""
-    data = dataclasses.replace(task.recipe.data, image_px=PX, start_px=0)
+    data = dataclasses.replace(task.recipe.data, image_px=PX)
     return dataclasses.replace(task.recipe, data=data).override(["train.batch_size=8"])
 
 

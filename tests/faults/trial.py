@@ -19,7 +19,7 @@ INJECT = Path(__file__).parent / "inject"
 SAMPLES, EPOCHS, STEPS = 96, 4, 6
 """Training samples, epochs, and steps of an epoch: 24 steps in all."""
 SHORT = (
-    "model.name=dense", "data.image_px=16", "optim.name=sgd", "train.batch_size=16", "train.eval_batch_size=16",
+    "model.name=mlp", "data.image_px=16", "optim.name=sgd", "train.batch_size=16", "train.eval_batch_size=16",
     f"train.epochs={EPOCHS}", "train.checkpoint_steps=2", "train.precision=fp32",
 )  # fmt: skip
 PACE_S = 0.1

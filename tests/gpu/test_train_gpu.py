@@ -23,10 +23,10 @@ from shards import ShardSet
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 SETTINGS = (
-    "data.image_px=64", "data.start_px=0", "train.batch_size=16", "train.eval_batch_size=16", "train.epochs=2",
+    "data.image_px=64", "train.batch_size=16", "train.eval_batch_size=16", "train.epochs=2",
     "optim.warmup_epochs=0",
 )  # fmt: skip
-PLAIN = ("train.mixup=0", "train.cutmix=0", "model.recolour=0", "train.ema=0")
+PLAIN = ("train.mixup=0", "train.cutmix=0", "model.hue_jitter_prob=0", "train.ema=0")
 BUSY_CYCLES = 8_000_000_000
 """Some seconds of any GPU."""
 
@@ -124,7 +124,7 @@ def test_the_loss_is_the_cpu_s(opened: Open, precision: str, near: float) -> Non
     assert norm == pytest.approx(cpu_norm, rel=20 * near)
 
 
-@pytest.mark.parametrize("settings", [(), ("train.precision=fp16",), ("model.name=dense", "train.ema=0.9")])
+@pytest.mark.parametrize("settings", [(), ("train.precision=fp16",), ("model.name=mlp", "train.ema=0.9")])
 def test_a_run_goes_to_its_end(packed_home: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
     folder = RunDir(tmp_path / "runs" / "whole")
     folder.path.mkdir(parents=True)

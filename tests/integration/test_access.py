@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cluster_home import Workplace
 
-SMALL = ("model.name=dense", "data.image_px=16", "train.epochs=1")
+SMALL = ("model.name=mlp", "data.image_px=16", "train.epochs=1")
 GROUP = grp.getgrgid(sorted(os.getgroups() or [os.getegid()])[-1]).gr_name
 
 

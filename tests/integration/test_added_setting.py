@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fashion_dist.train.session import FitOptions
 
 from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import Request
 from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.session import FitOptions
 from fashion_dist.train.trainer import fit
 from shards import ShardSet
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slurm
 
 EPOCHS, PACE_S = 32, 0.4
 """Of 3 steps: long enough to be met in the middle three times, and to look at the nodes several times."""
-SMALL = ("model.name=dense", "data.image_px=16", f"train.epochs={EPOCHS}")
+SMALL = ("model.name=mlp", "data.image_px=16", f"train.epochs={EPOCHS}")
 
 
 @pytest.fixture

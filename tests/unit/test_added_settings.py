@@ -15,7 +15,8 @@ from fashion_dist import config as config_module
 from fashion_dist import io, runs, tasks
 from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import Request
-from fashion_dist.config import Config, ConfigError, OptimConfig, added
+from fashion_dist.config import Config, ConfigError, ModelConfig, OptimConfig, added
+from fashion_dist.models import registry
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.tasks.deepfashion import RECIPE
 
@@ -50,6 +51,9 @@ def test_every_setting_is_of_this_edition_or_says_what_means_as_before() -> None
         task = tasks.load(name)
         assert task.added.keys() <= task.recipe.options.keys()
         found += [f"{name} task.{option}" for option in task.recipe.options if option not in task.added]
+    for name in registry.own_models():
+        args = registry.resolve_model(ModelConfig(name=name)).args
+        found += [f"{name} model.{arg}" for arg in args]
     assert sorted(found) == sorted(EDITION.read_text().split("\n")[:-1])
 
 

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-from fashion_dist import cli, config
+from fashion_dist import cli
 from fashion_dist.cluster import worker
-from fashion_dist.config import ModelConfig
 from fashion_dist.monitor import overview
 from fashion_dist.paths import Home, RunDir
 
@@ -29,10 +28,8 @@ GONE = "model.grain = true"
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder that the first edition left, where there is no `model.grain` any more."""
-    kept = {name: hint for name, hint in config._hints(ModelConfig).items() if name != "grain"}
-    monkeypatch.setitem(config._HINTS, ModelConfig, kept)
+def home(tmp_path: Path) -> Path:
+    """The working folder that the first edition left."""
     home = tmp_path / "workspace"
     shutil.copytree(ROOT / "tests" / "first_edition", home)
     for path in home.rglob("*.json"):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.models import Head, build_network
 from fashion_dist.models._sketch import Sketch, framed
+from fashion_dist.models.backbone import build_network
 from fashion_dist.models.fashionnet import FashionNet
+from fashion_dist.models.heads import Head
 
 SIDE = 64
-CONFIG = dataclasses.replace(ModelConfig(), sketch=True, palette=False)
+CONFIG = ModelConfig(args={"sketch": True, "palette": False})
 
 
 def drawing(left: int, top: int, side: int) -> Tensor:
@@ -62,16 +61,14 @@ def test_lines_are_told_by_direction_and_place_and_not_by_sense_or_strength() ->
     assert torch.allclose(faint[:, lines].view(8, 4, 4), maps, rtol=0.1, atol=1e-3)
 
 
-def test_a_head_may_rest_on_the_lines_and_both_parts_learn() -> None:
+def test_both_slices_answer_for_themselves_and_an_output_is_their_sum() -> None:
     torch.manual_seed(0)
-    network = build_network(CONFIG, {"all": Head(5), "few": Head(3, "lines")}, SIDE)
+    network = build_network(CONFIG, {"all": Head(5)}, SIDE)
     backbone = network.backbone
     assert isinstance(backbone, FashionNet) and backbone.sketch is not None
-    assert backbone.parts["lines"] == slice(256, backbone.num_features)
     images = torch.cat([drawing(4 * n, 2 * n, 30) for n in range(8)])
     outputs = network.train()(images)
-    assert outputs["all"].shape == (8, 5) and outputs["few"].shape == (8, 3)
-    assert sorted(outputs) == ["all", "all/lines", "all/shape", "few"]
+    assert sorted(outputs) == ["all", "all/lines", "all/shape"] and outputs["all"].shape == (8, 5)
     assert torch.equal(outputs["all"], outputs["all/shape"] + outputs["all/lines"])
     outputs["all/lines"].square().sum().backward(retain_graph=True)
     assert not any(p.grad is not None and p.grad.any() for p in backbone.trunk.parameters()), (

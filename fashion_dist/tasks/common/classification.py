@@ -40,7 +40,8 @@ def classification(
     """
 
     def build_model(config: Config, schema: Schema) -> nn.Module:
-        from fashion_dist.models import Head, build_network
+        from fashion_dist.models.backbone import build_network
+        from fashion_dist.models.heads import Head
 
         return build_network(config.model, {"label": Head(len(class_names(schema, config)))}, config.data.image_px)
 
@@ -85,7 +86,7 @@ def named_classes(fact: str, count: int = 0) -> Callable[[Schema, Config], Seque
 
 
 def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-    """Cross-entropy over the images whose class is known; the mean over parts that answer by themselves."""
+    """Cross-entropy over the images whose class is known; the mean over independent heads."""
     import torch
     import torch.nn.functional as F
 

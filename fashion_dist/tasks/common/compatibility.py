@@ -1,7 +1,7 @@
 """What the tasks over Polyvore's pairs and over its outfits share: which items go together.
 
 Training takes four items at a time: a and b from one outfit, c and d from another, so that four images give six pairs.
-Evaluation computes a row of numbers per item (`models._pair`); every pair, outfit and question is answered from these.
+Evaluation computes a row of numbers per item (`models.siamese`), which answer every pair, outfit and question.
 
 Legend: I items of a split, as rows of it.
 """
@@ -191,7 +191,7 @@ def check(shard_set: ShardSet, config: Config) -> None:
 
 def build_model(config: Config, schema: Schema) -> nn.Module:
     """The configured backbone in a pair network."""
-    from fashion_dist.models._pair import build_pair_network
+    from fashion_dist.models.siamese import build_pair_network
 
     return build_pair_network(config.model, int(config.options["embedding"]), config.data.image_px)
 
@@ -386,9 +386,9 @@ def calibrate(model: nn.Module, split: Split, columns: Columns, config: Config) 
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from fashion_dist.models import _pair
+    from fashion_dist.models import siamese
 
-    assert isinstance(model, _pair.PairNetwork)
+    assert isinstance(model, siamese.PairNetwork)
     rows = np.asarray(columns["embedding"])
     pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
     logits = score_pairs(rows, pairs[:, 0], pairs[:, 1])
@@ -399,7 +399,7 @@ def calibrate(model: nn.Module, split: Split, columns: Columns, config: Config) 
     if slope <= 0:
         return {"embedding": rows}
     model.calibrate(slope, shift)
-    settled = _pair.calibrated(torch.from_numpy(rows), torch.tensor(slope), torch.tensor(shift))
+    settled = siamese.calibrated(torch.from_numpy(rows), torch.tensor(slope), torch.tensor(shift))
     return {"embedding": settled.numpy()}
 
 

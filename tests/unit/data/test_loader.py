@@ -343,19 +343,6 @@ def test_a_split_of_damaged_samples_only_ends(own_set: ShardSet) -> None:
             list(loader.epoch(0))
 
 
-def test_images_may_grow_between_epochs(photos_set: ShardSet) -> None:
-    small = DataConfig(**{**vars(DATA), "image_px": 16})
-    expected = both([make(photos_set, data=small)], epochs=1)
-    for cache in ("none", "ram"):
-        with make(photos_set, data=small, options=LoaderOptions(cache=cache)) as loader:  # type: ignore[arg-type]
-            assert ledger(loader) == expected
-            loader.resize(32)
-            large = ledger(loader)
-            loader.resize(16)
-            assert ledger(loader) == expected
-        assert large == both([make(photos_set)], epochs=1)
-
-
 def test_examples_may_change_between_epochs(photos_set: ShardSet) -> None:
     pairs = np.column_stack([np.arange(83), np.roll(np.arange(83), 1)])
     with make(photos_set, k=2) as loader:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fashion_dist.models import registry
 from fashion_dist.sweep import expand, spec
 from fashion_dist.tasks import load
 
@@ -47,7 +48,7 @@ def test_a_shipped_file_makes_trials_of_its_task(path: Path) -> None:
     points = (
         [expand.draw(found.parameters, 0, n) for n in range(9)] if found.method == "bayes" else expand.expand(found, 0)
     )
-    configs = {recipe.override(expand.texts(point)).check().to_json() for point in points}
+    configs = {registry.resolve(recipe.override(expand.texts(point))).check().to_json() for point in points}
     assert len(configs) == len(points) > 1
     assert found.halving is None or found.halving.rungs[-1] < recipe.train.epochs
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fashion_dist.errors import ConfigError
+from fashion_dist.models import registry
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.sweep_record import parse_ranges, ranges, sweep_id
 from fashion_dist.tasks.clipart import RECIPE
@@ -84,7 +85,7 @@ def test_the_settings_of_a_trial_are_read_back_by_the_configuration() -> None:
     point = {"data.crop_scale": (0.5, 1.0), "train.compile": True, "optim.lr": 1e-05, "model.pool": "max"}
     config = RECIPE.override(expand.texts(point))
     assert (config.data.crop_scale, config.train.compile) == ((0.5, 1.0), True)
-    assert (config.optim.lr, config.model.pool) == (1e-5, "max")
+    assert (config.optim.lr, registry.resolve(config).model.args["pool"]) == (1e-5, "max")
     with pytest.raises(ConfigError, match=r"optim\.lr = None is not possible"):
         expand.texts({"optim.lr": None})
 

@@ -63,7 +63,7 @@ def test_thresholds_that_do_not_fit_are_refused(text: str) -> None:
 
 
 def test_learned_variances_weigh_the_heads() -> None:
-    config = RECIPE.override(["task.weighting=uncertainty", "data.start_px=0", "data.image_px=32"])
+    config = RECIPE.override(["task.weighting=uncertainty", "data.image_px=32"])
     torch.manual_seed(0)
     model = TASK.build_model(config, SCHEMA)
     images = torch.randn(8, 3, 32, 32)

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
-from fashion_dist.models._pair import PairNetwork, build_pair_network, pair_scores
+from fashion_dist.models.siamese import PairNetwork, build_pair_network, pair_scores
 from fashion_dist.tasks import polyvore_category, polyvore_outfits, polyvore_pairs
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.compatibility import (  # fmt: skip

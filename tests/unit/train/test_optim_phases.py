@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fashion_dist.config import OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError
-from fashion_dist.models import Head, build_network
+from fashion_dist.models.backbone import build_network
+from fashion_dist.models.heads import Head
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import Examples, deepfashion
 from fashion_dist.train.checkpoint import Checkpoints
@@ -76,7 +77,7 @@ def test_a_sample_is_a_seeded_part_in_order(count: int, fraction: float, least: 
 
 def made_state(**model: str) -> TrainState:
     config = dataclasses.replace(deepfashion.RECIPE, optim=TWO, train=TrainConfig(epochs=22))
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="dense", **model))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="mlp", args={}, **model))
     torch.manual_seed(0)
     network = build_network(config.model, {"category": Head(3)}, 8)
     return TrainState.create(network, config, torch.device("cpu"), torch.float32)
@@ -122,7 +123,7 @@ def test_a_restored_state_has_the_stage_s_own_optimiser() -> None:
 def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_home: Path, tmp_path: Path) -> None:
     settings = [
         "optim.stages=sgd:0.02:1,adamw:0.002:2", "train.epochs=3", "train.batch_size=16", "train.eval_batch_size=16",
-        "train.fraction=0.5", "data.image_px=32", "data.start_px=0", "model.name=dense",
+        "train.fraction=0.5", "data.image_px=32", "model.name=mlp",
     ]  # fmt: skip
     config = deepfashion.RECIPE.override(settings).check()
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")

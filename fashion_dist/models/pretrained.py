@@ -22,12 +22,12 @@ from typing import IO, TYPE_CHECKING, Any
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import sha256_of
-from fashion_dist.model_names import library_name, own_models
+from fashion_dist.models import registry
 from fashion_dist.paths import Home
 from shards.safe_io import create, temporary
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 TIMEOUT_S = 30.0
 """Longest silence of the server that weights are fetched from."""
@@ -52,24 +52,25 @@ class Published:
 
 
 def published(model: str) -> Published:
-    """What torchvision, else timm, publishes for `model`: its default weights.
+    """What a library publishes for the network `model`: its default weights.
 
     Raises:
         ConfigError: a network of ours, or one that was never published with weights.
     """
-    if model in own_models():
+    source, name = registry.locate(model)
+    if source == "ours":
         raise ConfigError(f"model {model!r} is our own and has no published weights; use --weights none")
-    import torchvision
+    if source == "torchvision":
+        import torchvision
 
-    if model in torchvision.models.list_models(module=torchvision.models):
-        return _from_url(model, str(torchvision.models.get_model_weights(model).DEFAULT.url))
+        return _from_url(model, str(torchvision.models.get_model_weights(name).DEFAULT.url))
     import timm
 
-    found: Any = timm.get_pretrained_cfg(library_name(model))
+    found: Any = timm.get_pretrained_cfg(name)
     if found is not None and found.hf_hub_id:
-        name = found.hf_hub_filename or "model.safetensors"
-        file = f"{str(found.hf_hub_id).replace('/', '-')}{Path(name).suffix}"
-        return Published(model, f"https://huggingface.co/{found.hf_hub_id}/resolve/main/{name}", file)
+        held = found.hf_hub_filename or "model.safetensors"
+        file = f"{str(found.hf_hub_id).replace('/', '-')}{Path(held).suffix}"
+        return Published(model, f"https://huggingface.co/{found.hf_hub_id}/resolve/main/{held}", file)
     if found is not None and found.url:
         return _from_url(model, str(found.url))
     raise ConfigError(f"no weights were published for model {model!r}; --weights none trains from scratch")
@@ -213,6 +214,48 @@ def load_initial(model: nn.Module, config: ModelConfig, folder: Path) -> None:
     """
     path = find(config, folder)
     if path is not None:
-        from fashion_dist.models import load_weights
-
         load_weights(model.get_submodule("backbone"), path)
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
+
+    Raises:
+        ConfigError: the file does not fit; missing and unexpected keys are named.
+    """
+    state = _read_state_dict(path)
+    own = backbone.state_dict()
+    matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    missing = sorted(own.keys() - matched.keys() - {key for key in own if key.endswith("num_batches_tracked")})
+    unexpected = sorted(state.keys() - matched.keys())
+    # A published file has the classifier that ours has not: at most one layer's weight and bias.
+    if missing or len({key.rpartition(".")[0] for key in unexpected}) > 1:
+        raise ConfigError(
+            f"{path} does not fit the model: missing {_some(missing)}; "
+            f"unexpected or of another shape {_some(unexpected)}"
+        )
+    backbone.load_state_dict(matched, strict=False)
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"weights {path} are not a file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; each means that this is no state dict
+        raise ConfigError(f"weights {path} are not a state dict: {error}") from error
+    loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise ConfigError(f"weights {path} are not a state dict of tensors")
+    return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _some(names: list[str], shown: int = 6) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "nothing") + rest

@@ -13,9 +13,10 @@ import torch
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
-from fashion_dist.model_names import known_models
-from fashion_dist.models import Head, build_backbone, build_network
-from fashion_dist.weights import Published, fetch, find, load_initial, published
+from fashion_dist.models.backbone import build_backbone, build_network
+from fashion_dist.models.heads import Head
+from fashion_dist.models.pretrained import Published, fetch, find, load_initial, published
+from fashion_dist.models.registry import known_models
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -145,7 +146,7 @@ def test_a_file_of_another_network_is_named_by_its_keys(tmp_path: Path) -> None:
 
 
 def test_no_weights_leave_the_network_as_it_is(tmp_path: Path) -> None:
-    network = build_network(ModelConfig(name="dense"), {"label": Head(2)}, 8)
+    network = build_network(ModelConfig(name="mlp"), {"label": Head(2)}, 8)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    load_initial(network, ModelConfig(name="dense"), tmp_path)
+    load_initial(network, ModelConfig(name="mlp"), tmp_path)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())

@@ -1,22 +1,21 @@
-"""The dense network, with and without the edges beside its pixels."""
+"""The multilayer perceptron, with and without the edges beside its pixels."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.models import Head, build_network
-from fashion_dist.models.dense import Dense
+from fashion_dist.models.backbone import build_network
+from fashion_dist.models.heads import Head
+from fashion_dist.models.mlp import MLP
 
 SIDE = 4
 PIXELS = SIDE * SIDE
 
 
-def first_inputs(network: Dense, images: Tensor) -> Tensor:
+def first_inputs(network: MLP, images: Tensor) -> Tensor:
     """What the first layer of `network` is given for `images`."""
     seen: list[Tensor] = []
     hook = network.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -33,12 +32,12 @@ STEP = gray([0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [0
 
 
 def test_without_edges_the_first_layer_sees_the_flattened_pixels_alone() -> None:
-    seen = first_inputs(Dense(SIDE), STEP)
+    seen = first_inputs(MLP(SIDE), STEP)
     assert torch.allclose(seen, STEP[:, 0].flatten(1))
 
 
 def test_edges_are_told_by_place_and_strength_and_not_by_which_side_is_darker() -> None:
-    network = Dense(SIDE, edges=True)
+    network = MLP(SIDE, edges=True)
     seen = first_inputs(network, STEP)
     assert torch.allclose(seen[:, :PIXELS], STEP[:, 0].flatten(1))
     across, down = seen[0, PIXELS:].split([SIDE * (SIDE - 1), (SIDE - 1) * SIDE])
@@ -52,7 +51,7 @@ def test_edges_are_told_by_place_and_strength_and_not_by_which_side_is_darker() 
 
 @pytest.mark.parametrize("edges", [False, True])
 def test_the_switch_reaches_the_network_and_every_weight_learns(edges: bool) -> None:
-    config = dataclasses.replace(ModelConfig(), name="dense", edges=edges)
+    config = ModelConfig(name="mlp", args={"edges": edges})
     network = build_network(config, {"label": Head(3)}, SIDE)
     first = next(module for module in network.modules() if isinstance(module, nn.Linear))
     assert first.in_features == PIXELS + (2 * SIDE * (SIDE - 1) if edges else 0)

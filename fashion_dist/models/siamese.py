@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.models import build_backbone
 from fashion_dist.models._dropout import Dropout
+from fashion_dist.models.backbone import build_backbone
 
 FIRST_SCALE = 5.0
 """Of the inner product, before training: scores begin between -5 and 5."""

@@ -1,4 +1,4 @@
-"""A dense network on the flattened pixels, which are taken as gray: three hidden layers, each normalised.
+"""A multilayer perceptron on the flattened pixels, which are taken as gray: three hidden layers, each normalised.
 
 It knows nothing of neighbouring pixels; that it gets far on small centred pictures is the point of comparing it. With
 `model.edges` it is told one thing of them: how much each pixel differs from the one to its right and the one below. Its
@@ -6,6 +6,9 @@ layers could learn the differences, but a sum of pixels cannot be an edge's stre
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +21,31 @@ _EDGE_SCALE = 1.4
 """Brings the edges of a normalised image about to the spread of its pixels."""
 
 
+@dataclass(frozen=True)
+class Args:
+    """The network's own settings."""
+
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation after each layer."""
+    init: Literal["kaiming", "xavier", "normal", "orthogonal"] = "kaiming"
+    """Weight initialisation."""
+    edges: bool = False
+    """Whether the network also sees how much each pixel differs from the next across and down."""
+
+
 def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
-    """The backbone with its switches (`edges`, `norm`, `dropout`, `init`), and its number of features."""
-    backbone = Dense(image_px, config.norm, config.dropout, config.edges)
+    """The backbone with the `Args` of `config` and its dropout, and its number of features."""
+    args = Args(**config.args)  # type: ignore[arg-type]
+    backbone = MLP(image_px, args.norm, config.dropout, args.edges)
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
-            _INIT[config.init](module.weight)
+            _INIT[args.init](module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return backbone, WIDTHS[-1]
 
 
-class Dense(nn.Module):
+class MLP(nn.Module):
     """Images [N, 3, `image_px`, `image_px`] -> features [N, 256].
 
     Args:

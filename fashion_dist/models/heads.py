@@ -1,0 +1,79 @@
+"""A backbone and one head per output; every output rests on all features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fashion_dist.models._dropout import Dropout
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of a network.
+
+    Args:
+        width: logits.
+        hidden: width of a hidden layer; 0 is none.
+    """
+
+    width: int
+    hidden: int = 0
+
+
+class Network(nn.Module):
+    """A backbone and one head per output.
+
+    Where a backbone names `independent_heads`, slices that together are all its features, each output has a head on
+    each of them: their logits are given as `NAME/SLICE`, and `NAME` is their sum. With a loss of each, every slice
+    learns as if it were alone; with one of the sum alone, the slice that learns fastest would leave nothing to learn to
+    the others.
+
+    Args:
+        backbone: images [N, 3, H, W] -> features [N, C]; may have `independent_heads: Mapping[str, slice]`.
+        num_features: C.
+        heads: the outputs by name.
+        dropout: probability of dropping a feature before the heads, in training.
+    """
+
+    def __init__(self, backbone: nn.Module, num_features: int, heads: Mapping[str, Head], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_features = num_features
+        self.outputs = dict(heads)
+        self.dropout = Dropout(dropout)
+        slices: Mapping[str, slice] = getattr(backbone, "independent_heads", {})
+        assert not slices or sum(s.stop - s.start for s in slices.values()) == num_features, "an output rests on all"
+        whole = slice(0, num_features)
+        self._slices = {
+            f"{name}/{part}" if part else name: features
+            for name in heads
+            for part, features in (slices or {"": whole}).items()
+        }
+        self.heads = nn.ModuleDict(
+            {name: self._head(heads[name.partition("/")[0]], features) for name, features in self._slices.items()}
+        )
+
+    @staticmethod
+    def _head(head: Head, features: slice) -> nn.Module:
+        width_in = features.stop - features.start
+        if not head.hidden:
+            return nn.Linear(width_in, head.width)
+        return nn.Sequential(nn.Linear(width_in, head.hidden), nn.ReLU(), nn.Linear(head.hidden, head.width))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] -> what the heads see, [N, C]."""
+        features: Tensor = self.backbone(images)
+        return features
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [N, 3, H, W] -> logits [N, width] by the name of the head."""
+        features = self.dropout(self.features(images))
+        outputs = {name: head(features[:, self._slices[name]]) for name, head in self.heads.items()}
+        for name, logits in list(outputs.items()):
+            output, independent, _ = name.partition("/")
+            if independent:
+                outputs[output] = outputs[output] + logits if output in outputs else logits
+        return outputs
