@@ -29,7 +29,7 @@ class RunArgs(cli.CommonArgs):
     dataset: str = ""
     """The shard set, a folder under HOME/shards; else the task's own."""
     model: str = ""
-    """A network of ours, torchvision's or timm's; else the recipe's."""
+    """A network of ours, torchvision's or timm's (torchvision/NAME, timm/NAME choose); else the recipe's."""
     weights: str = ""
     """none, imagenet, or the path of a state dict; else the recipe's."""
     nodes: cli.MaybeInt = None

@@ -127,7 +127,7 @@ class Bench:
         self, loader: SplitLoader, device: torch.device, progress: cli.Progress
     ) -> dict[str, tuple[Contender, str]]:
         """Each peer with its best number of workers; with and without bf16 where the hardware has it."""
-        args = self._args
+        args, (_, network) = self._args, registry.locate(self._args.model)
         count = min(len(loader.split), args.steps * args.batch_size)
         root = self._scratch / "files"
         write_files(loader.split, count, root)
@@ -138,7 +138,7 @@ class Bench:
         tried, total = itertools.count(1), len(makers) * len(amps) * len(workers)
         for name, make in makers.items():
             for amp in amps:
-                of_workers = partial(make, args.model, root, args.image_px, args.batch_size, device, amp=amp)
+                of_workers = partial(make, network, root, args.image_px, args.batch_size, device, amp=amp)
                 found[f"{name}{', amp' * amp}"] = fastest(
                     of_workers, workers, lambda: progress("tuning peers", next(tried), total)
                 )
