@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fashion_dist.cluster.launch import Request, resolve
-from fashion_dist.sweep.launch import Question
 
+from fashion_dist.cluster.launcher import Request, resolve
 from fashion_dist.config import RETIRED, Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
 from fashion_dist.models.backbone import build_backbone, check_timm
 from fashion_dist.models.registry import known_models, locate, own_models, resolve_model
-from fashion_dist.sweep import launch as sweep_launch
+from fashion_dist.sweep import launcher as sweep_launcher
+from fashion_dist.sweep.launcher import Question
 from fashion_dist.tasks import load
 
 RECIPE = load("deepfashion").recipe
@@ -147,7 +147,7 @@ def test_a_recipe_s_settings_stay_with_its_network_and_leave_with_it() -> None:
 def test_a_sweep_over_a_setting_of_another_network_is_refused(packed_home: Path) -> None:
     def asked(*settings: str) -> None:
         request = Request("deepfashion", home=str(packed_home), cluster="local")
-        sweep_launch.resolve(Question(request, "", settings))
+        sweep_launcher.resolve(Question(request, "", settings))
 
     asked("model.pool=avg,max", "train.batch_size=32")
     for settings in (("model.pool=avg,max", "model.name=resnet50"), ("model.name=fashionnet,mlp", "model.pool=max")):
