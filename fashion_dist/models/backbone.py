@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from fashion_dist.config import ModelConfig
@@ -47,10 +49,7 @@ def create_timm(name: str, args: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: it does not take one of the keyword arguments `args`, or not with that value.
     """
-    import inspect
-
     import timm
-    import torch
 
     try:
         return timm.create_model(name, num_classes=0, **args)
@@ -75,8 +74,6 @@ def check_timm(config: ModelConfig) -> None:
     """
     source, name = registry.locate(config.name)
     if source == "timm" and config.args:
-        import torch
-
         with torch.device("meta"):
             create_timm(name, config.args)
 

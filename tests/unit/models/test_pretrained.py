@@ -101,8 +101,8 @@ def test_a_spoilt_file_is_not_used(tmp_path: Path) -> None:
 def test_networks_that_nobody_published_are_refused() -> None:
     with pytest.raises(ConfigError, match="'fashionnet' is our own"):
         published("fashionnet")
-    with pytest.raises(ConfigError, match="no weights were published for model 'resnet10t_nobody'"):
-        published("resnet10t_nobody")
+    with pytest.raises(ConfigError, match="no weights were published for model 'botnet50ts_256'"):
+        published("botnet50ts_256")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "xception", "vit_tiny_patch16_224"])

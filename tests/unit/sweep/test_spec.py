@@ -115,7 +115,7 @@ def test_early_terminate_is_a_list_of_rungs() -> None:
         ({"method": "gird"}, "method is 'gird'; allowed: grid, random, bayes"),
         ({**grid(), "metrc": {}}, "unknown key 'metrc'; known: "),
         (grid(optim__name={"values": []}), "optim.name has no values to try"),
-        (grid(optim__lrr={"value": 1}), "unknown parameter 'optim.lrr'; nearest: optim.lr"),
+        (grid(optim__lrr={"value": 1}), "unknown setting 'optim.lrr'; nearest: optim.lr"),
         ({**grid(optim__lr={"values": [1]}), "method": "random"}, "a random sweep has no end without run_cap"),
         ({**grid(optim__lr={"values": [1]}), "run_cap": 0}, "run_cap is 0; allowed: a whole number of 1 or more"),
         (grid(optim__lr={"min": 0.1, "max": 0.2}), "optim.lr is uniform, which a grid cannot count"),
