@@ -90,7 +90,7 @@ def test_every_task_has_a_page_and_an_archive(task: str, mini_set: Callable[[str
     archive = write_archive(facts, made.page)
     with zipfile.ZipFile(archive) as opened:
         names = set(opened.namelist())
-    assert {"README.txt", "run/config.json", "report/index.html", "code/fashion_dist/train.py"} <= names
+    assert {"README.txt", "run/config.json", "report/index.html", "code/fashion_dist/train/trainer.py"} <= names
     loads_alike(archive, model, tmp_path / "elsewhere")
 
 
