@@ -1,4 +1,4 @@
-"""Prove that two editions train alike: `make golden BASE=COMMIT [TASK="clipart deepfashion"] [SET="model.name=dense"]`.
+"""Prove that two editions train alike: `make golden BASE=COMMIT [TASK="clipart deepfashion"] [SET="train.seed=1"]`.
 
 BASE and the working tree (or HEAD=COMMIT) are copied to a temporary folder. Each packs the frozen inputs and trains
 every task for 12 optimizer steps on 1 and on 2 gloo ranks of this machine; the working tree also with all ranks killed
@@ -333,7 +333,7 @@ def main() -> int:
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("--head", default="", help="a commit; else the working tree as it is")
     parser.add_argument("--task", nargs="*", default=[], choices=sorted(DATASET_OF), help="else all")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of both, such as model.name=dense")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of both, such as train.seed=1")
     args = parser.parse_args()
     tasks, settings = args.task or sorted(DATASET_OF), tuple(args.set)
     started = time.monotonic()

@@ -94,7 +94,7 @@ def test_a_step_never_waits_for_the_gpu(opened: Open, settings: tuple[str, ...],
 @pytest.mark.parametrize("cache", ["none", "gpu"])
 def test_the_next_batch_comes_while_the_gpu_is_busy(opened: Open, cache: str) -> None:
     # A small network: the driver holds a thousand kernels, and who adds one more waits.
-    trainer, loader = opened(CUDA, "model.name=dense", cache=cache)
+    trainer, loader = opened(CUDA, "model.name=mlp", cache=cache)
     for _ in loader.loader.epoch(0):
         pass
     batches = loader.loader.epoch(1)
