@@ -7,7 +7,7 @@ Ours are the files of this folder with a function `build`; what only one of them
         pool: Literal["avg", "max"] = "avg"
 
 which is set as `model.pool`. `Args` is read from the file's source, with the standard library alone, so that launching
-takes milliseconds; its `__post_init__` raises ValueError for what is out of range. A field that is added after runs have
+takes milliseconds; its `__post_init__` raises ValueError for what is out of range. A field added after runs have
 been made is `field(default=..., metadata={"added": True})`: at its default it is left out of configurations, so that
 earlier runs keep their ids. torchvision and timm mark each network's function with `@register_model`; their sources say
 so in 50 ms, where importing them takes seconds.

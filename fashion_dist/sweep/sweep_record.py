@@ -17,7 +17,7 @@ from fashion_dist import runs
 from fashion_dist.cluster.job_record import JobOptions, read_fields
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
-from fashion_dist.config import Config, gone_settings
+from fashion_dist.config import RETIRED, Config, gone_settings
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.models import pretrained, registry
@@ -79,7 +79,7 @@ class Sweep:
     @cached_property
     def spec(self) -> Spec:
         """What is searched."""
-        return spec.parse(self.raw, str(self.folder.sweep), [*self.base.keys(), *self.gone])
+        return spec.parse(self.raw, str(self.folder.sweep), [*self.base.keys(), *self.gone, *RETIRED])
 
     @property
     def is_studied(self) -> bool:
