@@ -34,12 +34,12 @@ from fashion_dist.report.archive import write_archive
 from fashion_dist.report.dataset_card import write_card
 from fashion_dist.report.run_data import read_facts
 from fashion_dist.results.collect import _write
+from fashion_dist.results.predict import predict_run
 from fashion_dist.runs import open_run
 from fashion_dist.sweep import decisions
 from fashion_dist.tracking import wandb_sync as syncing
-from fashion_dist.tracking.metrics_log import Tracker
+from fashion_dist.tracking.metrics_log import MetricsLogger
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.inference import predict_run
 from shards import InputError, PackOptions, ShardSet, pack
 from shards.locks import Lock
 from shards.readers import synthetic
@@ -679,7 +679,6 @@ def test_lines_are_not_added_to_a_file_behind_a_link(kind: str, bench: Bench) ->
     victim = bench.folder / ".bashrc"
     victim.write_bytes(MINE)
     run = bench.run()
-    config = open_run(Home(bench.folder / "home"), run.run_id).config
 
     def plant(path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -688,7 +687,7 @@ def test_lines_are_not_added_to_a_file_behind_a_link(kind: str, bench: Bench) ->
 
     plant(run.metrics)
     with pytest.raises(InputError):
-        Tracker(run, config, 10, 1, "off")
+        MetricsLogger(run, 10, 1)
     plant(run.bad_samples(0))
     with pytest.raises(InputError):
         BadSamples("skip", run.bad_samples(0)).add(0, DamageError("a.tar", "k", 0, "bad"))

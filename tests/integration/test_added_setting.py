@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fashion_dist.train.session import FitOptions
 
 from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import Request
+from fashion_dist.tasks import load
 from fashion_dist.train.distributed import Link, World
-from fashion_dist.train.trainer import fit
+from fashion_dist.train.options import Callbacks, TrainerOptions
+from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,9 @@ def test_found_resumed_and_collected(make_home: Callable[[], Path], tmp_path: Pa
     link = Link(World(), torch.device("cpu"))
     asked = itertools.count()
     shard_set = ShardSet.open(plan.shard_set)
-    outcome = fit(run, plan.config, shard_set, link, FitOptions(wandb="off"), lambda: next(asked) >= 2)
+    callbacks = Callbacks(should_stop=lambda: next(asked) >= 2)
+    task, options = load(plan.config.task), TrainerOptions(wandb="off")
+    outcome = Trainer(plan.config, task, shard_set, link, run, options, callbacks).fit()
     assert outcome == "stopped" and sorted(run.checkpoints.glob("step-*"))
 
     edition = Edition(tmp_path / "later")

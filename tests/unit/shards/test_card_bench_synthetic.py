@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import _pack_ways
 from PIL import Image
 from sources import REPOSITORY, write_csv_source
 
 from fashion_dist.report import near_duplicates
 from fashion_dist.report.dataset_card import write_card
-from shards import PackOptions, bench, pack
+from shards import PackOptions, pack
 from shards.readers.synthetic import CATEGORIES, draw_garment
 
 
@@ -51,7 +52,7 @@ def test_hashes_of_one_photo_are_near_and_of_two_are_far() -> None:
 
 def test_the_bench_times_every_way_on_the_same_files(tmp_path: Path) -> None:
     source = write_csv_source(tmp_path / "deep_fashion")
-    timings, images, size = bench.run("deep_fashion", source, tmp_path / "work", workers=1, rounds=1, cold=True)
+    timings, images, size = _pack_ways.run("deep_fashion", source, tmp_path / "work", workers=1, rounds=1, cold=True)
     assert (images, size) == (41, sum(path.stat().st_size for path in source.rglob("*.jpg")))
     assert len(timings) == 5
     assert all(timing.wall_s > 0 for timing in timings)
