@@ -20,6 +20,15 @@ from slurm_cluster import UP, SlurmCluster, run
 from shards import PackOptions, ReadOptions, pack
 
 
+@pytest.fixture(autouse=True)
+def paths_of_children() -> Iterator[None]:
+    """Commands that a test calls in this process keep the processes that they start from the current folder's code."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    yield
+    if before is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @pytest.fixture(scope="session")
 def garments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw data set of drawn garments."""
