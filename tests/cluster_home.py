@@ -110,7 +110,7 @@ def weights_hash(run: Path) -> str:
     newest = max((run / "checkpoints").glob("step-*"))
     state = torch.load(newest / "state.pt", weights_only=True)
     digest = hashlib.sha256()
-    for part in ("model", "average"):
+    for part in ("model", "ema"):
         for name, value in sorted((state[part] or {}).items()):
             digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()

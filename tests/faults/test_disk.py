@@ -49,7 +49,7 @@ for kill in range(50):
     assert found is not None, "a committed checkpoint is gone"
     assert found[0].step > last, (found[0].step, last)
     last = found[0].step
-    for part in ("model", "average"):
+    for part in ("model", "ema"):
         for name, value in state[part].items():
             assert torch.equal(found[1][part][name], value), name
     checkpoints.clean()

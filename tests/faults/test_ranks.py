@@ -137,7 +137,7 @@ def test_steps_that_are_not_finite_are_passed_over_and_leave_no_trace(trial: Tri
     assert said.status == 0, said.err
     newest = max((trial.run / "checkpoints").glob("step-*"))
     state = torch.load(newest / "state.pt", weights_only=True)
-    for part in ("model", "average"):
+    for part in ("model", "ema"):
         assert [name for name, value in state[part].items() if not value.isfinite().all()] == []
     losses = [
         json.loads(line)["loss"] for line in (trial.run / "metrics.jsonl").read_text().splitlines() if "val" in line
