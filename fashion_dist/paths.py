@@ -3,7 +3,7 @@
 HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
   shards/<dataset>/                a shard set (format: shards/README.md)
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
-  weights/                         published weights that launch.py fetched for nodes without network
+  weights/                         published weights that launching fetched for nodes without network
   sweeps/<sweep id>/               mode 0700
     sweep.json                     what was asked for and every trial of it; never changes
     arrays.json                    every submission: its job array or local queue, and the trials in it
@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_dist.errors import ConfigError, unknown
+from shards import program
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,6 @@ class Home:
             raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
         if not ids:
             raise ConfigError(
-                f"no run {name!r}: {self.runs} has no runs yet; python jobs/launch.py --task NAME makes one"
+                f"no run {name!r}: {self.runs} has no runs yet; {program.command('launch')} --task NAME makes one"
             )
         raise unknown("run", name, ids)

@@ -22,7 +22,7 @@ _RESOURCES = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunArgs(cli.CommonArgs):
-    """What `jobs/launch.py` and `jobs/sweep.py` have in common."""
+    """What the commands launch and sweep have in common."""
 
     task: str
     """What to learn: a file of fashion_dist/tasks."""
@@ -37,7 +37,7 @@ class RunArgs(cli.CommonArgs):
     cluster: Literal["auto", "slurm", "local"] = "auto"
     """Where; auto is Slurm where it answers."""
     preset: str = ""
-    """A cluster's description, slurm/clusters/NAME.toml or a file; flags replace parts of it."""
+    """A cluster's description, one of fashion_dist/cluster/presets or a file; flags replace parts of it."""
     partition: cli.MaybeStr = None
     """Slurm partition."""
     account: cli.MaybeStr = None

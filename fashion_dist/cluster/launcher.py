@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir
+from shards import program
 
 if TYPE_CHECKING:
     from fashion_dist.cluster.worker import TrainJob
@@ -160,7 +160,7 @@ class Ground:
         own = runs.taken_up(run, config)
         return Plan(
             own, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
-            self.request.options, command or shlex.join([Path(sys.executable).name, *sys.argv]),
+            self.request.options, command or program.typed(),
             differs=runs.differences(own, config),
         )  # fmt: skip
 

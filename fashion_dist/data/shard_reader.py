@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fashion_dist.errors import DamageError, InputError
-from shards import Manifest, Split
+from shards import Manifest, Split, program
 from shards.safe_io import open_regular, require_regular
 
 OPEN_FILES = 64
@@ -82,7 +82,7 @@ class ShardFiles:
         order = np.lexsort((split.offset, split.shard))
         firsts = np.flatnonzero(np.diff(split.shard[order], prepend=-1))
         lasts = np.append(firsts[1:], len(order)) - 1 if len(order) else firsts
-        advice = _REINDEX.format(split.path)
+        advice = _reindex(split.path)
         for first, last in zip(order[firsts], order[lasts], strict=True):
             number = split.shard[first]
             shard = told[split.shard_names[number]]
@@ -144,13 +144,14 @@ class _Handle:
             os.close(self.descriptor)
 
 
-_REINDEX = "python jobs/pack.py --reindex {} makes a fitting index"
+def _reindex(folder: object) -> str:
+    return f"{program.command('pack')} --reindex {folder} makes a fitting index"
 
 
 def _check_header(header: bytes, split: Split, row: int) -> None:
     path, size = split.tar_folder / split.shard_names[split.shard[row]], int(split.size[row])
     if header[257:262] != b"ustar" or int(header[124:135].strip(b" \0") or b"0", 8) != size:
-        advice = _REINDEX.format(split.path)
+        advice = _reindex(split.path)
         raise InputError(
             f"{path}: does not match the index: no image of {size} bytes at {int(split.offset[row])}; {advice}"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist.errors import ConfigError, DamageError
-from shards import Manifest, Split
+from shards import Manifest, Split, program
 from shards.safe_io import create, is_regular, open_regular, private_folder
 
 Progress = Callable[[str, int, int], None]
@@ -104,7 +104,7 @@ def _copy(source: Path, target: Path, sha256: str) -> Iterator[int]:
     if digest.hexdigest() != sha256:
         temporary.unlink()
         raise DamageError(
-            source.name, "", 0, "its SHA-256 is not the manifest's; python jobs/pack.py --verify says more"
+            source.name, "", 0, f"its SHA-256 is not the manifest's; {program.command('pack')} --verify says more"
         )
     temporary.replace(target)
 

@@ -1,4 +1,4 @@
-"""From what `jobs/sweep.py` was given to job arrays, with everything that can be refused refused first.
+"""From what `fashion-dist sweep` was given to job arrays, with everything that can be refused refused first.
 
 `resolve` checks and writes nothing. `submit` writes the folder and submits what is not done, under a lock of the
 folder: a second launcher, or one that was killed and started again, finds what was submitted before.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays
 from fashion_dist.sweep.view import UNFINISHED, SweepView, look_at_sweep
+from shards import program
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def resolve(question: Question) -> Draft:
     base = _monitored(ground.config, searched, task.monitor)
     sweep = Sweep(
         ground.home.sweep_dir("unnamed"), "", raw, question.request, base, ground.shard_set.data_hash, question.seed,
-        question.seeds, (), shlex.join([Path(sys.executable).name, *sys.argv]), time.time(),
+        question.seeds, (), program.typed(), time.time(),
     )  # fmt: skip
     points = _points(sweep, searched)
     made: dict[str, tuple[expand.Settings, Config]] = {}

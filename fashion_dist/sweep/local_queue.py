@@ -2,7 +2,7 @@
 
     python -m fashion_dist.sweep.local_queue SWEEP_FOLDER        nobody types it
 
-Trials are launched as `jobs/launch.py` launches runs, and outlive the queue; SIGTERM ends the queue and what it runs.
+Trials are launched as runs of their own are, and outlive the queue; SIGTERM ends the queue and what it runs.
 """
 
 from __future__ import annotations
