@@ -32,6 +32,7 @@ from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import OTHERS_WRITE, read_json, write_json
+from shards.portable import cpus
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -441,7 +442,7 @@ def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
 def _run_here(
     function: Callable[[A], R], arguments: Sequence[A], max_parallel: int, say: Callable[[int, int], None]
 ) -> list[R]:
-    workers = min(max_parallel or len(os.sched_getaffinity(0)), len(arguments)) or 1
+    workers = min(max_parallel or len(cpus()), len(arguments)) or 1
     if workers == 1:
         results = []
         for index, argument in enumerate(arguments):

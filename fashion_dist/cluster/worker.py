@@ -30,6 +30,7 @@ from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
 from fashion_dist.train.startup_timer import Startup, import_late
+from shards.portable import cpus, set_cpus
 from shards.safe_io import refuse_link
 
 if TYPE_CHECKING:
@@ -166,9 +167,9 @@ def _seconds_to_signal(place: Place, submission: job_record.Submission) -> float
 def set_threads(place: Place) -> int:
     """Give this rank its share of its node's cores, before torch asks; returns the number of threads."""
     asked = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
-    threads, cores = cores_of(sorted(os.sched_getaffinity(0)), place, asked)
+    threads, cores = cores_of(cpus(), place, asked)
     if cores:
-        os.sched_setaffinity(0, cores)
+        set_cpus(cores)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     return threads

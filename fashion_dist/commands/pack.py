@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 from shards import program
+from shards.portable import cpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def main(args: Args) -> cli.Result:
 
 
 def _workers(args: Args) -> int:
-    return args.workers or len(os.sched_getaffinity(0))
+    return args.workers or len(cpus())
 
 
 def _pack(args: Args) -> cli.Result:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fashion_dist.errors import DamageError, InputError
 from shards import Manifest, Split, program
+from shards.portable import pread
 from shards.safe_io import open_regular, require_regular
 
 OPEN_FILES = 64
@@ -49,9 +50,9 @@ class ShardFiles:
         try:
             handle = self._acquire(shard)
             try:
-                data = os.pread(handle.descriptor, size, offset)
+                data = pread(handle.descriptor, size, offset)
                 while len(data) < size:
-                    more = os.pread(handle.descriptor, size - len(data), offset + len(data))
+                    more = pread(handle.descriptor, size - len(data), offset + len(data))
                     if not more:
                         raise self.damage(row, f"the shard ends after {len(data)} of the image's {size} bytes")
                     data += more
@@ -99,7 +100,7 @@ class ShardFiles:
                     )
                 with os.fdopen(open_regular(path), "rb", buffering=0) as file:
                     for row in {int(first), int(last)}:
-                        header = os.pread(file.fileno(), 512, int(split.offset[row]) - 512)
+                        header = pread(file.fileno(), 512, int(split.offset[row]) - 512)
                         _check_header(header, split, row)
             except FileNotFoundError:
                 raise InputError(f"{path}: no such shard, but the index names it; {advice}") from None
