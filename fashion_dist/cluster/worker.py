@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster import failures, job_record, machine, permissions, run_lock, slurm
+from fashion_dist.cluster import code_version, failures, job_record, machine, permissions, run_lock, slurm
 from fashion_dist.cluster.heartbeat import Watch, end_within, signals_of_all
 from fashion_dist.cluster.rank_env import Place, own_address, read_place
 from fashion_dist.errors import InputError, RunBusyError, RunError
@@ -130,10 +130,14 @@ def run_rank(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     if place.is_main and submission is not None:
         watch.stop_in(_seconds_to_signal(place, submission))
     watch.start()
+    launched = submission.code if submission is not None else ""
+    code = code_version.code_hash() if launched else ""
+    if told := code_version.difference(launched, [code]):
+        print(told, file=sys.stderr, flush=True)
     startup.mark("run folder")
     try:
         prune = make_pruner(run) if make_pruner is not None and place.is_main else None
-        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup, prune)
+        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup, prune, code)
         if place.is_main:
             _leave(run, place, holder, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
@@ -230,6 +234,7 @@ def _train(
     watch: Watch,
     startup: Startup,
     prune: Callable[[int], bool] | None,
+    code: str,
 ) -> str:  # fmt: skip
     """`done`, `stopped` or `pruned`.
 
@@ -265,11 +270,15 @@ def _train(
         return run_media(run, config, shard_set)
 
     group = Path(submission.sweep).name if submission is not None else ""
-    trainer_options = TrainerOptions(loader_options(options, threads), options.wandb, group, holder.attempt)
     callbacks = Callbacks(should_stop, prune, watch.nodes.take, media, startup)
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as dist:
         startup.mark("process group")
+        note = code_version.difference(submission.code, dist.gather(code)) if submission is not None and code else ""
+        if note and place.is_main:
+            job_record.note_attempt(run, holder.attempt, note)
+        loader = loader_options(options, threads)
+        trainer_options = TrainerOptions(loader, options.wandb, group, holder.attempt, note)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
         outcome = trainer.fit()
         if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
@@ -296,7 +305,7 @@ def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_reco
     if outcome == "pruned":
         message = "its sweep gave it up; launching it goes on"
         job_record.end_attempt(run, holder.attempt, "pruned", message)
-        write_json(run.state, {**read_json(run.state), "message": message})
+        _write_message(run, message)
         return
     end = _why_stopped(run, place, holder)
     reached = sum(attempt["end"] == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
@@ -306,7 +315,7 @@ def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_reco
     else:
         message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
     job_record.end_attempt(run, holder.attempt, end, message, goes_on=goes_on)
-    write_json(run.state, {**read_json(run.state), "message": message})
+    _write_message(run, message)
     if not goes_on or end == "requeued":
         return
     run_lock.release(run, holder)
@@ -316,6 +325,11 @@ def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_reco
         slurm.requeue(place.job.job_id)
     except RunError as error:
         raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
+
+
+def _write_message(run: RunDir, message: str) -> None:
+    note = job_record.attempts(run)[-1].get("note", "")
+    write_json(run.state, {**read_json(run.state), "message": "; ".join(filter(None, [message, note]))})
 
 
 def _why_stopped(run: RunDir, place: Place, holder: run_lock.Holder) -> job_record.End:

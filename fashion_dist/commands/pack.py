@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -82,7 +83,7 @@ def _pack(args: Args) -> cli.Result:
         raise ConfigError(f"--source DIR is needed: the folder that holds {reader.layout}")
     home = Home.find(args.home)
     source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
-    out = Path(args.out).absolute() if args.out else home.shard_set(args.dataset)
+    out = Path(args.out).absolute() if args.out else home.shards / args.dataset
     options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad)
     read_options = ReadOptions(
         args.categories, args.attributes, args.variant, args.val_fraction, seed=args.seed, strict=args.strict
@@ -124,14 +125,16 @@ def _training(args: Args, out: Path) -> dict[str, str]:
     """The command that trains on the new set, where it lies where training looks for it."""
     from fashion_dist import tasks
 
-    if args.out and out != Home.find(args.home).shard_set(args.dataset):
+    own = Home.find(args.home)
+    if out != own.shards / args.dataset:
         return {}
+    elsewhere = f" --shards {shlex.quote(str(own.shards))}" if own.elsewhere not in (None, own.shards) else ""
     home = f" --home {args.home}" if args.home else ""
     of = {name: tasks.load(name).recipe.dataset for name in tasks.names()}
     fitting = [f"--task {name}" for name, dataset in of.items() if dataset == args.dataset]
     if args.dataset == "synthetic":
         fitting = ["--task deepfashion --dataset synthetic"]
-    return {"train on it": f"{program.command('launch')} {fitting[0]}{home}"} if fitting else {}
+    return {"train on it": f"{program.command('launch')} {fitting[0]}{home}{elsewhere}"} if fitting else {}
 
 
 def _verify(args: Args) -> cli.Result:

@@ -20,6 +20,8 @@ class Args(cli.CommonArgs):
     """A run id, a unique beginning of one, or a run's folder."""
     split: str = "test"
     """The split to predict."""
+    shards: str = ""
+    """Folder of shard sets, or of one, where the run's has been moved; its content must be the same."""
 
 
 def main(args: Args) -> cli.Result:
@@ -27,7 +29,7 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.results.predict import predict_run
     from fashion_dist.runs import open_run
 
-    opened = open_run(Home.find(args.home), args.run)
+    opened = open_run(Home.find(args.home, args.shards), args.run, moved=bool(args.shards))
     count = opened.shard_set.splits.get(args.split)
     opened.shard_set.split(args.split)  # an unknown split is refused before torch is imported
     predict_run(opened, args.split)

@@ -8,7 +8,7 @@ _HIDDEN = ("fcntl", "nvidia.dali")
 
 class _Hider:
     @staticmethod
-    def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(name, *_):  # type: ignore[no-untyped-def]
         if name in _HIDDEN:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
