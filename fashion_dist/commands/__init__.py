@@ -7,7 +7,6 @@ command that is asked for is imported, and it imports torch when its work starts
 from __future__ import annotations
 
 import importlib
-import runpy
 import sys
 from typing import NoReturn
 
@@ -40,6 +39,8 @@ def run(name: str, argv: list[str] | None = None) -> NoReturn:
     from fashion_dist import cli
 
     if name == "bench":
+        import runpy
+
         sys.argv = [str(_BENCH), *(sys.argv[1:] if argv is None else argv)]
         runpy.run_path(str(_BENCH), run_name="__main__")
     module = importlib.import_module(f"fashion_dist.commands.{name}")
