@@ -96,8 +96,8 @@ def require_none_gone(run: RunDir, gone: Mapping[str, Any]) -> None:
     """Refuse a run that was made with settings that are gone."""
     if gone:
         raise ConfigError(
-            f"run {run.run_id} was made with {gone_settings(gone)}: it cannot go on nor predict; status.py, report.py "
-            f"and collect.py read what it left, and launching its task without them makes a new run"
+            f"run {run.run_id} was made with {gone_settings(gone)}: it cannot go on nor predict; status, report and "
+            f"collect read what it left, and launching its task without them makes a new run"
         )
 
 

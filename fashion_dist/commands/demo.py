@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist import cli
+from fashion_dist.cluster import safe_python
 from fashion_dist.errors import RunError
 from fashion_dist.paths import Home
 from shards import program
@@ -68,8 +69,8 @@ def main(args: Args) -> cli.Result:
 def step(command: str, *arguments: str) -> dict[str, Any]:
     """Run a command, its progress on this terminal; returns what it printed with --json."""
     print(f"\n$ {program.command(command)} {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    words = [sys.executable, "-m", "fashion_dist", command, *arguments, "--json"]
-    env = {**os.environ, "PYTHONSAFEPATH": "1"}  # or a shards.py of the current folder would be ours
+    words = [*safe_python.interpreter(), "-m", "fashion_dist", command, *arguments, "--json"]
+    env = {**os.environ, **safe_python.search_path(os.environ)}
     done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RunError(f"{command} ended with status {done.returncode}")
