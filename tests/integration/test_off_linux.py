@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_packs_in_spawned_processes_and_its_set_is_read(tmp_path: Path) -> None:
 def test_collect_answers_help(tmp_path: Path) -> None:
     done = python("-m", "fashion_dist", "collect", "--help", cwd=tmp_path)
     assert done.returncode == 0 and "RUN|SWEEP" in done.stdout, done.stderr
+
+
+def test_a_run_is_shown_collected_and_reported(tmp_path: Path) -> None:
+    home = tmp_path / "workspace"
+    shutil.copytree(ROOT / "tests" / "first_edition", home)
+    for path in home.rglob("*.json"):
+        path.write_text(path.read_text().replace("/home/user/workspace", str(home)))
+    (run,) = (home / "runs").iterdir()
+    for words in (("status",), ("collect", run.name), ("report", run.name, "--quick")):
+        done = python("-m", "fashion_dist", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (run / "submission" / "category.csv").is_file() and (run / "report" / "index.html").is_file()
 
 
 @pytest.mark.parametrize("hidden", [True, False])
