@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test lint faults golden golden-renew bench bench-gpu cluster-up cluster-down
+.PHONY: install demo test test-fast lint faults golden golden-renew bench bench-gpu cluster-up cluster-down
 
 install: .venv/installed
 
@@ -15,6 +15,10 @@ demo: .venv/installed
 
 test: lint
 	@bash tests/run.sh
+
+# No root, no Slurm, no browser.
+test-fast: lint
+	@$(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
 
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -10,4 +10,4 @@ Importing this package, `config`, `paths`, `errors` or a task imports no torch, 
 at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

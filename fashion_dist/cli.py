@@ -1,4 +1,4 @@
-"""What every command of `jobs/` shares: parsing, one-line errors, exit status, progress and the result.
+"""What every command shares: parsing, one-line errors, exit status, progress and the result.
 
 Exit status: 0 done, 1 the work failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM. A mistake is one line on stderr;
 with `--json` stdout gets `{"error": ..., "exit_status": ...}` as well, so that a program never has to read prose.
@@ -57,7 +57,7 @@ class Result:
     Args:
         headline: one sentence, for a person.
         paths: what was made, by what to call it.
-        next: complete commands that make sense now, with why they do ("follow it": "python jobs/...").
+        next: complete commands that make sense now, with why they do ("follow it": "fashion-dist status RUN --watch").
         data: further values for `--json`; for a person they are in the headline or in `text`.
         text: several lines shown to a person as they are, such as a table.
         exit_status: of the whole command; 1 where the work that was followed failed.
@@ -86,17 +86,20 @@ class Result:
         return json.dumps({**common, **self.data}, default=str)
 
 
-def run(args_type: type[A], main: Callable[[A], Result], argv: Sequence[str] | None = None) -> NoReturn:
+def run(
+    args_type: type[A], main: Callable[[A], Result], argv: Sequence[str] | None = None, prog: str | None = None
+) -> NoReturn:
     """Parses the command line, calls `main`, prints its result and exits with the status this module promises.
 
-    Errors that nobody foresaw keep their traceback and end with status 1.
+    `prog` is what `--help` calls the program, else the script's name. Errors that nobody foresaw keep their traceback
+    and end with status 1.
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in tokens
     os.environ["PYTHONSAFEPATH"] = "1"  # processes that this one starts take no code from the current folder
     signal.signal(signal.SIGTERM, _terminate)  # so that `finally` runs, and child processes are not left behind
     try:
-        result = main(parse(args_type, tokens))
+        result = main(parse(args_type, tokens, prog))
         status = result.exit_status
         print(result.to_json() if as_json else result.to_text(), flush=True)
     except InputError as error:
@@ -104,7 +107,7 @@ def run(args_type: type[A], main: Callable[[A], Result], argv: Sequence[str] | N
     except (FashionDistError, ShardsError) as error:
         status = _complain(error, EXIT_FAILED, as_json)
     except BrokenPipeError:
-        # `status.py | head`: the reader has seen enough; flushing at exit would complain once more.
+        # `fashion-dist status | head`: the reader has seen enough; flushing at exit would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_DONE
     except OSError as error:
@@ -113,6 +116,11 @@ def run(args_type: type[A], main: Callable[[A], Result], argv: Sequence[str] | N
         print("\ninterrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def refuse(error: InputError, *, as_json: bool = False) -> NoReturn:
+    """Says what is wrong with the command line and exits, before there is a command to run."""
+    sys.exit(_complain(error, EXIT_MISTAKE, as_json))
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
@@ -126,7 +134,7 @@ def _complain(error: Exception, status: int, as_json: bool) -> int:
     return status
 
 
-def parse(args_type: type[A], argv: Sequence[str]) -> A:
+def parse(args_type: type[A], argv: Sequence[str], prog: str | None = None) -> A:
     """The arguments as an instance of the dataclass `args_type`.
 
     Raises:
@@ -137,7 +145,7 @@ def parse(args_type: type[A], argv: Sequence[str]) -> A:
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(args_type, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(args_type, prog=prog, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         if stop.code == EXIT_DONE:
             raise

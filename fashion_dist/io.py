@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fashion_dist.errors import ConfigError, RunError
+from shards.portable import user_id
 from shards.safe_io import open_regular, read_regular, refuse_link, some, write_whole
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -111,7 +112,7 @@ def read_own(path: Path) -> bytes:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise RunError(f"{path} is no plain file and is not read")
-        if facts.st_uid != os.geteuid():
+        if facts.st_uid != user_id():
             raise RunError(f"{path} belongs to another user ({facts.st_uid}) and is not read")
         if facts.st_mode & OTHERS_WRITE:
             raise RunError(f"{path} can be written by others (mode {stat.S_IMODE(facts.st_mode):o}) and is not read")

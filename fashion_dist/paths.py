@@ -1,9 +1,9 @@
 """Every path formula of the working folder. Nothing else in the project joins these paths.
 
 HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
-  shards/<dataset>/                a shard set (format: shards/README.md)
+  shards/<dataset>/                a shard set (shards/README.md), unless --shards or $FASHION_DIST_SHARDS is elsewhere
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
-  weights/                         published weights that launch.py fetched for nodes without network
+  weights/                         published weights that launching fetched for nodes without network
   sweeps/<sweep id>/               mode 0700
     sweep.json                     what was asked for and every trial of it; never changes
     arrays.json                    every submission: its job array or local queue, and the trials in it
@@ -27,6 +27,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     measures/<split>/              tables of a labelled split, such as its confusion matrix
     submission/                    the task's submission files
     report/                        pictures and the page
+    code/<hash>/                   the packages as they were at a launch with --snapshot; a sweep has it, too
     logs/                          stdout, stderr and job files of every submission
     wandb/
     synced.jsonl                   which lines of metrics.jsonl a W&B server has been sent
@@ -39,6 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_dist.errors import ConfigError, unknown
+from shards import program
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ class RunDir:
         """The damaged samples that a rank skipped."""
         return self.path / "bad_samples" / f"rank_{rank}.jsonl"
 
+    @property
+    def code(self) -> Path:
+        """Folder of copies of the packages."""
+        return self.path / "code"
+
     def predictions(self, split: str) -> Path:
         """Folder of one split's prediction files, one per rank."""
         return self.path / "predictions" / split
@@ -202,6 +209,11 @@ class SweepDir:
         return self.path / "trials" / f"{number}.json"
 
     @property
+    def code(self) -> Path:
+        """Folder of copies of the packages."""
+        return self.path / "code"
+
+    @property
     def collected(self) -> Path:
         """Folder of the tables of all trials and of the sweep's submission files."""
         return self.path / "collected"
@@ -217,16 +229,22 @@ class Home:
     """The working folder."""
 
     path: Path
+    elsewhere: Path | None = None
+    """Where shard sets lie that may be anyone's: a folder of them, or one set; nothing is written there."""
 
     @classmethod
-    def find(cls, home: str | None = None) -> Home:
-        """`home`, else `$FASHION_DIST_HOME`, else `./workspace`; made absolute, not created."""
+    def find(cls, home: str | None = None, shards: str | None = None) -> Home:
+        """`home`, else `$FASHION_DIST_HOME`, else `./workspace`; made absolute, not created.
+
+        `shards`, else `$FASHION_DIST_SHARDS`, is `elsewhere`.
+        """
         chosen = Path(home or os.environ.get("FASHION_DIST_HOME") or "workspace").expanduser().absolute()
         text = str(chosen)
         if not text.isprintable() or "%" in text:
             # Slurm and submitit expand % in file names, and values reach #SBATCH lines.
             raise ConfigError(f"the working folder {text!r} may not have a % or a control character in its path")
-        return cls(chosen)
+        found = shards or os.environ.get("FASHION_DIST_SHARDS")
+        return cls(chosen, Path(found).expanduser().absolute() if found else None)
 
     @property
     def shards(self) -> Path:
@@ -264,8 +282,17 @@ class Home:
         return self.path / "reports"
 
     def shard_set(self, dataset: str) -> Path:
-        """The folder of one dataset's shard set."""
-        return self.shards / dataset
+        """The folder of one dataset's shard set; it need not exist.
+
+        Raises:
+            ConfigError: `elsewhere` is no folder.
+        """
+        if self.elsewhere is None:
+            return self.shards / dataset
+        if not self.elsewhere.is_dir():
+            raise ConfigError(f"{self.elsewhere} is no folder of shard sets (--shards, $FASHION_DIST_SHARDS)")
+        is_set = (self.elsewhere / "manifest.json").is_file()
+        return self.elsewhere if is_set else self.elsewhere / dataset
 
     def run_dir(self, run_id: str) -> RunDir:
         """The folder of one run; it need not exist."""
@@ -319,6 +346,6 @@ class Home:
             raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
         if not ids:
             raise ConfigError(
-                f"no run {name!r}: {self.runs} has no runs yet; python jobs/launch.py --task NAME makes one"
+                f"no run {name!r}: {self.runs} has no runs yet; {program.command('launch')} --task NAME makes one"
             )
         raise unknown("run", name, ids)

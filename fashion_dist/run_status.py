@@ -52,9 +52,9 @@ class RunState:
 class StateFile:
     """Rank 0's hand on `state.json`: at most one write every `interval_s`, save for changes of phase or state."""
 
-    def __init__(self, path: Path, attempt: int, interval_s: float = 1.0) -> None:
+    def __init__(self, path: Path, attempt: int, message: str = "", interval_s: float = 1.0) -> None:
         self.path = path
-        self.state = RunState(attempt=attempt)
+        self.state = RunState(attempt=attempt, message=message)
         self._interval_s = interval_s
         self._written = float("-inf")
 

@@ -96,8 +96,8 @@ def require_none_gone(run: RunDir, gone: Mapping[str, Any]) -> None:
     """Refuse a run that was made with settings that are gone."""
     if gone:
         raise ConfigError(
-            f"run {run.run_id} was made with {gone_settings(gone)}: it cannot go on nor predict; status.py, report.py "
-            f"and collect.py read what it left, and launching its task without them makes a new run"
+            f"run {run.run_id} was made with {gone_settings(gone)}: it cannot go on nor predict; status, report and "
+            f"collect read what it left, and launching its task without them makes a new run"
         )
 
 
@@ -134,23 +134,24 @@ def differences(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def open_run(home: Home, name: str, *, strict: bool = True) -> OpenRun:
+def open_run(home: Home, name: str, *, strict: bool = True, moved: bool = False) -> OpenRun:
     """The run that `name` means, checked to still have the shard set it was made with.
 
     Args:
         home: the working folder.
         name: see `Home.find_run`.
         strict: refuse a run with settings that are gone; what needs only its predictions need not.
+        moved: its shard set lies where `home` says now.
 
     Raises:
         ConfigError: no such run, one that cannot be read, or with `strict` one with settings that are gone.
         InputError: its shard set is gone.
         CheckpointError: its shard set has been packed anew with other content.
     """
-    return open_folder(home.find_run(name), strict=strict)
+    return open_folder(home.find_run(name), strict=strict, moved=home if moved else None)
 
 
-def open_folder(folder: RunDir, *, strict: bool = True) -> OpenRun:
+def open_folder(folder: RunDir, *, strict: bool = True, moved: Home | None = None) -> OpenRun:
     """`open_run` for a folder."""
     from shards import ShardSet
 
@@ -158,7 +159,7 @@ def open_folder(folder: RunDir, *, strict: bool = True) -> OpenRun:
     if strict:
         require_none_gone(folder, gone)
     made = json.loads(folder.run.read_text())
-    shard_set = ShardSet.open(made["shard_set"])
+    shard_set = ShardSet.open(moved.shard_set(config.dataset) if moved is not None else made["shard_set"])
     if shard_set.data_hash != made["data_hash"]:
         raise CheckpointError(
             f"{shard_set.path} has changed since run {folder.run_id} was made; launch the task again for a run on it"

@@ -1,43 +1,6 @@
-"""Predict a split with a run's best weights, on this machine: python jobs/predict.py RUN --split test."""
+"""`fashion-dist predict`, without installing anything."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
-
-from fashion_dist import cli
-from fashion_dist.cluster.run_view import typed
-from fashion_dist.paths import Home
-
-
-@dataclass(frozen=True, kw_only=True)
-class Args(cli.CommonArgs):
-    """Predict a split with a run's best weights, on this machine."""
-
-    run: Annotated[str, tyro.conf.Positional]
-    """A run id, a unique beginning of one, or a run's folder."""
-    split: str = "test"
-    """The split to predict."""
-
-
-def main(args: Args) -> cli.Result:
-    """Predict one split."""
-    from fashion_dist.results.predict import predict_run
-    from fashion_dist.runs import open_run
-
-    opened = open_run(Home.find(args.home), args.run)
-    count = opened.shard_set.splits.get(args.split)
-    opened.shard_set.split(args.split)  # an unknown split is refused before torch is imported
-    predict_run(opened, args.split)
-    return cli.Result(
-        f"{opened.folder.run_id}: {count:,} samples of {args.split} predicted",
-        paths={"predictions": opened.folder.predictions(args.split)},
-        next={"submission": typed("collect", opened.folder, f"--split {args.split}")},
-        data={"run": opened.folder.run_id, "samples": count},
-    )
-
+from fashion_dist.commands import run
 
 if __name__ == "__main__":
-    cli.run(Args, main)
+    run("predict")

@@ -1,20 +1,129 @@
-"""One packer at a time: a lock the kernel drops when its holder dies, and a note that says who holds it."""
+"""Locks of files, which the kernel drops when their holder dies, and the one that lets a single packer in."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
+import importlib
 import json
 import os
 import socket
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from shards.errors import InputError
+from shards.portable import pread
 from shards.safe_io import open_regular
+
+_POLL_S = 0.05
+_BEHIND = 1 << 30
+"""Where Windows locks a byte: behind any content, for what it locks nobody else can read."""
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+_fcntl, _msvcrt = _module("fcntl"), _module("msvcrt")
+
+
+def lock_file(descriptor: int, path: Path, *, wait: bool = True, between_nodes: bool = False) -> None:
+    """Lock a file until `unlock_file`, or until this process ends.
+
+    Args:
+        descriptor: of the file, open for writing.
+        path: of the file.
+        wait: until nobody else holds it.
+        between_nodes: with POSIX locks, which more network filesystems pass on; they are a process's, not a
+            descriptor's, so closing any descriptor of the file gives the lock up.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and `wait` is False.
+        OSError: the filesystem has no locks; or nothing here has, and a process that died left the stand-in.
+    """
+    if _fcntl is not None:
+        lock = _fcntl.lockf if between_nodes else _fcntl.flock
+        try:
+            lock(descriptor, _fcntl.LOCK_EX | (0 if wait else _fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and not wait:
+                raise BlockingIOError(errno.EWOULDBLOCK, "held by another", str(path)) from None
+            raise
+        return
+    while not (_lock_windows(descriptor) if _msvcrt is not None else _lock_by_name(path)):
+        if not wait:
+            raise BlockingIOError(errno.EWOULDBLOCK, "held by another", str(path))
+        time.sleep(_POLL_S)
+
+
+def unlock_file(descriptor: int, path: Path) -> None:
+    """Let go of what `lock_file` locked; closes nothing."""
+    if _fcntl is not None:
+        _fcntl.flock(descriptor, _fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            _fcntl.lockf(descriptor, _fcntl.LOCK_UN)
+    elif _msvcrt is not None:
+        os.lseek(descriptor, _BEHIND, os.SEEK_SET)
+        _msvcrt.locking(descriptor, _msvcrt.LK_UNLCK, 1)
+    else:
+        _stand_in(path).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(descriptor: int, path: Path, *, between_nodes: bool = False) -> Iterator[None]:
+    """Within, this process alone holds the file."""
+    lock_file(descriptor, path, between_nodes=between_nodes)
+    try:
+        yield
+    finally:
+        unlock_file(descriptor, path)
+
+
+def _lock_windows(descriptor: int) -> bool:
+    os.lseek(descriptor, _BEHIND, os.SEEK_SET)
+    try:
+        _msvcrt.locking(descriptor, _msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _stand_in(path: Path) -> Path:
+    return path.with_name(path.name + ".held")
+
+
+def _lock_by_name(path: Path) -> bool:
+    """Where no kernel locks: a file that only one process can make. It stays behind a process that is killed."""
+    held, me = _stand_in(path), f"{os.getpid()} {socket.gethostname()}"
+    try:
+        descriptor = os.open(held, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        with contextlib.suppress(OSError, ValueError):
+            pid, host = held.read_text().split()
+            if host == socket.gethostname() and not _runs(int(pid)):
+                raise InputError(f"process {pid} ended without giving up {held}; remove it") from None
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        file.write(me)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class Lock:
@@ -32,19 +141,20 @@ class Lock:
     def __enter__(self) -> Lock:
         descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            told = os.pread(descriptor, 4096, 0)
+            lock_file(descriptor, self.path, wait=False)
+        except BlockingIOError:
+            who = _holder(pread(descriptor, 4096, 0)) or "another process"
             os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-                    warnings.warn(f"{self.path.parent} has no file locks: start no second packer there", stacklevel=2)
-                    return self
-                raise
-            who = _holder(told) or "another process"
             raise InputError(f"{self.what} is being packed by {who}; wait for it or stop it") from None
-        told = os.pread(descriptor, 4096, 0)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+            warnings.warn(f"{self.path.parent} has no file locks: start no second packer there", stacklevel=2)
+            return self
+        told = pread(descriptor, 4096, 0)
         if told and not _holder(told):
+            unlock_file(descriptor, self.path)
             os.close(descriptor)
             raise InputError(f"{self.path} is no lock of ours; move it away")
         note = {
@@ -54,7 +164,8 @@ class Lock:
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         }
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(note).encode())
         self._descriptor = descriptor
         return self
 
@@ -62,6 +173,7 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor >= 0:
+            unlock_file(self._descriptor, self.path)
             os.close(self._descriptor)
 
 

@@ -194,6 +194,8 @@ def _fsync(path: Path) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders, and writes their names by itself
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -32,6 +32,7 @@ import numpy as np
 
 from shards import tar
 from shards.errors import NO_SPACE, InputError, RowsError, SpaceError
+from shards.portable import pread
 from shards.readers import Rejected, Source
 from shards.safe_io import create, read_regular, temporary, write_whole
 from shards.schema import Record, Schema, encode_key, folded, key_fault, split_fault, split_order
@@ -160,7 +161,7 @@ class Plan:
 
 
 def _read_entry(spool: int, offset: int, text_bytes: int, inline_bytes: int) -> Entry:
-    data = os.pread(spool, text_bytes + inline_bytes, offset)
+    data = pread(spool, text_bytes + inline_bytes, offset)
     key, split, size, facts, path, where = data[:text_bytes].decode().split("\0")
     return Entry(key, split, int(size), facts, path, where, data[text_bytes:])
 

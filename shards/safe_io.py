@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.portable import OPEN_FLAGS, user_id
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _KINDS = {
@@ -74,7 +75,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
         if not flags & os.O_CREAT:
             raise
     # O_NONBLOCK: what was a file at the look before may be a FIFO now.
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, flags | OPEN_FLAGS, mode)
     try:
         found = os.fstat(descriptor)
         _require_regular(path, found.st_mode)
@@ -96,7 +97,7 @@ def read_regular(path: Path) -> bytes:
 
 def create(path: Path, mode: int = 0o666) -> int:
     """A descriptor of a new file to write; raises FileExistsError where anything, a link too, has its name."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, mode)
 
 
 def temporary(path: Path) -> Path:
@@ -145,7 +146,7 @@ def private_folder(folder: Path) -> Path:
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode):
             raise InputError(f"{folder} is {_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a folder") from None
-        if found.st_uid != os.geteuid():
+        if found.st_uid != user_id():
             raise InputError(f"{folder} belongs to another user (uid {found.st_uid}); it is not used") from None
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise InputError(

@@ -13,6 +13,7 @@ from shards import index, worker_pool
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, REJECTED, Manifest, Shard
 from shards.pack_plan import OnProgress, table_hash
+from shards.portable import pread
 from shards.reindex import stored
 from shards.safe_io import is_regular, open_regular, read_regular, require_regular
 from shards.scan import Scanned, scan
@@ -122,7 +123,7 @@ def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
     faults = []
     with os.fdopen(open_regular(path), "rb") as file:
         for row in rows:
-            data = os.pread(file.fileno(), row["size"], row["offset"])
+            data = pread(file.fileno(), row["size"], row["offset"])
             if len(data) != row["size"]:
                 reason = f"{len(data)} of {row['size']} bytes at offset {row['offset']}"
                 faults.append(Fault(path.name, row["key"], reason))

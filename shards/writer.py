@@ -26,6 +26,7 @@ from shards.manifest import (
     fsync_folder,
 )
 from shards.pack_plan import Entry, Plan, ShardPlan
+from shards.portable import READ_FLAGS
 from shards.readers import Rejected
 from shards.safe_io import create, is_regular, read_regular, temporary, write_whole
 from shards.schema import Schema
@@ -232,7 +233,7 @@ def _fill(plan: Plan, shard: ShardPlan, archive: _Tar, on_samples: Callable[[int
 def _read(entry: Entry) -> bytes:
     """The whole file, by three system calls: millions of small files are read this way."""
     try:
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(entry.path, READ_FLAGS)
         try:
             data = os.read(descriptor, entry.size + 1)
             while 0 < len(data) < entry.size:

@@ -21,5 +21,5 @@ if ! "$python" -m venv --clear .venv >/dev/null 2>&1; then
 fi
 echo "Installing the pinned packages into .venv (about 7 GB, 2 to 5 minutes) ..."
 .venv/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
-    --editable '.[dev,sweep,report]'
+    --editable '.[cuda13,dev,sweep,report]'
 touch .venv/installed

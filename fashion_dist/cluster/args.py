@@ -22,12 +22,14 @@ _RESOURCES = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunArgs(cli.CommonArgs):
-    """What `jobs/launch.py` and `jobs/sweep.py` have in common."""
+    """What the commands launch and sweep have in common."""
 
     task: str
     """What to learn: a file of fashion_dist/tasks."""
     dataset: str = ""
     """The shard set, a folder under HOME/shards; else the task's own."""
+    shards: str = ""
+    """Folder of shard sets, or of one; else $FASHION_DIST_SHARDS, else HOME/shards. Only read, so anyone's will do."""
     model: str = ""
     """A network of ours, torchvision's or timm's (torchvision/NAME, timm/NAME choose); else the recipe's."""
     weights: str = ""
@@ -37,7 +39,7 @@ class RunArgs(cli.CommonArgs):
     cluster: Literal["auto", "slurm", "local"] = "auto"
     """Where; auto is Slurm where it answers."""
     preset: str = ""
-    """A cluster's description, slurm/clusters/NAME.toml or a file; flags replace parts of it."""
+    """A cluster's description, one of fashion_dist/cluster/presets or a file; flags replace parts of it."""
     partition: cli.MaybeStr = None
     """Slurm partition."""
     account: cli.MaybeStr = None
@@ -72,6 +74,8 @@ class RunArgs(cli.CommonArgs):
     """How long a rank waits for a silent peer before the job fails; else 120."""
     group: str = ""
     """Open what is written to this group, for reading; else it is yours alone."""
+    snapshot: bool = False
+    """Run from a copy of the code as it is now, whatever becomes of it while the job waits."""
     debug: bool = False
     """Try every step in a minute: a hundredth of the data, one epoch, no W&B."""
 
@@ -89,6 +93,7 @@ class RunArgs(cli.CommonArgs):
             home=self.home, cluster=self.cluster, preset=self.preset,
             resources={name: getattr(self, name) for name in _RESOURCES},
             options=JobOptions(**self.options()), fresh=fresh, group=self.group, debug=self.debug,
+            shards=self.shards, snapshot=self.snapshot,
         )  # fmt: skip
 
     def options(self) -> dict[str, Any]:

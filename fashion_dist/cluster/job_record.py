@@ -54,6 +54,7 @@ class Submission:
         sweep: the folder of the sweep that started the run as one of its trials; empty for a run of its own.
         trial: the trial's number in it.
         logs: where the job's output goes; empty is the run's own folder of logs.
+        code: hash of the code that was launched; empty where nobody noted it.
     """
 
     cluster: Cluster
@@ -65,6 +66,7 @@ class Submission:
     sweep: str = ""
     trial: int = -1
     logs: str = ""
+    code: str = ""
 
     def write(self, run: RunDir) -> None:
         """Replace the run's job.json."""
@@ -79,7 +81,7 @@ class Submission:
         job = JobRef.from_json(values["job"], run.job)
         resources = read_fields(Resources, values["resources"])
         options = read_fields(JobOptions, values["options"])
-        rest = {name: values[name] for name in ("submitted", "sweep", "trial", "logs") if name in values}
+        rest = {name: values[name] for name in ("submitted", "sweep", "trial", "logs", "code") if name in values}
         return cls(values["cluster"], resources, options, values["comment"], job, **rest)
 
 
@@ -95,7 +97,8 @@ def read_fields(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def attempts(run: RunDir) -> list[dict[str, Any]]:
     """Every start of the run, oldest first: `attempt`, `job`, `restart`, `host`, `nodes`, `node_count`, `ranks`,
-    `hardware` of rank 0's node, `started`, `end`; once ended also `ended`, `cpu_s` of all ranks, and `message`.
+    `hardware` of rank 0's node, `started`, `end`; once ended also `ended`, `cpu_s` of all ranks, and `message`; and a
+    `note`, where there is one.
     """
     return list(read_json(run.attempts).get("attempts", []))
 
@@ -103,6 +106,12 @@ def attempts(run: RunDir) -> list[dict[str, Any]]:
 def begin_attempt(run: RunDir, facts: Mapping[str, Any]) -> None:
     """Note that a start of the run begins; only the lock's holder may call this."""
     write_json(run.attempts, {"attempts": [*attempts(run), {**facts, "started": time.time(), "end": ""}]})
+
+
+def note_attempt(run: RunDir, attempt: int, note: str) -> None:
+    """Note something that people should know of a start of the run; for the lock's holder only."""
+    noted = [{**old, "note": note} if old["attempt"] == attempt else old for old in attempts(run)]
+    write_json(run.attempts, {"attempts": noted})
 
 
 def end_attempt(run: RunDir, attempt: int, end: End, message: str = "", *, goes_on: bool = False) -> None:

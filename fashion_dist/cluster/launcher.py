@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist import __version__, runs, tasks
-from fashion_dist.cluster import permissions, run_lock, slurm
+from fashion_dist.cluster import code_version, permissions, run_lock, slurm
 from fashion_dist.cluster.job_record import JobOptions, Submission, attempts
 from fashion_dist.cluster.resources import Resources, load_preset
 from fashion_dist.cluster.run_view import RunView, Scheduler, look
@@ -31,6 +31,7 @@ from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir
+from shards import program
 
 if TYPE_CHECKING:
     from fashion_dist.cluster.worker import TrainJob
@@ -60,6 +61,10 @@ class Request:
     """May read the folders of the runs; empty leaves them as they are, closed at first."""
     debug: bool = False
     """All the steps on a hundredth of the data."""
+    shards: str = ""
+    """Where the shard set lies, see `Home.find`."""
+    snapshot: bool = False
+    """Run from a copy of the code, made now."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Plan:
     """The trial's number."""
     group: str = ""
     """May read the run's folder."""
+    snapshot: bool = False
+    """Run from a copy of the code, made when it is submitted."""
+    code: str = ""
+    """Hash of the code that the user launched; empty is that which runs here."""
     differs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Where the configuration with which the run began differs from today's: key -> (the run's, today's)."""
 
@@ -137,6 +146,7 @@ class Ground:
         Raises:
             InputError: it cannot.
         """
+        _require_dali()
         if registry.locate(config.model.name)[0] == "timm" and config.model.args:
             from fashion_dist.models.backbone import check_timm  # seconds, for torch and timm
 
@@ -160,7 +170,7 @@ class Ground:
         own = runs.taken_up(run, config)
         return Plan(
             own, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
-            self.request.options, command or shlex.join([Path(sys.executable).name, *sys.argv]),
+            self.request.options, command or program.typed(),
             differs=runs.differences(own, config),
         )  # fmt: skip
 
@@ -174,7 +184,8 @@ def resolve(request: Request) -> Plan:
     ground = survey(request)
     config = ground.require(ground.config)
     require_shards(ground.shard_set)
-    return dataclasses.replace(ground.plan(config, fresh=request.fresh), group=request.group)
+    plan = ground.plan(config, fresh=request.fresh)
+    return dataclasses.replace(plan, group=request.group, snapshot=request.snapshot)
 
 
 def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
@@ -188,8 +199,8 @@ def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
-    home = Home.find(request.home)
-    opened = runs.open_run(home, name)
+    home = Home.find(request.home, request.shards)
+    opened = runs.open_run(home, name, moved=bool(request.shards))
     runs.require_weights(opened)
     run, config = opened.folder, opened.config
     _require_writable(run.path)
@@ -205,7 +216,7 @@ def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
     return Plan(
         config, opened.shard_set.path, opened.shard_set.data_hash, run, cluster, resources,
         dataclasses.replace(last.options if last is not None else JobOptions(), **options), group=request.group,
-        differs=runs.differences(config, task.recipe),
+        snapshot=request.snapshot, differs=runs.differences(config, task.recipe),
     )  # fmt: skip
 
 
@@ -218,7 +229,7 @@ def survey(request: Request) -> Ground:
     if request.model:
         registry.locate(request.model)  # before the task's file and its numpy are read
     task = tasks.load(request.task)
-    home = Home.find(request.home)
+    home = Home.find(request.home, request.shards)
     _require_writable(home.path)
     if request.group:
         permissions.group_id(request.group)
@@ -267,6 +278,12 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"the working folder {path} cannot be: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"the working folder {path} cannot be written: no permission for {existing}")
+
+
+def _require_dali() -> None:
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        how = "pip install 'fashion-dist[cuda13]', or [cuda12] where the GPUs' driver is older than 580"
+        raise ConfigError(f"training needs NVIDIA DALI, which is not installed here (Linux only): {how}")
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
@@ -380,14 +397,16 @@ def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
         write_run(plan)
         attempt = len(attempts(run)) + 1  # counted before the job starts and counts itself
         noted = Submission(
-            plan.cluster, plan.resources, plan.options, plan.comment, None, time.time(), plan.sweep, plan.trial
-        )
+            plan.cluster, plan.resources, plan.options, plan.comment, None, time.time(), plan.sweep, plan.trial,
+            code=plan.code or code_version.code_hash(),
+        )  # fmt: skip
+        code = code_version.snapshot(run.code) if plan.snapshot else None
         noted.write(run)
         from fashion_dist.cluster import submitit_executor  # 0.2 s, so only when there is something to submit
         from fashion_dist.cluster.worker import TrainJob
 
         call = (job_type or TrainJob)(str(run.path))
-        job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment)
+        job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment, code)
         dataclasses.replace(noted, job=job).write(run)
         return Launched("submitted", run, job, look(run, Scheduler()), attempt)
 
@@ -450,7 +469,8 @@ def write_run(plan: Plan) -> None:
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", "nvidia-dali-cuda130", "wandb")
+    dali = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *dali, "wandb")
     found = {"python": sys.version.split()[0]}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from fashion_dist.io import read_json
 from fashion_dist.paths import RunDir
+from shards.portable import cpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -20,7 +20,7 @@ def hardware() -> str:
     parts = []
     models = sorted(found for path in _GPUS.glob("*/information") if (found := _field(path, "Model")))
     parts += [f"{models.count(model)} x {model}" for model in dict.fromkeys(models)]
-    cores = len(os.sched_getaffinity(0))
+    cores = len(cpus())
     name = _field(_CPUINFO, "model name") or platform.machine()
     parts.append(f"{cores} core{'s' * (cores != 1)} of {name}")
     return ", ".join(parts)

@@ -6,15 +6,14 @@ mode, so every later start, also one by hand, keeps it so.
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import shlex
 import stat
 from pathlib import Path
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OTHERS_WRITE
+from shards.portable import user_id
 
 PRIVATE, OPEN = 0o700, 0o2750
 """Modes of a run's folder; with the set-group-ID bit what is made inside belongs to the same group."""
@@ -27,6 +26,8 @@ def group_id(name: str) -> int:
     Raises:
         ConfigError: no such group, or one that this user is no member of; the user's own are named.
     """
+    import grp  # groups are POSIX's
+
     mine = {os.getegid(), *os.getgroups()}
     try:
         number = grp.getgrnam(name).gr_gid
@@ -39,6 +40,8 @@ def group_id(name: str) -> int:
 
 
 def _names(numbers: set[int]) -> list[str]:
+    import grp
+
     known = {entry.gr_gid: entry.gr_name for entry in grp.getgrall()}
     return [known.get(number, str(number)) for number in numbers]
 
@@ -79,7 +82,9 @@ def require_own(folder: Path, otherwise: str = "--fresh starts over beside it") 
     facts = folder.lstat()
     if stat.S_ISLNK(facts.st_mode):
         raise ConfigError(f"{folder} is a link, which others could point elsewhere; {otherwise}")
-    if facts.st_uid != os.geteuid():
+    if facts.st_uid != user_id():
+        import pwd
+
         try:
             name = pwd.getpwuid(facts.st_uid).pw_name
         except KeyError:

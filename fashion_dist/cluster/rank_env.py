@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -124,6 +123,8 @@ def _address_towards(host: str) -> str:
 
 def interface_addresses() -> dict[str, str]:
     """This machine's interfaces that have an IPv4 address, by name."""
+    import fcntl  # ranks run on Linux
+
     found: dict[str, str] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():

@@ -1,4 +1,4 @@
-"""What a job asks of a cluster: the presets in `slurm/clusters/*.toml`, and the flags that replace parts of them."""
+"""What a job asks of a cluster: the presets in `presets/*.toml`, and the flags that replace parts of them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Resources:
 def preset_folders() -> list[Path]:
     """Where presets lie: `$FASHION_DIST_CLUSTERS` first, then those of the project."""
     own = os.environ.get("FASHION_DIST_CLUSTERS")
-    shipped = Path(__file__).parents[2] / "slurm" / "clusters"
+    shipped = Path(__file__).parent / "presets"
     return [*([Path(own).expanduser()] if own else []), shipped]
 
 

@@ -7,7 +7,6 @@ machine, says that the job is gone: never by age, because clocks differ between 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
@@ -20,6 +19,7 @@ from fashion_dist.cluster.slurm import JobRef, presence
 from fashion_dist.errors import RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
+from shards.locks import lock_file, unlock_file
 from shards.safe_io import open_regular
 
 
@@ -110,7 +110,9 @@ def guard(folder: Path, name: str = "lock") -> Iterator[None]:
     try:
         # Filesystems without locks leave a window of milliseconds between reading and writing the lock.
         with contextlib.suppress(OSError):
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor, path, between_nodes=True)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            unlock_file(descriptor, path)
         os.close(descriptor)

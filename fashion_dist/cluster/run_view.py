@@ -15,6 +15,7 @@ from fashion_dist.errors import RunError
 from fashion_dist.io import read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.run_status import RunState
+from shards import program
 
 _MANY = 50
 
@@ -282,9 +283,9 @@ def line(view: RunView) -> str:
     return "  ".join(parts)
 
 
-def typed(script: str, run: RunDir, flags: str = "") -> str:
+def typed(name: str, run: RunDir, flags: str = "") -> str:
     """A command about a run that works when pasted, from the same folder."""
     default = Home.find().runs == run.path.parent
     home = "" if default else f" --home {shlex.quote(str(run.path.parent.parent))}"
-    option = "--resume " if script == "launch" else ""
-    return f"python jobs/{script}.py {option}{run.run_id}{home}{' ' + flags if flags else ''}"
+    option = "--resume " if name == "launch" else ""
+    return f"{program.command(name)} {option}{run.run_id}{home}{' ' + flags if flags else ''}"

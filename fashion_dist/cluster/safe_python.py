@@ -23,13 +23,16 @@ def interpreter() -> list[str]:
     return [sys.executable, "-u", *(["-P"] if hasattr(sys.flags, "safe_path") else ["-c", _WITHOUT_P])]
 
 
-def search_path(environment: Mapping[str, str]) -> dict[str, str]:
-    """PYTHONPATH and PYTHONSAFEPATH for a child: this checkout first, no empty entry (which means the current folder).
+def search_path(environment: Mapping[str, str], code: Path | None = None) -> dict[str, str]:
+    """PYTHONPATH and PYTHONSAFEPATH for a child: `code`, else this checkout first.
 
-    Relative entries become what they mean now. PYTHONSAFEPATH also reaches what the child starts, from Python 3.11 on.
+    No entry is empty, which would mean the current folder. Relative entries become what they mean now.
+    PYTHONSAFEPATH also reaches what the child starts, from Python 3.11 on.
     """
     root = Path(__file__).parents[2]
-    own = [str(root)] if (root / "pyproject.toml").is_file() else []  # a checkout that need not be installed
+    if code is None and (root / "pyproject.toml").is_file():
+        code = root  # a checkout that need not be installed
+    own = [str(code)] if code is not None else []
     kept = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]  # noqa: PTH100
     path = os.pathsep.join([*own, *(entry for entry in kept if entry not in own)])
     return {"PYTHONSAFEPATH": "1", **({"PYTHONPATH": path} if path else {})}

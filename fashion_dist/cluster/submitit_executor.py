@@ -32,6 +32,7 @@ from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import OTHERS_WRITE, read_json, write_json
+from shards.portable import cpus
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -65,14 +66,14 @@ _LOCAL_TIME_MIN = 60 * 24 * 365
 
 
 @contextlib.contextmanager
-def job_environment(cluster: Cluster) -> Iterator[None]:
+def job_environment(cluster: Cluster, code: Path | None = None) -> Iterator[None]:
     """Within, `os.environ` is what a job shall inherit, and others may not write what is made; no value of the
-    environment is written to a file.
+    environment is written to a file. `code` is a folder with the packages that the job shall run, if not these.
     """
     before = dict(os.environ)
     names = _KEPT | ({"CUDA_VISIBLE_DEVICES"} if cluster == "local" else set())  # Slurm chooses the devices itself
     kept = {k: v for k, v in before.items() if k in names or k.startswith(_KEPT_BEGINNINGS)}
-    kept = {name: value for name, value in kept.items() if name != "PYTHONPATH"} | safe_python.search_path(before)
+    kept = {name: value for name, value in kept.items() if name != "PYTHONPATH"} | safe_python.search_path(before, code)
     umask = os.umask(0o077)
     os.umask(umask | OTHERS_WRITE)
     os.environ.clear()
@@ -93,8 +94,9 @@ def script(resources: Resources, folder: Path, name: str, comment: str) -> str:
 
 
 def submit(
-    call: Callable[[], object], cluster: Cluster, resources: Resources, folder: Path, name: str, comment: str = ""
-) -> JobRef:
+    call: Callable[[], object], cluster: Cluster, resources: Resources, folder: Path, name: str, comment: str = "",
+    code: Path | None = None,
+) -> JobRef:  # fmt: skip
     """Start one job whose ranks each call `call()`.
 
     Args:
@@ -104,6 +106,7 @@ def submit(
         folder: for scripts, pickles and logs; on the filesystem that the nodes share.
         name: the job's name.
         comment: the job's comment, by which `queued_before` finds it again.
+        code: see `job_environment`.
 
     Raises:
         ConfigError: the scheduler refuses the job; in its own words, and nothing is left behind.
@@ -120,7 +123,7 @@ def submit(
     else:
         executor = _SlurmExecutor(folder)
         executor.update_parameters(**_slurm_parameters(resources, name, comment))
-    with _cleaned_on_refusal(folder), job_environment(cluster):
+    with _cleaned_on_refusal(folder), job_environment(cluster, code):
         job = executor.submit(call)
     return JobRef.of_process(int(job.job_id)) if cluster == "local" else JobRef("slurm", job.job_id)
 
@@ -379,7 +382,7 @@ def submit_array(
 
 def submit_module(
     words: Sequence[str], task_ids: str, *, resources: Resources, folder: Path, name: str, comment: str = "",
-    max_parallel: int = 0, after: str = "", hold: bool = False,
+    max_parallel: int = 0, after: str = "", hold: bool = False, code: Path | None = None,
 ) -> JobRef:  # fmt: skip
     """One Slurm array of `python -m WORDS`, whose tasks know themselves by SLURM_ARRAY_TASK_ID; writes one file.
 
@@ -393,6 +396,7 @@ def submit_module(
         max_parallel: tasks that run at once; 0 is no bound.
         after: a job that must have ended before.
         hold: leave it in the queue until somebody releases it.
+        code: see `job_environment`.
 
     Raises:
         ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
@@ -409,7 +413,7 @@ def submit_module(
     path = folder / f".submission-{os.getpid()}.sh"
     path.write_text(text)
     try:
-        with job_environment("slurm"):
+        with job_environment("slurm", code):
             told = slurm.ask(["sbatch", "--parsable", str(path)])
     except RunError as error:
         path.unlink()
@@ -441,7 +445,7 @@ def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
 def _run_here(
     function: Callable[[A], R], arguments: Sequence[A], max_parallel: int, say: Callable[[int, int], None]
 ) -> list[R]:
-    workers = min(max_parallel or len(os.sched_getaffinity(0)), len(arguments)) or 1
+    workers = min(max_parallel or len(cpus()), len(arguments)) or 1
     if workers == 1:
         results = []
         for index, argument in enumerate(arguments):

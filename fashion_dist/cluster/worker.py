@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster import failures, job_record, machine, permissions, run_lock, slurm
+from fashion_dist.cluster import code_version, failures, job_record, machine, permissions, run_lock, slurm
 from fashion_dist.cluster.heartbeat import Watch, end_within, signals_of_all
 from fashion_dist.cluster.rank_env import Place, own_address, read_place
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
 from fashion_dist.train.startup_timer import Startup, import_late
+from shards.portable import cpus, set_cpus
 from shards.safe_io import refuse_link
 
 if TYPE_CHECKING:
@@ -129,10 +130,14 @@ def run_rank(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     if place.is_main and submission is not None:
         watch.stop_in(_seconds_to_signal(place, submission))
     watch.start()
+    launched = submission.code if submission is not None else ""
+    code = code_version.code_hash() if launched else ""
+    if told := code_version.difference(launched, [code]):
+        print(told, file=sys.stderr, flush=True)
     startup.mark("run folder")
     try:
         prune = make_pruner(run) if make_pruner is not None and place.is_main else None
-        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup, prune)
+        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup, prune, code)
         if place.is_main:
             _leave(run, place, holder, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
@@ -166,9 +171,9 @@ def _seconds_to_signal(place: Place, submission: job_record.Submission) -> float
 def set_threads(place: Place) -> int:
     """Give this rank its share of its node's cores, before torch asks; returns the number of threads."""
     asked = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
-    threads, cores = cores_of(sorted(os.sched_getaffinity(0)), place, asked)
+    threads, cores = cores_of(cpus(), place, asked)
     if cores:
-        os.sched_setaffinity(0, cores)
+        set_cpus(cores)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     return threads
@@ -229,6 +234,7 @@ def _train(
     watch: Watch,
     startup: Startup,
     prune: Callable[[int], bool] | None,
+    code: str,
 ) -> str:  # fmt: skip
     """`done`, `stopped` or `pruned`.
 
@@ -264,11 +270,15 @@ def _train(
         return run_media(run, config, shard_set)
 
     group = Path(submission.sweep).name if submission is not None else ""
-    trainer_options = TrainerOptions(loader_options(options, threads), options.wandb, group, holder.attempt)
     callbacks = Callbacks(should_stop, prune, watch.nodes.take, media, startup)
     print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
     with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as dist:
         startup.mark("process group")
+        note = code_version.difference(submission.code, dist.gather(code)) if submission is not None and code else ""
+        if note and place.is_main:
+            job_record.note_attempt(run, holder.attempt, note)
+        loader = loader_options(options, threads)
+        trainer_options = TrainerOptions(loader, options.wandb, group, holder.attempt, note)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
         outcome = trainer.fit()
         if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
@@ -295,7 +305,7 @@ def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_reco
     if outcome == "pruned":
         message = "its sweep gave it up; launching it goes on"
         job_record.end_attempt(run, holder.attempt, "pruned", message)
-        write_json(run.state, {**read_json(run.state), "message": message})
+        _write_message(run, message)
         return
     end = _why_stopped(run, place, holder)
     reached = sum(attempt["end"] == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
@@ -305,7 +315,7 @@ def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_reco
     else:
         message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
     job_record.end_attempt(run, holder.attempt, end, message, goes_on=goes_on)
-    write_json(run.state, {**read_json(run.state), "message": message})
+    _write_message(run, message)
     if not goes_on or end == "requeued":
         return
     run_lock.release(run, holder)
@@ -315,6 +325,11 @@ def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_reco
         slurm.requeue(place.job.job_id)
     except RunError as error:
         raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
+
+
+def _write_message(run: RunDir, message: str) -> None:
+    note = job_record.attempts(run)[-1].get("note", "")
+    write_json(run.state, {**read_json(run.state), "message": "; ".join(filter(None, [message, note]))})
 
 
 def _why_stopped(run: RunDir, place: Place, holder: run_lock.Holder) -> job_record.End:

@@ -10,7 +10,6 @@ that decoding goes on while the batch before is rendered.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -29,6 +28,7 @@ from fashion_dist.data.decode import CachedDecoder
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.shard_reader import Encoded
 from fashion_dist.errors import ConfigError
+from shards.portable import cpus
 
 
 class Engine(Protocol):
@@ -201,7 +201,7 @@ def make_engine(
     Raises:
         ConfigError: a cache that cannot be.
     """
-    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local_world_size)
+    threads = options.threads or max(1, len(cpus()) // local_world_size)
     on_gpu = device.type == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise ConfigError(f"decoding on {device} needs a CUDA GPU, and this rank has none; allowed: cpu")

@@ -8,7 +8,6 @@ start.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import mmap
 import os
@@ -18,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from fashion_dist.errors import ConfigError
+from shards.locks import lock_file, unlock_file
 
 SHARED = Path("/dev/shm")
 _PREFIX = "fashion-dist"
@@ -99,7 +99,7 @@ def _open_shared(path: Path, size: int, ranks: int) -> mmap.mmap:
     while True:
         descriptor = _make_or_open(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor, path)
             if os.fstat(descriptor).st_nlink == 0:
                 continue  # the last rank of an earlier block removed it between our open and our lock
             if os.fstat(descriptor).st_size == 0:
@@ -111,7 +111,7 @@ def _open_shared(path: Path, size: int, ranks: int) -> mmap.mmap:
             return mmap.mmap(descriptor, 0)
         finally:
             # Closing would not unlock: the map keeps a duplicate of the descriptor.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock_file(descriptor, path)
             os.close(descriptor)
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fashion_dist.errors import DamageError, InputError
-from shards import Manifest, Split
+from shards import Manifest, Split, program
+from shards.portable import pread
 from shards.safe_io import open_regular, require_regular
 
 OPEN_FILES = 64
@@ -49,9 +50,9 @@ class ShardFiles:
         try:
             handle = self._acquire(shard)
             try:
-                data = os.pread(handle.descriptor, size, offset)
+                data = pread(handle.descriptor, size, offset)
                 while len(data) < size:
-                    more = os.pread(handle.descriptor, size - len(data), offset + len(data))
+                    more = pread(handle.descriptor, size - len(data), offset + len(data))
                     if not more:
                         raise self.damage(row, f"the shard ends after {len(data)} of the image's {size} bytes")
                     data += more
@@ -82,7 +83,7 @@ class ShardFiles:
         order = np.lexsort((split.offset, split.shard))
         firsts = np.flatnonzero(np.diff(split.shard[order], prepend=-1))
         lasts = np.append(firsts[1:], len(order)) - 1 if len(order) else firsts
-        advice = _REINDEX.format(split.path)
+        advice = _reindex(split.path)
         for first, last in zip(order[firsts], order[lasts], strict=True):
             number = split.shard[first]
             shard = told[split.shard_names[number]]
@@ -99,7 +100,7 @@ class ShardFiles:
                     )
                 with os.fdopen(open_regular(path), "rb", buffering=0) as file:
                     for row in {int(first), int(last)}:
-                        header = os.pread(file.fileno(), 512, int(split.offset[row]) - 512)
+                        header = pread(file.fileno(), 512, int(split.offset[row]) - 512)
                         _check_header(header, split, row)
             except FileNotFoundError:
                 raise InputError(f"{path}: no such shard, but the index names it; {advice}") from None
@@ -144,13 +145,14 @@ class _Handle:
             os.close(self.descriptor)
 
 
-_REINDEX = "python jobs/pack.py --reindex {} makes a fitting index"
+def _reindex(folder: object) -> str:
+    return f"{program.command('pack')} --reindex {folder} makes a fitting index"
 
 
 def _check_header(header: bytes, split: Split, row: int) -> None:
     path, size = split.tar_folder / split.shard_names[split.shard[row]], int(split.size[row])
     if header[257:262] != b"ustar" or int(header[124:135].strip(b" \0") or b"0", 8) != size:
-        advice = _REINDEX.format(split.path)
+        advice = _reindex(split.path)
         raise InputError(
             f"{path}: does not match the index: no image of {size} bytes at {int(split.offset[row])}; {advice}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -15,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist.errors import ConfigError, DamageError
-from shards import Manifest, Split
+from shards import Manifest, Split, program
+from shards.locks import locked
+from shards.portable import user_id
 from shards.safe_io import create, is_regular, open_regular, private_folder
 
 Progress = Callable[[str, int, int], None]
@@ -45,14 +46,14 @@ def stage(split: Split, where: str, on_progress: Progress | None = None) -> Spli
     manifest = Manifest.load(split.path)
     used = {split.shard_names[i] for i in np.unique(split.shard)}
     shards = [shard for shard in manifest.shards if shard.name in used]
-    base = _folder(where) / f"fashion-dist-{os.getuid()}"
+    base = _folder(where) / f"fashion-dist-{user_id()}"
     folder = base / manifest.data_hash[:16]
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
         private_folder(base)
         private_folder(folder)
-        with os.fdopen(open_regular(folder / ".lock", os.O_RDWR | os.O_CREAT), "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / ".lock"
+        with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "rb") as lock, locked(lock.fileno(), path):
             missing = [shard for shard in shards if not _is_there(folder / shard.name, shard.size)]
             _check_room(folder, sum(shard.size for shard in missing))
             tell = on_progress or _Told()
@@ -104,7 +105,7 @@ def _copy(source: Path, target: Path, sha256: str) -> Iterator[int]:
     if digest.hexdigest() != sha256:
         temporary.unlink()
         raise DamageError(
-            source.name, "", 0, "its SHA-256 is not the manifest's; python jobs/pack.py --verify says more"
+            source.name, "", 0, f"its SHA-256 is not the manifest's; {program.command('pack')} --verify says more"
         )
     temporary.replace(target)
 

@@ -1,6 +1,6 @@
 """Published weights: which file a network starts from, and that file into HOME/weights before a job needs it.
 
-Compute nodes have no network, so `jobs/launch.py` fetches on the machine that submits. The files keep the publishers'
+Compute nodes have no network, so launching fetches on the machine that submits. The files keep the publishers'
 names; a person without network there can carry them over by hand.
 """
 

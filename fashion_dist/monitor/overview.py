@@ -22,6 +22,7 @@ from fashion_dist.runs import own_config
 from fashion_dist.sweep import outcome
 from fashion_dist.sweep import table as sweep_table
 from fashion_dist.sweep.view import SweepView, look_at_sweep
+from shards import program
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,9 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
         summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         parts.append(f"{table(views, width)}\n\n{len(views)} run{'s' * (len(views) > 1)}: {summary}")
     if len(views) < len(seen.runs):
-        parts.append(f"{len(seen.runs) - len(views)} more are trials of sweeps: python jobs/status.py SWEEP")
+        parts.append(f"{len(seen.runs) - len(views)} more are trials of sweeps: {program.command('status')} SWEEP")
     if not parts:
-        return f"no runs in {home.runs}; python jobs/launch.py --task NAME makes one"
+        return f"no runs in {home.runs}; {program.command('launch')} --task NAME makes one"
     return "\n".join(parts)
 
 
@@ -182,7 +183,7 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
         RunError: the scheduler refused.
     """
     if not runs and not sweeps:
-        raise ConfigError("--cancel needs the runs to cancel: python jobs/status.py RUN --cancel")
+        raise ConfigError(f"--cancel needs the runs to cancel: {program.command('status')} RUN --cancel")
     done: dict[str, str] = {}
     for view in look_at(runs):
         if view.is_active and view.job is not None:

@@ -1,4 +1,4 @@
-"""Pages of runs, drawn from what their folders hold: `jobs/report.py RUN [RUN ...]`.
+"""Pages of runs, drawn from what their folders hold: `fashion-dist report RUN [RUN ...]`.
 
     facts       what is written down about a run -> `Facts`; nothing is computed, nothing is imported but numpy
     answers     a split's predictions beside its truth, by key -> `Answers`

@@ -19,6 +19,7 @@ from shards import worker_pool
 from shards.errors import InputError
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED
 from shards.pack_plan import OnProgress
+from shards.portable import pread
 from shards.safe_io import open_regular, read_regular, require_regular, write_whole
 from shards.schema import Schema
 from shards.shard_set import ShardSet
@@ -143,7 +144,7 @@ def _look_at_shard(job: tuple[Path, int, int, tuple[int, ...], bool], count: Cal
         for row, (offset, size) in enumerate(zip(places["offset"], places["size"], strict=True)):
             if not closely and first + row not in wanted:
                 continue
-            pixels = _decode(os.pread(archive.fileno(), size, offset))
+            pixels = _decode(pread(archive.fileno(), size, offset))
             if closely:
                 gray = pixels.convert("L").resize((near_duplicates.HASH_PX,) * 2, 4)
                 hashes[row] = near_duplicates.perceptual_hash(np.asarray(gray))
@@ -176,7 +177,7 @@ def _open(shard_set: ShardSet, row: int) -> PillowImage.Image:
             place = row - split.row0
             path = shard_set.tar_folder / split.shard_names[split.shard[place]]
             with os.fdopen(open_regular(path), "rb") as file:
-                return _decode(os.pread(file.fileno(), int(split.size[place]), int(split.offset[place])))
+                return _decode(pread(file.fileno(), int(split.size[place]), int(split.offset[place])))
     raise AssertionError(f"row {row} is in no split")
 
 

@@ -33,7 +33,7 @@ class Facts:
     Args:
         run: the folder.
         config: its configuration.
-        view: state and job, as `jobs/status.py` sees them.
+        view: state and job, as `fashion-dist status` sees them.
         made: run.json.
         starts: see `record.attempts`.
         points: the lines of metrics.jsonl.

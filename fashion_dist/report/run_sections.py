@@ -93,7 +93,7 @@ def _starts(facts: Facts) -> Table:
         took = formatting.duration(float(ended) - float(start["started"])) if ended else "—"
         where = str(start.get("nodes") or start.get("host", ""))
         rows.append((start["attempt"], where, start.get("ranks", 1), took, start.get("end") or "—",
-                     start.get("message", "")))  # fmt: skip
+                     "; ".join(filter(None, [start.get("message"), start.get("note")]))))  # fmt: skip
     return Table("Starts", ("start", "nodes", "ranks", "took", "end", "why"), rows, folded=len(rows) > 8)
 
 

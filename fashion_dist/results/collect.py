@@ -15,7 +15,7 @@ from fashion_dist.io import OwnFiles
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
-from shards import ShardSet, Split
+from shards import ShardSet, Split, program
 
 
 def collect(
@@ -98,7 +98,7 @@ def tuned(run: RunDir, config: Config, shard_set: ShardSet) -> Config:
         raise ConfigError(f"task {config.task!r} has no thresholds to tune")
     part = shard_set.split("val")
     if not run.predictions("val").is_dir():
-        make = f"python jobs/predict.py {run.run_id} --split val"
+        make = f"{program.command('predict')} {run.run_id} --split val"
         raise InputError(f"run {run.run_id} has no predictions for 'val' to tune thresholds on; {make} makes them")
     found = task.tune(part, ordered_predictions(run, part), config)
     return dataclasses.replace(config, options={**config.options, **found})
@@ -133,7 +133,7 @@ def read_predictions(run: RunDir, split: str) -> dict[str, np.ndarray]:
     folder = run.predictions(split)
     files = sorted(folder.glob("rank_*.parquet"))
     if not files:
-        hint = f"python jobs/status.py {run.run_id} shows how far it is"
+        hint = f"{program.command('status')} {run.run_id} shows how far it is"
         raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
     tables = [pq.read_table(file) for file in files]
     return {name: np.concatenate([_numpy(table[name]) for table in tables]) for name in tables[0].column_names}

@@ -3,7 +3,7 @@
 spec       W&B's YAML, or `--set a=1,2`, to a checked Spec                        pure
 expand     a Spec to the settings of every trial, always the same                 pure
 record     what is written down about a sweep: sweep.json, arrays.json            files
-launch     refuses, writes the folder, submits arrays or starts the queue         what jobs/sweep.py calls
+launch     refuses, writes the folder, submits arrays or starts the queue         what `fashion-dist sweep` calls
 trial      an array task: which trial it is, then that trial's run                what a job runs
 queue      the same on this machine, a few trials at a time
 study      Optuna's journal: parameters on demand, successive halving             the only importer of optuna

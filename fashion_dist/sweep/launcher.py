@@ -1,4 +1,4 @@
-"""From what `jobs/sweep.py` was given to job arrays, with everything that can be refused refused first.
+"""From what `fashion-dist sweep` was given to job arrays, with everything that can be refused refused first.
 
 `resolve` checks and writes nothing. `submit` writes the folder and submits what is not done, under a lock of the
 folder: a second launcher, or one that was killed and started again, finds what was submitted before.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist import runs, tasks
-from fashion_dist.cluster import launcher, permissions, run_lock, safe_python, slurm
+from fashion_dist.cluster import code_version, launcher, permissions, run_lock, safe_python, slurm
 from fashion_dist.cluster.launcher import Ground, Request
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.config import Config, require_setting
@@ -31,6 +29,7 @@ from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays
 from fashion_dist.sweep.view import UNFINISHED, SweepView, look_at_sweep
+from shards import program
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,11 @@ def resolve(question: Question) -> Draft:
         raise ConfigError(f"{where}: bayes and early_terminate need Optuna: pip install 'fashion-dist[sweep]'")
     expand.require_few(searched, question.seeds, question.yes)
     ground = launcher.survey(question.request)
+    request = dataclasses.replace(question.request, shards=str(ground.home.elsewhere or ""))
     base = _monitored(ground.config, searched, task.monitor)
     sweep = Sweep(
-        ground.home.sweep_dir("unnamed"), "", raw, question.request, base, ground.shard_set.data_hash, question.seed,
-        question.seeds, (), shlex.join([Path(sys.executable).name, *sys.argv]), time.time(),
+        ground.home.sweep_dir("unnamed"), "", raw, request, base, ground.shard_set.data_hash, question.seed,
+        question.seeds, (), program.typed(), time.time(),
     )  # fmt: skip
     points = _points(sweep, searched)
     made: dict[str, tuple[expand.Settings, Config]] = {}
@@ -273,6 +273,7 @@ def _arrays(draft: Draft, numbers: Sequence[int]) -> list[Array]:
     from fashion_dist.cluster import submitit_executor as jobs
 
     folder, question, ground = draft.sweep.folder, draft.question, draft.ground
+    code = code_version.snapshot(folder.code) if question.request.snapshot else None
     size = slurm.max_array_size()
     made: list[Array] = []
     for first in range(0, len(draft.sweep.trials), size):
@@ -281,7 +282,7 @@ def _arrays(draft: Draft, numbers: Sequence[int]) -> list[Array]:
             continue
         noted = Array(
             "slurm", first, tuple(part), ground.resources, ground.request.options, question.max_parallel,
-            launcher.comment_of(folder.path),
+            launcher.comment_of(folder.path), code=code_version.code_hash(),
         )  # fmt: skip
         before = read_arrays(folder)
         write_arrays(folder, [*before, noted])
@@ -291,7 +292,7 @@ def _arrays(draft: Draft, numbers: Sequence[int]) -> list[Array]:
             job = jobs.submit_module(
                 ("fashion_dist.sweep.trial", str(folder.path), str(first)), ranges(n - first for n in part),
                 resources=ground.resources, folder=folder.logs, name=folder.sweep_id, comment=noted.comment,
-                max_parallel=question.max_parallel, after=after, hold=question.hold,
+                max_parallel=question.max_parallel, after=after, hold=question.hold, code=code,
             )  # fmt: skip
         except ConfigError as error:
             write_arrays(folder, before)
@@ -318,11 +319,12 @@ def _queue_here(draft: Draft, view: SweepView, numbers: Sequence[int]) -> list[A
         return []
     noted = Array(
         "local", 0, tuple(numbers), draft.ground.resources, draft.ground.request.options,
-        draft.question.max_parallel or 1,
+        draft.question.max_parallel or 1, code=code_version.code_hash(),
     )  # fmt: skip
     write_arrays(folder, [*view.arrays, noted])
     folder.logs.mkdir(parents=True, exist_ok=True)
-    with job_environment("local"), (folder.logs / "queue.log").open("ab") as log:
+    code = code_version.snapshot(folder.code) if draft.question.request.snapshot else None
+    with job_environment("local", code), (folder.logs / "queue.log").open("ab") as log:
         process = subprocess.Popen(
             [*safe_python.interpreter(), "-m", "fashion_dist.sweep.local_queue", str(folder.path)],
             env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -2,7 +2,7 @@
 
     python -m fashion_dist.sweep.local_queue SWEEP_FOLDER        nobody types it
 
-Trials are launched as `jobs/launch.py` launches runs, and outlive the queue; SIGTERM ends the queue and what it runs.
+Trials are launched as runs of their own are, and outlive the queue; SIGTERM ends the queue and what it runs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fashion_dist.io import write_json
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import trial
 from fashion_dist.sweep.sweep_record import Sweep, read_arrays
+from shards.portable import cpus, set_cpus
 
 POLL_S = 0.3
 
@@ -74,16 +75,16 @@ def _start(sweep: Sweep, number: int, slot: int, slots: int) -> JobRef | None:
 @contextmanager
 def _share(slot: int, slots: int) -> Iterator[None]:
     """Within, what is started gets this slot's part of the cores, and of the GPUs where there are enough."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = cpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(gpu) for gpu in range(launcher.local_gpus())]
-    os.sched_setaffinity(0, cores[slot % len(cores) :: slots] or [cores[slot % len(cores)]])
+    set_cpus(cores[slot % len(cores) :: slots] or [cores[slot % len(cores)]])
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot % len(gpus) :: slots])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cores)
+        set_cpus(cores)
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if visible is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible

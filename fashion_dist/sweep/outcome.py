@@ -14,6 +14,7 @@ from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import table
 from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
+from shards import program
 
 if TYPE_CHECKING:
     from fashion_dist.sweep.launcher import Draft, Submitted
@@ -23,10 +24,10 @@ SETTLE_S = 6.0
 """How long to believe that an ended sweep might go on: a task that requeues itself is gone for a moment."""
 
 
-def typed(script: str, folder: SweepDir, flags: str = "") -> str:
+def typed(name: str, folder: SweepDir, flags: str = "") -> str:
     """A command about a sweep that works when pasted, from the same folder."""
     at = "" if Home.find().sweeps == folder.path.parent else f" --home {shlex.quote(str(folder.path.parent.parent))}"
-    return f"python jobs/{script}.py {folder.sweep_id}{at}{' ' + flags if flags else ''}"
+    return f"{program.command(name)} {folder.sweep_id}{at}{' ' + flags if flags else ''}"
 
 
 def commands(view: SweepView) -> list[tuple[str, str]]:

@@ -202,6 +202,7 @@ class Array:
         comment: by which the array is found in the queue when `job` was not written down.
         job: the array, or the local queue's process; None from before the submission until the scheduler has answered.
         submitted: Unix time.
+        code: hash of the code that was launched; empty where nobody noted it.
     """
 
     cluster: Cluster
@@ -213,6 +214,7 @@ class Array:
     comment: str = ""
     job: JobRef | None = None
     submitted: float = field(default_factory=time.time)
+    code: str = ""
 
     def job_of(self, number: int) -> JobRef | None:
         """The trial's own job."""

@@ -21,7 +21,7 @@ from fashion_dist.cluster.launcher import Plan, make_folder, write_run
 from fashion_dist.cluster.rank_env import Place, read_place
 from fashion_dist.cluster.worker import END_S, TrainJob, run_rank
 from fashion_dist.errors import InputError, RunBusyError, RunError
-from fashion_dist.paths import RunDir, SweepDir
+from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
 from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, read_arrays
 
@@ -52,10 +52,11 @@ def is_over(sweep: Sweep, number: int, run: RunDir) -> bool:
 def plan_of(sweep: Sweep, trial: Trial, array: Array) -> Plan:
     """The plan of a trial's run, whose folder is open to the group to which the sweep's is."""
     config = sweep.config_of(trial.settings)
+    home = Home.find(str(sweep.folder.home.path), sweep.request.shards)
     return Plan(
-        config, sweep.folder.home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
+        config, home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
         array.resources, array.options, sweep.command, str(sweep.folder.path), trial.number,
-        permissions.group_of(sweep.folder.path),
+        permissions.group_of(sweep.folder.path), code=array.code,
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def enter(sweep: Sweep, number: int, place: Place) -> RunDir | None:
         write_run(plan)
         Submission(
             "slurm", array.resources, array.options, plan.comment, place.job, time.time(), plan.sweep, number,
-            str(sweep.folder.logs),
+            str(sweep.folder.logs), array.code,
         ).write(run)  # fmt: skip
     return run
 

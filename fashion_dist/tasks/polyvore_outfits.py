@@ -1,7 +1,7 @@
 """Polyvore outfits: whether items make an outfit, and which item completes one.
 
 An outfit's score is the mean of its pairs' probabilities by the network of `polyvore_pairs`, trained in the same way.
-A run of that task need not be repeated: `python jobs/collect.py RUN --task polyvore_outfits` answers from it, and with
+A run of that task need not be repeated: `fashion-dist collect RUN --task polyvore_outfits` answers from it, and with
 `--tune-thresholds` draws the lines between the three conclusions on the validation split.
 """
 

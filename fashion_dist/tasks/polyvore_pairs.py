@@ -2,7 +2,7 @@
 
 Other backbones of the assignment: `--model resnet50 --weights imagenet`, `--model mobilenet_v2` from scratch, and
 `--model xception --weights imagenet`, whole or with `--set model.freeze=backbone`. Hard negatives:
-`--set task.negatives=hard`. `python jobs/collect.py RUN --task polyvore_outfits` answers outfits and questions with the
+`--set task.negatives=hard`. `fashion-dist collect RUN --task polyvore_outfits` answers outfits and questions with the
 same weights.
 """
 

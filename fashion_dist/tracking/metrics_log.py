@@ -99,7 +99,7 @@ class MetricsLogger:
         try:
             action(self._tracker)
         except Exception as error:  # its helper process may be gone in many ways; none may end the training
-            logger.warning("W&B failed (%s); training goes on, jobs/sync.py can replay metrics.jsonl later", error)
+            logger.warning("W&B failed (%s); training goes on, the command sync can replay metrics.jsonl later", error)
             self._tracker = None
 
     def close(self) -> None:

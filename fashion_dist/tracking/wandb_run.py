@@ -1,7 +1,7 @@
 """Weights & Biases: the only importer of wandb.
 
 metrics.jsonl is the truth. W&B is told the same lines; when it fails, one warning is logged and training goes on.
-Offline (the default without a key), `jobs/sync.py` replays the file into one W&B run later.
+Offline (the default without a key), `fashion-dist sync` replays the file into one W&B run later.
 
 Every row of W&B's history is one line of the file, and W&B's own step is the row's number. So the number of rows that
 the server has says how far it got, and `synced.jsonl` says which lines those were: after any death the next start or

@@ -21,6 +21,8 @@ class TrainerOptions:
     """The sweep that the run is a trial of, for W&B."""
     attempt: int = 1
     """Number of this start of the run, from 1."""
+    note: str = ""
+    """What people should know of this start, for state.json."""
     predict: tuple[str, ...] = ("test",)
     """Splits to predict with the best weights at the end, where the shard set has them."""
 

@@ -32,7 +32,7 @@ class RunLogger:
     def __init__(self, run: RunDir, dist: Link, options: TrainerOptions, callbacks: Callbacks) -> None:
         self._run, self._dist, self._options, self._callbacks = run, dist, options, callbacks
         self._metrics: MetricsLogger | None = None
-        self._status = StateFile(run.state, options.attempt) if dist.world.is_main else None
+        self._status = StateFile(run.state, options.attempt, options.note) if dist.world.is_main else None
         self._first_step_told = callbacks.startup is None
 
     def open(self, config: Config, global_step: int) -> None:

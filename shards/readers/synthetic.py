@@ -49,7 +49,7 @@ _WALLS = ((236, 234, 230), (205, 205, 210), (176, 160, 140), (150, 170, 165), (2
 def read(source: Path, options: ReadOptions) -> Source:
     """The drawn data set in `source`."""
     if not (source / "train.csv").is_file():
-        raise InputError(f"{source} holds no drawn data set; without --source, pack.py draws one")
+        raise InputError(f"{source} holds no drawn data set; without --source, packing draws one")
     return deep_fashion.read_csv(source, options)
 
 
@@ -249,6 +249,6 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return np.asarray(pixels)
 
 
-READER = Reader(layout="what pack.py draws when no --source is given", read=read, draw=draw)
+READER = Reader(layout="what packing draws when no --source is given", read=read, draw=draw)
 
 __all__ = ["READER", "TRAITS", "Shape", "draw", "draw_garment", "read"]

@@ -89,16 +89,16 @@ def test_urgent_takes_the_node_of_normal_which_is_warned_and_requeued(local_clus
 
 @pytest.mark.parametrize("name", ["single-node", "multi-node"])
 def test_a_template_refuses_what_is_no_run_folder(name: str, tmp_path: Path) -> None:
-    template = ROOT / "slurm" / "templates" / f"{name}.sbatch"
+    template = ROOT / "fashion_dist" / "cluster" / "templates" / f"{name}.sbatch"
     for arguments in ([], [tmp_path]):
         done = run("bash", template, *arguments)
         assert done.returncode == 2
-        assert f"usage: sbatch slurm/templates/{name}.sbatch RUN_DIR" in done.stderr
+        assert f"usage: sbatch {name}.sbatch RUN_DIR" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["single-node", "multi-node"])
 def test_a_template_is_accepted_as_it_is(slurm_cluster: SlurmCluster, name: str) -> None:
-    template = ROOT / "slurm" / "templates" / f"{name}.sbatch"
+    template = ROOT / "fashion_dist" / "cluster" / "templates" / f"{name}.sbatch"
     done = run("sbatch", "--test-only", template, slurm_cluster.folder)
     assert done.returncode == 0, done.stderr
     assert "to start at" in done.stderr

@@ -12,6 +12,7 @@ import pytest
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.commands import COMMANDS
 from fashion_dist.errors import ConfigError, RunError
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,7 @@ def test_the_pace_of_quick_and_of_slow_items(
     assert capsys.readouterr().err.splitlines()[-1] == told
 
 
-@pytest.mark.parametrize("command", ["launch", "status", "pack", "collect", "predict", "report"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_loads_no_torch(command: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     code = (

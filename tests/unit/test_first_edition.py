@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
+import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def command(name: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Exit status, JSON and stderr of `jobs/<name>.py`."""
-    spec = importlib.util.spec_from_file_location(f"jobs_{name}", ROOT / "jobs" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    """Exit status, JSON and stderr of a command."""
+    module = importlib.import_module(f"fashion_dist.commands.{name}")
     with pytest.raises(SystemExit) as stop:
         cli.run(module.Args, module.main, [*arguments, "--json"])
     out, err = capsys.readouterr()
@@ -99,7 +94,7 @@ def test_what_needs_its_network_is_refused(
     before = content(home)
     status, said, err = command(name, capsys, *arguments, RUN, "--home", str(home))
     assert status == 2 and err == f"error: {said['error']}\n" and err.count("\n") == 1
-    assert f"run {RUN} was made with {GONE}" in err and "gone" in err and "report.py" in err
+    assert f"run {RUN} was made with {GONE}" in err and "gone" in err and "report and collect read" in err
     assert content(home) == before
 
 

@@ -1,0 +1,98 @@
+"""Everything about runs on one page: fashion-dist report RUN [RUN ...].
+
+fashion-dist report deepfashion-82            one run: RUN/report/index.html
+fashion-dist report clipart-1 clipart-2       several: HOME/reports/.../index.html
+fashion-dist report deepfashion-82 --archive  and a zip to hand in
+fashion-dist report SWEEP                     a sweep: what its settings do
+fashion-dist report RUN RUN --table           only the table of results, as Markdown
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from fashion_dist import cli
+from fashion_dist.cluster.run_view import typed
+from fashion_dist.errors import ConfigError
+from fashion_dist.paths import Home
+from shards import program
+
+if TYPE_CHECKING:
+    from fashion_dist.report.run_data import Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(cli.CommonArgs):
+    """Everything about runs on one page; several are compared."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
+    """Run ids, unique beginnings of them, or folders; a sweep stands for all its trials."""
+    out: str = ""
+    """Folder of the page; else the run's report/, of several runs one under HOME/reports."""
+    quick: bool = False
+    """Only what is written down: predict nothing, look into no network."""
+    sweep: bool = False
+    """Show several runs as trials of a sweep, however few they are."""
+    table: bool = False
+    """Print the table of results as Markdown, and make no page."""
+    archive: bool = False
+    """Also one zip of code, settings, report, submissions and the best model, of one run."""
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Show the pictures of one run in W&B too; auto does with WANDB_API_KEY."""
+
+
+def main(args: Args) -> cli.Result:
+    """Report on the runs."""
+    home = Home.find(args.home)
+    if not args.runs:
+        raise ConfigError(f"there are no runs to report on: {program.command('report')} RUN [RUN ...]")
+    from fashion_dist.report.run_data import find_runs, read_facts
+
+    folders, swept = find_runs(home, args.runs)
+    if args.archive and len(folders) > 1:
+        raise ConfigError(f"--archive is of one run, not of {len(folders)}")
+    if args.wandb in ("online", "offline") and len(folders) > 1:
+        raise ConfigError(f"--wandb {args.wandb} shows the pictures of one run, not of {len(folders)}")
+    found = read_facts(folders)
+    if args.table:
+        from fashion_dist.report.table import markdown
+
+        return cli.Result("", text=markdown(found), data={"runs": [facts.run_id for facts in found]})
+    from fashion_dist.report import make
+
+    out = Path(args.out).absolute() if args.out else None
+    if len(found) > 1:
+        made = make.report_runs(
+            found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep or swept, say=_say
+        )
+        headline = f"{len(found)} runs on one page"
+        return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
+    made = make.report_run(found[0], out, quick=args.quick, say=_say)
+    result = _of_one(found[0], made.page)
+    if args.wandb != "auto" or os.environ.get("WANDB_API_KEY"):
+        result = replace(result, data={**result.data, "wandb": make.share(found[0], made.album, args.wandb)})
+    if args.archive:
+        from fashion_dist.report.archive import write_archive
+
+        result = replace(result, paths={**result.paths, "archive": write_archive(found[0], made.page)})
+    return result
+
+
+def _of_one(facts: Facts, page: Path) -> cli.Result:
+    best = facts.view.progress.best
+    headline = f"{facts.run_id}: {facts.view.state}"
+    if best:
+        headline += f", best {best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
+    paths: dict[str, Path | str] = {"page": page, "figures": page.parent / "figures"}
+    data: dict[str, Any] = {"run": facts.run_id, "best": best, "metrics": facts.at_best("val")}
+    return cli.Result(headline, paths=paths, next={"submission": typed("collect", facts.run)}, data=data)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

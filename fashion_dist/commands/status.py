@@ -1,0 +1,70 @@
+"""What runs and sweeps do: a table of all of them, or the page of one; live, as JSON, or to cancel one.
+
+fashion-dist status                            all runs
+fashion-dist status deepfashion-82 --watch     one, live until it ends
+fashion-dist status --state failed --sort best
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from fashion_dist import cli
+from fashion_dist.monitor import overview
+from fashion_dist.monitor.overview import Overview
+from fashion_dist.paths import Home
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(cli.CommonArgs):
+    """Show all runs and sweeps, or those named; one alone gets a page of its own."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|SWEEP ...]")] = ()
+    """Run ids or sweeps, unique beginnings of them, or folders."""
+    watch: bool = False
+    """Look again every two seconds, until nothing waits or runs."""
+    cancel: bool = False
+    """End the jobs of the named runs and sweeps; they save a checkpoint, and launching again goes on."""
+    state: str = ""
+    """Only runs in this state."""
+    task: str = ""
+    """Only runs of this task."""
+    sort: Literal["run", "state", "epoch", "step", "best", "rate", "left", "tries", "job", "nodes", "updated"] = (
+        "updated"
+    )
+    """The last change first, or by a column: names upwards, numbers downwards."""
+
+
+def main(args: Args) -> cli.Result:
+    """Show or cancel."""
+    home = Home.find(args.home)
+    named, sweeps = overview.find(home, args.runs)
+    if args.cancel:
+        return overview.cancel(named, sweeps)
+    chosen = bool(args.runs)
+
+    def look() -> Overview:
+        if chosen:
+            seen = overview.look_at_all(named, sweeps)
+        else:
+            seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps())
+        runs = overview.select(seen.runs, args.state, args.task, args.sort)
+        if chosen or not (args.state or args.task):
+            return Overview(runs, seen.sweeps)
+        return Overview(runs, [] if args.state else [s for s in seen.sweeps if s.sweep.base.task == args.task])
+
+    def draw(seen: Overview, width: int) -> str:
+        return overview.draw(named, seen, home, width, trials=bool(args.state))
+
+    seen = overview.watch(look, draw) if args.watch and not args.json else look()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    text = "" if args.watch and sys.stdout.isatty() else draw(seen, width)
+    ended = [view.state == "done" for view in seen.runs] if len(named) == 1 else []
+    ended += [trial.view.state in ("done", "pruned") for view in seen.sweeps for trial in view.trials if chosen]
+    data = {"runs": [view.to_json() for view in seen.runs], "sweeps": [view.to_json() for view in seen.sweeps]}
+    return cli.Result("", text=text, data=data, exit_status=int(args.watch and not all(ended)))
