@@ -5,5 +5,6 @@ scheduler    questions to Slurm and to this machine's processes                 
 submit       the only importer of submitit                                      jobs, arrays
 launch       checks everything before it submits one run
 job          what runs in each rank: world, lock, signals, errors, then train.fit
-follow       what `--wait` and status.py show
+code_version which code was launched; a copy of it for ranks that start later
+follow       what `--wait` and `status` show
 """
