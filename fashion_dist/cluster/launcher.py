@@ -252,9 +252,7 @@ def resolve_config(recipe: Config, request: Request) -> Config:
     config = config.override(f"{key}={value}" for key, value in flags.items() if value)
     config = config.override(request.settings)
     if pretrained.is_file(config.model):
-        path = Path(config.model.weights).expanduser().absolute()
-        config = config.override([f"model.weights={path}"])
-        pretrained.content(config.model, Home.find(request.home))  # refused here, where it is not there
+        config = config.override([f"model.weights={pretrained.require_file(config.model.weights)}"])
     return registry.resolve(config).check()
 
 
@@ -281,9 +279,24 @@ def _require_writable(path: Path) -> None:
 
 
 def _require_dali() -> None:
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        how = "pip install 'fashion-dist[cuda13]', or [cuda12] where the GPUs' driver is older than 580"
+    names = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    there = [name for name in names if importlib.util.find_spec("nvidia") and _is_installed(name)]
+    how = f"pip install {names[1]}, or {names[0]} where the GPUs' driver is older than 580"
+    if not there:
         raise ConfigError(f"training needs NVIDIA DALI, which is not installed here (Linux only): {how}")
+    if len(there) > 1:
+        both = " and ".join(there)
+        raise ConfigError(
+            f"{both} are installed, whose files are in each other's place: pip uninstall both, then {how}"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:

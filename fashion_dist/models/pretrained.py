@@ -176,12 +176,21 @@ def content(config: ModelConfig, home: Home) -> str:
         return "none"
     if config.weights == "imagenet":
         return f"imagenet {_published_file(config.name)}"
-    path = Path(config.weights)
+    return f"sha256 {sha256_of(require_file(config.weights), home.hashes)}"
+
+
+def require_file(weights: str) -> Path:
+    """The absolute path of the weights file that was named.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(weights).expanduser().absolute()
     if not path.is_file():
         raise ConfigError(
-            f"model.weights = {config.weights!r} is not a file; allowed: none, imagenet or the path of a state dict"
+            f"model.weights = {weights!r} is not a file; allowed: none, imagenet or the path of a state dict"
         )
-    return f"sha256 {sha256_of(path, home.hashes)}"
+    return path
 
 
 @functools.cache

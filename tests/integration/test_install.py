@@ -102,7 +102,7 @@ def test_the_packages_index_has_what_the_extras_and_the_build_ask_for() -> None:
     extras = project["project"]["optional-dependencies"]
     asked = [*extras["cuda12"], *extras["cuda13"], *project["build-system"]["requires"]]
     assert [words.partition(">")[0] for words in asked[:2]] == ["nvidia-dali-cuda120", "nvidia-dali-cuda130"]
-    assert not any(words.startswith("nvidia-dali") for words in project["project"]["dependencies"])
+    assert extras["cuda13"][0] in project["project"]["dependencies"]  # a plain install trains
     for words in asked:
         done = subprocess.run(
             [*PIP, "install", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", words],
