@@ -3,7 +3,7 @@
 fashion-dist report deepfashion-82            one run: RUN/report/index.html
 fashion-dist report clipart-1 clipart-2       several: HOME/reports/.../index.html
 fashion-dist report deepfashion-82 --archive  and a zip to hand in
-fashion-dist report SWEEP                     a sweep: what its settings do
+fashion-dist report SWEEP                     the trials of a sweep, compared
 fashion-dist report RUN RUN --table           only the table of results, as Markdown
 """
 
@@ -37,8 +37,6 @@ class Args(cli.CommonArgs):
     """Folder of the page; else the run's report/, of several runs one under HOME/reports."""
     quick: bool = False
     """Only what is written down: predict nothing, look into no network."""
-    sweep: bool = False
-    """Show several runs as trials of a sweep, however few they are."""
     table: bool = False
     """Print the table of results as Markdown, and make no page."""
     archive: bool = False
@@ -54,7 +52,7 @@ def main(args: Args) -> cli.Result:
         raise ConfigError(f"there are no runs to report on: {program.command('report')} RUN [RUN ...]")
     from fashion_dist.report.run_data import find_runs, read_facts
 
-    folders, swept = find_runs(home, args.runs)
+    folders = find_runs(home, args.runs)
     if args.archive and len(folders) > 1:
         raise ConfigError(f"--archive is of one run, not of {len(folders)}")
     if args.wandb in ("online", "offline") and len(folders) > 1:
@@ -68,9 +66,7 @@ def main(args: Args) -> cli.Result:
 
     out = Path(args.out).absolute() if args.out else None
     if len(found) > 1:
-        made = make.report_runs(
-            found, out or make.folder_of(home, found), quick=args.quick, sweep=args.sweep or swept, say=_say
-        )
+        made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, say=_say)
         headline = f"{len(found)} runs on one page"
         return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
     made = make.report_run(found[0], out, quick=args.quick, say=_say)

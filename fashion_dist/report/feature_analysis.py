@@ -1,8 +1,7 @@
 """What a network sees, computed once with its best weights on a sample of a split, and kept beside the page.
 
 Features are what the heads rest on: the input of the last fully connected layer. Grad-CAM (Selvaraju et al. 2017) is
-captum's; t-SNE (van der Maaten & Hinton 2008) and PCA are scikit-learn's; the inputs that maximise a channel are
-climbed to as in Olah et al. 2017, by steps on a jittered image.
+captum's; t-SNE (van der Maaten & Hinton 2008) and PCA are scikit-learn's.
 
 Legend: n sampled images, F features, C channels, P pixels of a side.
 """
@@ -35,10 +34,8 @@ SAMPLE = 1500
 """Images whose features are drawn: t-SNE of so many takes ten seconds on two slow cores."""
 LOOKED_AT = 4
 """Images whose feature maps and Grad-CAM are shown, of different classes."""
-LAYERS, MAPS, CHANNELS = 4, 6, 8
-STEPS = 48
-"""Of the climb to an input that maximises a channel."""
-_FORMAT = 3
+LAYERS, MAPS = 4, 6
+_FORMAT = 4
 """Of the kept file; another number is computed anew."""
 
 
@@ -58,9 +55,6 @@ class Inside:
         maps: [layers, m, MAPS, p, p], enlarged to one size.
         layers: names of those layers, as JSON.
         cams: [m, P, P, 3], Grad-CAM over the image; empty where it is not possible.
-        climbed: [CHANNELS, P, P, 3]; empty without a convolution.
-        climbed_layer: name of the layer whose channels these are.
-        channels: int64 [CHANNELS].
     """
 
     rows: np.ndarray
@@ -74,9 +68,6 @@ class Inside:
     maps: np.ndarray
     layers: np.ndarray
     cams: np.ndarray
-    climbed: np.ndarray
-    climbed_layer: np.ndarray
-    channels: np.ndarray
 
 
 def look_inside(facts: Facts, split: str, groups: np.ndarray, kept: Path, say: Callable[[str], None]) -> Inside:
@@ -153,13 +144,11 @@ def _compute(trainer: Trainer, split: str, groups: np.ndarray) -> Inside:
     convolutions = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     first = convolutions[0][1].weight.detach().numpy() if convolutions else np.zeros((0, 3, 1, 1), np.float32)
     names, maps = _feature_maps(model, convolutions, chosen)
-    layer, channels, climbed = _climb(model, convolutions, chosen.shape[-1], data.mean, data.std)
     cams = _grad_cam(model, convolutions, chosen)
     shown = to_pixels(_seen(model, convolutions, chosen), data.mean, data.std)
     return Inside(
         rows=rows, tsne=tsne, pca=pca, explained=explained, neighbour=neighbour, filters=first, looked=looked,
         inputs=shown, maps=maps, layers=np.array(json.dumps(names)), cams=_overlay(shown, cams),
-        climbed=to_pixels(climbed, data.mean, data.std), climbed_layer=np.array(layer), channels=channels,
     )  # fmt: skip
 
 
@@ -288,42 +277,6 @@ def _grad_cam(model: nn.Module, convolutions: list[tuple[str, nn.Conv2d]], image
     wide = LayerAttribution.interpolate(found, tuple(images.shape[-2:]), interpolate_mode="bilinear")[:, 0]
     top = wide.amax((1, 2), keepdim=True).clamp(min=1e-9)
     return np.asarray((wide / top).detach().numpy(), np.float32)
-
-
-def _climb(
-    model: nn.Module,
-    convolutions: list[tuple[str, nn.Conv2d]],
-    px: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> tuple[str, np.ndarray, Tensor]:
-    """Inputs that make one channel each of a late convolution respond most, float32 [CHANNELS, 3, P, P]."""
-    chosen = _spread(convolutions)
-    if not chosen:
-        return "", np.zeros(0, np.int64), torch.zeros(0, 3, px, px)
-    name, layer = chosen[-2 if len(chosen) > 2 else -1]
-    draw = torch.Generator().manual_seed(0)
-    channels = torch.randperm(layer.out_channels, generator=draw)[:CHANNELS].sort().values
-    lowest, highest = ((torch.tensor(bound) - torch.tensor(mean)) / torch.tensor(std) for bound in (0.0, 1.0))
-    images = (0.2 * torch.randn(len(channels), 3, px, px, generator=draw)).requires_grad_()
-    optimizer = torch.optim.Adam([images], lr=0.06)
-    reply: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _m, _i, out: reply.append(out))
-    try:
-        for step in range(STEPS):
-            shift = torch.randint(-4, 5, (2,), generator=torch.Generator().manual_seed(step)).tolist()
-            reply.clear()
-            model(images.roll(shift, (2, 3)))
-            response = reply[0][torch.arange(len(channels)), channels].mean((1, 2)).sum()
-            rough = (images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()) * len(channels)
-            optimizer.zero_grad()
-            torch.autograd.backward(-response + 0.5 * rough)
-            optimizer.step()
-            with torch.no_grad():
-                images.clamp_(lowest.view(1, 3, 1, 1), highest.view(1, 3, 1, 1))
-    finally:
-        handle.remove()
-    return name, channels.numpy(), images.detach()
 
 
 def to_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

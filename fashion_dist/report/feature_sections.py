@@ -128,7 +128,7 @@ def _cloud(found: Inside, of: np.ndarray, ranked: Sequence[int], names: Sequence
 
 
 def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, album: Album) -> Section:
-    """First filters, feature maps, Grad-CAM, and the inputs that channels like most."""
+    """First filters, Grad-CAM and feature maps."""
     titles = [names[int(of[i])] if of[i] >= 0 else "unknown" for i in found.looked]
     blocks: list[Block] = []
     if len(found.filters):
@@ -146,12 +146,6 @@ def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, al
             for image, line, title in zip(found.inputs, maps, titles, strict=True)
         ]
         blocks.append(Sheet(f"Feature maps of {layer}", shots, px=64))
-    if len(found.climbed):
-        shots = [
-            Shot(_uri(image), f"input that channel {c} likes", (f"channel {c}",))
-            for image, c in zip(found.climbed, found.channels.tolist(), strict=True)
-        ]
-        blocks.append(Sheet(f"Inputs that maximise channels of {found.climbed_layer}", shots))
     looked = formatting.listing([f"an image of {title}" for title in titles])
     sentence = (
         f"Shown for {looked}: the {found.maps.shape[2]} channels of each layer that respond most. Each is stretched to "

@@ -154,15 +154,6 @@ def heat(axes: Axes, shares: np.ndarray, texts: Sequence[Sequence[str]] | None, 
                 axes.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour)
 
 
-def bars(axes: Axes, names: Sequence[str], values: np.ndarray, errors: np.ndarray | None = None) -> None:
-    """Horizontal bars, the first on top, each with its value; `errors` [2, N] below and above."""
-    places = np.arange(len(names))
-    axes.barh(places, values, color=BLUE, height=0.7, xerr=errors, error_kw={"ecolor": SOFT, "elinewidth": 1})
-    axes.set_yticks(places, [short(name, 28) for name in names])
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-
-
 def short(text: str, most: int) -> str:
     """`text`, with an ellipsis for its middle where it is longer than `most` characters; `$` cannot begin a formula."""
     if len(text) > most:

@@ -29,6 +29,8 @@ from shards import ShardSet
 Say = Callable[[str], None]
 MOST_COMPARED = 40
 """Of more runs no two are compared image by image."""
+MOST_PREDICTED = 16
+"""Of so many runs or more none is predicted for their page."""
 
 
 @dataclass(frozen=True)
@@ -228,34 +230,25 @@ def _details(facts: Facts, answers: Answers, album: Album) -> list[Section]:
     return sections
 
 
-def report_runs(
-    found: Sequence[Facts], out: Path, *, quick: bool = False, sweep: bool = False, say: Say = _silent
-) -> Made:
+def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, say: Say = _silent) -> Made:
     """Write the page of several runs into `out`.
 
     Args:
         found: the runs.
         out: the folder.
         quick: use no network: nothing is predicted, parameters and FLOPs are not shown.
-        sweep: show the runs as trials of a sweep, as from `search.MANY` runs of one task on.
         say: told what is being done.
     """
-    from fashion_dist.report import ablation, comparison, search
+    from fashion_dist.report import ablation, comparison
 
     OwnFiles(out).claim("index.html")
     album, notes = Album(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
     groups, shared = comparison.group(found), comparison.shared_metrics(found)
-    one_task = len({f.config.task for f in found}) == 1
-    many = one_task and (sweep or len(found) >= search.MANY)
-    if sweep and not one_task:
-        notes.append("The runs are of several tasks, so they are not shown as a sweep.")
     sections: list[Section | None] = [comparison.overview(found)]
-    if many:
-        sections = [*search.sections(found, album), *sections]
     sections.append(comparison.curves(groups, shared, album))
     sections.append(comparison.seeds(groups, shared))
     if len(found) <= MOST_COMPARED:
-        if not quick and not many:
+        if not quick and len(found) < MOST_PREDICTED:
             for f in found:
                 _answers(f, notes, quick, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
         hits = _hits(found)

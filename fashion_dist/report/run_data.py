@@ -137,14 +137,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def find_runs(home: Home, named: Sequence[str]) -> tuple[list[RunDir], bool]:
-    """The runs that are named, each once, and whether a sweep was; a sweep stands for its trials that have begun.
+def find_runs(home: Home, named: Sequence[str]) -> list[RunDir]:
+    """The runs that are named, each once; a sweep stands for its trials that have begun.
 
     Raises:
         ConfigError: a name means no run and no sweep, or several; or none of a sweep's trials has begun.
     """
     runs: list[RunDir] = []
-    swept = False
     for name in named:
         sweep = home.find_sweep(name)
         if sweep is None:
@@ -152,13 +151,13 @@ def find_runs(home: Home, named: Sequence[str]) -> tuple[list[RunDir], bool]:
             continue
         from fashion_dist.sweep.sweep_record import Sweep
 
-        swept, made = True, Sweep.read(sweep)
+        made = Sweep.read(sweep)
         trials = [trial for n in range(len(made.trials)) if (trial := made.trial(n)) is not None]
         begun = [run for run in map(made.run_of, trials) if run.config.is_file()]
         if not begun:
             raise ConfigError(f"none of the trials of sweep {sweep.sweep_id} has begun, so there is nothing to report")
         runs += begun
-    return list(dict.fromkeys(runs)), swept
+    return list(dict.fromkeys(runs))
 
 
 def read_facts(runs: Sequence[RunDir]) -> list[Facts]:

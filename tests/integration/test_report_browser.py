@@ -107,7 +107,7 @@ def pages(packed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {
         "one": make.report_run(facts(runs[0])[0], quick=True).page,
         "failed": make.report_run(facts(failed)[0], quick=True).page,
-        "several": make.report_runs(facts(*runs), folder.parent / "several", quick=True, sweep=True).page,
+        "several": make.report_runs(facts(*runs), folder.parent / "several", quick=True).page,
     }
 
 
