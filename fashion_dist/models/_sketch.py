@@ -61,7 +61,7 @@ class Sketch(nn.Module):
         place = torch.atan2(down, across).remainder(math.pi)[:, None] * (self.directions / math.pi)
         lower = place.floor()
         first = lower.long() % self.directions
-        maps = size.new_zeros(len(gray), self.directions, *gray.shape[1:])
+        maps = size.new_zeros(gray.shape[0], self.directions, *gray.shape[1:])
         maps.scatter_(1, first, size * (1 - (place - lower)))
         return maps.scatter_add_(1, (first + 1) % self.directions, size * (place - lower))
 

@@ -21,7 +21,7 @@ class UncertainNetwork(Network):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] -> logits [N, width] by the name of the head, and the log variances [N]."""
-        variances = {f"{PREFIX}{name}": value.expand(len(images)) for name, value in self.log_variances.items()}
+        variances = {f"{PREFIX}{name}": value.expand(images.shape[0]) for name, value in self.log_variances.items()}
         return {**super().forward(images), **variances}
 
 

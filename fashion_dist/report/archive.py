@@ -4,18 +4,18 @@
     code/                          the tracked files; code.diff is what differs from the commit
     run/                           config.json, run.json, metrics.jsonl, attempts.json, submission/
     report/                        the page and its figures
-    model/                         model.safetensors, load.py, network.py, model.json; networks of ours as backbone.py
+    model/                         model.pt2, model.safetensors, preprocessing.json, classes.json, load.py
 
-`load.py` needs torch, and torchvision or timm where the backbone is theirs: it reads the safetensors file by itself.
+`python load.py PICTURE` in model/ needs torch, NumPy and Pillow alone: model.pt2 is the network as a program of
+torch.export. `load.py` is the module beside this one, the same bytes in every archive.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
+import io
+import itertools
 import json
 import os
-import re
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -26,11 +26,8 @@ import torch
 from torch import nn
 
 import fashion_dist
-from fashion_dist import models
 from fashion_dist.errors import CheckpointError
 from fashion_dist.io import OwnFiles
-from fashion_dist.models import registry, siamese
-from fashion_dist.models.heads import Head, Network
 from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import Facts
@@ -40,60 +37,11 @@ from shards.safe_io import create, read_regular, refuse_link, temporary
 
 ROOT = Path(fashion_dist.__file__).parents[1]
 
-_LOAD = '''"""The best weights of run {run_id}: `from load import load; load()(images)`. Needs {needs}."""
-import json, pathlib, torch, network
-KINDS = {{"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}}
-def load(folder=pathlib.Path(__file__).parent):
-    raw = memoryview((folder / "model.safetensors").read_bytes())
-    start = 8 + int.from_bytes(raw[:8], "little")
-    entries = {{k: e for k, e in json.loads(bytes(raw[8:start])).items() if k != "__metadata__"}}
-    cut = lambda e: bytearray(raw[start:][slice(*e["data_offsets"])])
-    read = lambda e: torch.frombuffer(cut(e), dtype=KINDS[e["dtype"]]).reshape(e["shape"])
-    model = network.build(json.loads((folder / "model.json").read_text()))
-    model.load_state_dict({{k: read(e) for k, e in entries.items()}})
-    return model.eval()
-'''
-
-_NETWORK = '''"""The network of run {run_id}; images [N, 3, H, W] are normalised by mean and std of model.json."""
-
-from __future__ import annotations
-
-import itertools
-import types
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn import Dropout
-
-
-def build(spec):
-    """The network that model.json describes, with random weights."""
-    if spec["source"] == "ours":
-        import backbone
-
-        body, features = backbone.build(types.SimpleNamespace(**spec["model"]), spec["image_px"])
-    elif spec["source"] == "torchvision":
-        import torchvision
-
-        body, features = torchvision.models.get_model(spec["model"]["name"], weights=None), spec["features"]
-        path = [name for name, module in body.named_modules() if isinstance(module, nn.Linear)][-1]
-        parent, _, child = path.rpartition(".")
-        setattr(body.get_submodule(parent), child, nn.Identity())
-    else:
-        import timm
-
-        args = spec["model"]["args"]
-        body, features = timm.create_model(spec["model"]["name"], num_classes=0, **args), spec["features"]
-    if "embedding" in spec:
-        return PairNetwork(body, features, spec["embedding"])
-    return Network(body, features, {{name: Head(**head) for name, head in spec["heads"].items()}})
-
-
-{classes}
-'''
+PAIRS = (
+    "The network scores pairs of pictures; exported is what it gives for one. Of the rows a and b of two pictures, "
+    "with h = (length - 1) / 2, the logit that they go together is sum(a[:h] * b[:h]) - sum(|a[h:-1] - b[h:-1]|) + "
+    "a[-1] + b[-1]; load.py has it as `together`."
+)
 
 
 def write_archive(facts: Facts, page: Path) -> Path:
@@ -105,7 +53,7 @@ def write_archive(facts: Facts, page: Path) -> Path:
 
     Raises:
         ConfigError: the run was made with settings that are gone.
-        CheckpointError: the run has no best weights yet, or its shard set is gone.
+        CheckpointError: the run has no best weights yet, its shard set is gone, or its network cannot be exported.
         InputError: a link stands among what goes into it, or a zip of the same name that we did not write.
     """
     if facts.shard_set is None:
@@ -118,7 +66,7 @@ def write_archive(facts: Facts, page: Path) -> Path:
     try:
         with os.fdopen(create(fresh), "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
             code = dict(_code())
-            out.writestr("README.txt", _readme(facts, code.get("code.diff", b"") != b"", parts))
+            out.writestr("README.txt", _readme(facts, code.get("code.diff", b"") != b""))
             for name, data in {**code, **parts}.items():
                 out.writestr(name, data)
             for name, path in _files(facts.run, page):
@@ -169,17 +117,16 @@ def _code() -> Iterator[tuple[str, bytes]]:
             yield f"code/{name}", (ROOT / name).read_bytes()
 
 
-def _readme(facts: Facts, changed: bool, parts: dict[str, bytes]) -> str:
+def _readme(facts: Facts, changed: bool) -> str:
     of = commit()
     code = f"code/ is commit {of}" + (" with the changes in code.diff applied" if changed else "") if of else "code/"
-    how = "python -c 'from load import load; print(load())' in model/" if "model/load.py" in parts else "see model.json"
     return (
         f"Run {facts.run_id} of task {facts.config.task}\n"
         f"made by: {facts.made.get('command', 'not written down')}\n\n"
         f"{code}, as it was when this archive was made.\n"
         f"run/ has the settings, everything that was measured, and the submission files.\n"
         f"report/index.html opens in any browser, offline.\n"
-        f"model/ has the best weights on validation. To load them: {how}\n"
+        f"model/ has the network with its best weights on validation: python load.py PICTURE in that folder\n"
     )
 
 
@@ -201,64 +148,75 @@ def _model(facts: Facts) -> Iterator[tuple[str, bytes]]:
     except RuntimeError as error:
         first = str(error).split("\n")[0]
         raise CheckpointError(f"the best weights of run {facts.run_id} do not fit its network: {first}") from None
-    spec = _spec(facts, model)
-    known = "heads" in spec or "embedding" in spec
-    plain = _plain_keys(model)
-    state = {k: v.contiguous() for k, v in model.state_dict().items() if not known or k in plain}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.contiguous()  # an exported program keeps no other strides
+    state = {name: value.clone() for name, value in model.state_dict().items()}
     yield "model/model.safetensors", save(state, {"run": facts.run_id})
-    yield "model/model.json", (json.dumps(spec, indent=2) + "\n").encode()
-    if not known:
-        return  # a network of another make: the code is the only way to build it
-    classes: list[Any] = [Head, Network] if "heads" in spec else [PairNetwork, siamese.pair_scores, siamese.calibrated]
-    source = "\n\n".join(inspect.getsource(part) for part in classes)
-    if "embedding" in spec:
-        source = f"FIRST_SCALE = {siamese.FIRST_SCALE}\n\n\n{source}"
-    needs = {"ours": "torch", "torchvision": "torch and torchvision", "timm": "torch and timm"}[spec["source"]]
-    yield "model/network.py", _NETWORK.format(run_id=facts.run_id, classes=source).encode()
-    yield "model/load.py", _LOAD.format(run_id=facts.run_id, needs=needs).encode()
-    if spec["source"] == "ours":
-        for name, source in _own_sources(facts.config.model.name).items():
-            yield f"model/{name}.py", source.encode()
+    image_px = facts.config.data.image_px
+    yield "model/model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px))
+    with torch.inference_mode():
+        widths = {name: value.shape[1:].numel() for name, value in model(torch.zeros(1, 3, image_px, image_px)).items()}
+    classes = _classes(facts, widths)
+    yield "model/classes.json", _json(classes)
+    yield "model/preprocessing.json", _json(_preprocessing(facts, model, classes, widths))
+    yield "model/load.py", Path(__file__).with_name("load.py").read_bytes()
 
 
-def _own_sources(network: str) -> dict[str, str]:
-    """A network of ours as `backbone`, and the files beside it that it imports; dropout is torch's there.
-
-    Other imports from this package name types, and are left out.
-    """
-    sources: dict[str, str] = {}
-    waiting = [network]
-    while waiting:
-        name = waiting.pop()
-        text = (Path(models.__file__).parent / f"{name}.py").read_text()
-        text = text.replace("from fashion_dist.models._dropout import", "from torch.nn import")
-        text = re.sub(r"^from fashion_dist\.models\.(_[a-z]\w*) import", r"from \1 import", text, flags=re.MULTILINE)
-        lines = (line for line in text.splitlines(keepends=True) if not line.startswith("from fashion_dist"))
-        sources["backbone" if name == network else name] = "".join(lines)
-        waiting += set(re.findall(r"^from (_[a-z]\w*) import", text, re.MULTILINE)) - sources.keys()
-    return sources
+def _json(values: object) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _plain_keys(model: nn.Module) -> set[str]:
-    """The keys that `network.build` gives; a subclass may have learned more, such as the weights of its losses."""
-    parts = ("backbone.", "heads.") if isinstance(model, Network) else ("",)
-    return {key for key in model.state_dict() if key.startswith(parts)}
+def _program(run_id: str, model: nn.Module, images: torch.Tensor) -> bytes:
+    """The network as a program of torch.export, for any number of images such as [2, 3, P, P]."""
+    batch = torch.export.Dim("batch", min=1)
+    file = io.BytesIO()
+    try:
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+        torch.export.save(program.run_decompositions({}), file)  # inlines autocast, with which some cannot be loaded
+    except Exception as error:  # of many kinds; each means that torch cannot follow the code
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"the network of run {run_id} cannot be exported by torch.export: {reason}") from error
+    return file.getvalue()
 
 
-def _spec(facts: Facts, model: nn.Module) -> dict[str, Any]:
-    """What model.json says."""
+def _classes(facts: Facts, widths: dict[str, int]) -> dict[str, list[str]]:
+    """The names of each output's classes, for those outputs that have as many."""
     assert facts.shard_set is not None
-    config = facts.config
-    source, name = registry.locate(config.model.name)
-    spec: dict[str, Any] = {
-        "source": source, "model": {**dataclasses.asdict(config.model), "name": name},
-        "image_px": config.data.image_px, "mean": config.data.mean, "std": config.data.std, "fit": config.data.fit,
-        "eval_resize": config.data.eval_resize, "names": {k: list(v) for k, v in facts.shard_set.schema.names.items()},
-        "torch": torch.__version__,
+    schema = facts.shard_set.schema
+    named = {name: list(found) for name, found in schema.names.items()}
+    if facts.task.class_names is not None:
+        named["label"] = list(facts.task.class_names(schema, facts.config))
+    return {name: named[name] for name, width in widths.items() if len(named.get(name, ())) == width}
+
+
+def _preprocessing(
+    facts: Facts, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int]
+) -> dict[str, Any]:
+    """From a picture file to an image, and from the network's outputs to probabilities."""
+    assert facts.shard_set is not None
+    config, kinds = facts.config, facts.shard_set.schema.facts
+    options = {**facts.task.recipe.options, **config.options}
+    outputs: dict[str, dict[str, Any]] = {}
+    for name in classes or widths:
+        several = name in classes and name in kinds and kinds[name] != "int"
+        outputs[name] = {"activation": "sigmoid" if several else "softmax" if name in classes else "none"}
+        if several:
+            given = [float(part) for part in str(options.get("thresholds", "")).split(",") if part]
+            outputs[name]["thresholds"] = given or [options.get("threshold", 0.5)] * widths[name]
+            outputs[name]["note"] = "An attribute is named from its threshold on; the most probable one always is."
+    if isinstance(model, PairNetwork):
+        outputs["embedding"]["note"] = PAIRS
+    data = config.data
+    return {
+        "run": facts.run_id, "task": config.task, "model": config.model.name, "torch": torch.__version__,
+        "steps": [
+            "decode, turn upright as EXIF says, RGB without transparency, uint8",
+            "where cache_px is not 0 and the shorter side is larger: resize it to cache_px, keeping the ratio",
+            "crop the centre: 1 / eval_resize of the shorter side (fit crop) or of both sides (fit squash), rounded",
+            "resize to image_px x image_px", "divide by 255, subtract mean, divide by std; channels first",
+            "where eval_flip: average the outputs of the image and of its mirror image, before the activation",
+        ],
+        "interpolation": "bilinear with antialiasing on uint8, as Pillow's BILINEAR",
+        "image_px": data.image_px, "cache_px": data.cache_px, "fit": data.fit, "eval_resize": data.eval_resize,
+        "mean": data.mean, "std": data.std, "eval_flip": data.eval_flip, "outputs": outputs, "options": options,
     }  # fmt: skip
-    if isinstance(model, Network):
-        spec["features"] = model.num_features
-        spec["heads"] = {name: dataclasses.asdict(head) for name, head in model.outputs.items()}
-    elif isinstance(model, PairNetwork):
-        spec["features"], spec["embedding"] = model.project.in_features, model.embedding
-    return spec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fashion_dist.report import near_duplicates
+from fashion_dist.report.blocks import Page, Picture, Section, Sheet, Shot, Table
+from fashion_dist.report.page import render
 from shards import worker_pool
 from shards.errors import InputError
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED
@@ -22,7 +23,7 @@ from shards.pack_plan import OnProgress
 from shards.portable import pread
 from shards.safe_io import open_regular, read_regular, require_regular, write_whole
 from shards.schema import Schema
-from shards.shard_set import ShardSet
+from shards.shard_set import ShardSet, Split
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -31,20 +32,6 @@ THUMB_PX = 72
 PER_CLASS = 8
 MAX_CLASSES = 120
 SHOWN_PAIRS = 24
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bar: #4a7fb5; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { font-weight: 600; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; } td, th { padding: .15rem .6rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr + tr td { border-top: 1px solid var(--line); }
-.wide { overflow-x: auto; } .sheet img { height: 72px; margin: 1px; } .sheet p { margin: .6rem 0 0; }
-.pairs { display: flex; flex-wrap: wrap; gap: .8rem; } .pairs figure { margin: 0; width: 9.5rem; }
-figcaption { font-size: .75rem; overflow-wrap: anywhere; } rect { fill: var(--bar); }
-text { fill: currentColor; font-size: 11px; }
-.heat td { text-align: center; font-size: .75rem; padding: .1rem .3rem; } .heat th { font-size: .75rem; }
-code { overflow-wrap: anywhere; }
-"""
 
 
 @dataclass(frozen=True)
@@ -84,20 +71,14 @@ def write_card(folder: Path, *, workers: int = 1, on_progress: OnProgress = lamb
     shown = pairs[:SHOWN_PAIRS]
     for row in sorted({row for pair in shown for row in (pair.first, pair.second)} - thumbs.keys()):
         thumbs[row] = _thumb(_open(shard_set, row))
-    parts = [
-        _head(shard_set),
-        _counts(shard_set, columns),
-        _sizes(sizes),
-        _sheets(shard_set.schema, wanted, thumbs),
-        _together(shard_set.schema, columns),
-        _pairs(shard_set, pairs, shown, thumbs, closely),
+    sections = [
+        _counts(shard_set, columns), _sizes(sizes), *_sheets(shard_set.schema, wanted, thumbs),
+        *_together(shard_set.schema, columns), _duplicates(shard_set, pairs, shown, thumbs, closely),
         _rejected(shard_set),
-    ]
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(shard_set.manifest.dataset)}</title>"
-    page += f'<meta name=viewport content="width=device-width"><style>{_STYLE}</style>' + "\n".join(parts)
+    ]  # fmt: skip
     if not shard_set.manifest.card:
         write_whole(folder / MANIFEST, replace(shard_set.manifest, card=True).encoded())
-    write_whole(folder / CARD, page.encode())
+    write_whole(folder / CARD, render(_page(shard_set, sections)).encode())
     return folder / CARD
 
 
@@ -171,164 +152,142 @@ def _decode(data: bytes) -> PillowImage.Image:
 
 
 def _open(shard_set: ShardSet, row: int) -> PillowImage.Image:
-    for name in shard_set.splits:
-        split = shard_set.split(name)
-        if split.row0 <= row < split.row0 + len(split):
-            place = row - split.row0
-            path = shard_set.tar_folder / split.shard_names[split.shard[place]]
-            with os.fdopen(open_regular(path), "rb") as file:
-                return _decode(pread(file.fileno(), int(split.size[place]), int(split.offset[place])))
-    raise AssertionError(f"row {row} is in no split")
+    split, place = _place(shard_set, row)
+    path = shard_set.tar_folder / split.shard_names[split.shard[place]]
+    with os.fdopen(open_regular(path), "rb") as file:
+        return _decode(pread(file.fileno(), int(split.size[place]), int(split.offset[place])))
 
 
 def _thumb(pixels: PillowImage.Image) -> bytes:
     small = pixels.copy()
-    small.thumbnail((2 * THUMB_PX, THUMB_PX))
+    small.thumbnail((THUMB_PX, THUMB_PX))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=75)
     return file.getvalue()
 
 
-def _img(data: bytes, title: str) -> str:
-    encoded = base64.b64encode(data).decode()
-    return f'<img src="data:image/jpeg;base64,{encoded}" alt="{html.escape(title)}" title="{html.escape(title)}">'
+def _uri(data: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
-def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    def line(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<div class=wide><table>{line(header, 'th')}{''.join(line(row, 'td') for row in rows)}</table></div>"
-
-
-def _head(shard_set: ShardSet) -> str:
+def _page(shard_set: ShardSet, sections: Sequence[Section]) -> Page:
     manifest = shard_set.manifest
     size_mb = sum(shard.size for shard in manifest.shards) / 1e6
     counts = ", ".join(f"{split} {count:,}" for split, count in manifest.splits.items())
-    options = ", ".join(f"{name} {value}" for name, value in manifest.options.items())
-    facts = ", ".join(f"{name} ({kind})" for name, kind in manifest.schema.facts.items())
-    converted = ", ".join(f"{count} {name.upper()}" for name, count in manifest.converted.items())
-    lines = [
-        f"<h1>{html.escape(manifest.dataset)}</h1>",
-        f"<p>{counts}; {len(manifest.shards)} tars, {size_mb:,.1f} MB. Facts: {html.escape(facts)}.</p>",
-        f"<p>Packed with {html.escape(options)}. Data hash <code>{manifest.data_hash}</code>.</p>",
+    told = [
+        ("tars", f"{len(manifest.shards)}, {size_mb:,.1f} MB"),
+        ("facts", ", ".join(f"{name} ({kind})" for name, kind in manifest.schema.facts.items())),
+        ("packed with", ", ".join(f"{name} {value}" for name, value in manifest.options.items())),
+        ("data hash", manifest.data_hash),
     ]
-    if converted:
-        lines.append(f"<p>Stored as PNG because DALI cannot decode them: {html.escape(converted)}.</p>")
-    return "\n".join(lines)
+    if manifest.converted:
+        converted = ", ".join(f"{count} {name.upper()}" for name, count in manifest.converted.items())
+        told.append(("stored as PNG because DALI cannot decode them", converted))
+    return Page(title=manifest.dataset, subtitle=counts, sections=sections, facts=told)
 
 
-def _counts(shard_set: ShardSet, columns: Sequence[Mapping[str, np.ndarray]]) -> str:
-    splits = list(shard_set.splits)
-    parts = ["<h2>Counts</h2>"]
+def _counts(shard_set: ShardSet, columns: Sequence[Mapping[str, np.ndarray]]) -> Section:
+    tables = []
     for fact, names in shard_set.schema.names.items():
         vector = shard_set.schema.facts[fact] != "int"
-        rows = []
+        rows: list[tuple[object, ...]] = []
         for number, name in enumerate(names):
-            per_split = [
-                int((column[fact][:, number] == 1).sum() if vector else (column[fact] == number).sum())
-                for column in columns
-            ]
-            rows.append([name, *(f"{count:,}" for count in per_split)])
-        unknown = [
-            int(((column[fact] == -1).all(axis=1) if vector else column[fact] == -1).sum()) for column in columns
-        ]
-        if any(unknown):
-            rows.append(["(not given)", *(f"{count:,}" for count in unknown)])
-        parts.append(f"<h3>{html.escape(fact)}</h3>" + _table(["", *splits], rows))
-    return "\n".join(parts)
+            hits = [column[fact][:, number] == 1 if vector else column[fact] == number for column in columns]
+            rows.append((name, *(int(hit.sum()) for hit in hits)))
+        missing = [(column[fact] == -1).all(axis=1) if vector else column[fact] == -1 for column in columns]
+        if any(unknown.any() for unknown in missing):
+            rows.append(("(not given)", *(int(unknown.sum()) for unknown in missing)))
+        tables.append(Table(fact, ("", *shard_set.splits), rows, folded=len(rows) > MAX_CLASSES))
+    return Section("counts", "Counts", [], tables)
 
 
-def _sizes(sizes: np.ndarray) -> str:
+def _sizes(sizes: np.ndarray) -> Section:
     """Histogram of the shorter sides, and the commonest sizes."""
     shorter = sizes.min(axis=1)
     low, high = int(shorter.min()), int(shorter.max())
     counts, edges = np.histogram(shorter, bins=min(24, high - low + 1), range=(low, high + 1))
-    step, tallest = 640 / len(counts), counts.max()
+    step = 390 / len(counts)
     bars = ""
-    for i, count in enumerate(counts):
-        height = 100 * count / tallest
-        title = f"{int(edges[i])} to {int(np.ceil(edges[i + 1])) - 1} px: {count}"
+    for i, height in enumerate(100 * counts / counts.max()):
+        title = f"{int(edges[i])} to {int(np.ceil(edges[i + 1])) - 1} px: {counts[i]}"
         place = f'x="{i * step + 1:.1f}" y="{110 - height:.1f}" width="{step - 2:.1f}" height="{height:.1f}"'
-        bars += f"<rect {place}><title>{title}</title></rect>"
-    axis = f'<text x="0" y="126">{low} px</text><text x="640" y="126" text-anchor="end">{high} px</text>'
+        bars += f'<rect fill="var(--blue)" {place}><title>{title}</title></rect>'
+    labels = ((0, "start", low), (390, "end", high))
+    bars += "".join(
+        f'<text x="{x}" y="126" font-size="11" fill="currentColor" text-anchor="{anchor}">{side} px</text>'
+        for x, anchor, side in labels
+    )
     found, times = np.unique(sizes, axis=0, return_counts=True)
     order = np.argsort(-times, kind="stable")[:8]
-    common = _table(["width x height", "images"], [(f"{found[i][0]} x {found[i][1]}", f"{times[i]:,}") for i in order])
-    svg = f'<svg viewBox="0 0 640 130" width="100%" role="img" aria-label="shorter sides">{bars}{axis}</svg>'
-    return f"<h2>Image sizes</h2><p>Shorter side, in pixels</p>{svg}{common}"
+    rows = [(f"{found[i][0]} x {found[i][1]}", int(times[i])) for i in order]
+    alt = f"Histogram of the images' shorter sides, from {low} to {high} pixels."
+    picture = Picture("sizes", "Shorter side", alt, f'<svg viewBox="0 0 390 130">{bars}</svg>', ())
+    return Section("sizes", "Image sizes", [], [picture, Table("Commonest", ("width x height", "images"), rows)])
 
 
-def _sheets(schema: Schema, wanted: Mapping[tuple[str, int], list[int]], thumbs: Mapping[int, bytes]) -> str:
-    parts = ["<h2>Contact sheets</h2>"] if wanted else []
-    fact_before = ""
-    for (fact, number), rows in wanted.items():
-        if fact != fact_before:
-            parts.append(f"<h3>{html.escape(fact)}</h3>")
-            fact_before = fact
-        name = schema.names[fact][number]
-        images = "".join(_img(thumbs[row], f"{name}, row {row}") for row in rows)
-        parts.append(f"<div class=sheet><p>{number} {html.escape(name)}</p>{images}</div>")
-    return "\n".join(parts)
+def _sheets(
+    schema: Schema, wanted: Mapping[tuple[str, int], list[int]], thumbs: Mapping[int, bytes]
+) -> Iterable[Section]:
+    for fact in dict.fromkeys(fact for fact, _ in wanted):
+        sheets = []
+        for number, rows in ((number, rows) for (of, number), rows in wanted.items() if of == fact):
+            name = schema.names[fact][number]
+            shots = [Shot(_uri(thumbs[row]), f"{name}, row {row}") for row in rows]
+            sheets.append(Sheet(f"{number} {name}", shots, px=THUMB_PX))
+        yield Section(f"sheets-{fact}", f"Contact sheets: {fact}", [], sheets)
 
 
-def _together(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> str:
+def _together(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> Iterable[Section]:
     """Which attributes occur together: of the images with the row's, the share that has the column's, too."""
-    parts = []
     for fact, names in schema.names.items():
         if schema.facts[fact] == "int" or len(names) > 60:
             continue
         given = np.concatenate([column[fact] for column in columns]) == 1
         both = given.T.astype(np.int64) @ given.astype(np.int64)
         share = both / np.maximum(1, both.diagonal())[:, None]
-        head = "<tr><th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>"
-        lines = []
-        for i, name in enumerate(names):
-            cells = "".join(
-                f'<td style="background: rgb(74 127 181 / {part:.2f})" title="{count}">{part * 100:.0f}</td>'
-                for part, count in zip(share[i], both[i], strict=True)
-            )
-            lines.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-        parts.append(
-            f"<h2>{html.escape(fact.capitalize())} together</h2><p>Of 100 images with the row's, how many have the "
-            f"column's.</p><div class=wide><table class=heat>{head}{''.join(lines)}</table></div>"
-        )
-    return "\n".join(parts)
+        rows = [(name, *(f"{100 * part:.0f}" for part in line)) for name, line in zip(names, share, strict=True)]
+        words = "Of 100 images with the row's, how many have the column's."
+        title = f"{fact.capitalize()} together"
+        yield Section(f"together-{fact}", title, [words], [Table("", ("", *names), rows, wide=True)])
 
 
-def _pairs(
+def _duplicates(
     shard_set: ShardSet,
     pairs: Sequence[near_duplicates.Pair],
     shown: Sequence[near_duplicates.Pair],
     thumbs: Mapping[int, bytes],
     closely: bool,
-) -> str:
-    told = (
-        "near-duplicate images across splits (perceptual hash)"
-        if closely
-        else "images with the same bytes across splits"
+) -> Section:
+    kind = (
+        "near-duplicate images across splits (perceptual hash)" if closely else "images of the same bytes across splits"
     )
-    parts = [f"<h2>Duplicates</h2><p>{len(pairs):,} pair{'s' * (len(pairs) != 1)} of {told}.</p>"]
-    figures = []
+    shots = []
     for pair in shown:
-        names = [_name(shard_set, row) for row in (pair.first, pair.second)]
-        images = "".join(_img(thumbs[row], name) for row, name in zip((pair.first, pair.second), names, strict=True))
-        figures.append(f"<figure>{images}<figcaption>{html.escape(' | '.join(names))}</figcaption></figure>")
-    return "\n".join(parts) + f"<div class='pairs sheet'>{''.join(figures)}</div>"
+        names = " | ".join(_name(shard_set, row) for row in (pair.first, pair.second))
+        shots.append(Shot(_uri(thumbs[pair.first]), names, (names,), (_uri(thumbs[pair.second]),)))
+    words = f"{len(pairs):,} pair{'s' * (len(pairs) != 1)} of {kind}."
+    return Section("duplicates", "Duplicates", [words], [Sheet("", shots, px=THUMB_PX)] if shots else [])
 
 
-def _name(shard_set: ShardSet, row: int) -> str:
+def _place(shard_set: ShardSet, row: int) -> tuple[Split, int]:
+    """The split that has a row of the index, and the row's place in it."""
     for name in shard_set.splits:
         split = shard_set.split(name)
         if split.row0 <= row < split.row0 + len(split):
-            return f"{name}: {split.keys[row - split.row0]}"
+            return split, row - split.row0
     raise AssertionError(f"row {row} is in no split")
 
 
-def _rejected(shard_set: ShardSet) -> str:
+def _name(shard_set: ShardSet, row: int) -> str:
+    split, place = _place(shard_set, row)
+    return f"{split.name}: {split.keys[place]}"
+
+
+def _rejected(shard_set: ShardSet) -> Section:
     if not shard_set.manifest.rejected:
-        return "<h2>Left out</h2><p>Nothing.</p>"
+        return Section("left-out", "Left out", ["Nothing."])
     text = read_regular(shard_set.path / REJECTED).decode("utf-8", "replace")
     rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
-    more = f"<p>and {len(rows) - 40:,} more in {REJECTED}</p>" if len(rows) > 40 else ""
-    return f"<h2>Left out</h2><p>{len(rows):,} in all.</p>{_table(['source', 'key', 'reason'], rows[:40])}{more}"
+    note = f"and {len(rows) - 40:,} more in {REJECTED}" if len(rows) > 40 else ""
+    table = Table("", ("source", "key", "reason"), rows[:40], note=note, wide=True)
+    return Section("left-out", "Left out", [f"{len(rows):,} in all."], [table])

@@ -6,7 +6,6 @@ garments, of which each is clothing or not, against training for clothing or not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,9 +62,9 @@ class Comparison:
 
     def confusion(self, run: int) -> np.ndarray:
         """int64 [K, K] of run 0 or 1, rows the truth."""
-        count = len(self.classes)
-        cells = np.bincount(self.truth * count + self.answers[run], minlength=count * count)
-        return cells.reshape(count, count)
+        from sklearn.metrics import confusion_matrix
+
+        return np.asarray(confusion_matrix(self.truth, self.answers[run], labels=range(len(self.classes))))
 
     def sentence(self) -> str:
         """What follows, in words."""
@@ -134,6 +133,7 @@ def _truth(target: Task, part: Split, config: Config) -> np.ndarray:
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value of McNemar's test (1947): the smaller of two counts, were each as likely as the other."""
-    trials, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(trials, count) for count in range(fewer + 1))
-    return float(min(1.0, 2 * tail / 2**trials))
+    from scipy.stats import binomtest
+
+    trials = only_first + only_second
+    return float(binomtest(only_first, trials).pvalue) if trials else 1.0

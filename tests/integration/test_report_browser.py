@@ -15,6 +15,7 @@ from selenium.webdriver.chrome.service import Service
 
 from fashion_dist.paths import RunDir
 from fashion_dist.report import make
+from fashion_dist.report.dataset_card import write_card
 from fashion_dist.report.run_data import Facts, read_facts
 from fashion_dist.tasks import deepfashion
 from shards import ShardSet
@@ -90,7 +91,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture(scope="module")
 def pages(packed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of one run with labels, of one that failed, and of several."""
+    """A page of one run with labels, of one that failed, of several, and the card of a data set."""
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
     folder = tmp_path_factory.mktemp("pages") / "runs"
     runs = [
@@ -104,14 +105,17 @@ def pages(packed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     def facts(*chosen: RunDir) -> list[Facts]:
         return read_facts(list(chosen))
 
+    card = folder.parent / "set"
+    shutil.copytree(shard_set.path, card)
     return {
+        "card": write_card(card),
         "one": make.report_run(facts(runs[0])[0], quick=True).page,
         "failed": make.report_run(facts(failed)[0], quick=True).page,
         "several": make.report_runs(facts(*runs), folder.parent / "several", quick=True).page,
     }
 
 
-@pytest.mark.parametrize("name", ["one", "failed", "several"])
+@pytest.mark.parametrize("name", ["one", "failed", "several", "card"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_a_page_is_whole(browser: webdriver.Chrome, pages: dict[str, Path], name: str, scheme: str, width: int) -> None:
@@ -130,7 +134,7 @@ def test_a_page_is_whole(browser: webdriver.Chrome, pages: dict[str, Path], name
     assert told == []
 
 
-@pytest.mark.parametrize("name", ["one", "failed", "several"])
+@pytest.mark.parametrize("name", ["one", "failed", "several", "card"])
 def test_a_page_fits_on_paper(browser: webdriver.Chrome, pages: dict[str, Path], name: str) -> None:
     a4 = {"width": 672, "height": 1002, "deviceScaleFactor": 1, "mobile": False}  # less the page's margins
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", a4)
