@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fashion_dist.report import formatting, scores
+from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Picture, Section, Table
 from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, Album, short
 from fashion_dist.report.run_data import Facts, plain_json
@@ -213,8 +213,9 @@ def seeds(groups: Sequence[Group], shared: Sequence[str]) -> Section | None:
     for g in sorted(several, key=lambda g: -g.mean(shared[0])):
         cells = []
         for metric in shared[:4]:
-            mean, deviation, count = scores.folded({metric: g.values(metric)}).get(metric, (float("nan"), None, 0))
-            cells.append(f"{mean:.4f} ± {deviation:.4f}" if deviation is not None else f"{mean:.4f}" if count else "—")
+            values = g.values(metric)
+            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.4f}{spread}" if values else "—")
         rows.append((g.label, len(g.members), *cells))
     first = max(several, key=lambda g: g.mean(shared[0]))
     values = first.values(shared[0])

@@ -41,7 +41,7 @@ class Model:
 
     def preprocess(self, path: str | Path) -> torch.Tensor:
         """A picture file as the network gets it, float32 [3, P, P]: upright, cut to the centre, resized, normalised."""
-        opened = Image.open(path)
+        opened: Image.Image = Image.open(path)
         if opened.mode.startswith("I"):  # 16 bits of gray
             opened = Image.fromarray((np.asarray(opened) / 257).round().clip(0, 255).astype(np.uint8))
         picture = ImageOps.exif_transpose(opened).convert("RGB")

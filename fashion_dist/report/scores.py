@@ -5,7 +5,7 @@ Legend: n examples, K classes, A attributes, B bootstrap draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,10 +188,3 @@ def together(matrix: np.ndarray) -> np.ndarray:
     distance = 1 - near
     np.fill_diagonal(distance, 0)
     return np.asarray(leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True)))
-
-
-def folded(groups: Mapping[str, list[float]]) -> dict[str, tuple[float, float | None, int]]:
-    """Mean, standard deviation (None of one value) and number of the values of each group."""
-    return {
-        key: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else None, len(v)) for key, v in groups.items()
-    }
