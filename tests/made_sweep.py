@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster.job_record import Submission, begin_attempt, end_attempt
-from fashion_dist.cluster.launcher import Request
+from fashion_dist.cluster.job_record import JobRecord, begin_attempt, end_attempt
+from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.paths import Home, RunDir
@@ -26,7 +26,7 @@ def make_sweep(home: Path, raw: dict[str, Any] | None = None, name: str = "s", s
     config = RECIPE.override(expand.texts({key.replace("__", "."): value for key, value in base.items()}))
     folder = Home(home).sweep_dir(sweep_id(name))
     folder.path.mkdir(parents=True)
-    sweep = Sweep(folder, name, raw, Request("clipart", home=str(home)), config, "hash", seed, 1, ())
+    sweep = Sweep(folder, name, raw, LaunchRequest("clipart", home=str(home)), config, "hash", seed, 1, ())
     searched = spec.parse(raw, "test", config.keys())
     if searched.method == "bayes":
         trials: list[Any] = [None] * searched.run_cap
@@ -55,7 +55,7 @@ def make_run(sweep: Sweep, number: int, state: str, values: list[float]) -> RunD
         {"split": "val", "step": 10 * (at + 1), "epoch": at + 1, "accuracy": value, "loss": 1 - value}
         for at, value in enumerate(values)
     ]
-    Submission("local", Resources(), job=GONE).write(run)
+    JobRecord("local", Resources(), job=GONE).write(run)
     begin_attempt(run, {"attempt": 1, "job": GONE.to_json(), "host": "h", "nodes": "h", "ranks": 1})
     end_attempt(run, 1, "failed" if state == "failed" else "done" if state == "done" else "cancelled")
     run.metrics.write_text("".join(json.dumps(point) + "\n" for point in points))

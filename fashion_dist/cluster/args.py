@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.job_record import JobOptions
+from fashion_dist.cluster.job_record import RuntimeOptions
 
 if TYPE_CHECKING:
-    from fashion_dist.cluster.launcher import Request
+    from fashion_dist.cluster.launcher import LaunchRequest
 
 _RESOURCES = (
     "nodes", "partition", "account", "qos", "constraint", "gpus_per_node", "tasks_per_node", "cpus_per_task",
@@ -79,26 +79,26 @@ class RunArgs(cli.CommonArgs):
     debug: bool = False
     """Try every step in a minute: a hundredth of the data, one epoch, no W&B."""
 
-    def request(self, settings: tuple[str, ...] = (), fresh: bool = False) -> Request:
+    def request(self, settings: tuple[str, ...] = (), fresh: bool = False) -> LaunchRequest:
         """What these flags ask for.
 
         Args:
             settings: `key=value`, the same for all runs.
             fresh: start over, beside what is there.
         """
-        from fashion_dist.cluster.launcher import Request  # numpy and more, which --help need not wait for
+        from fashion_dist.cluster.launcher import LaunchRequest  # numpy and more, which --help need not wait for
 
-        return Request(
+        return LaunchRequest(
             task=self.task, dataset=self.dataset, model=self.model, weights=self.weights, settings=settings,
             home=self.home, cluster=self.cluster, preset=self.preset,
             resources={name: getattr(self, name) for name in _RESOURCES},
-            options=JobOptions(**self.options()), fresh=fresh, group=self.group, debug=self.debug,
+            options=RuntimeOptions(**self.options()), fresh=fresh, group=self.group, debug=self.debug,
             shards=self.shards, snapshot=self.snapshot,
         )  # fmt: skip
 
     def options(self) -> dict[str, Any]:
-        """The fields of `JobOptions` that are given."""
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(JobOptions)}
+        """The fields of `RuntimeOptions` that are given."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(RuntimeOptions)}
         if self.debug:
             given["wandb"] = "off"
         return {name: value for name, value in given.items() if value is not None}

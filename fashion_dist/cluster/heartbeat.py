@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from fashion_dist.cluster import failures, run_lock
-from fashion_dist.cluster.rank_env import Place
+from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
@@ -31,24 +31,24 @@ SAMPLE_BEATS = 3
 """Signs of life from one look at the node's figures to the next."""
 
 
-class Watch(threading.Thread):
+class HeartbeatThread(threading.Thread):
     """Started once the attempt is known; a daemon, so it ends with the rank.
 
     Args:
         run: the run's folder.
-        place: this rank's place.
-        holder: the lock as rank 0 took it.
+        rank_info: this rank's place.
+        owner: the lock as rank 0 took it.
         stalled_s: after this long without a sign of life a rank counts as stalled.
         beat_s: seconds between signs of life.
     """
 
     def __init__(
-        self, run: RunDir, place: Place, holder: run_lock.Holder, stalled_s: float = 60.0, beat_s: float = 5.0
+        self, run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner, stalled_s: float = 60.0, beat_s: float = 5.0
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.steps = 0
         self.signals: list[str] = []
-        self._run, self._place, self._holder = run, place, holder
+        self._run, self._rank_info, self._owner = run, rank_info, owner
         self._stalled_s, self._beat_s = stalled_s, beat_s
         self._parent = os.getppid()
         self._over = threading.Event()
@@ -56,13 +56,13 @@ class Watch(threading.Thread):
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
-        self.nodes = AllNodes(run, holder.attempt, place.nodes)
+        self.nodes = AllNodes(run, owner.attempt, rank_info.nodes)
         self._sampler: NodeSampler | None = None
 
     def run(self) -> None:
         """Beat and look until `stop`."""
         self._run.heartbeats.mkdir(exist_ok=True)
-        if self._place.local_rank == 0:
+        if self._rank_info.local_rank == 0:
             with contextlib.suppress(OSError):  # a machine that does not tell what it does
                 self._sampler = NodeSampler()
         last = time.monotonic()
@@ -77,9 +77,9 @@ class Watch(threading.Thread):
             self.beat()
             self._follow_nodes()
             self._require_parent()
-            if self._place.is_main:
+            if self._rank_info.is_main:
                 self._require_lock()
-            if self._place.rank < 2:
+            if self._rank_info.rank < 2:
                 self._look_at_peers(now)
 
     def stop(self) -> None:
@@ -94,10 +94,10 @@ class Watch(threading.Thread):
         """Write this rank's sign of life now."""
         self._beats += 1
         values = {
-            "attempt": self._holder.attempt, "beat": self._beats, "steps": self.steps, "host": socket.gethostname(),
+            "attempt": self._owner.attempt, "beat": self._beats, "steps": self.steps, "host": socket.gethostname(),
             "pid": os.getpid(), "where": where(), "signals": self.signals, "cpu_s": time.process_time(),
         }  # fmt: skip
-        self._write(self._run.heartbeat(self._place.rank), values)
+        self._write(self._run.heartbeat(self._rank_info.rank), values)
 
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
         try:
@@ -109,9 +109,9 @@ class Watch(threading.Thread):
         """A node's first rank writes its figures down; rank 0 looks at those of all nodes a beat later."""
         if self._sampler is not None and self._beats % SAMPLE_BEATS == 1:
             with contextlib.suppress(OSError):
-                values = {"attempt": self._holder.attempt, "sample": self._beats, "figures": self._sampler.sample()}
-                self._write(self._run.node_figures(self._place.node), values)
-        if self._place.is_main and self._beats % SAMPLE_BEATS == 2:
+                values = {"attempt": self._owner.attempt, "sample": self._beats, "figures": self._sampler.sample()}
+                self._write(self._run.node_figures(self._rank_info.node), values)
+        if self._rank_info.is_main and self._beats % SAMPLE_BEATS == 2:
             self.nodes.look()
 
     def _require_parent(self) -> None:
@@ -120,16 +120,16 @@ class Watch(threading.Thread):
             os._exit(EXIT_ORPHANED)
 
     def _require_lock(self) -> None:
-        now = run_lock.holder(self._run)
-        if now is not None and now != self._holder:
+        now = run_lock.owner(self._run)
+        if now is not None and now != self._owner:
             # This node was taken for dead and the run goes on elsewhere; two writers would spoil it.
             print(f"the run is now held by {now.job}; ending", file=sys.stderr, flush=True)
             os._exit(EXIT_ORPHANED)
 
     def _look_at_peers(self, now: float) -> None:
-        for rank in range(self._place.world_size):
+        for rank in range(self._rank_info.world_size):
             values = read_json(self._run.heartbeat(rank))
-            if values.get("attempt") != self._holder.attempt or rank in self._named:
+            if values.get("attempt") != self._owner.attempt or rank in self._named:
                 continue
             beat, since = self._seen.get(rank, (-1, now))
             if values["beat"] != beat:
@@ -138,14 +138,14 @@ class Watch(threading.Thread):
                 self._named.add(rank)
                 self._name_stalled(rank, values["host"], values["steps"], values["where"])
 
-    def _name_stalled(self, rank: int, host: str, steps: int, place: str) -> None:
+    def _name_stalled(self, rank: int, host: str, steps: int, location: str) -> None:
         message = (
             f"no sign of life for {self._stalled_s:.0f} s: the process is stopped or its node is gone; "
-            f"last seen in {place} after {steps} steps of this start"
+            f"last seen in {location} after {steps} steps of this start"
         )
         print(f"rank {rank} on {host}: {message}; this rank waits here:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr)
-        failures.report_stalled(self._run, rank, self._holder.attempt, host, message)
+        failures.report_stalled(self._run, rank, self._owner.attempt, host, message)
 
 
 def end_within(seconds: float, status: int) -> None:

@@ -23,7 +23,7 @@ GOES_ON: tuple[End, ...] = ("time limit", "pre-empted", "requeued")
 
 
 @dataclass(frozen=True)
-class JobOptions:
+class RuntimeOptions:
     """What may differ between two starts of a run without changing its outcome; read anew at every start."""
 
     stage: str = "off"
@@ -41,13 +41,13 @@ class JobOptions:
 
 
 @dataclass(frozen=True)
-class Submission:
+class JobRecord:
     """The content of job.json.
 
     Args:
         cluster: where the job was submitted.
         resources: what it asked for.
-        options: see `JobOptions`.
+        options: see `RuntimeOptions`.
         comment: by which the job is found in the queue when `job` was not written down.
         job: None from before the submission until the scheduler has answered.
         submitted: Unix time, for people.
@@ -59,7 +59,7 @@ class Submission:
 
     cluster: Cluster
     resources: Resources
-    options: JobOptions = field(default_factory=JobOptions)
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
     comment: str = ""
     job: JobRef | None = None
     submitted: float = 0.0
@@ -73,14 +73,14 @@ class Submission:
         write_json(run.job, dataclasses.asdict(self))
 
     @classmethod
-    def read(cls, run: RunDir) -> Submission | None:
+    def read(cls, run: RunDir) -> JobRecord | None:
         """The run's last submission, or None."""
         values = read_json(run.job)
         if not values:
             return None
         job = JobRef.from_json(values["job"], run.job)
         resources = read_fields(Resources, values["resources"])
-        options = read_fields(JobOptions, values["options"])
+        options = read_fields(RuntimeOptions, values["options"])
         rest = {name: values[name] for name in ("submitted", "sweep", "trial", "logs", "code") if name in values}
         return cls(values["cluster"], resources, options, values["comment"], job, **rest)
 

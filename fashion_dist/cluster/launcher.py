@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist import __version__, runs, tasks
 from fashion_dist.cluster import code_version, permissions, run_lock, slurm
-from fashion_dist.cluster.job_record import JobOptions, Submission, attempts
+from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts
 from fashion_dist.cluster.resources import Resources, load_preset
-from fashion_dist.cluster.run_view import RunView, Scheduler, look
+from fashion_dist.cluster.run_view import RunView, Scheduler, read_run_view
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
@@ -42,7 +42,7 @@ LOCAL_TIME_MIN = 60 * 24 * 365
 
 
 @dataclass(frozen=True)
-class Request:
+class LaunchRequest:
     """What the user asks for; None and empty values leave the recipe's, the preset's or the cluster's own."""
 
     task: str
@@ -55,7 +55,7 @@ class Request:
     preset: str = ""
     resources: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Resources` that replace the preset's; None replaces nothing."""
-    options: JobOptions = field(default_factory=JobOptions)
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
     fresh: bool = False
     group: str = ""
     """May read the folders of the runs; empty leaves them as they are, closed at first."""
@@ -68,7 +68,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSpec:
     """A run that can be submitted."""
 
     config: Config
@@ -77,7 +77,7 @@ class Plan:
     run: RunDir
     cluster: Cluster
     resources: Resources
-    options: JobOptions
+    options: RuntimeOptions
     command: str = ""
     """What the user typed."""
     sweep: str = ""
@@ -119,7 +119,7 @@ class Launched:
 
 
 @dataclass(frozen=True)
-class Ground:
+class LaunchContext:
     """What the runs of one request have in common, whatever their settings.
 
     Args:
@@ -132,7 +132,7 @@ class Ground:
         resources: what each job asks for.
     """
 
-    request: Request
+    request: LaunchRequest
     task: tasks.Task
     home: Home
     config: Config
@@ -163,38 +163,38 @@ class Ground:
             )
         return config
 
-    def plan(self, config: Config, *, fresh: bool = False, command: str = "") -> Plan:
+    def run_spec(self, config: Config, *, fresh: bool = False, command: str = "") -> RunSpec:
         """The plan of a run of `config`, which `require` has seen."""
         run_id = runs.run_id(config, self.home, self.shard_set.data_hash)
         run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
         own = runs.taken_up(run, config)
-        return Plan(
+        return RunSpec(
             own, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
             differs=runs.differences(own, config),
         )  # fmt: skip
 
 
-def resolve(request: Request) -> Plan:
+def resolve(request: LaunchRequest) -> RunSpec:
     """The plan that a request means.
 
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
-    ground = survey(request)
-    config = ground.require(ground.config)
-    require_shards(ground.shard_set)
-    plan = ground.plan(config, fresh=request.fresh)
+    context = prepare(request)
+    config = context.require(context.config)
+    require_shards(context.shard_set)
+    plan = context.run_spec(config, fresh=request.fresh)
     return dataclasses.replace(plan, group=request.group, snapshot=request.snapshot)
 
 
-def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
+def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> RunSpec:
     """The plan to go on with a run that was launched before, with its own configuration.
 
     Args:
         request: where; what it leaves open is as the run's last submission asked.
         name: see `Home.find_run`.
-        options: fields of `JobOptions` that replace the last submission's.
+        options: fields of `RuntimeOptions` that replace the last submission's.
 
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
@@ -206,21 +206,21 @@ def resume(request: Request, name: str, options: Mapping[str, Any]) -> Plan:
     _require_writable(run.path)
     if request.group:
         permissions.group_id(request.group)
-    last = Submission.read(run)
+    last = JobRecord.read(run)
     cluster = choose_cluster(last.cluster if last is not None and request.cluster == "auto" else request.cluster)
     is_as_before = last is not None and last.cluster == cluster and not request.preset
     resources = resolve_resources(request, cluster, last.resources if last is not None and is_as_before else None)
     task = tasks.load(config.task)
-    Ground(request, task, home, config, opened.shard_set, cluster, resources).require(config)
+    LaunchContext(request, task, home, config, opened.shard_set, cluster, resources).require(config)
     require_shards(opened.shard_set)
-    return Plan(
+    return RunSpec(
         config, opened.shard_set.path, opened.shard_set.data_hash, run, cluster, resources,
-        dataclasses.replace(last.options if last is not None else JobOptions(), **options), group=request.group,
+        dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options), group=request.group,
         snapshot=request.snapshot, differs=runs.differences(config, task.recipe),
     )  # fmt: skip
 
 
-def survey(request: Request) -> Ground:
+def prepare(request: LaunchRequest) -> LaunchContext:
     """Everything about a request that can be refused before its settings are looked at together; writes nothing.
 
     Raises:
@@ -240,10 +240,10 @@ def survey(request: Request) -> Ground:
     _require_facts(config, task, shard_set)
     cluster = choose_cluster(request.cluster)
     resources = resolve_resources(request, cluster)
-    return Ground(request, task, home, config, shard_set, cluster, resources)
+    return LaunchContext(request, task, home, config, shard_set, cluster, resources)
 
 
-def resolve_config(recipe: Config, request: Request) -> Config:
+def resolve_config(recipe: Config, request: LaunchRequest) -> Config:
     """The recipe with the request's flags and settings, the settings last, checked as a whole."""
     config = recipe.debug() if request.debug else recipe
     if request.dataset:
@@ -324,7 +324,7 @@ def choose_cluster(wanted: Literal["auto", "slurm", "local"]) -> Cluster:
     return "slurm" if answers else "local"
 
 
-def resolve_resources(request: Request, cluster: Cluster, before: Resources | None = None) -> Resources:
+def resolve_resources(request: LaunchRequest, cluster: Cluster, before: Resources | None = None) -> Resources:
     """The preset with the request's values in it, and what was left open filled from the cluster.
 
     Args:
@@ -388,7 +388,7 @@ def _beside(home: Home, run_id: str) -> RunDir:
     return run
 
 
-def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
+def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
     """Submit the plan's run, unless it is done, waits or runs already.
 
     Args:
@@ -403,13 +403,13 @@ def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
     if plan.config.model.weights == "imagenet":
         pretrained.fetch(pretrained.published(plan.config.model.name), run.home.weights)
     make_folder(run, plan.group)
-    with run_lock.guard(run.path, "launch"):
+    with run_lock.file_lock(run.path, "launch"):
         before = _already(plan, job_type)
         if before is not None:
             return before
         write_run(plan)
         attempt = len(attempts(run)) + 1  # counted before the job starts and counts itself
-        noted = Submission(
+        noted = JobRecord(
             plan.cluster, plan.resources, plan.options, plan.comment, None, time.time(), plan.sweep, plan.trial,
             code=plan.code or code_version.code_hash(),
         )  # fmt: skip
@@ -421,7 +421,7 @@ def launch(plan: Plan, job_type: type[TrainJob] | None = None) -> Launched:
         call = (job_type or TrainJob)(str(run.path))
         job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment, code)
         dataclasses.replace(noted, job=job).write(run)
-        return Launched("submitted", run, job, look(run, Scheduler()), attempt)
+        return Launched("submitted", run, job, read_run_view(run, Scheduler()), attempt)
 
 
 def make_folder(run: RunDir, group: str = "") -> None:
@@ -430,25 +430,25 @@ def make_folder(run: RunDir, group: str = "") -> None:
     permissions.make(run.path, group)
 
 
-def _already(plan: Plan, job_type: type[TrainJob] | None) -> Launched | None:
+def _already(plan: RunSpec, job_type: type[TrainJob] | None) -> Launched | None:
     """The run as it stands, when there is nothing to submit."""
     run = plan.run
-    noted = Submission.read(run)
+    noted = JobRecord.read(run)
     if noted is not None and noted.job is None:
-        noted = _adopt(plan, noted, job_type)
-    view = look(run, Scheduler())
+        noted = _recover_orphan_job(plan, noted, job_type)
+    view = read_run_view(run, Scheduler())
     if view.state == "done":
         return Launched("done", run, None, view)
-    if noted is not None and noted.job is not None and slurm.presence(noted.job) != "gone":
+    if noted is not None and noted.job is not None and slurm.job_status(noted.job) != "gone":
         return Launched("active", run, noted.job, view)
     # Jobs started by hand hold the lock without a job.json.
-    held = run_lock.holder(run)
-    if held is not None and slurm.presence(held.job) != "gone":
+    held = run_lock.owner(run)
+    if held is not None and slurm.job_status(held.job) != "gone":
         return Launched("active", run, held.job, view)
     return None
 
 
-def _adopt(plan: Plan, noted: Submission, job_type: type[TrainJob] | None) -> Submission:
+def _recover_orphan_job(plan: RunSpec, noted: JobRecord, job_type: type[TrainJob] | None) -> JobRecord:
     """Take up the job of a launcher that was killed before it wrote the job's id."""
     from fashion_dist.cluster import submitit_executor
     from fashion_dist.cluster.worker import TrainJob
@@ -463,7 +463,7 @@ def _adopt(plan: Plan, noted: Submission, job_type: type[TrainJob] | None) -> Su
     return noted
 
 
-def write_run(plan: Plan) -> None:
+def write_run(plan: RunSpec) -> None:
     """Write what the ranks read: the configuration with which the run began, and what it was made from."""
     run, before = plan.run, read_json(plan.run.run)
     config = runs.taken_up(run, plan.config)
@@ -491,7 +491,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def dry_run(plan: Plan) -> str:
+def dry_run(plan: RunSpec) -> str:
     """The resolved configuration and the sbatch script, or the local command; writes nothing."""
     from fashion_dist.cluster import submitit_executor
 

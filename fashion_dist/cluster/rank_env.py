@@ -14,7 +14,7 @@ from fashion_dist.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """One rank's place in its job, in numbers that need no torch.
 
     Args:
@@ -45,7 +45,7 @@ class Place:
         return self.rank == 0
 
 
-def read_place(environment: Mapping[str, str], pid: int | None = None) -> Place:
+def read_rank_info(environment: Mapping[str, str], pid: int | None = None) -> RankInfo:
     """The place that a scheduler's variables describe; without any, one rank alone in the process `pid` (this one).
 
     Ranks of a local job share this machine whatever number of nodes they stand for, and are counted that way.
@@ -53,16 +53,16 @@ def read_place(environment: Mapping[str, str], pid: int | None = None) -> Place:
     if environment.get("SUBMITIT_EXECUTOR") == "local":
         rank, ranks = int(environment["SUBMITIT_LOCAL_GLOBALID"]), int(environment["SUBMITIT_LOCAL_NTASKS"])
         job = JobRef.of_process(int(environment["SUBMITIT_LOCAL_JOB_ID"]))
-        return Place(rank, ranks, rank, ranks, 0, 1, job)
+        return RankInfo(rank, ranks, rank, ranks, 0, 1, job)
     if "SLURM_STEP_NUM_TASKS" not in environment:  # also in a batch script that does not go through srun
-        return Place(0, 1, 0, 1, 0, 1, JobRef.of_process(os.getpid() if pid is None else pid))
+        return RankInfo(0, 1, 0, 1, 0, 1, JobRef.of_process(os.getpid() if pid is None else pid))
     if "SLURM_ARRAY_JOB_ID" in environment:
         job_id = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     else:
         job_id = environment["SLURM_JOB_ID"]
     node = int(environment["SLURM_NODEID"])
     per_node = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
-    return Place(
+    return RankInfo(
         rank=int(environment["SLURM_PROCID"]),
         world_size=int(environment["SLURM_STEP_NUM_TASKS"]),
         local_rank=int(environment["SLURM_LOCALID"]),
@@ -85,11 +85,11 @@ def tasks_per_node(text: str) -> list[int]:
     return counts
 
 
-def own_address(place: Place, interface: str = "") -> tuple[str, str]:
+def advertise_address(rank_info: RankInfo, interface: str = "") -> tuple[str, str]:
     """The IPv4 address under which the job's other nodes reach this one, and the interface that has it.
 
     Args:
-        place: where this rank is.
+        rank_info: where this rank is.
         interface: one to use between nodes whatever the routes say; empty lets the routes say. One node uses loopback.
 
     Raises:
@@ -102,14 +102,14 @@ def own_address(place: Place, interface: str = "") -> tuple[str, str]:
             raise ConfigError(
                 f"{socket.gethostname()} has no interface {interface!r} with an IPv4 address; it has {known}"
             )
-        if place.nodes > 1:
+        if rank_info.nodes > 1:
             return addresses[interface], interface
-    if place.nodes == 1:
+    if rank_info.nodes == 1:
         address = "127.0.0.1"
     else:
-        hosts = ask(["scontrol", "show", "hostnames", place.node_list]).split()
+        hosts = ask(["scontrol", "show", "hostnames", rank_info.node_list]).split()
         # The way to any other node; on rank 0's node that is the second, elsewhere the first.
-        address = _address_towards(hosts[1 if place.node == 0 else 0])
+        address = _address_towards(hosts[1 if rank_info.node == 0 else 0])
     found = next((name for name, value in addresses.items() if value == address), "")
     # 127.0.1.11 and its like are loopback without standing on the interface.
     return address, found or next((name for name, value in addresses.items() if value.startswith("127.")), "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster.slurm import JobRef, presence
+from fashion_dist.cluster.slurm import JobRef, job_status
 from fashion_dist.errors import RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
@@ -24,7 +24,7 @@ from shards.safe_io import open_regular
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """Who may write to a run folder.
 
     Args:
@@ -44,31 +44,31 @@ class Holder:
         return {"job": self.job.to_json(), "restart": self.restart, "attempt": self.attempt, "host": self.host}
 
 
-def holder(run: RunDir) -> Holder | None:
+def owner(run: RunDir) -> LockOwner | None:
     """Who holds the folder, gone or not."""
     values = read_json(run.lock)
     job = JobRef.from_json(values.get("job"), run.lock)
-    return Holder(job, values["restart"], values["attempt"], values["host"]) if job is not None else None
+    return LockOwner(job, values["restart"], values["attempt"], values["host"]) if job is not None else None
 
 
-def take(run: RunDir, job: JobRef, restart: int, attempt: int) -> Holder:
+def acquire(run: RunDir, job: JobRef, restart: int, attempt: int) -> LockOwner:
     """Become the writer; the job's own earlier attempts, and jobs that are gone, make room.
 
     Raises:
         RunBusyError: another job writes here, or may do so; it is named.
     """
-    with guard(run.path):
-        now = holder(run)
+    with file_lock(run.path):
+        now = owner(run)
         if now is not None and now.job != job:
             _require_gone(run, now)
-        mine = Holder(job, restart, attempt, socket.gethostname())
+        mine = LockOwner(job, restart, attempt, socket.gethostname())
         write_json(run.lock, mine.to_json())
         return mine
 
 
-def _require_gone(run: RunDir, now: Holder) -> None:
+def _require_gone(run: RunDir, now: LockOwner) -> None:
     try:
-        there = presence(now.job)
+        there = job_status(now.job)
     except RunError as error:
         raise RunBusyError(f"run {run.run_id} is held by {now.job} (node {now.host}), and {error}") from None
     if there == "unknown":
@@ -79,14 +79,14 @@ def _require_gone(run: RunDir, now: Holder) -> None:
         raise RunBusyError(f"run {run.run_id} is held by {now.job} (node {now.host}, attempt {now.attempt})")
 
 
-def release(run: RunDir, mine: Holder) -> None:
+def release(run: RunDir, mine: LockOwner) -> None:
     """Let the folder go, if it is still ours."""
-    with guard(run.path):
-        if holder(run) == mine:
+    with file_lock(run.path):
+        if owner(run) == mine:
             run.lock.unlink()
 
 
-def await_holder(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Holder:
+def await_owner(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> LockOwner:
     """Rank 0's holder as the other ranks see it, once it is written.
 
     Raises:
@@ -94,7 +94,7 @@ def await_holder(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Ho
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        now = holder(run)
+        now = owner(run)
         if now is not None and now.job == job and now.restart == restart:
             return now
         if time.monotonic() > deadline:
@@ -103,7 +103,7 @@ def await_holder(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Ho
 
 
 @contextlib.contextmanager
-def guard(folder: Path, name: str = "lock") -> Iterator[None]:
+def file_lock(folder: Path, name: str = "lock") -> Iterator[None]:
     """Only one process at a time is inside, over all nodes whose filesystem supports locks; the kernel ends it."""
     path = folder / f".{name}.guard"
     descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist.cluster import failures, job_record, run_lock, slurm
-from fashion_dist.cluster.slurm import JobRef, Presence
+from fashion_dist.cluster.slurm import JobRef, JobStatus
 from fashion_dist.errors import RunError
 from fashion_dist.io import read_json
 from fashion_dist.paths import Home, RunDir
@@ -55,7 +55,7 @@ class RunView:
     state: str
     detail: str = ""
     job: JobRef | None = None
-    there: Presence = "gone"
+    there: JobStatus = "gone"
     nodes: str = ""
     attempts: int = 0
     progress: RunState = field(default_factory=RunState)
@@ -99,14 +99,14 @@ class Scheduler:
                 self._queue, self.silent = {}, str(error)
         return self._queue.get(job_id)
 
-    def presence(self, job: JobRef) -> Presence:
-        """As `scheduler.presence`; `unknown` when Slurm is silent."""
+    def job_status(self, job: JobRef) -> JobStatus:
+        """As `slurm.job_status`; `unknown` when Slurm is silent."""
         if job.cluster == "local":
-            return slurm.presence(job)
+            return slurm.job_status(job)
         entry = self.entry(job.job_id)
         if self.silent:
             return "unknown"
-        return entry.presence if entry is not None else "gone"
+        return entry.status if entry is not None else "gone"
 
     def ended(self, job: JobRef) -> str:
         """How a job that is gone ended, such as CANCELLED; empty when unknown."""
@@ -117,25 +117,25 @@ class Scheduler:
         return self._accounting.get(job.job_id, "")
 
 
-def look(run: RunDir, slurm: Scheduler) -> RunView:
+def read_run_view(run: RunDir, slurm: Scheduler) -> RunView:
     """Everything about one run."""
-    return look_with(run, job_record.Submission.read(run), RunState.read(run.state), slurm)
+    return read_run_view_with(run, job_record.JobRecord.read(run), RunState.read(run.state), slurm)
 
 
-def look_with(
-    run: RunDir, submission: job_record.Submission | None, progress: RunState | None, slurm: Scheduler
+def read_run_view_with(
+    run: RunDir, record: job_record.JobRecord | None, progress: RunState | None, slurm: Scheduler
 ) -> RunView:
-    """`look`, where job.json and state.json have been read already."""
+    """`read_run_view`, where job.json and state.json have been read already."""
     config = read_json(run.config)
     progress = progress or RunState(state="running", attempt=0)
     starts = job_record.attempts(run)
-    job = submission.job if submission is not None else None
-    held = run_lock.holder(run)
-    if held is not None and held.job != job and slurm.presence(held.job) != "gone":
+    job = record.job if record is not None else None
+    held = run_lock.owner(run)
+    if held is not None and held.job != job and slurm.job_status(held.job) != "gone":
         job = held.job  # started by hand, without launch.py
     elif job is None and starts:
         job = JobRef.from_json(starts[-1]["job"], run.attempts)
-    there: Presence = slurm.presence(job) if job is not None else "gone"
+    there: JobStatus = slurm.job_status(job) if job is not None else "gone"
     began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"], run.attempts) == job
     fresh = began and progress.attempt == starts[-1]["attempt"]
     promised = bool(starts) and bool(starts[-1].get("goes_on"))
@@ -161,7 +161,7 @@ def look_with(
     return dataclasses.replace(base, detail=progress.message if state in ("stopped", "pruned") else "")
 
 
-def _state(progress: RunState, there: Presence, *, fresh: bool, submitted: bool, promised: bool, pruned: bool) -> str:
+def _state(progress: RunState, there: JobStatus, *, fresh: bool, submitted: bool, promised: bool, pruned: bool) -> str:
     """The run's state.
 
     Args:
@@ -220,8 +220,8 @@ def why(run: RunDir, job: JobRef | None, starts: list[dict[str, Any]], ended: st
 
 def log_of(run: RunDir, job: JobRef, rank: int) -> Path:
     """Where a rank's standard error goes."""
-    submission = job_record.Submission.read(run)
-    elsewhere = submission.logs if submission is not None and submission.job == job else ""
+    record = job_record.JobRecord.read(run)
+    elsewhere = record.logs if record is not None and record.job == job else ""
     return (Path(elsewhere) if elsewhere else run.logs) / f"{job.job_id}_{rank}_log.err"
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from fashion_dist.errors import ConfigError, RunError
 
 Cluster = Literal["slurm", "local"]
-Presence = Literal["queued", "running", "gone", "unknown"]
+JobStatus = Literal["queued", "running", "gone", "unknown"]
 
 _TIMEOUT_S = 20.0
 _JOB_IDS = {"slurm": re.compile(r"[0-9]+([_+][0-9]+)?"), "local": re.compile(r"[1-9][0-9]{0,9}")}
@@ -113,7 +113,7 @@ class Queued:
     comment: str
 
     @property
-    def presence(self) -> Presence:
+    def status(self) -> JobStatus:
         """Queued or running; what Slurm is still cleaning up after runs no longer, but may yet be requeued."""
         if self.state in _QUEUED:
             return "queued"
@@ -244,7 +244,7 @@ def _each(text: str) -> list[str]:
     return [f"{array}_{task}" for low, high in ranges for task in range(int(low), int(high or low) + 1)]
 
 
-def presence(job: JobRef) -> Presence:
+def job_status(job: JobRef) -> JobStatus:
     """Whether a job waits, runs or is gone; `unknown` when only another machine could say.
 
     Raises:
@@ -252,7 +252,7 @@ def presence(job: JobRef) -> Presence:
     """
     if job.cluster == "slurm":
         found = queue(job_ids=[job.job_id])
-        states = {entry.presence for entry in found}
+        states = {entry.status for entry in found}
         return "running" if "running" in states else "queued" if "queued" in states else "gone"
     if job.host != socket.gethostname():
         return "unknown"
@@ -296,14 +296,14 @@ def cancel(job: JobRef) -> None:
     """
     if job.cluster == "slurm":
         ask(["scancel", "--", job.job_id])
-    elif presence(job) == "running":
+    elif job_status(job) == "running":
         pid = int(job.job_id)
         if pid == 1 or not any(word.startswith("fashion_dist.") for word in _command_line(pid)):
             raise ConfigError(
                 f"process {pid} is no job of fashion-dist and was not ended; {job.cancel_command} does so"
             )
         os.kill(pid, signal.SIGTERM)
-    elif presence(job) == "unknown":
+    elif job_status(job) == "unknown":
         raise RunError(f"{job} can only be ended there: {job.cancel_command}")
 
 

@@ -133,7 +133,7 @@ def queued_before(folder: Path, cluster: Cluster, name: str, comment: str) -> Jo
     if cluster == "local":
         pid = slurm.find_process("fashion_dist.cluster.submitit_executor", str(folder))
         return JobRef.of_process(pid) if pid is not None else None
-    mine = [entry for entry in slurm.queue(name=name) if entry.comment == comment and entry.presence != "gone"]
+    mine = [entry for entry in slurm.queue(name=name) if entry.comment == comment and entry.status != "gone"]
     return JobRef("slurm", mine[0].job_id) if mine else None
 
 
@@ -342,7 +342,7 @@ def run_array(
     try:
         while waiting:
             time.sleep(1)
-            there = {entry.job_id for entry in slurm.queue(job_ids=arrays) if entry.presence != "gone"}
+            there = {entry.job_id for entry in slurm.queue(job_ids=arrays) if entry.status != "gone"}
             waiting &= there
             say(len(jobs) - len(waiting), len(jobs))
     except BaseException:

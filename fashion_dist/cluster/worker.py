@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist.cluster import code_version, failures, job_record, machine, permissions, run_lock, slurm
-from fashion_dist.cluster.heartbeat import Watch, end_within, signals_of_all
-from fashion_dist.cluster.rank_env import Place, own_address, read_place
+from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within, signals_of_all
+from fashion_dist.cluster.rank_env import RankInfo, advertise_address, read_rank_info
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
-from fashion_dist.train.startup_timer import Startup, import_late
+from fashion_dist.train.startup_timer import StartupTimer, import_late
 from shards.portable import cpus, set_cpus
 from shards.safe_io import refuse_link
 
@@ -59,7 +59,7 @@ class TrainJob:
 
         submitit_executor.forget_results()
         try:
-            run_rank(RunDir(Path(self.run_dir)), self.pruner)
+            run_worker(RunDir(Path(self.run_dir)), self.pruner)
         except BaseException:
             end_within(END_S, 1)
             raise
@@ -70,13 +70,13 @@ class TrainJob:
         return None
 
     def checkpoint(self) -> object:
-        """For a signal that comes before `run_rank` listens: the same again. No collective, no state."""
+        """For a signal that comes before `run_worker` listens: the same again. No collective, no state."""
         from fashion_dist.cluster import submitit_executor
 
         return submitit_executor.again(type(self)(self.run_dir))
 
 
-class StopFlag:
+class PreemptionFlag:
     """Set by signals, asked by the training loop at each step.
 
     USR2 is the scheduler's warning before the time limit or a pre-emption: save and go on later. TERM ends the run
@@ -104,7 +104,7 @@ class StopFlag:
         print(f"{name}: stopping at the next step", file=sys.stderr, flush=True)
 
 
-def run_rank(run: RunDir, make_pruner: MakePruner | None = None) -> None:
+def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     """This rank's whole life; raises what ended it, after it has been written to the run folder.
 
     Args:
@@ -115,63 +115,63 @@ def run_rank(run: RunDir, make_pruner: MakePruner | None = None) -> None:
         SystemExit: rank 0 of a local job asks to be started again.
         RunBusyError: another job holds the run folder.
     """
-    startup = Startup()
-    stop = StopFlag()
+    startup = StartupTimer()
+    stop = PreemptionFlag()
     stop.install()
     faulthandler.enable()
     permissions.require_own(run.path)
     permissions.keep(run.path)
-    place = read_place(os.environ)
-    submission = job_record.Submission.read(run)
-    options = submission.options if submission is not None else job_record.JobOptions()
-    holder = _enter(run, place, options.peer_timeout_s)
-    threads = set_threads(place)
-    watch = Watch(run, place, holder, stalled_s=min(60.0, options.peer_timeout_s / 2))
-    if place.is_main and submission is not None:
-        watch.stop_in(_seconds_to_signal(place, submission))
-    watch.start()
-    launched = submission.code if submission is not None else ""
+    rank_info = read_rank_info(os.environ)
+    record = job_record.JobRecord.read(run)
+    options = record.options if record is not None else job_record.RuntimeOptions()
+    owner = _enter(run, rank_info, options.peer_timeout_s)
+    threads = set_threads(rank_info)
+    heartbeat = HeartbeatThread(run, rank_info, owner, stalled_s=min(60.0, options.peer_timeout_s / 2))
+    if rank_info.is_main and record is not None:
+        heartbeat.stop_in(_seconds_to_signal(rank_info, record))
+    heartbeat.start()
+    launched = record.code if record is not None else ""
     code = code_version.code_hash() if launched else ""
     if told := code_version.difference(launched, [code]):
         print(told, file=sys.stderr, flush=True)
-    startup.mark("run folder")
+    startup.record_phase("run folder")
     try:
-        prune = make_pruner(run) if make_pruner is not None and place.is_main else None
-        outcome = _train(run, place, holder, submission, options, threads, stop, watch, startup, prune, code)
-        if place.is_main:
-            _leave(run, place, holder, options, outcome)
+        prune = make_pruner(run) if make_pruner is not None and rank_info.is_main else None
+        outcome = _train(run, rank_info, owner, record, options, threads, stop, heartbeat, startup, prune, code)
+        if rank_info.is_main:
+            _leave(run, rank_info, owner, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
-        failure = failures.report(run, place.rank, holder.attempt, error)
+        failure = failures.report(run, rank_info.rank, owner.attempt, error)
         print(failure.sentence, file=sys.stderr, flush=True)
-        if place.is_main:
-            _fail(run, holder, failure)
+        if rank_info.is_main:
+            _fail(run, owner, failure)
         raise
     finally:
-        if place.is_main:
-            run_lock.release(run, holder)
-        watch.stop()
+        if rank_info.is_main:
+            run_lock.release(run, owner)
+        heartbeat.stop()
 
 
-def _seconds_to_signal(place: Place, submission: job_record.Submission) -> float | None:
+def _seconds_to_signal(rank_info: RankInfo, record: job_record.JobRecord) -> float | None:
     """How long this job may train before it has to save; None without a time limit.
 
     Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
     """
-    if place.job.cluster == "local":
+    if rank_info.job.cluster == "local":
         return None
     try:
-        entries = slurm.queue(job_ids=[place.job.job_id])
+        entries = slurm.queue(job_ids=[rank_info.job.job_id])
     except RunError as error:
         print(f"the time limit is unknown: {error}", file=sys.stderr, flush=True)
         return None
     left_s = entries[0].left_s if entries else None
-    return None if left_s is None else left_s - min(submission.resources.signal_delay_s, left_s / 2)
+    return None if left_s is None else left_s - min(record.resources.signal_delay_s, left_s / 2)
 
 
-def set_threads(place: Place) -> int:
+def set_threads(rank_info: RankInfo) -> int:
     """Give this rank its share of its node's cores, before torch asks; returns the number of threads."""
-    asked = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if place.job.cluster == "slurm" else 0
-    threads, cores = cores_of(cpus(), place, asked)
+    asked = int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) if rank_info.job.cluster == "slurm" else 0
+    threads, cores = cores_of(cpus(), rank_info, asked)
     if cores:
         set_cpus(cores)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -179,40 +179,40 @@ def set_threads(place: Place) -> int:
     return threads
 
 
-def cores_of(allowed: Sequence[int], place: Place, asked: int) -> tuple[int, list[int]]:
+def cores_of(allowed: Sequence[int], rank_info: RankInfo, asked: int) -> tuple[int, list[int]]:
     """How many threads a rank runs, and the cores to keep it to; none where these are its own already, or others'.
 
     Args:
         allowed: the cores that this process may use.
-        place: the rank.
+        rank_info: the rank.
         asked: cores that the scheduler promised to each rank; 0 where there is none.
     """
-    ranks = place.local_world_size
+    ranks = rank_info.local_world_size
     threads = max(1, asked or len(allowed) // ranks)
     # With more cores than the ranks of this job asked for, Slurm confines nobody: other jobs run on some of them.
     if ranks == 1 or len(allowed) // ranks != threads:
         return threads, []
-    first = place.local_rank * threads
+    first = rank_info.local_rank * threads
     return threads, list(allowed[first : first + threads])
 
 
-def _enter(run: RunDir, place: Place, timeout_s: float) -> run_lock.Holder:
+def _enter(run: RunDir, rank_info: RankInfo, timeout_s: float) -> run_lock.LockOwner:
     """Rank 0 takes the lock and numbers the attempt; the others wait for that."""
-    if not place.is_main:
-        return run_lock.await_holder(run, place.job, place.restart, timeout_s)
+    if not rank_info.is_main:
+        return run_lock.await_owner(run, rank_info.job, rank_info.restart, timeout_s)
     attempt = len(job_record.attempts(run)) + 1
-    holder = run_lock.take(run, place.job, place.restart, attempt)
+    owner = run_lock.acquire(run, rank_info.job, rank_info.restart, attempt)
     print(failures.start_mark(attempt), file=sys.stderr, flush=True)
     job_record.begin_attempt(
         run,
         {
-            "attempt": attempt, "job": place.job.to_json(), "restart": place.restart, "host": holder.host,
-            "nodes": place.node_list or holder.host, "ranks": place.world_size, "node_count": place.nodes,
+            "attempt": attempt, "job": rank_info.job.to_json(), "restart": rank_info.restart, "host": owner.host,
+            "nodes": rank_info.node_list or owner.host, "ranks": rank_info.world_size, "node_count": rank_info.nodes,
             "hardware": machine.hardware(),
         },
     )  # fmt: skip
     _forget_peers(run)
-    return holder
+    return owner
 
 
 def _forget_peers(run: RunDir) -> None:
@@ -225,14 +225,14 @@ def _forget_peers(run: RunDir) -> None:
 
 def _train(
     run: RunDir,
-    place: Place,
-    holder: run_lock.Holder,
-    submission: job_record.Submission | None,
-    options: job_record.JobOptions,
+    rank_info: RankInfo,
+    owner: run_lock.LockOwner,
+    record: job_record.JobRecord | None,
+    options: job_record.RuntimeOptions,
     threads: int,
-    stop: StopFlag,
-    watch: Watch,
-    startup: Startup,
+    stop: PreemptionFlag,
+    heartbeat: HeartbeatThread,
+    startup: StartupTimer,
     prune: Callable[[int], bool] | None,
     code: str,
 ) -> str:  # fmt: skip
@@ -240,7 +240,7 @@ def _train(
 
     Whatever needs no peer comes before the ranks meet, so that they wait for the slowest one only once.
     """
-    address, interface = own_address(place, submission.resources.network_interface if submission else "")
+    address, interface = advertise_address(rank_info, record.resources.network_interface if record else "")
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
@@ -252,16 +252,23 @@ def _train(
     from fashion_dist.train.trainer import Trainer, build_model
 
     import_late()
-    startup.mark("imports")
+    startup.record_phase("imports")
     opened = open_folder(run)
     require_weights(opened)
     config, shard_set = opened.config, opened.shard_set
     model = build_model(config, shard_set, run.home.weights)
-    startup.mark("model")
-    world = World(place.rank, place.world_size, place.local_rank, place.local_world_size, place.node, place.nodes)
+    startup.record_phase("model")
+    world = World(
+        rank_info.rank,
+        rank_info.world_size,
+        rank_info.local_rank,
+        rank_info.local_world_size,
+        rank_info.node,
+        rank_info.nodes,
+    )
 
     def should_stop() -> bool:
-        watch.steps += 1
+        heartbeat.steps += 1
         return stop.requested
 
     def media() -> Media:
@@ -269,26 +276,26 @@ def _train(
 
         return run_media(run, config, shard_set)
 
-    group = Path(submission.sweep).name if submission is not None else ""
-    callbacks = Callbacks(should_stop, prune, watch.nodes.take, media, startup)
-    print(f"attempt {holder.attempt}: {place}, address {address} on {interface or 'any interface'}", flush=True)
-    with connect(world, run.rendezvous(holder.attempt), address, options.peer_timeout_s) as dist:
-        startup.mark("process group")
-        note = code_version.difference(submission.code, dist.gather(code)) if submission is not None and code else ""
-        if note and place.is_main:
-            job_record.note_attempt(run, holder.attempt, note)
+    group = Path(record.sweep).name if record is not None else ""
+    callbacks = Callbacks(should_stop, prune, heartbeat.nodes.take, media, startup)
+    print(f"attempt {owner.attempt}: {rank_info}, address {address} on {interface or 'any interface'}", flush=True)
+    with connect(world, run.rendezvous(owner.attempt), address, options.peer_timeout_s) as dist:
+        startup.record_phase("process group")
+        note = code_version.difference(record.code, dist.gather(code)) if record is not None and code else ""
+        if note and rank_info.is_main:
+            job_record.note_attempt(run, owner.attempt, note)
         loader = loader_options(options, threads)
-        trainer_options = TrainerOptions(loader, options.wandb, group, holder.attempt, note)
+        trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
         outcome = trainer.fit()
         if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was
-            watch.signals = stop.signals
-            watch.beat()
+            heartbeat.signals = stop.signals
+            heartbeat.beat()
             dist.barrier()
         return outcome
 
 
-def loader_options(options: job_record.JobOptions, threads: int) -> LoaderOptions:
+def loader_options(options: job_record.RuntimeOptions, threads: int) -> LoaderOptions:
     """What the loader is told of the job's options."""
     from fashion_dist.data.options import LoaderOptions
 
@@ -297,32 +304,34 @@ def loader_options(options: job_record.JobOptions, threads: int) -> LoaderOption
     )  # fmt: skip
 
 
-def _leave(run: RunDir, place: Place, holder: run_lock.Holder, options: job_record.JobOptions, outcome: str) -> None:
+def _leave(
+    run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner, options: job_record.RuntimeOptions, outcome: str
+) -> None:
     """Rank 0 notes how the attempt ended, and asks for another one where the scheduler wants the run to go on."""
     if outcome == "done":
-        job_record.end_attempt(run, holder.attempt, "done")
+        job_record.end_attempt(run, owner.attempt, "done")
         return
     if outcome == "pruned":
         message = "its sweep gave it up; launching it goes on"
-        job_record.end_attempt(run, holder.attempt, "pruned", message)
+        job_record.end_attempt(run, owner.attempt, "pruned", message)
         _write_message(run, message)
         return
-    end = _why_stopped(run, place, holder)
+    end = _why_stopped(run, rank_info, owner)
     reached = sum(attempt["end"] == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
     goes_on = end in job_record.GOES_ON
     if goes_on and reached > options.time_limits:
         goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
     else:
         message = f"{end}; goes on by itself" if goes_on else f"{end}; launch again to go on"
-    job_record.end_attempt(run, holder.attempt, end, message, goes_on=goes_on)
+    job_record.end_attempt(run, owner.attempt, end, message, goes_on=goes_on)
     _write_message(run, message)
     if not goes_on or end == "requeued":
         return
-    run_lock.release(run, holder)
-    if place.job.cluster == "local":
+    run_lock.release(run, owner)
+    if rank_info.job.cluster == "local":
         raise SystemExit(EXIT_REQUEUE_LOCAL)
     try:
-        slurm.requeue(place.job.job_id)
+        slurm.requeue(rank_info.job.job_id)
     except RunError as error:
         raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
 
@@ -332,33 +341,33 @@ def _write_message(run: RunDir, message: str) -> None:
     write_json(run.state, {**read_json(run.state), "message": "; ".join(filter(None, [message, note]))})
 
 
-def _why_stopped(run: RunDir, place: Place, holder: run_lock.Holder) -> job_record.End:
+def _why_stopped(run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner) -> job_record.End:
     """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
-    signals = signals_of_all(run, holder.attempt, place.world_size)
-    if place.job.cluster == "local":
+    signals = signals_of_all(run, owner.attempt, rank_info.world_size)
+    if rank_info.job.cluster == "local":
         return "time limit" if signals == {"SIGUSR2"} else "cancelled"
-    entries = slurm.queue(job_ids=[place.job.job_id])
-    if not entries or entries[0].presence == "gone":
+    entries = slurm.queue(job_ids=[rank_info.job.job_id])
+    if not entries or entries[0].status == "gone":
         return "cancelled"
-    facts = slurm.ask(["scontrol", "show", "job", place.job.job_id])
+    facts = slurm.ask(["scontrol", "show", "job", rank_info.job.job_id])
     restarts = re.search(r"Restarts=(\d+)", facts)
-    if restarts is not None and int(restarts[1]) > place.restart:
+    if restarts is not None and int(restarts[1]) > rank_info.restart:
         return "requeued"  # by an administrator or Slurm itself, while this start is still ending
     preempted = re.search(r"PreemptTime=(\S+)", facts)
     if preempted is not None and preempted[1] not in ("None", "Unknown"):
         return "pre-empted"
-    submission = job_record.Submission.read(run)
-    delay_s = submission.resources.signal_delay_s if submission is not None else 120
+    record = job_record.JobRecord.read(run)
+    delay_s = record.resources.signal_delay_s if record is not None else 120
     left_s = entries[0].left_s
     if left_s is not None and left_s <= delay_s + 60:
         return "time limit"
     return "pre-empted" if "SIGUSR2" in signals else "cancelled"
 
 
-def _fail(run: RunDir, holder: run_lock.Holder, failure: failures.Failure) -> None:
+def _fail(run: RunDir, owner: run_lock.LockOwner, failure: failures.Failure) -> None:
     with contextlib.suppress(OSError):  # a full disk: the rank's own log has the words
-        job_record.end_attempt(run, holder.attempt, "failed", failure.sentence)
-        values = {**read_json(run.state), "state": "failed", "attempt": holder.attempt, "message": failure.sentence}
+        job_record.end_attempt(run, owner.attempt, "failed", failure.sentence)
+        values = {**read_json(run.state), "state": "failed", "attempt": owner.attempt, "message": failure.sentence}
         write_json(run.state, {**values, "updated": time.time()})
 
 
@@ -375,7 +384,7 @@ def main(argv: list[str]) -> int:
     try:
         run = RunDir(Path(argv[0]).absolute())
         own_config(run)  # before anything in the folder is touched
-        run_rank(run)
+        run_worker(run)
     except (RunBusyError, InputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -49,11 +49,11 @@ def main(args: Args) -> cli.Result:
     """Submit what the flags describe."""
     from fashion_dist.sweep import launcher, outcome
 
-    question = launcher.Question(
+    sweep_request = launcher.SweepRequest(
         args.request(), args.sweep, cli.settings(args.set), args.name, args.seeds, args.search_seed, args.max_parallel,
         args.rerun_failed, args.hold, args.yes,
     )  # fmt: skip
-    draft = launcher.resolve(question)
+    draft = launcher.resolve(sweep_request)
     if args.dry_run:
         return outcome.of_draft(draft)
     submitted = launcher.submit(draft)

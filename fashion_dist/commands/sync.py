@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.job_record import Submission
+from fashion_dist.cluster.job_record import JobRecord
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home, RunDir
 from shards import program
@@ -73,7 +73,7 @@ def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
     from fashion_dist.runs import open_folder
     from fashion_dist.tracking import wandb_sync
 
-    opened, submission, progress = open_folder(run, strict=False), Submission.read(run), RunState.read(run.state)
+    opened, submission, progress = open_folder(run, strict=False), JobRecord.read(run), RunState.read(run.state)
     group = Path(submission.sweep).name if submission is not None else ""
     done = progress is not None and progress.state == "done"
     shown = run_media(run, opened.config, opened.shard_set) if done else None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster.run_view import RunView, Scheduler, line, look
+from fashion_dist.cluster.run_view import RunView, Scheduler, line, read_run_view
 from fashion_dist.paths import RunDir
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
         now = time.monotonic()
         if now - asked > ASK_S:
             slurm, asked = Scheduler(), now
-        view = look(run, slurm)
+        view = read_run_view(run, slurm)
         show(view)
         if view.is_active:
             over_since = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 from fashion_dist import cli
-from fashion_dist.cluster.launcher import Launched, Plan
+from fashion_dist.cluster.launcher import Launched, RunSpec
 from fashion_dist.cluster.run_view import RunView, duration, typed
 from fashion_dist.monitor.follow import follow
 from fashion_dist.paths import RunDir
 
 
-def of_launch(launched: Launched, plan: Plan) -> cli.Result:
+def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
     """What became of a launch."""
     run, job, view = launched.run, launched.job, launched.view
     data = {
@@ -44,7 +44,7 @@ def of_launch(launched: Launched, plan: Plan) -> cli.Result:
     )
 
 
-def differing(plan: Plan) -> str:
+def differing(plan: RunSpec) -> str:
     """Where the configuration that a run began with, and goes on with, differs from today's; empty where nowhere."""
     if not plan.differs:
         return ""

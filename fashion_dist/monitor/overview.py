@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fashion_dist import cli
 from fashion_dist.cluster import job_record, slurm
-from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, look_with, typed
+from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, read_run_view_with, typed
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.table import COLUMNS, page, table
@@ -21,7 +21,7 @@ from fashion_dist.run_status import RunState
 from fashion_dist.runs import own_config
 from fashion_dist.sweep import outcome
 from fashion_dist.sweep import table as sweep_table
-from fashion_dist.sweep.view import SweepView, look_at_sweep
+from fashion_dist.sweep.view import SweepView, read_sweep_view
 from shards import program
 
 
@@ -60,7 +60,7 @@ def look_at_all(runs: Sequence[RunDir], sweeps: Sequence[SweepDir]) -> Overview:
     slurm = Scheduler()
     views = look_at(runs, slurm)
     known = {view.run_id: view for view in views}
-    return Overview(views, [look_at_sweep(sweep, slurm, known) for sweep in sweeps])
+    return Overview(views, [read_sweep_view(sweep, slurm, known) for sweep in sweeps])
 
 
 def all_runs(home: Home) -> list[RunDir]:
@@ -75,26 +75,24 @@ def all_runs(home: Home) -> list[RunDir]:
 def look_at(runs: Sequence[RunDir], slurm: Scheduler | None = None) -> list[RunView]:
     """All of the runs as they are now; Slurm is asked twice at most, and every file read once."""
     slurm = slurm or Scheduler()
-    found: list[tuple[RunDir, job_record.Submission | None, RunState | None]] = []
+    found: list[tuple[RunDir, job_record.JobRecord | None, RunState | None]] = []
     unreadable: list[RunView] = []
     for run in runs:
         try:
-            found.append((run, job_record.Submission.read(run), RunState.read(run.state)))
+            found.append((run, job_record.JobRecord.read(run), RunState.read(run.state)))
         except ConfigError as error:
             unreadable.append(_unreadable(run, error))
     slurm.expect(
-        submission.job
-        for _, submission, progress in found
-        if submission is not None and submission.job is not None and (progress is None or progress.state != "done")
+        record.job
+        for _, record, progress in found
+        if record is not None and record.job is not None and (progress is None or progress.state != "done")
     )
-    return [_look(run, submission, progress, slurm) for run, submission, progress in found] + unreadable
+    return [_look(run, record, progress, slurm) for run, record, progress in found] + unreadable
 
 
-def _look(
-    run: RunDir, submission: job_record.Submission | None, progress: RunState | None, slurm: Scheduler
-) -> RunView:
+def _look(run: RunDir, record: job_record.JobRecord | None, progress: RunState | None, slurm: Scheduler) -> RunView:
     try:
-        return look_with(run, submission, progress, slurm)
+        return read_run_view_with(run, record, progress, slurm)
     except ConfigError as error:
         return _unreadable(run, error)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fashion_dist.cluster.run_view import RunView, duration, typed
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
-from fashion_dist.train.startup_timer import told
+from fashion_dist.train.startup_timer import format_startup
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -131,7 +131,7 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     if view.state == "running":
         rows.append(("speed", f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left"))
     if p.startup:
-        rows.append(("start", told(p.startup)))
+        rows.append(("start", format_startup(p.startup)))
     if p.best:
         rows.append(("best", f"{p.best['metric']} {p.best['value']:.4f} at epoch {p.best['epoch']}"))
     if view.job is not None:

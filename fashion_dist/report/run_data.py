@@ -106,7 +106,7 @@ class Facts:
     @property
     def _nodes(self) -> int:
         """Of starts from before they were counted."""
-        submission = job_record.Submission.read(self.run)
+        submission = job_record.JobRecord.read(self.run)
         return submission.resources.nodes if submission is not None and submission.cluster == "slurm" else 1
 
     def _seconds(self, start: dict[str, Any]) -> float:

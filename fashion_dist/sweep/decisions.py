@@ -19,7 +19,7 @@ def note(folder: SweepDir, trial: int, what: What, reason: str, **facts: Any) ->
     """Add one line, on disk before this returns."""
     line = json.dumps({"trial": trial, "what": what, "reason": reason, **facts, "time": time.time()}) + "\n"
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-    with run_lock.guard(folder.path, "decisions"), os.fdopen(open_regular(folder.decisions, flags), "ab+") as file:
+    with run_lock.file_lock(folder.path, "decisions"), os.fdopen(open_regular(folder.decisions, flags), "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a writer was killed in the middle

@@ -15,7 +15,7 @@ from fashion_dist.monitor.table import cut
 from fashion_dist.paths import SweepDir
 from fashion_dist.results.collect import collect, collect_average
 from fashion_dist.runs import open_folder
-from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
+from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
 from fashion_dist.tracking.metrics_log import read_metrics
 
 
@@ -52,7 +52,7 @@ def gather(
         ConfigError: fewer trials are done than are to be averaged.
         RunError: none is done yet.
     """
-    view = look_at_sweep(folder)
+    view = read_sweep_view(folder)
     out = out or folder.collected
     done = [trial for trial in view.ranked if trial.view.state == "done"]
     if count and not done:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fashion_dist import runs, tasks
 from fashion_dist.cluster import code_version, launcher, permissions, run_lock, safe_python, slurm
-from fashion_dist.cluster.launcher import Ground, Request
+from fashion_dist.cluster.launcher import LaunchContext, LaunchRequest
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.config import Config, require_setting
 from fashion_dist.errors import ConfigError
@@ -27,13 +27,13 @@ from fashion_dist.models import pretrained
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
-from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays
-from fashion_dist.sweep.view import UNFINISHED, SweepView, look_at_sweep
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays
+from fashion_dist.sweep.view import UNFINISHED, SweepView, read_sweep_view
 from shards import program
 
 
 @dataclass(frozen=True)
-class Question:
+class SweepRequest:
     """What the user asks for.
 
     Args:
@@ -49,7 +49,7 @@ class Question:
         yes: go on with any number of trials.
     """
 
-    request: Request
+    request: LaunchRequest
     file: str = ""
     settings: tuple[str, ...] = ()
     name: str = ""
@@ -62,104 +62,106 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Draft:
+class SweepDraft:
     """A sweep that can be submitted."""
 
     sweep: Sweep
-    ground: Ground
-    question: Question
+    context: LaunchContext
+    request: SweepRequest
     configs: Sequence[Config]
     """Of the trials; of a search, of some that it could make."""
     doubled: int = 0
     """Points left out because another gives the same run."""
 
 
-def resolve(question: Question) -> Draft:
+def resolve(sweep_request: SweepRequest) -> SweepDraft:
     """The sweep that a question means.
 
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
     for name, least in (("seeds", 1), ("max_parallel", 0), ("seed", 0)):
-        if (value := getattr(question, name)) < least:
+        if (value := getattr(sweep_request, name)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} {value} is not possible; allowed: {least} or more")
-    task = tasks.load(question.request.task)
-    recipe = launcher.resolve_config(task.recipe, question.request)
-    raw = read(question, recipe)
-    where = question.file or "--set"
+    task = tasks.load(sweep_request.request.task)
+    recipe = launcher.resolve_config(task.recipe, sweep_request.request)
+    raw = read(sweep_request, recipe)
+    where = sweep_request.file or "--set"
     searched = spec.parse(raw, where, recipe.keys())
-    _require_repeats(searched, question, where)
+    _require_repeats(searched, sweep_request, where)
     if (searched.method == "bayes" or searched.halving) and importlib.util.find_spec("optuna") is None:
         raise ConfigError(f"{where}: bayes and early_terminate need Optuna: pip install 'fashion-dist[sweep]'")
-    expand.require_few(searched, question.seeds, question.yes)
-    ground = launcher.survey(question.request)
-    request = dataclasses.replace(question.request, shards=str(ground.home.elsewhere or ""))
-    base = _monitored(ground.config, searched, task.monitor)
+    expand.require_few(searched, sweep_request.seeds, sweep_request.yes)
+    context = launcher.prepare(sweep_request.request)
+    request = dataclasses.replace(sweep_request.request, shards=str(context.home.elsewhere or ""))
+    base = _monitored(context.config, searched, task.monitor)
     sweep = Sweep(
-        ground.home.sweep_dir("unnamed"), "", raw, request, base, ground.shard_set.data_hash, question.seed,
-        question.seeds, (), program.typed(), time.time(),
+        context.home.sweep_dir("unnamed"), "", raw, request, base, context.shard_set.data_hash, sweep_request.seed,
+        sweep_request.seeds, (), program.typed(), time.time(),
     )  # fmt: skip
     points = _points(sweep, searched)
     made: dict[str, tuple[expand.Settings, Config]] = {}
     for point in points:
         config = sweep.config_of(point)
-        made.setdefault(runs.run_id(config, ground.home, sweep.data_hash), (point, config))
+        made.setdefault(runs.run_id(config, context.home, sweep.data_hash), (point, config))
     configs = [config for _, config in made.values()]
-    _require(ground, searched, configs)
+    _require(context, searched, configs)
     if searched.method == "bayes":
         trials: list[Trial | None] = [None] * searched.run_cap
     else:
         trials = [Trial(at, point, run_id) for at, (run_id, (point, _)) in enumerate(made.items())]
-    launcher.require_shards(ground.shard_set)
-    if ground.cluster == "local":
-        ground = _shared(ground, question.max_parallel or 1)
-    name = question.name or searched.name or f"{base.task}-sweep-{sweep.content[:8]}"
+    launcher.require_shards(context.shard_set)
+    if context.cluster == "local":
+        context = _shared(context, sweep_request.max_parallel or 1)
+    name = sweep_request.name or searched.name or f"{base.task}-sweep-{sweep.content[:8]}"
     if not name.isprintable():
         raise ConfigError(f"--name {name!r} has a control character; allowed: one line of text")
-    sweep = dataclasses.replace(sweep, folder=ground.home.sweep_dir(sweep_id(name)), name=name, trials=tuple(trials))
+    sweep = dataclasses.replace(sweep, folder=context.home.sweep_dir(sweep_id(name)), name=name, trials=tuple(trials))
     _require_same(sweep)
     doubled = len(points) - len(made) if searched.method != "bayes" else 0
-    return Draft(sweep, ground, question, configs, doubled)
+    return SweepDraft(sweep, context, sweep_request, configs, doubled)
 
 
-def _shared(ground: Ground, slots: int) -> Ground:
+def _shared(context: LaunchContext, slots: int) -> LaunchContext:
     """On this machine: every trial gets its part of the GPUs, unless the user said how many."""
-    if ground.request.resources.get("gpus_per_node") is not None:
-        return ground
-    gpus = ground.resources.gpus_per_node
-    return dataclasses.replace(ground, resources=ground.resources.replace(gpus_per_node=gpus // slots or min(gpus, 1)))
+    if context.request.resources.get("gpus_per_node") is not None:
+        return context
+    gpus = context.resources.gpus_per_node
+    return dataclasses.replace(
+        context, resources=context.resources.replace(gpus_per_node=gpus // slots or min(gpus, 1))
+    )
 
 
-def read(question: Question, recipe: Config) -> dict[str, object]:
+def read(sweep_request: SweepRequest, recipe: Config) -> dict[str, object]:
     """W&B's words for the file and the settings together.
 
     Raises:
         ConfigError: neither is given, or both name a setting.
     """
-    settings = spec.from_settings(question.settings, recipe)
-    raw = spec.read_yaml(Path(question.file).expanduser()) if question.file else {"method": "grid"}
-    if not question.file and not settings and question.seeds == 1:
+    settings = spec.from_settings(sweep_request.settings, recipe)
+    raw = spec.read_yaml(Path(sweep_request.file).expanduser()) if sweep_request.file else {"method": "grid"}
+    if not sweep_request.file and not settings and sweep_request.seeds == 1:
         raise ConfigError("nothing to try: allowed: --sweep FILE.yaml, --set key=value,value, or --seeds N")
     known: Any = raw.get("parameters", {})
     if not isinstance(known, dict):
-        raise ConfigError(f"{question.file}: parameters is not a mapping")
+        raise ConfigError(f"{sweep_request.file}: parameters is not a mapping")
     keys = recipe.keys()
     for key in settings:
         require_setting(key, keys)
         if key in known:
-            raise ConfigError(f"--set {key} is given by {question.file} as well; allowed: either")
-    if question.file and not known and not settings:
-        raise ConfigError(f"{question.file} has no parameters, so there is nothing to try")
+            raise ConfigError(f"--set {key} is given by {sweep_request.file} as well; allowed: either")
+    if sweep_request.file and not known and not settings:
+        raise ConfigError(f"{sweep_request.file} has no parameters, so there is nothing to try")
     return {**raw, "parameters": {**known, **settings}}
 
 
-def _require_repeats(searched: Spec, question: Question, where: str) -> None:
-    if question.seeds == 1:
+def _require_repeats(searched: Spec, sweep_request: SweepRequest, where: str) -> None:
+    if sweep_request.seeds == 1:
         return
     if searched.method == "bayes":
         raise ConfigError("--seeds repeats points that are known before; allowed with grid and random, not with bayes")
     if any(parameter.key == "train.seed" for parameter in searched.parameters):
-        raise ConfigError(f"--seeds {question.seeds} and {where} both choose train.seed; allowed: either")
+        raise ConfigError(f"--seeds {sweep_request.seeds} and {where} both choose train.seed; allowed: either")
 
 
 def _monitored(config: Config, searched: Spec, usual: str) -> Config:
@@ -179,7 +181,7 @@ def _points(sweep: Sweep, searched: Spec) -> list[expand.Settings]:
     return expand.repeated(expand.expand(searched, sweep.seed), sweep.seeds, sweep.base.train.seed)
 
 
-def _require(ground: Ground, searched: Spec, configs: Sequence[Config]) -> None:
+def _require(context: LaunchContext, searched: Spec, configs: Sequence[Config]) -> None:
     """Refuse trials that cannot be trained; what tasks and models look at is looked at once for equal ones."""
     first = searched.halving.rungs[0] if searched.halving is not None and searched.halving.rungs else 0
     seen: set[str] = set()
@@ -194,7 +196,7 @@ def _require(ground: Ground, searched: Spec, configs: Sequence[Config]) -> None:
         part = repr((config.model, config.options, data.balance, data.weigh, sizes))
         if part not in seen:
             seen.add(part)
-            ground.require(config)
+            context.require(config)
 
 
 def _require_same(sweep: Sweep) -> None:
@@ -210,23 +212,23 @@ def _require_same(sweep: Sweep) -> None:
 class Submitted:
     """What came of a submission: the arrays that were made, and the sweep as it stands."""
 
-    arrays: Sequence[Array]
+    arrays: Sequence[SubmittedArray]
     view: SweepView
 
 
-def submit(draft: Draft) -> Submitted:
+def submit(draft: SweepDraft) -> Submitted:
     """Submit the trials that nobody has run, and with `rerun_failed` those that did not end well.
 
     Raises:
         ConfigError: the scheduler refuses an array, or published weights cannot be fetched.
         RunError: Slurm stopped answering.
     """
-    sweep, question = draft.sweep, draft.question
+    sweep, sweep_request = draft.sweep, draft.request
     folder = sweep.folder
     _fetch_weights(draft)
     folder.path.parent.mkdir(parents=True, exist_ok=True)
-    permissions.make(folder.path, question.request.group, "another --name makes one of your own")
-    with run_lock.guard(folder.path, "launch"):
+    permissions.make(folder.path, sweep_request.request.group, "another --name makes one of your own")
+    with run_lock.file_lock(folder.path, "launch"):
         _require_same(sweep)
         if not folder.sweep.is_file():
             if sweep.is_studied:
@@ -234,22 +236,22 @@ def submit(draft: Draft) -> Submitted:
 
                 Study(sweep).create()
             sweep.write()
-        _adopt(folder)
-        view = look_at_sweep(folder)
-        wanted = ("new", *UNFINISHED) if question.rerun_failed else ("new",)
+        _recover_orphan_array(folder)
+        view = read_sweep_view(folder)
+        wanted = ("new", *UNFINISHED) if sweep_request.rerun_failed else ("new",)
         numbers = [trial.number for trial in view.trials if trial.view.state in wanted]
-        made = _queue_here(draft, view, numbers) if draft.ground.cluster == "local" else _arrays(draft, numbers)
-        return Submitted(made, look_at_sweep(folder) if made else view)
+        made = _queue_here(draft, view, numbers) if draft.context.cluster == "local" else _arrays(draft, numbers)
+        return Submitted(made, read_sweep_view(folder) if made else view)
 
 
-def _fetch_weights(draft: Draft) -> None:
+def _fetch_weights(draft: SweepDraft) -> None:
     models = {(config.model.name, config.model.weights) for config in draft.configs}
     for name, wanted in sorted(models):
         if wanted == "imagenet":
-            pretrained.fetch(pretrained.published(name), draft.ground.home.weights)
+            pretrained.fetch(pretrained.published(name), draft.context.home.weights)
 
 
-def _adopt(folder: SweepDir) -> None:
+def _recover_orphan_array(folder: SweepDir) -> None:
     """Take up the array of a launcher that was killed before it wrote the array's id."""
     arrays = read_arrays(folder)
     if not arrays or arrays[-1].job is not None:
@@ -260,7 +262,7 @@ def _adopt(folder: SweepDir) -> None:
         found = {
             entry.job_id.partition("_")[0]
             for entry in slurm.queue(name=folder.sweep_id)
-            if entry.comment == last.comment and entry.presence != "gone"
+            if entry.comment == last.comment and entry.status != "gone"
         } - known
         job = JobRef("slurm", sorted(found)[0]) if found else None
     else:
@@ -269,30 +271,30 @@ def _adopt(folder: SweepDir) -> None:
     write_arrays(folder, [*arrays, dataclasses.replace(last, job=job)] if job is not None else arrays)
 
 
-def _arrays(draft: Draft, numbers: Sequence[int]) -> list[Array]:
+def _arrays(draft: SweepDraft, numbers: Sequence[int]) -> list[SubmittedArray]:
     from fashion_dist.cluster import submitit_executor as jobs
 
-    folder, question, ground = draft.sweep.folder, draft.question, draft.ground
-    code = code_version.snapshot(folder.code) if question.request.snapshot else None
+    folder, sweep_request, context = draft.sweep.folder, draft.request, draft.context
+    code = code_version.snapshot(folder.code) if sweep_request.request.snapshot else None
     size = slurm.max_array_size()
-    made: list[Array] = []
+    made: list[SubmittedArray] = []
     for first in range(0, len(draft.sweep.trials), size):
         part = [number for number in numbers if first <= number < first + size]
         if not part:
             continue
-        noted = Array(
-            "slurm", first, tuple(part), ground.resources, ground.request.options, question.max_parallel,
+        noted = SubmittedArray(
+            "slurm", first, tuple(part), context.resources, context.request.options, sweep_request.max_parallel,
             launcher.comment_of(folder.path), code=code_version.code_hash(),
         )  # fmt: skip
         before = read_arrays(folder)
         write_arrays(folder, [*before, noted])
         # A throttle is an array's own: with several, one follows the other.
-        after = made[-1].job.job_id if made and made[-1].job is not None and question.max_parallel else ""
+        after = made[-1].job.job_id if made and made[-1].job is not None and sweep_request.max_parallel else ""
         try:
             job = jobs.submit_module(
                 ("fashion_dist.sweep.trial", str(folder.path), str(first)), ranges(n - first for n in part),
-                resources=ground.resources, folder=folder.logs, name=folder.sweep_id, comment=noted.comment,
-                max_parallel=question.max_parallel, after=after, hold=question.hold, code=code,
+                resources=context.resources, folder=folder.logs, name=folder.sweep_id, comment=noted.comment,
+                max_parallel=sweep_request.max_parallel, after=after, hold=sweep_request.hold, code=code,
             )  # fmt: skip
         except ConfigError as error:
             write_arrays(folder, before)
@@ -307,23 +309,23 @@ def _arrays(draft: Draft, numbers: Sequence[int]) -> list[Array]:
     return made
 
 
-def _queue_here(draft: Draft, view: SweepView, numbers: Sequence[int]) -> list[Array]:
+def _queue_here(draft: SweepDraft, view: SweepView, numbers: Sequence[int]) -> list[SubmittedArray]:
     """Start this machine's queue, unless it runs."""
     from fashion_dist.cluster.submitit_executor import job_environment
 
     folder = draft.sweep.folder
     last = view.arrays[-1] if view.arrays else None
     if not numbers or (
-        last is not None and last.cluster == "local" and last.job is not None and slurm.presence(last.job) != "gone"
+        last is not None and last.cluster == "local" and last.job is not None and slurm.job_status(last.job) != "gone"
     ):
         return []
-    noted = Array(
-        "local", 0, tuple(numbers), draft.ground.resources, draft.ground.request.options,
-        draft.question.max_parallel or 1, code=code_version.code_hash(),
+    noted = SubmittedArray(
+        "local", 0, tuple(numbers), draft.context.resources, draft.context.request.options,
+        draft.request.max_parallel or 1, code=code_version.code_hash(),
     )  # fmt: skip
     write_arrays(folder, [*view.arrays, noted])
     folder.logs.mkdir(parents=True, exist_ok=True)
-    code = code_version.snapshot(folder.code) if draft.question.request.snapshot else None
+    code = code_version.snapshot(folder.code) if draft.request.request.snapshot else None
     with job_environment("local", code), (folder.logs / "queue.log").open("ab") as log:
         process = subprocess.Popen(
             [*safe_python.interpreter(), "-m", "fashion_dist.sweep.local_queue", str(folder.path)],

@@ -44,7 +44,7 @@ def work(folder: SweepDir) -> None:
                 refused[str(number)] = str(error)
                 print(f"trial {number}: {error}", flush=True)
             write_json(folder.queue, {"job": me.to_json(), "started": started, "refused": refused})
-        while any(job is not None and slurm.presence(job) == "running" for job in slots):
+        while any(job is not None and slurm.job_status(job) == "running" for job in slots):
             time.sleep(POLL_S)
     except SystemExit:
         for job in slots:
@@ -56,7 +56,7 @@ def work(folder: SweepDir) -> None:
 def _free_slot(slots: list[JobRef | None]) -> int:
     while True:
         for slot, job in enumerate(slots):
-            if job is None or slurm.presence(job) == "gone":
+            if job is None or slurm.job_status(job) == "gone":
                 return slot
         time.sleep(POLL_S)
 

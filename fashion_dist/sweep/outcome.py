@@ -13,11 +13,11 @@ from fashion_dist.errors import RunError
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import table
-from fashion_dist.sweep.view import SweepView, TrialView, look_at_sweep
+from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
 from shards import program
 
 if TYPE_CHECKING:
-    from fashion_dist.sweep.launcher import Draft, Submitted
+    from fashion_dist.sweep.launcher import Submitted, SweepDraft
 
 SHOWN = 24
 SETTLE_S = 6.0
@@ -43,7 +43,7 @@ def commands(view: SweepView) -> list[tuple[str, str]]:
     return found
 
 
-def of_draft(draft: Draft) -> cli.Result:
+def of_draft(draft: SweepDraft) -> cli.Result:
     """What would be submitted."""
     sweep = draft.sweep
     rows = [trial for trial in sweep.trials if trial is not None]
@@ -56,7 +56,7 @@ def of_draft(draft: Draft) -> cli.Result:
     )  # fmt: skip
 
 
-def of_submission(draft: Draft, submitted: Submitted) -> cli.Result:
+def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
     """What became of a submission."""
     view, folder = submitted.view, draft.sweep.folder
     count = sum(len(array.numbers) for array in submitted.arrays)
@@ -66,8 +66,8 @@ def of_submission(draft: Draft, submitted: Submitted) -> cli.Result:
         hint = f"; --rerun-failed runs the {failed} again that did not end well" if failed else ""
         headline = f"sweep {folder.sweep_id}: {table.counts(view)}; nothing was submitted{hint}"
     else:
-        what = f"job array{'s' * (len(submitted.arrays) > 1)} of" if draft.ground.cluster == "slurm" else "queue of"
-        parallel = draft.question.max_parallel or (1 if draft.ground.cluster == "local" else 0)
+        what = f"job array{'s' * (len(submitted.arrays) > 1)} of" if draft.context.cluster == "slurm" else "queue of"
+        parallel = draft.request.max_parallel or (1 if draft.context.cluster == "local" else 0)
         atonce = f", {parallel} at once" if parallel else ""
         headline = f"sweep {folder.sweep_id}: submitted {jobs}, {what} {count:,} trial{'s' * (count > 1)}{atonce}"
     if draft.doubled:
@@ -85,7 +85,7 @@ def of_end(folder: SweepDir) -> cli.Result:
     """Follow the sweep to its end, a line on stderr whenever something changes."""
     said, over_since = "", 0.0
     while True:
-        view = look_at_sweep(folder)
+        view = read_sweep_view(folder)
         best = view.best
         words = f"{folder.sweep_id}: {table.counts(view)}" + (
             f"; best {best.value:.4f} (trial {best.number})" if best is not None else ""
@@ -114,12 +114,12 @@ def cancel(folder: SweepDir) -> dict[str, str]:
         RunError: the scheduler refused.
     """
     done: dict[str, str] = {}
-    view = look_at_sweep(folder)
+    view = read_sweep_view(folder)
     for array in view.arrays:
         if array.job is None or str(array.job) in done:
             continue
         mine = [trial for trial in view.trials if _is_of(trial, array.job.job_id)]
-        there = slurm.presence(array.job)
+        there = slurm.job_status(array.job)
         if there != "gone":
             slurm.cancel(array.job)
             done[str(array.job)] = "told to end; trials that run save"

@@ -55,7 +55,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Halving:
+class HyperbandConfig:
     """W&B's `early_terminate: hyperband`: rungs at `min_iter * eta ** k` epochs, or at `max_iter / eta ** k`."""
 
     rungs: tuple[int, ...]
@@ -73,7 +73,7 @@ class Spec:
     goal: Literal["maximize", "minimize"] = "maximize"
     run_cap: int = 0
     """Largest number of trials; 0 is as many as the grid has."""
-    halving: Halving | None = None
+    halving: HyperbandConfig | None = None
     name: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict)
     """W&B's words for the same."""
@@ -188,7 +188,7 @@ def _metric(values: object, where: str) -> tuple[str, Literal["maximize", "minim
     return rest, goal
 
 
-def _halving(values: object, where: str) -> Halving:
+def _halving(values: object, where: str) -> HyperbandConfig:
     known = ("eta", "max_iter", "min_iter", "s", "strict", "type")
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: early_terminate is {values!r}; allowed: type: hyperband with min_iter, eta and s")
@@ -211,7 +211,7 @@ def _halving(values: object, where: str) -> Halving:
     else:
         assert most is not None and count is not None
         rungs = [int(most / eta**k) for k in range(1, count + 1)]
-    return Halving(tuple(sorted({rung for rung in rungs if rung >= 1})), float(eta))
+    return HyperbandConfig(tuple(sorted({rung for rung in rungs if rung >= 1})), float(eta))
 
 
 def _parameters(values: object, where: str, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:

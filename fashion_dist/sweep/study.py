@@ -73,7 +73,7 @@ class Study:
     def begin(self, number: int) -> Trial:
         """The trial of that number, with the parameters that the search gives it if it has none yet."""
         known = self.sweep.trial(number)
-        with run_lock.guard(self.sweep.folder.path, "study"), _quiet():
+        with run_lock.file_lock(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
             frozen = study.trials[number]
             if frozen.state == _states().WAITING:
@@ -131,7 +131,7 @@ class Study:
         if halving is None or epoch not in halving.rungs:
             return False
         value = _value_after(run, epoch, self.sweep.metric or tasks.load(self.sweep.base.task).monitor)
-        with run_lock.guard(self.sweep.folder.path, "study"), _quiet():
+        with run_lock.file_lock(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
             others = [
                 frozen.intermediate_values[epoch]

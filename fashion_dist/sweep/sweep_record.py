@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import runs
-from fashion_dist.cluster.job_record import JobOptions, read_fields
+from fashion_dist.cluster.job_record import RuntimeOptions, read_fields
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import RETIRED, Config, gone_settings
@@ -26,7 +26,7 @@ from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 
 if TYPE_CHECKING:
-    from fashion_dist.cluster.launcher import Request
+    from fashion_dist.cluster.launcher import LaunchRequest
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sweep:
     folder: SweepDir
     name: str
     raw: Mapping[str, Any]
-    request: Request
+    request: LaunchRequest
     base: Config
     data_hash: str
     seed: int
@@ -153,19 +153,19 @@ class Sweep:
         Raises:
             RunError: the folder has no sweep.json that can be read.
         """
-        from fashion_dist.cluster.launcher import Request  # 0.1 s, which `status.py --help` need not wait for
+        from fashion_dist.cluster.launcher import LaunchRequest  # 0.1 s, which `status.py --help` need not wait for
 
         values = read_json(folder.sweep)
         if not values:
             raise RunError(f"{folder.sweep} cannot be read; submit the sweep again under another name")
         asked = values["request"]
         request = read_fields(
-            Request,
+            LaunchRequest,
             {
                 **asked,
                 "settings": tuple(asked["settings"]),
                 "resources": {k: tuple(v) if isinstance(v, list) else v for k, v in asked["resources"].items()},
-                "options": read_fields(JobOptions, asked["options"]),
+                "options": read_fields(RuntimeOptions, asked["options"]),
             },
         )
         trials = tuple(
@@ -189,7 +189,7 @@ def sweep_id(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Array:
+class SubmittedArray:
     """One submission of trials.
 
     Args:
@@ -197,7 +197,7 @@ class Array:
         first: the trial whose array task id would be 0.
         numbers: the trials in it.
         resources: what each trial's job asks for.
-        options: see `JobOptions`.
+        options: see `RuntimeOptions`.
         max_parallel: trials that run at once; 0 is no bound.
         comment: by which the array is found in the queue when `job` was not written down.
         job: the array, or the local queue's process; None from before the submission until the scheduler has answered.
@@ -209,7 +209,7 @@ class Array:
     first: int
     numbers: tuple[int, ...]
     resources: Resources
-    options: JobOptions = field(default_factory=JobOptions)
+    options: RuntimeOptions = field(default_factory=RuntimeOptions)
     max_parallel: int = 0
     comment: str = ""
     job: JobRef | None = None
@@ -223,12 +223,12 @@ class Array:
         return JobRef("slurm", f"{self.job.job_id}_{number - self.first}")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: Path) -> Array:
+    def from_json(cls, values: Mapping[str, Any], where: Path) -> SubmittedArray:
         """What `dataclasses.asdict` gave, from the file `where`."""
         made = {
             **values, "numbers": tuple(parse_ranges(values["numbers"])),
             "resources": read_fields(Resources, values["resources"]),
-            "options": read_fields(JobOptions, values["options"]), "job": JobRef.from_json(values["job"], where),
+            "options": read_fields(RuntimeOptions, values["options"]), "job": JobRef.from_json(values["job"], where),
         }  # fmt: skip
         return read_fields(cls, made)
 
@@ -237,12 +237,12 @@ class Array:
         return {**dataclasses.asdict(self), "numbers": ranges(self.numbers)}
 
 
-def read_arrays(folder: SweepDir) -> list[Array]:
+def read_arrays(folder: SweepDir) -> list[SubmittedArray]:
     """Every submission of the sweep, oldest first."""
-    return [Array.from_json(values, folder.arrays) for values in read_json(folder.arrays).get("arrays", [])]
+    return [SubmittedArray.from_json(values, folder.arrays) for values in read_json(folder.arrays).get("arrays", [])]
 
 
-def write_arrays(folder: SweepDir, arrays: Sequence[Array]) -> None:
+def write_arrays(folder: SweepDir, arrays: Sequence[SubmittedArray]) -> None:
     """Replace the list of submissions."""
     write_json(folder.arrays, {"arrays": [array.to_json() for array in arrays]})
 

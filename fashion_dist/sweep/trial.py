@@ -16,14 +16,14 @@ from pathlib import Path
 
 from fashion_dist.cluster import permissions, run_lock, slurm
 from fashion_dist.cluster.heartbeat import end_within
-from fashion_dist.cluster.job_record import Submission
-from fashion_dist.cluster.launcher import Plan, make_folder, write_run
-from fashion_dist.cluster.rank_env import Place, read_place
-from fashion_dist.cluster.worker import END_S, TrainJob, run_rank
+from fashion_dist.cluster.job_record import JobRecord
+from fashion_dist.cluster.launcher import RunSpec, make_folder, write_run
+from fashion_dist.cluster.rank_env import RankInfo, read_rank_info
+from fashion_dist.cluster.worker import END_S, TrainJob, run_worker
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
-from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, read_arrays
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
 
 
 def begin(sweep: Sweep, number: int) -> Trial:
@@ -49,18 +49,18 @@ def is_over(sweep: Sweep, number: int, run: RunDir) -> bool:
     return number in given_up(sweep.folder)
 
 
-def plan_of(sweep: Sweep, trial: Trial, array: Array) -> Plan:
+def plan_of(sweep: Sweep, trial: Trial, array: SubmittedArray) -> RunSpec:
     """The plan of a trial's run, whose folder is open to the group to which the sweep's is."""
     config = sweep.config_of(trial.settings)
     home = Home.find(str(sweep.folder.home.path), sweep.request.shards)
-    return Plan(
+    return RunSpec(
         config, home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
         array.resources, array.options, sweep.command, str(sweep.folder.path), trial.number,
         permissions.group_of(sweep.folder.path), code=array.code,
     )  # fmt: skip
 
 
-def array_of(folder: SweepDir, number: int, job_id: str = "") -> Array:
+def array_of(folder: SweepDir, number: int, job_id: str = "") -> SubmittedArray:
     """The last submission of a trial, or the one with this array's id."""
     mine = [array for array in read_arrays(folder) if number in array.numbers]
     if not mine:
@@ -69,35 +69,35 @@ def array_of(folder: SweepDir, number: int, job_id: str = "") -> Array:
     return (named or mine)[-1]
 
 
-def enter(sweep: Sweep, number: int, place: Place) -> RunDir | None:
+def enter(sweep: Sweep, number: int, rank_info: RankInfo) -> RunDir | None:
     """The folder of the trial's run, ready for this rank; None where nothing is left to do.
 
     Raises:
         RunBusyError: another job trains the same run.
         RunError: rank 0 did not make the folder ready in time.
     """
-    array = array_of(sweep.folder, number, place.job.job_id.partition("_")[0])
-    if not place.is_main:
-        return _await_main(sweep, number, place, array.options.peer_timeout_s)
+    array = array_of(sweep.folder, number, rank_info.job.job_id.partition("_")[0])
+    if not rank_info.is_main:
+        return _await_main(sweep, number, rank_info, array.options.peer_timeout_s)
     trial = begin(sweep, number)
     plan = plan_of(sweep, trial, array)
     run = plan.run
     if is_over(sweep, number, run):
         return None
     make_folder(run, plan.group)
-    with run_lock.guard(run.path, "launch"):
-        before = Submission.read(run)
-        if before is not None and before.job not in (None, place.job) and slurm.presence(before.job) != "gone":
+    with run_lock.file_lock(run.path, "launch"):
+        before = JobRecord.read(run)
+        if before is not None and before.job not in (None, rank_info.job) and slurm.job_status(before.job) != "gone":
             raise RunBusyError(f"run {run.run_id} is trained by {before.job} already, and left to it")
         write_run(plan)
-        Submission(
-            "slurm", array.resources, array.options, plan.comment, place.job, time.time(), plan.sweep, number,
+        JobRecord(
+            "slurm", array.resources, array.options, plan.comment, rank_info.job, time.time(), plan.sweep, number,
             str(sweep.folder.logs), array.code,
         ).write(run)  # fmt: skip
     return run
 
 
-def _await_main(sweep: Sweep, number: int, place: Place, timeout_s: float) -> RunDir | None:
+def _await_main(sweep: Sweep, number: int, rank_info: RankInfo, timeout_s: float) -> RunDir | None:
     deadline = time.monotonic() + timeout_s
     while True:
         trial = sweep.trial(number)
@@ -105,8 +105,8 @@ def _await_main(sweep: Sweep, number: int, place: Place, timeout_s: float) -> Ru
             run = sweep.run_of(trial)
             if is_over(sweep, number, run):
                 return None
-            submission = Submission.read(run)
-            if submission is not None and submission.job == place.job:
+            record = JobRecord.read(run)
+            if record is not None and record.job == rank_info.job:
                 return run
         if time.monotonic() > deadline:
             raise RunError(f"rank 0 did not make trial {number} ready within {timeout_s:.0f} s")
@@ -119,16 +119,16 @@ class TrialJob(TrainJob):
 
     def pruner(self, run: RunDir) -> Callable[[int], bool] | None:
         """What asks the sweep whether its trial is worth another epoch; None where the sweep stops none early."""
-        submission = Submission.read(run)
-        assert submission is not None, "a trial is submitted"
-        sweep = Sweep.read(SweepDir(Path(submission.sweep)))
+        record = JobRecord.read(run)
+        assert record is not None, "a trial is submitted"
+        sweep = Sweep.read(SweepDir(Path(record.sweep)))
         if sweep.spec.halving is None:
             return None
 
         def prune(epoch: int) -> bool:
             from fashion_dist.sweep.study import Study
 
-            return Study(sweep).prune(submission.trial, epoch, run)
+            return Study(sweep).prune(record.trial, epoch, run)
 
         return prune
 
@@ -142,11 +142,11 @@ def main(argv: list[str]) -> int:
     number = int(argv[1]) + int(os.environ["SLURM_ARRAY_TASK_ID"])
     permissions.keep(sweep.folder.path)
     try:
-        run = enter(sweep, number, read_place(os.environ))
+        run = enter(sweep, number, read_rank_info(os.environ))
         if run is None:
             print(f"trial {number} of sweep {sweep.folder.sweep_id} is over already", flush=True)
             return 0
-        run_rank(run, TrialJob(str(run.path)).pruner)
+        run_worker(run, TrialJob(str(run.path)).pruner)
     except (RunBusyError, InputError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

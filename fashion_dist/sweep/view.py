@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist.cluster import slurm
-from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, look
+from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, read_run_view
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.io import read_json
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import decisions
-from fashion_dist.sweep.sweep_record import Array, Sweep, Trial, read_arrays
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
 
 UNFINISHED = ("failed", "cancelled", "stopped")
 """States of trials that `--rerun-failed` runs again."""
@@ -56,7 +56,7 @@ class SweepView:
 
     sweep: Sweep
     trials: Sequence[TrialView]
-    arrays: Sequence[Array] = field(default_factory=tuple)
+    arrays: Sequence[SubmittedArray] = field(default_factory=tuple)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,7 +92,7 @@ class SweepView:
         }  # fmt: skip
 
 
-def look_at_sweep(
+def read_sweep_view(
     folder: SweepDir, slurm: Scheduler | None = None, known: Mapping[str, RunView] | None = None
 ) -> SweepView:
     """Everything about one sweep; Slurm is asked twice at most.
@@ -118,10 +118,10 @@ def look_at_sweep(
 class _Queue:
     """The local queue, when one runs."""
 
-    def __init__(self, folder: SweepDir, arrays: Sequence[Array]) -> None:
+    def __init__(self, folder: SweepDir, arrays: Sequence[SubmittedArray]) -> None:
         last = arrays[-1] if arrays else None
         self.job = last.job if last is not None and last.cluster == "local" else None
-        self.is_running = self.job is not None and slurm.presence(self.job) in ("running", "unknown")
+        self.is_running = self.job is not None and slurm.job_status(self.job) in ("running", "unknown")
         values = read_json(folder.queue)
         is_its = JobRef.from_json(values.get("job"), folder.queue) == self.job
         self.started = set(values.get("started", [])) if is_its else set()
@@ -129,14 +129,14 @@ class _Queue:
 
 
 def _look(
-    sweep: Sweep, number: int, array: Array | None, slurm: Scheduler, queue: _Queue, gone: str,
+    sweep: Sweep, number: int, array: SubmittedArray | None, slurm: Scheduler, queue: _Queue, gone: str,
     known: Mapping[str, RunView],
 ) -> TrialView:  # fmt: skip
     trial = sweep.trial(number)
     run = sweep.run_of(trial) if trial is not None else None
     view = known.get(run.run_id) if run is not None else None
     if view is None and run is not None and run.config.is_file():
-        view = look(run, slurm)
+        view = read_run_view(run, slurm)
     settings = trial.settings if trial is not None else {}
     if view is not None and (view.state == "done" or view.is_active):
         return TrialView(number, settings, view)
@@ -148,7 +148,7 @@ def _look(
         return TrialView(number, settings, base)
     if array.cluster == "local":
         return TrialView(number, settings, _locally(number, base, job, queue))
-    there = slurm.presence(job)
+    there = slurm.job_status(job)
     if there != "gone":
         state = "queued" if there == "queued" else "starting"
         entry = slurm.entry(job.job_id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.tracking.wandb_media import Media
 from fashion_dist.tracking.wandb_run import WandbMode
-from fashion_dist.train.startup_timer import Startup
+from fashion_dist.train.startup_timer import StartupTimer
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ class Callbacks:
     """Asked on rank 0 beside every training line: what the nodes were doing since it was last asked, if known."""
     media: Callable[[], Media] | None = None
     """Asked at the end of a run for what trackers show beside its curves."""
-    startup: Startup | None = None
+    startup: StartupTimer | None = None
     """The clock of this start, which is told with its first step."""

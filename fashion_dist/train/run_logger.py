@@ -15,7 +15,7 @@ from fashion_dist.tracking.metrics_log import MetricsLogger
 from fashion_dist.tracking.wandb_run import start_wandb
 from fashion_dist.train.distributed import Link
 from fashion_dist.train.options import Callbacks, TrainerOptions
-from fashion_dist.train.startup_timer import told
+from fashion_dist.train.startup_timer import format_startup
 from shards.safe_io import refuse_link
 
 
@@ -69,7 +69,7 @@ class RunLogger:
     def record_phase(self, phase: str) -> None:
         """A part of the start is over."""
         if self._callbacks.startup is not None:
-            self._callbacks.startup.mark(phase)
+            self._callbacks.startup.record_phase(phase)
 
     def first_step_done(self, compiled: bool) -> None:
         """Say once, after this start's first step, how long it took to get there."""
@@ -80,9 +80,9 @@ class RunLogger:
         assert startup is not None
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # once a start
-        startup.mark("first step and compilation" if compiled else "first step")
+        startup.record_phase("first step and compilation" if compiled else "first step")
         if self._dist.world.is_main:
-            print(told(startup.parts), flush=True)
+            print(format_startup(startup.parts), flush=True)
             self.update_status(startup=startup.parts)
 
     def show_media(self) -> None:

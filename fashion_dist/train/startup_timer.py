@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from fashion_dist.cluster.slurm import process_started
 
 
-class Startup:
-    """Splits the time since this process began: `mark` ends a part and begins the next."""
+class StartupTimer:
+    """Splits the time since this process began: `record_phase` ends a part and begins the next."""
 
     def __init__(self) -> None:
         self._at = time.monotonic() - _process_age_s()
         self.parts: dict[str, float] = {}
         """Seconds of each part, in their order."""
-        self.mark("process")
+        self.record_phase("process")
 
-    def mark(self, part: str) -> None:
-        """What ran since the last mark was `part`."""
+    def record_phase(self, part: str) -> None:
+        """What ran since the last call was `part`."""
         now = time.monotonic()
         self.parts[part] = round(self.parts.get(part, 0.0) + now - self._at, 3)
         self._at = now
@@ -40,7 +40,7 @@ def _process_age_s() -> float:
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
-def told(parts: Mapping[str, float]) -> str:
+def format_startup(parts: Mapping[str, float]) -> str:
     """`first step after 9.3 s: imports 4.1, model 0.6, ...`; parts below a twentieth of a second are left out."""
     shown = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items() if seconds >= 0.05)
     return f"first step after {sum(parts.values()):.1f} s" + (f": {shown}" if shown else "")

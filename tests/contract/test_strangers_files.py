@@ -283,7 +283,7 @@ def packing_lock(bench: Bench) -> Case:
 
 def run_guard(bench: Bench) -> Case:
     def take() -> None:
-        with run_lock.guard(bench.folder):
+        with run_lock.file_lock(bench.folder):
             pass
 
     return bench.folder / ".lock.guard", take

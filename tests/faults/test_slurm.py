@@ -79,7 +79,7 @@ def take_back(job: str, repair: Callable[[], None] = lambda: None) -> None:
     """Wait until Slurm gives n2 up, and let its daemons and the requeued job go on."""
     until(lambda: "down" in output("sinfo", "--noheader", "--nodes=n2", "--format=%T"), "Slurm gives n2 up")
     lost = time.monotonic()
-    until(lambda: [entry.presence for entry in slurm.queue(job_ids=[job])] == ["queued"], "the job is requeued")
+    until(lambda: [entry.status for entry in slurm.queue(job_ids=[job])] == ["queued"], "the job is requeued")
     # A minute later Slurm asks a node that was silent once more to end the job's tasks: those of its new start, if the
     # node is back so soon.
     output("scontrol", "hold", job)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fashion_dist.cluster import launcher
-from fashion_dist.cluster.launcher import Request
+from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.tasks import load
 from fashion_dist.train.distributed import Link, World
 from fashion_dist.train.options import Callbacks, TrainerOptions
@@ -54,7 +54,7 @@ class Edition:
 
 def test_found_resumed_and_collected(make_home: Callable[[], Path], tmp_path: Path) -> None:
     home = make_home()
-    plan = launcher.resolve(Request("deepfashion", home=str(home), cluster="local", settings=SETTINGS))
+    plan = launcher.resolve(LaunchRequest("deepfashion", home=str(home), cluster="local", settings=SETTINGS))
     run = plan.run
     launcher.make_folder(run)
     launcher.write_run(plan)

@@ -12,20 +12,20 @@ from pathlib import Path
 from cluster_home import ROOT, SETTINGS, Workplace, read, until
 
 from fashion_dist.cluster import launcher
-from fashion_dist.cluster.job_record import Submission
-from fashion_dist.cluster.launcher import Request
+from fashion_dist.cluster.job_record import JobRecord
+from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.cluster.resources import Resources
 
 
 def test_a_rank_with_other_code_says_so_everywhere(make_home: Callable[[], Path]) -> None:
     home = make_home()
-    request = Request(
+    request = LaunchRequest(
         "deepfashion", home=str(home), cluster="local", settings=(*SETTINGS, "train.epochs=1"), debug=True
     )
     plan = launcher.resolve(request)
     launcher.make_folder(plan.run)
     launcher.write_run(plan)
-    Submission("local", Resources(), plan.options, plan.comment, code="0123456789ab").write(plan.run)
+    JobRecord("local", Resources(), plan.options, plan.comment, code="0123456789ab").write(plan.run)
     words = [sys.executable, "-m", "fashion_dist.cluster.worker", str(plan.run.path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=home, check=False)

@@ -12,12 +12,12 @@ from cluster_home import SETTINGS, Workplace
 from garments import draw_garments
 
 from fashion_dist.cluster import launcher
-from fashion_dist.cluster.launcher import Request
+from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 from fashion_dist.sweep import launcher as sweeps
 from fashion_dist.sweep import trial
-from fashion_dist.sweep.sweep_record import Array, Sweep
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep
 from shards import InputError
 
 
@@ -30,8 +30,8 @@ def elsewhere(make_home: Callable[[], Path], tmp_path: Path) -> Path:
     return tmp_path / "theirs"
 
 
-def request(home: Path, **values: str) -> Request:
-    return Request("deepfashion", home=str(home), cluster="local", settings=SETTINGS, **values)  # type: ignore[arg-type]
+def request(home: Path, **values: str) -> LaunchRequest:
+    return LaunchRequest("deepfashion", home=str(home), cluster="local", settings=SETTINGS, **values)  # type: ignore[arg-type]
 
 
 def test_a_folder_of_sets_or_one_set_gives_the_same_run(
@@ -65,7 +65,7 @@ def test_trials_find_it_without_the_variable(elsewhere: Path, tmp_path: Path, mo
     sweep = Sweep.read(draft.sweep.folder)
     first = sweep.trial(0)
     assert first is not None
-    array = Array("local", 0, (0, 1), draft.ground.resources, code="0123456789ab")
+    array = SubmittedArray("local", 0, (0, 1), draft.ground.resources, code="0123456789ab")
     plan = trial.plan_of(sweep, first, array)
     assert (plan.shard_set, plan.code) == (elsewhere / "deep_fashion", "0123456789ab")
 

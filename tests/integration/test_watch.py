@@ -11,11 +11,11 @@ import pytest
 from made_sweep import GONE, make_run, make_sweep
 from terminal import Terminal
 
-from fashion_dist.cluster.job_record import Submission, begin_attempt
+from fashion_dist.cluster.job_record import JobRecord, begin_attempt
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.paths import RunDir
-from fashion_dist.sweep.sweep_record import Array, Sweep, write_arrays
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, write_arrays
 
 ROOT = Path(__file__).parents[2]
 NAMED = {"method": "grid", "parameters": {"model.pool": {"values": ["max", "avg"]}, "optim.lr": {"values": [0.1, 0.2]}}}
@@ -24,12 +24,12 @@ NAMED = {"method": "grid", "parameters": {"model.pool": {"values": ["max", "avg"
 def a_sweep(home: Path) -> tuple[Sweep, RunDir]:
     """One trial done, one that this process holds, one failed, one not begun."""
     sweep = make_sweep(home, NAMED, name="many", train__epochs=9)
-    write_arrays(sweep.folder, [Array("local", 0, (0, 1, 2), Resources(), job=GONE)])
+    write_arrays(sweep.folder, [SubmittedArray("local", 0, (0, 1, 2), Resources(), job=GONE)])
     make_run(sweep, 0, "done", [0.2, 0.6, 0.5])
     make_run(sweep, 2, "failed", [0.1])
     run = make_run(sweep, 1, "running", [0.3])
     me = JobRef.of_process(os.getpid())
-    Submission("local", Resources(), job=me).write(run)
+    JobRecord("local", Resources(), job=me).write(run)
     run.attempts.unlink()
     begin_attempt(run, {"attempt": 1, "job": me.to_json(), "host": "h", "nodes": "h", "ranks": 1})
     return sweep, run

@@ -41,7 +41,7 @@ def ends(run: Path) -> list[str]:
 
 
 def gone(job_id: str) -> bool:
-    return all(entry.presence == "gone" for entry in slurm.queue(job_ids=[job_id]))
+    return all(entry.status == "gone" for entry in slurm.queue(job_ids=[job_id]))
 
 
 def test_two_nodes_from_launch_to_predictions(place: Workplace) -> None:

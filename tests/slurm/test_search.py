@@ -18,7 +18,7 @@ from fashion_dist.paths import Home
 from fashion_dist.sweep import decisions, expand
 from fashion_dist.sweep.study import Study
 from fashion_dist.sweep.sweep_record import Sweep
-from fashion_dist.sweep.view import look_at_sweep
+from fashion_dist.sweep.view import read_sweep_view
 
 pytestmark = pytest.mark.slurm
 
@@ -71,7 +71,7 @@ def test_forty_trials_four_at_once_two_of_them_killed(
     again = array_of(sweep, "9")
     until(lambda: not slurm.queue(job_ids=[again]), "the killed trial ran again")
 
-    view = look_at_sweep(sweep.folder)
+    view = read_sweep_view(sweep.folder)
     assert view.counts == {"done": TRIALS}
     assert sweep.trial(5) == before
     assert len({trial.view.run_id for trial in view.trials}) == TRIALS

@@ -14,7 +14,7 @@ import pytest
 from fashion_dist import config as config_module
 from fashion_dist import io, runs, tasks
 from fashion_dist.cluster import launcher
-from fashion_dist.cluster.launcher import Request
+from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.config import Config, ConfigError, ModelConfig, OptimConfig, added
 from fashion_dist.models import registry
 from fashion_dist.paths import Home, RunDir
@@ -157,8 +157,8 @@ def test_hashes_of_large_files_are_kept_by_path_size_and_time(tmp_path: Path, mo
     assert io.sha256_of(file, known) not in ("kept", recent)
 
 
-def request(home: Path, *settings: str) -> Request:
-    return Request("deepfashion", home=str(home), cluster="local", settings=("data.image_px=32", *settings))
+def request(home: Path, *settings: str) -> LaunchRequest:
+    return LaunchRequest("deepfashion", home=str(home), cluster="local", settings=("data.image_px=32", *settings))
 
 
 def test_weights_that_moved_are_the_same_run_and_changed_ones_are_refused(packed_home: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_run_keeps_what_it_began_with(
     changed = later(RECIPE).override(["optim.lr=0.5"])
     monkeypatch.setattr("fashion_dist.tasks.deepfashion.TASK", dataclasses.replace(task, recipe=changed))
     assert launcher.resolve(request(tmp_path)).run != first.run
-    resumed = launcher.resume(Request(""), str(first.run.path), {"cache": "ram"})
+    resumed = launcher.resume(LaunchRequest(""), str(first.run.path), {"cache": "ram"})
     assert resumed.run == first.run and resumed.config == again.config and resumed.options.cache == "ram"
     assert resumed.differs["optim.lr"] == (RECIPE.optim.lr, 0.5)
     assert resumed.differs["optim.lookahead"] == (0, 3)
@@ -215,8 +215,8 @@ def test_what_a_run_had_last_is_what_it_goes_on_with(packed_home: Path, tmp_path
     launcher.make_folder(first.run)
     launcher.write_run(first)
     options = dataclasses.replace(first.options, cache="ram", wandb="off")
-    launcher.Submission("local", first.resources, options).write(first.run)
-    where = Request("", home=str(tmp_path))
+    launcher.JobRecord("local", first.resources, options).write(first.run)
+    where = LaunchRequest("", home=str(tmp_path))
     plan = launcher.resume(where, first.run.run_id, {"cache": "none"})
     assert (plan.cluster, plan.resources.nodes, plan.resources.time_min) == ("local", 2, 7)
     assert (plan.options.cache, plan.options.wandb) == ("none", "off")

@@ -18,7 +18,7 @@ import pytest
 from calls import NoteEnvironment
 
 from fashion_dist.cluster import permissions, pickled_rank, safe_python, slurm, submitit_executor
-from fashion_dist.cluster.job_record import Submission
+from fashion_dist.cluster.job_record import JobRecord
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, InputError, RunError
@@ -31,7 +31,7 @@ SOMEBODY = 65533
 
 def wait_for(job: JobRef) -> None:
     deadline = time.monotonic() + 120
-    while slurm.presence(job) != "gone":
+    while slurm.job_status(job) != "gone":
         assert time.monotonic() < deadline, f"{job} did not end"
         time.sleep(0.05)
 
@@ -83,7 +83,7 @@ BAD_JOBS = [
 def test_an_id_that_is_none_ends_in_a_sentence_that_names_the_file(job: Any, tmp_path: Path) -> None:
     run = handed_over(tmp_path / "runs" / "a", job)
     with pytest.raises(ConfigError, match=r"job\.json: .*allowed: "):
-        Submission.read(run)
+        JobRecord.read(run)
     good = handed_over(tmp_path / "runs" / "b", None)
     states = {view.run_id: (view.state, view.detail) for view in overview.look_at([run, good])}
     assert states["b"][0] == "new"
@@ -115,8 +115,8 @@ def test_cancelling_a_run_that_was_handed_over_ends_no_other_process() -> None:
 
 
 def test_a_process_without_a_start_is_never_running() -> None:
-    assert slurm.presence(JobRef("local", "999999999", os.uname().nodename, 0)) == "gone"
-    assert slurm.presence(JobRef("local", str(os.getpid()), os.uname().nodename, 0)) == "gone"
+    assert slurm.job_status(JobRef("local", "999999999", os.uname().nodename, 0)) == "gone"
+    assert slurm.job_status(JobRef("local", str(os.getpid()), os.uname().nodename, 0)) == "gone"
 
 
 def test_scancel_takes_an_id_and_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

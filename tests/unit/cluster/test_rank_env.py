@@ -4,7 +4,13 @@ import os
 
 import pytest
 
-from fashion_dist.cluster.rank_env import Place, interface_addresses, own_address, read_place, tasks_per_node
+from fashion_dist.cluster.rank_env import (
+    RankInfo,
+    advertise_address,
+    interface_addresses,
+    read_rank_info,
+    tasks_per_node,
+)
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.cluster.worker import cores_of
 from fashion_dist.errors import ConfigError
@@ -21,20 +27,20 @@ STEP = {
 
 
 def test_a_slurm_step() -> None:
-    place = read_place({**STEP, "SLURM_RESTART_COUNT": "2"})
-    assert place == Place(5, 7, 1, 2, 2, 4, JobRef("slurm", "12"), 2, "n[1-4]")
-    assert not place.is_main
+    rank_info = read_rank_info({**STEP, "SLURM_RESTART_COUNT": "2"})
+    assert rank_info == RankInfo(5, 7, 1, 2, 2, 4, JobRef("slurm", "12"), 2, "n[1-4]")
+    assert not rank_info.is_main
 
 
 def test_an_array_task_is_known_as_the_queue_shows_it() -> None:
-    place = read_place({**STEP, "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"})
-    assert place.job == JobRef("slurm", "40_3")
+    rank_info = read_rank_info({**STEP, "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"})
+    assert rank_info.job == JobRef("slurm", "40_3")
 
 
 def test_a_batch_script_without_srun_is_one_rank() -> None:
     batch = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
-    place = read_place(batch)
-    assert (place.rank, place.world_size, place.job.cluster) == (0, 1, "local")
+    rank_info = read_rank_info(batch)
+    assert (rank_info.rank, rank_info.world_size, rank_info.job.cluster) == (0, 1, "local")
 
 
 def test_ranks_of_a_local_job_share_this_machine() -> None:
@@ -44,9 +50,9 @@ def test_ranks_of_a_local_job_share_this_machine() -> None:
         "SUBMITIT_LOCAL_NTASKS": "4",
         "SUBMITIT_LOCAL_JOB_ID": str(os.getpid()),
     }
-    place = read_place(environment)
-    assert (place.rank, place.local_rank, place.local_world_size, place.nodes) == (1, 1, 4, 1)
-    assert place.job == JobRef.of_process(os.getpid())
+    rank_info = read_rank_info(environment)
+    assert (rank_info.rank, rank_info.local_rank, rank_info.local_world_size, rank_info.nodes) == (1, 1, 4, 1)
+    assert rank_info.job == JobRef.of_process(os.getpid())
 
 
 @pytest.mark.parametrize(
@@ -65,8 +71,8 @@ def test_a_rank_keeps_to_its_share_of_the_cores(
     allowed: int, ranks: int, asked: int, threads: int, cores: list[list[int]]
 ) -> None:
     for rank in range(ranks):
-        place = Place(rank, ranks, rank, ranks, 0, 1, JobRef("slurm", "1"))
-        assert cores_of(range(allowed), place, asked) == (threads, cores[rank])
+        rank_info = RankInfo(rank, ranks, rank, ranks, 0, 1, JobRef("slurm", "1"))
+        assert cores_of(range(allowed), rank_info, asked) == (threads, cores[rank])
 
 
 @pytest.mark.parametrize(
@@ -77,12 +83,12 @@ def test_tasks_per_node(text: str, counts: list[int]) -> None:
 
 
 def test_one_node_talks_over_loopback() -> None:
-    alone = Place(0, 2, 0, 2, 0, 1, JobRef("slurm", "1"))
-    assert own_address(alone) == ("127.0.0.1", "lo")
+    alone = RankInfo(0, 2, 0, 2, 0, 1, JobRef("slurm", "1"))
+    assert advertise_address(alone) == ("127.0.0.1", "lo")
     assert interface_addresses()["lo"] == "127.0.0.1"
-    assert own_address(alone, "lo") == ("127.0.0.1", "lo")
+    assert advertise_address(alone, "lo") == ("127.0.0.1", "lo")
 
 
 def test_an_interface_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(ConfigError, match=r"no interface 'ib7'.* it has .*lo"):
-        own_address(Place(0, 2, 0, 1, 0, 2, JobRef("slurm", "1")), "ib7")
+        advertise_address(RankInfo(0, 2, 0, 1, 0, 2, JobRef("slurm", "1")), "ib7")

@@ -26,48 +26,48 @@ def gone() -> JobRef:
 
 def test_taken_seen_and_released(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert run_lock.holder(run) is None
-    mine = run_lock.take(run, MINE, restart=0, attempt=3)
-    assert run_lock.holder(run) == mine
-    assert run_lock.await_holder(run, MINE, 0, timeout_s=1) == mine
+    assert run_lock.owner(run) is None
+    mine = run_lock.acquire(run, MINE, restart=0, attempt=3)
+    assert run_lock.owner(run) == mine
+    assert run_lock.await_owner(run, MINE, 0, timeout_s=1) == mine
     run_lock.release(run, mine)
-    assert run_lock.holder(run) is None
+    assert run_lock.owner(run) is None
 
 
 def test_a_living_job_keeps_others_out_and_is_named(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    mine = run_lock.take(run, MINE, restart=0, attempt=1)
+    mine = run_lock.acquire(run, MINE, restart=0, attempt=1)
     with pytest.raises(RunBusyError, match=rf"local job {os.getpid()} on .*attempt 1"):
-        run_lock.take(run, JobRef("slurm", "99"), restart=0, attempt=2)
-    assert run_lock.holder(run) == mine
+        run_lock.acquire(run, JobRef("slurm", "99"), restart=0, attempt=2)
+    assert run_lock.owner(run) == mine
 
 
 def test_a_job_that_is_gone_makes_room_and_cannot_release_its_heir(tmp_path: Path, gone: JobRef) -> None:
     run = RunDir(tmp_path)
-    old = run_lock.take(run, gone, restart=0, attempt=1)
-    new = run_lock.take(run, MINE, restart=0, attempt=2)
+    old = run_lock.acquire(run, gone, restart=0, attempt=1)
+    new = run_lock.acquire(run, MINE, restart=0, attempt=2)
     run_lock.release(run, old)
-    assert run_lock.holder(run) == new
+    assert run_lock.owner(run) == new
 
 
 def test_a_job_takes_its_own_lock_again_after_a_requeue(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run_lock.take(run, MINE, restart=0, attempt=1)
-    again = run_lock.take(run, MINE, restart=1, attempt=2)
-    assert run_lock.holder(run) == again
+    run_lock.acquire(run, MINE, restart=0, attempt=1)
+    again = run_lock.acquire(run, MINE, restart=1, attempt=2)
+    assert run_lock.owner(run) == again
     with pytest.raises(RunError, match="did not take the run's lock within 0 s"):
-        run_lock.await_holder(run, MINE, 0, timeout_s=0.1)
+        run_lock.await_owner(run, MINE, 0, timeout_s=0.1)
 
 
 def test_what_only_another_machine_knows_is_not_guessed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run_lock.take(run, JobRef("local", "1", "another-host", 5), restart=0, attempt=1)
+    run_lock.acquire(run, JobRef("local", "1", "another-host", 5), restart=0, attempt=1)
     with pytest.raises(RunBusyError, match=r"another-host; if that machine is gone for good, remove .*lock.json"):
-        run_lock.take(run, MINE, restart=0, attempt=2)
+        run_lock.acquire(run, MINE, restart=0, attempt=2)
 
 
 def test_of_many_at_once_one_wins(tmp_path: Path, gone: JobRef) -> None:
-    run_lock.take(RunDir(tmp_path), gone, restart=0, attempt=1)
+    run_lock.acquire(RunDir(tmp_path), gone, restart=0, attempt=1)
     code = textwrap.dedent(f"""
         import os, sys
         from pathlib import Path
@@ -77,7 +77,7 @@ def test_of_many_at_once_one_wins(tmp_path: Path, gone: JobRef) -> None:
         from fashion_dist.paths import RunDir
         sys.stdin.readline()
         try:
-            run_lock.take(RunDir(Path({str(tmp_path)!r})), JobRef.of_process(os.getpid()), 0, 2)
+            run_lock.acquire(RunDir(Path({str(tmp_path)!r})), JobRef.of_process(os.getpid()), 0, 2)
             print("won", flush=True)
         except RunBusyError:
             print("lost", flush=True)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashion_dist.cluster import run_lock
-from fashion_dist.cluster.job_record import JobOptions, Submission, attempts, begin_attempt, end_attempt
+from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts, begin_attempt, end_attempt
 from fashion_dist.cluster.resources import Resources
-from fashion_dist.cluster.run_view import RunView, Scheduler, duration, look, typed
+from fashion_dist.cluster.run_view import RunView, Scheduler, duration, read_run_view, typed
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
 from fashion_dist.monitor import overview, table
@@ -30,7 +30,7 @@ def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | 
     run = RunDir(home / "runs" / name)
     run.path.mkdir(parents=True)
     run.config.write_text(json.dumps({"task": "clipart", "train": {"batch_size": 20}, "options": {"debug": True}}))
-    Submission("local", Resources(setup=("a",)), JobOptions(), "c", job, 1.0).write(run)
+    JobRecord("local", Resources(setup=("a",)), RuntimeOptions(), "c", job, 1.0).write(run)
     if state is not None and job is not None:
         facts = {"attempt": 1, "job": job.to_json(), "restart": 0, "host": "h", "nodes": "h", "ranks": 2}
         begin_attempt(run, facts)
@@ -62,12 +62,12 @@ def make_run(home: Path, name: str, job: JobRef | None, state: dict[str, Any] | 
 def test_the_state_is_what_files_and_processes_say_together(
     job: JobRef | None, state: dict[str, Any] | None, end: str, expected: str, tmp_path: Path
 ) -> None:
-    assert look(make_run(tmp_path, "r", job, state, end), Scheduler()).state == expected
+    assert read_run_view(make_run(tmp_path, "r", job, state, end), Scheduler()).state == expected
 
 
 def test_everything_known_of_a_running_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r", HERE, {"state": "running", "best": {"metric": "f1", "value": 0.5, "epoch": 1}})
-    view = look(run, Scheduler())
+    view = read_run_view(run, Scheduler())
     assert (view.task, view.attempts, view.nodes, view.left_s) == ("clipart", 1, "h", 90 * 20 / 60)
     assert view.config == {"task": "clipart", "train.batch_size": 20, "task.debug": True}
     assert json.loads(json.dumps(view.to_json()))["progress"]["best"]["value"] == 0.5
@@ -77,7 +77,7 @@ def test_a_torn_or_strange_file_does_not_hide_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r", GONE, {"state": "running"})
     run.state.write_text('{"state": "runn')
     run.config.write_text("[]")
-    view = look(run, Scheduler())
+    view = read_run_view(run, Scheduler())
     assert (view.run_id, view.state, view.task) == ("r", "failed", "")
 
 
@@ -90,10 +90,10 @@ def test_attempts_are_kept_and_ended(tmp_path: Path) -> None:
 
 
 def test_a_submission_is_read_as_written(tmp_path: Path) -> None:
-    written = Submission("slurm", Resources(nodes=2, setup=("a", "b")), JobOptions(cache="ram"), "c", HERE, 5.0)
+    written = JobRecord("slurm", Resources(nodes=2, setup=("a", "b")), RuntimeOptions(cache="ram"), "c", HERE, 5.0)
     written.write(RunDir(tmp_path))
-    assert Submission.read(RunDir(tmp_path)) == written
-    assert Submission.read(RunDir(tmp_path / "none")) is None
+    assert JobRecord.read(RunDir(tmp_path)) == written
+    assert JobRecord.read(RunDir(tmp_path / "none")) is None
 
 
 def view(run_id: str, state: str, detail: str = "", value: float | None = None, updated: float = 0) -> RunView:
@@ -187,7 +187,7 @@ def test_commands_name_the_home_unless_it_is_the_default(tmp_path: Path, monkeyp
 
 def test_a_job_started_by_hand_is_the_runs_job(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r", GONE, {"state": "failed"}, "failed")
-    run_lock.take(run, HERE, restart=0, attempt=2)
+    run_lock.acquire(run, HERE, restart=0, attempt=2)
     begin_attempt(run, {"attempt": 2, "job": HERE.to_json(), "nodes": "h"})
-    seen = look(run, Scheduler())
+    seen = read_run_view(run, Scheduler())
     assert (seen.job, seen.state, seen.attempts) == (HERE, "starting", 2)

@@ -38,7 +38,7 @@ def test_a_queue_is_read_whatever_the_comment_holds() -> None:
     )
     running, waiting, ending, late = slurm.parse_queue(text)
     assert (running.job_id, running.nodes, running.left_s, running.comment) == ("12", "n[1-2]", 3541, "a|b|c")
-    assert (running.presence, waiting.presence, ending.presence) == ("running", "queued", "running")
+    assert (running.status, waiting.status, ending.status) == ("running", "queued", "running")
     assert late.left_s == 0, "its time limit has passed"
     assert (waiting.job_id, waiting.reason, waiting.name) == ("13_4", "Resources", "x y")
 
@@ -57,19 +57,19 @@ def test_a_local_job_is_its_process_and_not_its_number() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         job = JobRef.of_process(process.pid)
-        assert slurm.presence(job) == "running"
+        assert slurm.job_status(job) == "running"
         recycled = JobRef("local", job.job_id, job.host, job.started - 1)
-        assert slurm.presence(recycled) == "gone"
+        assert slurm.job_status(recycled) == "gone"
         elsewhere = JobRef("local", job.job_id, "another-host", job.started)
-        assert slurm.presence(elsewhere) == "unknown"
+        assert slurm.job_status(elsewhere) == "unknown"
         assert JobRef.from_json(job.to_json(), Path("job.json")) == job
     finally:
         process.kill()
         zombie = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert zombie is not None
-    assert slurm.presence(job) == "gone"  # not reaped yet
+    assert slurm.job_status(job) == "gone"  # not reaped yet
     process.communicate()
-    assert slurm.presence(job) == "gone"
+    assert slurm.job_status(job) == "gone"
 
 
 def test_cancel_ends_only_the_process_that_is_meant() -> None:

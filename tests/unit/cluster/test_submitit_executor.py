@@ -23,7 +23,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wait(job: JobRef) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while slurm.presence(job) != "gone":
+    while slurm.job_status(job) != "gone":
         assert time.monotonic() < deadline, f"{job} did not end within {PATIENCE_S:.0f} s"
         time.sleep(0.05)
 

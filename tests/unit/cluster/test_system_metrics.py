@@ -6,9 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from fashion_dist.cluster.heartbeat import Watch
-from fashion_dist.cluster.rank_env import Place
-from fashion_dist.cluster.run_lock import Holder
+from fashion_dist.cluster.heartbeat import HeartbeatThread
+from fashion_dist.cluster.rank_env import RankInfo
+from fashion_dist.cluster.run_lock import LockOwner
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
 from fashion_dist.paths import RunDir
@@ -16,10 +16,10 @@ from fashion_dist.paths import RunDir
 JOB = JobRef("local", str(os.getpid()))
 
 
-def watching(run: RunDir, rank: int, attempt: int = 1) -> Watch:
+def watching(run: RunDir, rank: int, attempt: int = 1) -> HeartbeatThread:
     """A rank of two nodes with two ranks each."""
-    place = Place(rank, 4, rank % 2, 2, rank // 2, 2, JOB)
-    return Watch(run, place, Holder(JOB, 0, attempt, "here"), beat_s=0.02)
+    rank_info = RankInfo(rank, 4, rank % 2, 2, rank // 2, 2, JOB)
+    return HeartbeatThread(run, rank_info, LockOwner(JOB, 0, attempt, "here"), beat_s=0.02)
 
 
 def test_a_sample_tells_what_this_machine_does() -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fashion_dist.cluster.launcher import Request, resolve
+from fashion_dist.cluster.launcher import LaunchRequest, resolve
 from fashion_dist.config import RETIRED, Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
 from fashion_dist.models.backbone import build_backbone, check_timm
 from fashion_dist.models.registry import known_models, locate, own_models, resolve_model
 from fashion_dist.sweep import launcher as sweep_launcher
-from fashion_dist.sweep.launcher import Question
+from fashion_dist.sweep.launcher import SweepRequest
 from fashion_dist.tasks import load
 
 RECIPE = load("deepfashion").recipe
@@ -146,8 +146,8 @@ def test_a_recipe_s_settings_stay_with_its_network_and_leave_with_it() -> None:
 
 def test_a_sweep_over_a_setting_of_another_network_is_refused(packed_home: Path) -> None:
     def asked(*settings: str) -> None:
-        request = Request("deepfashion", home=str(packed_home), cluster="local")
-        sweep_launcher.resolve(Question(request, "", settings))
+        request = LaunchRequest("deepfashion", home=str(packed_home), cluster="local")
+        sweep_launcher.resolve(SweepRequest(request, "", settings))
 
     asked("model.pool=avg,max", "train.batch_size=32")
     for settings in (("model.pool=avg,max", "model.name=resnet50"), ("model.name=fashionnet,mlp", "model.pool=max")):
@@ -161,7 +161,7 @@ def test_a_run_s_own_network_is_checked_at_launch(packed_home: Path) -> None:
     def asked(model: str, *settings: str) -> Config:
         small = ("train.batch_size=32", *settings)
         return resolve(
-            Request("deepfashion", model=model, home=str(packed_home), cluster="local", settings=small)
+            LaunchRequest("deepfashion", model=model, home=str(packed_home), cluster="local", settings=small)
         ).config
 
     assert asked("timm/resnet18", "model.drop_path_rate=0.1").model.args == {"drop_path_rate": 0.1}

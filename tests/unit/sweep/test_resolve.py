@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
-from fashion_dist.cluster.launcher import Request, resolve
+from fashion_dist.cluster.launcher import LaunchRequest, resolve
 from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.sweep import launcher
-from fashion_dist.sweep.launcher import Question
+from fashion_dist.sweep.launcher import SweepRequest
 
 SMALL = ("data.image_px=32", "train.batch_size=32")
 
 
-def question(home: Path, *settings: str, file: str = "", **more: Any) -> Question:
-    request = Request("deepfashion", home=str(home), cluster="local")
-    return Question(request, file, (*SMALL, *settings), **more)
+def question(home: Path, *settings: str, file: str = "", **more: Any) -> SweepRequest:
+    request = LaunchRequest("deepfashion", home=str(home), cluster="local")
+    return SweepRequest(request, file, (*SMALL, *settings), **more)
 
 
 def test_a_trial_is_the_run_that_launch_makes_of_the_same_settings(packed_home: Path) -> None:
     sweep = launcher.resolve(question(packed_home, "optim.lr=0.1,0.2", "model.pool=max")).sweep
-    one = Request(
+    one = LaunchRequest(
         "deepfashion", home=str(packed_home), cluster="local", settings=(*SMALL, "optim.lr=0.2", "model.pool=max")
     )
     assert [trial and trial.run_id for trial in sweep.trials][1] == resolve(one).run.run_id
@@ -104,8 +104,8 @@ def test_files_that_are_refused(
 ) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(text)
-    request = Request("deepfashion", home=str(packed_home), cluster="local")
-    asked = Question(request, str(file), settings)
+    request = LaunchRequest("deepfashion", home=str(packed_home), cluster="local")
+    asked = SweepRequest(request, str(file), settings)
     if not words:
         assert launcher.resolve(asked).sweep.trials == (None, None, None)
         return
@@ -116,4 +116,4 @@ def test_files_that_are_refused(
 
 def test_nothing_to_try(packed_home: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to try: allowed: --sweep FILE"):
-        launcher.resolve(Question(Request("deepfashion", home=str(packed_home), cluster="local")))
+        launcher.resolve(SweepRequest(LaunchRequest("deepfashion", home=str(packed_home), cluster="local")))

@@ -100,11 +100,11 @@ def test_settings_on_the_command_line_are_lists_but_tuples_stay_whole() -> None:
 
 
 def test_early_terminate_is_a_list_of_rungs() -> None:
-    def halving(**values: Any) -> spec.Halving | None:
+    def halving(**values: Any) -> spec.HyperbandConfig | None:
         return parse({**grid(optim__lr={"value": 1}), "early_terminate": {"type": "hyperband", **values}}).halving
 
-    assert halving(min_iter=2, eta=3, s=3) == spec.Halving((2, 6, 18), 3.0)
-    assert halving(max_iter=27, s=3) == spec.Halving((1, 3, 9), 3.0)
+    assert halving(min_iter=2, eta=3, s=3) == spec.HyperbandConfig((2, 6, 18), 3.0)
+    assert halving(max_iter=27, s=3) == spec.HyperbandConfig((1, 3, 9), 3.0)
     found = halving(min_iter=1)
     assert found is not None and found.rungs[:4] == (1, 3, 9, 27)
 

@@ -17,7 +17,7 @@ from fashion_dist.paths import RunDir
 from fashion_dist.sweep import decisions, expand, spec
 from fashion_dist.sweep.study import Study, goes_on, sampler, suggest
 from fashion_dist.sweep.sweep_record import Sweep
-from fashion_dist.sweep.view import look_at_sweep
+from fashion_dist.sweep.view import read_sweep_view
 from fashion_dist.tasks.clipart import RECIPE
 
 SPACE = {
@@ -119,7 +119,7 @@ def test_halving_saves_epochs_and_keeps_a_good_trial(tmp_path: Path, order: int)
     assert sum(reached.values()) <= 0.45 * trials * epochs
     finished = [max(recorded[number]) for number in range(trials) if reached[number] == epochs]
     assert max(finished) >= 0.995 * max(map(max, recorded))
-    counts = look_at_sweep(sweep.folder).counts
+    counts = read_sweep_view(sweep.folder).counts
     assert counts["done"] == len(finished) and counts["done"] + counts["pruned"] == trials
 
 

@@ -15,15 +15,15 @@ from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import decisions, gather, outcome, table
-from fashion_dist.sweep.sweep_record import Array, Sweep, read_arrays, write_arrays
-from fashion_dist.sweep.view import look_at_sweep
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, read_arrays, write_arrays
+from fashion_dist.sweep.view import read_sweep_view
 from fashion_dist.tasks import load
 
 
 def test_a_sweep_and_its_submissions_are_read_back(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, name="a 'b'; rm -rf ~ 漢")
     assert Sweep.read(sweep.folder) == sweep and Sweep.read(sweep.folder).content == sweep.content
-    array = Array("slurm", 1000, (1001, 1002, 1007), Resources(setup=("a b",)), job=JobRef("slurm", "12"))
+    array = SubmittedArray("slurm", 1000, (1001, 1002, 1007), Resources(setup=("a b",)), job=JobRef("slurm", "12"))
     write_arrays(sweep.folder, [array])
     assert read_arrays(sweep.folder) == [array]
     assert array.job_of(1007) == JobRef("slurm", "12_7")
@@ -40,10 +40,10 @@ def test_every_setting_that_decides_is_in_the_content(tmp_path: Path) -> None:
 
 def test_states_and_the_best_trial(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path)
-    write_arrays(sweep.folder, [Array("local", 0, (0, 1), Resources(), job=GONE)])
+    write_arrays(sweep.folder, [SubmittedArray("local", 0, (0, 1), Resources(), job=GONE)])
     make_run(sweep, 0, "done", [0.1, 0.6, 0.4])
     make_run(sweep, 1, "done", [0.7])
-    view = look_at_sweep(sweep.folder)
+    view = read_sweep_view(sweep.folder)
     assert [trial.view.state for trial in view.trials] == ["done", "done", "new"]
     assert view.counts == {"done": 2, "new": 1} and not view.is_active
     assert view.best is not None and (view.best.number, view.best.value) == (1, 0.7)
@@ -54,7 +54,7 @@ def test_states_and_the_best_trial(tmp_path: Path) -> None:
     lower = make_sweep(tmp_path / "lower", train__mode="min")
     for number, value in enumerate((0.3, 0.2)):
         make_run(lower, number, "done", [value])
-    best = look_at_sweep(lower.folder).best
+    best = read_sweep_view(lower.folder).best
     assert best is not None and best.number == 1
 
 
@@ -62,10 +62,10 @@ def test_a_trial_that_was_given_up_is_pruned_until_its_run_is_done(tmp_path: Pat
     sweep = make_sweep(tmp_path, {**GRID, "early_terminate": {"type": "hyperband", "min_iter": 1}})
     make_run(sweep, 0, "stopped", [0.1])
     decisions.note(sweep.folder, 0, "is given up", "after 1 epochs 0.1 is number 3 of 3")
-    view = look_at_sweep(sweep.folder).trials[0].view
+    view = read_sweep_view(sweep.folder).trials[0].view
     assert (view.state, view.detail) == ("pruned", "after 1 epochs 0.1 is number 3 of 3")
     make_run(sweep, 0, "done", [0.1, 0.2])
-    assert look_at_sweep(sweep.folder).trials[0].view.state == "done"
+    assert read_sweep_view(sweep.folder).trials[0].view.state == "done"
 
 
 def test_a_torn_decision_is_passed_over_and_the_next_one_is_whole(tmp_path: Path) -> None:

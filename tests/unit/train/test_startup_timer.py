@@ -8,13 +8,13 @@ import time
 
 from bench.start import Measured, summary
 
-from fashion_dist.train.startup_timer import Startup, told
+from fashion_dist.train.startup_timer import StartupTimer, format_startup
 
 
 def test_parts_add_up_to_the_process_s_age() -> None:
     code = (
-        "import time; time.sleep(0.3); from fashion_dist.train.startup_timer import Startup; clock = Startup(); "
-        "time.sleep(0.2); clock.mark('imports'); clock.mark('imports'); print(clock.parts)"
+        "import time; time.sleep(0.3); from fashion_dist.train.startup_timer import StartupTimer; clock = StartupTimer(); "
+        "time.sleep(0.2); clock.record_phase('imports'); clock.record_phase('imports'); print(clock.parts)"
     )
     began = time.monotonic()
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -32,15 +32,15 @@ def test_the_clock_imports_no_torch() -> None:
 
 def test_a_line_for_the_log() -> None:
     parts = {"process": 0.42, "run folder": 0.01, "imports": 4.1, "first step": 0.77}
-    assert told(parts) == "first step after 5.3 s: process 0.4, imports 4.1, first step 0.8"
-    assert told({"process": 0.0}) == "first step after 0.0 s"
+    assert format_startup(parts) == "first step after 5.3 s: process 0.4, imports 4.1, first step 0.8"
+    assert format_startup({"process": 0.0}) == "first step after 0.0 s"
 
 
 def test_marks_add_up() -> None:
-    clock = Startup()
+    clock = StartupTimer()
     before = clock.parts["process"]
     time.sleep(0.02)
-    clock.mark("process")
+    clock.record_phase("process")
     assert clock.parts["process"] >= before + 0.02
 
 
