@@ -36,6 +36,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -303,9 +304,9 @@ class Home:
         return SweepDir(self.sweeps / sweep_id)
 
     def all_sweeps(self) -> list[SweepDir]:
-        """Every sweep of the working folder."""
+        """Every sweep of the working folder, those that others have closed as well."""
         found = self.sweeps.iterdir() if self.sweeps.is_dir() else []
-        return [SweepDir(path) for path in sorted(found) if SweepDir(path).sweep.is_file()]
+        return [SweepDir(path) for path in sorted(found) if _may_be_file(SweepDir(path).sweep)]
 
     def find_sweep(self, name: str) -> SweepDir | None:
         """The sweep that `name` means, a folder, a sweep id or a unique beginning of one; None where there is none.
@@ -313,11 +314,11 @@ class Home:
         Raises:
             ConfigError: it begins several sweeps, or a sweep and a run.
         """
-        if name and SweepDir(Path(name)).sweep.is_file():
+        if name and _may_be_file(SweepDir(Path(name)).sweep):
             return SweepDir(Path(name).absolute())
-        if name in ("", ".", "..") or RunDir(Path(name)).config.is_file() or self.run_dir(name).config.is_file():
+        if name in ("", ".", "..") or any(_may_be_file(run.config) for run in (RunDir(Path(name)), self.run_dir(name))):
             return None
-        if self.sweep_dir(name).sweep.is_file():
+        if _may_be_file(self.sweep_dir(name).sweep):
             return self.sweep_dir(name)
         matches = [sweep for sweep in self.all_sweeps() if sweep.sweep_id.startswith(name)]
         runs = [f"run {path.name}" for path in sorted(self.runs.glob("*")) if path.name.startswith(name)]
@@ -333,7 +334,7 @@ class Home:
         Raises:
             ConfigError: no such run (the nearest are named) or several.
         """
-        if (RunDir(Path(name)).config).is_file():
+        if _may_be_file(RunDir(Path(name)).config):
             return RunDir(Path(name).absolute())
         ids = sorted(path.name for path in self.runs.iterdir() if path.is_dir()) if self.runs.is_dir() else []
         if name in ids:
@@ -349,3 +350,13 @@ class Home:
                 f"no run {name!r}: {self.runs} has no runs yet; {program.command('launch')} --task NAME makes one"
             )
         raise unknown("run", name, ids)
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether a file is there, or may be in a folder that is closed to this user."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False

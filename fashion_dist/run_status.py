@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.io import write_text
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import parse_dataclass, read_object, write_text
 
 Phase = Literal["starting", "training", "evaluating", "predicting"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunState:
     """The content of `state.json`.
 
@@ -42,11 +44,31 @@ class RunState:
     def read(cls, path: Path) -> RunState | None:
         """The state in `path`, or None where there is none that can be read."""
         try:
-            values = json.loads(path.read_text())
-            known = {f.name for f in dataclasses.fields(cls)}
-            return cls(**{name: value for name, value in values.items() if name in known})
-        except (OSError, ValueError, AttributeError):
+            return cls.load(path)
+        except ConfigError:
             return None
+
+    @classmethod
+    def load(cls, path: Path) -> RunState | None:
+        """The state in `path`, or None where there is none.
+
+        Raises:
+            ConfigError: it cannot be read: `FILE: why`.
+        """
+        values = read_object(path)
+        if not values:
+            return None
+        state = parse_dataclass(cls, values, path)
+        if state.best:
+            parse_dataclass(_Best, state.best, path)
+        return state
+
+
+@dataclass(frozen=True)
+class _Best:
+    metric: str
+    value: float
+    epoch: int
 
 
 class StateFile:
@@ -67,5 +89,6 @@ class StateFile:
         self.state = dataclasses.replace(self.state, **values)
         if urgent or now - self._written >= self._interval_s:
             self._written = now
-            self.state.updated = time.time()
-            write_text(self.path, json.dumps(dataclasses.asdict(self.state)) + "\n")
+            self.state = dataclasses.replace(self.state, updated=time.time())
+            shown = self.state.best if math.isfinite(self.state.best.get("value", 0.0)) else {}  # JSON has no NaN
+            write_text(self.path, json.dumps({**dataclasses.asdict(self.state), "best": shown}) + "\n")

@@ -6,17 +6,21 @@ useless, so the cause is looked for among the others first.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from fashion_dist.io import read_json, write_json
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
+from shards.errors import InputError
+from shards.safe_io import open_regular
 
 _STARTED = time.monotonic()
 
@@ -87,17 +91,22 @@ def _write(run: RunDir, failure: Failure) -> None:
         print(f"the error report could not be written: {error}", flush=True)
 
 
-def read(run: RunDir, attempt: int) -> list[Failure]:
-    """The reports of one start of the run, in the order of ranks."""
-    found = [_from_json(read_json(path)) for path in run.errors.glob("rank_*.json")]
-    return sorted((f for f in found if f is not None and f.attempt == attempt), key=lambda f: f.rank)
+def read(run: RunDir, attempt: int, problems: list[str] | None = None) -> list[Failure]:
+    """The reports of one start of the run, in the order of ranks.
 
-
-def _from_json(values: Mapping[str, Any]) -> Failure | None:
-    try:
-        return Failure(**{name: values[name] for name in Failure.__dataclass_fields__})
-    except KeyError:
-        return None
+    Args:
+        run: the run.
+        attempt: which start.
+        problems: takes what cannot be read, as `FILE: why`.
+    """
+    found: list[Failure] = []
+    for path in run.errors.glob("rank_*.json"):
+        try:
+            found.append(parse_dataclass(Failure, read_object(path), path))
+        except ConfigError as error:
+            if problems is not None:
+                problems.append(str(error))
+    return sorted((failure for failure in found if failure.attempt == attempt), key=lambda failure: failure.rank)
 
 
 @dataclass(frozen=True)
@@ -123,38 +132,111 @@ def cause(failures: Sequence[Failure], killed: Mapping[int, str] | None = None) 
     return next(iter([*own, *silent, *peers]), None)
 
 
-_SRUN = re.compile(r"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>(?!Exited with).+)$", re.MULTILINE)
-
-
 def start_mark(attempt: int) -> str:
     """The line that begins a start's part of rank 0's log; a requeued job appends to the log it had."""
     return f"--- attempt {attempt} of this run"
 
 
-def killed_by_srun(log: Path, attempt: int) -> dict[int, str]:
-    """The ranks that srun saw die of a signal in one start of the run, in the order it said so."""
+@dataclass(frozen=True)
+class JobLog:
+    """What a job's own files say of how it ended.
+
+    Args:
+        path: rank 0's standard error, where Slurm and srun write as well.
+        written: whether there is such a file.
+        killed: ranks that ended without a report, such as `{1: "killed by signal 9"}`, first come first.
+        ended: what Slurm wrote there of the job's end, as accounting would say it, such as TIMEOUT; may be empty.
+        last: the last line of the job's own; may be empty.
+    """
+
+    path: Path
+    written: bool = False
+    killed: Mapping[int, str] = field(default_factory=dict)
+    ended: str = ""
+    last: str = ""
+
+    def of_rank(self, rank: int) -> Path:
+        """That rank's standard error."""
+        return self.path.with_name(self.path.name.replace("_0_log", f"_{rank}_log"))
+
+
+_TAIL = 1 << 16
+_MOST_RANKS = 1 << 16
+_SRUN = re.compile(r"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>(?!Exited with).+)$", re.MULTILINE)
+_OF_SLURM = re.compile(r"(srun|slurmstepd|slurmd): ")
+_ENDS = {
+    "OUT_OF_MEMORY": re.compile(r"oom.kill|: Out Of Memory", re.IGNORECASE),
+    "TIMEOUT": re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT"),
+    "NODE_FAIL": re.compile(r"CANCELLED AT \S+ DUE TO NODE FAIL"),
+    "PREEMPTED": re.compile(r"CANCELLED AT \S+ DUE TO PREEMPTION"),
+    "CANCELLED": re.compile(r"\*\*\* JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*"),  # a step also for a failed rank
+}
+
+
+def read_log(folder: Path, job: JobRef, attempt: int, problems: list[str]) -> JobLog:
+    """What the files of one job say.
+
+    Args:
+        folder: of its logs.
+        job: the job.
+        attempt: the start whose part of the log counts; 0 is all of it.
+        problems: takes what cannot be read, as `FILE: why`.
+    """
+    path = folder / f"{job.job_id}_0_log.err"
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 65536))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return {}
+        with os.fdopen(open_regular(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            text = file.read(_TAIL).decode(errors="replace")
+    except FileNotFoundError:
+        written, text = False, ""
+    except (OSError, InputError) as error:
+        problems.append(f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error))
+        written, text = True, ""
+    else:
+        written, text = True, text.rpartition(start_mark(attempt))[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if not _OF_SLURM.match(line)]
+    last = (own or lines or [""])[-1]
+    if job.cluster == "local":
+        return JobLog(path, written, _killed_by_signal(exits_file(folder, job.job_id), problems), "", last)
+    slurm = "\n".join(line for line in lines if _OF_SLURM.match(line))
+    ended = next((state for state, pattern in _ENDS.items() if pattern.search(slurm)), "")
+    return JobLog(path, written, killed_by_srun(slurm), ended, last)
+
+
+def killed_by_srun(text: str) -> dict[int, str]:
+    """The ranks that srun saw die of a signal, in the order it said so."""
     found: dict[int, str] = {}
-    for match in _SRUN.finditer(text.rpartition(start_mark(attempt))[2]):
+    for match in _SRUN.finditer(text):
+        words = match["words"].strip()
         for rank in _ranks(match["ranks"]):
-            words = match["words"].strip()
             found.setdefault(rank, "killed" if words == "Killed" else f"ended by the system: {words}")
     return found
 
 
 def _ranks(text: str) -> list[int]:
     ranks: list[int] = []
-    for part in text.split(","):
-        low, _, high = part.partition("-")
-        ranks += range(int(low), int(high or low) + 1)
+    for low, high in re.findall(r"(\d{1,9})(?:-(\d{1,9}))?(?=,|$)", text):
+        ranks += range(int(low), min(int(high or low), int(low) + _MOST_RANKS) + 1)
     return ranks
 
 
-def killed_by_signal(exit_codes: Sequence[int | None]) -> dict[int, str]:
-    """The ranks whose exit codes are a signal's."""
-    return {rank: f"killed by signal {-code}" for rank, code in enumerate(exit_codes) if code is not None and code < 0}
+def exits_file(folder: Path, job_id: str) -> Path:
+    """Where a local job's controller notes the exit codes of its ranks."""
+    return folder / f"{job_id}_exits.json"
+
+
+@dataclass(frozen=True)
+class Exits:
+    """How the ranks of a local job ended in its last start: negative is a signal, None still running."""
+
+    exit_codes: tuple[int | None, ...] = ()
+
+
+def _killed_by_signal(path: Path, problems: list[str]) -> dict[int, str]:
+    try:
+        codes = parse_dataclass(Exits, read_object(path), path).exit_codes
+    except ConfigError as error:
+        problems.append(str(error))
+        codes = ()
+    return {rank: f"killed by signal {-code}" for rank, code in enumerate(codes) if code is not None and code < 0}

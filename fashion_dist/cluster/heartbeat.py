@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fashion_dist.cluster import failures, run_lock
+from fashion_dist.cluster import failures
+from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
 from fashion_dist.io import read_json, write_json
@@ -43,7 +44,7 @@ class HeartbeatThread(threading.Thread):
     """
 
     def __init__(
-        self, run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner, stalled_s: float = 60.0, beat_s: float = 5.0
+        self, run: RunDir, rank_info: RankInfo, owner: LockOwner, stalled_s: float = 60.0, beat_s: float = 5.0
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.steps = 0
@@ -120,7 +121,7 @@ class HeartbeatThread(threading.Thread):
             os._exit(EXIT_ORPHANED)
 
     def _require_lock(self) -> None:
-        now = run_lock.owner(self._run)
+        now = LockOwner.read(self._run)
         if now is not None and now != self._owner:
             # This node was taken for dead and the run goes on elsewhere; two writers would spoil it.
             print(f"the run is now held by {now.job}; ending", file=sys.stderr, flush=True)

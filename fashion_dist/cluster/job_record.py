@@ -1,4 +1,4 @@
-"""What is written down about a run's submissions and starts: job.json and attempts.json."""
+"""What is written down about a run's submissions and starts: job.json, attempts.json and lock.json."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 from fashion_dist.cluster import machine
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
-from fashion_dist.io import read_json, write_json
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
 
-T = TypeVar("T")
 End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued", "pruned"]
 
 
@@ -74,43 +74,93 @@ class JobRecord:
 
     @classmethod
     def read(cls, run: RunDir) -> JobRecord | None:
-        """The run's last submission, or None."""
-        values = read_json(run.job)
-        if not values:
-            return None
-        job = JobRef.from_json(values["job"], run.job)
-        resources = read_fields(Resources, values["resources"])
-        options = read_fields(RuntimeOptions, values["options"])
-        rest = {name: values[name] for name in ("submitted", "sweep", "trial", "logs", "code") if name in values}
-        return cls(values["cluster"], resources, options, values["comment"], job, **rest)
+        """The run's last submission, or None; raises ConfigError where it cannot be read: `FILE: why`."""
+        values = read_object(run.job)
+        return parse_dataclass(cls, values, run.job) if values else None
 
 
-def read_fields(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of what `dataclasses.asdict` and JSON made of one, in this edition or another.
+@dataclass(frozen=True)
+class LockOwner:
+    """Who may write to a run folder: the content of lock.json.
 
-    Fields that are gone are passed over: they only say how an earlier job was submitted.
+    Args:
+        job: the job.
+        restart: how often the scheduler had requeued it.
+        attempt: number of this attempt at the run, from 1.
+        host: node of its rank 0.
     """
-    names = {f.name for f in dataclasses.fields(cast("Any", kind))}
-    kept = {name: value for name, value in values.items() if name in names}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
+
+    job: JobRef
+    restart: int
+    attempt: int
+    host: str
+
+    @classmethod
+    def read(cls, run: RunDir) -> LockOwner | None:
+        """Who holds the folder, gone or not; raises ConfigError where it cannot be read: `FILE: why`."""
+        values = read_object(run.lock)
+        return parse_dataclass(cls, values, run.lock) if values.get("job") else None
 
 
-def attempts(run: RunDir) -> list[dict[str, Any]]:
-    """Every start of the run, oldest first: `attempt`, `job`, `restart`, `host`, `nodes`, `node_count`, `ranks`,
-    `hardware` of rank 0's node, `started`, `end`; once ended also `ended`, `cpu_s` of all ranks, and `message`; and a
-    `note`, where there is one.
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run, as attempts.json has it.
+
+    Args:
+        attempt: its number, from 1.
+        job: which job started it.
+        restart: how often the scheduler had requeued that.
+        host: node of its rank 0.
+        nodes: Slurm's list of its nodes.
+        node_count: how many; 0 in runs from before they were counted.
+        ranks: processes.
+        hardware: of rank 0's node, in words.
+        started: Unix time.
+        end: how it ended; empty while it runs, and where it was killed.
+        message: why, in a sentence.
+        note: what people should know of it beside that.
+        goes_on: whether the scheduler is to make another one.
+        ended: Unix time.
+        cpu_s: of all ranks.
     """
-    return list(read_json(run.attempts).get("attempts", []))
+
+    attempt: int
+    job: JobRef | None = None
+    restart: int = 0
+    host: str = ""
+    nodes: str = ""
+    node_count: int = 0
+    ranks: int = 0
+    hardware: str = ""
+    started: float = 0.0
+    end: str = ""
+    message: str = ""
+    note: str = ""
+    goes_on: bool = False
+    ended: float | None = None
+    cpu_s: float | None = None
+
+
+def attempts(run: RunDir) -> list[Attempt]:
+    """Every start of the run, oldest first; raises ConfigError where they cannot be read: `FILE: why`."""
+    return [parse_dataclass(Attempt, values, run.attempts) for values in _noted(run)]
+
+
+def _noted(run: RunDir) -> list[dict[str, Any]]:
+    found = read_object(run.attempts).get("attempts", [])
+    if not isinstance(found, list):
+        raise ConfigError(f"{run.attempts}: attempts is no list")
+    return found
 
 
 def begin_attempt(run: RunDir, facts: Mapping[str, Any]) -> None:
     """Note that a start of the run begins; only the lock's holder may call this."""
-    write_json(run.attempts, {"attempts": [*attempts(run), {**facts, "started": time.time(), "end": ""}]})
+    write_json(run.attempts, {"attempts": [*_noted(run), {**facts, "started": time.time(), "end": ""}]})
 
 
 def note_attempt(run: RunDir, attempt: int, note: str) -> None:
     """Note something that people should know of a start of the run; for the lock's holder only."""
-    noted = [{**old, "note": note} if old["attempt"] == attempt else old for old in attempts(run)]
+    noted = [{**old, "note": note} if old["attempt"] == attempt else old for old in _noted(run)]
     write_json(run.attempts, {"attempts": noted})
 
 
@@ -118,5 +168,5 @@ def end_attempt(run: RunDir, attempt: int, end: End, message: str = "", *, goes_
     """Note how a start of the run ended, and whether the scheduler is to make another; for the lock's holder only."""
     facts = {"end": end, "message": message, "goes_on": goes_on, "ended": time.time()}
     facts["cpu_s"] = round(machine.cpu_seconds(run, attempt), 1)
-    noted = [{**old, **facts} if old["attempt"] == attempt else old for old in attempts(run)]
+    noted = [{**old, **facts} if old["attempt"] == attempt else old for old in _noted(run)]
     write_json(run.attempts, {"attempts": noted})

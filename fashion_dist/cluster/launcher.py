@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from fashion_dist import __version__, runs, tasks
 from fashion_dist.cluster import code_version, permissions, run_lock, slurm
 from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts
+from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources, load_preset
-from fashion_dist.cluster.run_view import RunView, Scheduler, read_run_view
+from fashion_dist.cluster.run_snapshot import RunSnapshot
+from fashion_dist.cluster.run_view import RunView, read_run_view
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
@@ -435,32 +437,29 @@ def _already(plan: RunSpec, job_type: type[TrainJob] | None) -> Launched | None:
     run = plan.run
     noted = JobRecord.read(run)
     if noted is not None and noted.job is None:
-        noted = _recover_orphan_job(plan, noted, job_type)
-    view = read_run_view(run, Scheduler())
+        _recover_orphan_job(plan, noted, job_type)
+    snapshot = RunSnapshot.read(run)
+    view = RunView.of(snapshot, Scheduler().ask(snapshot.jobs))
+    if view.state == "unreadable":
+        raise ConfigError(f"run {run.run_id} is {view.detail}")
     if view.state == "done":
         return Launched("done", run, None, view)
-    if noted is not None and noted.job is not None and slurm.job_status(noted.job) != "gone":
-        return Launched("active", run, noted.job, view)
-    # Jobs started by hand hold the lock without a job.json.
-    held = run_lock.owner(run)
-    if held is not None and slurm.job_status(held.job) != "gone":
-        return Launched("active", run, held.job, view)
+    for job in snapshot.jobs:
+        if slurm.job_status(job) != "gone":  # by its id: the queue above is only this user's
+            return Launched("active", run, job, view)
     return None
 
 
-def _recover_orphan_job(plan: RunSpec, noted: JobRecord, job_type: type[TrainJob] | None) -> JobRecord:
+def _recover_orphan_job(plan: RunSpec, noted: JobRecord, job_type: type[TrainJob] | None) -> None:
     """Take up the job of a launcher that was killed before it wrote the job's id."""
     from fashion_dist.cluster import submitit_executor
     from fashion_dist.cluster.worker import TrainJob
 
     run = plan.run
     job = submitit_executor.queued_before(run.logs, noted.cluster, run.run_id, noted.comment)
-    if job is None:
-        return noted
-    submitit_executor.complete(job, (job_type or TrainJob)(str(run.path)), noted.resources, run.logs)
-    noted = dataclasses.replace(noted, job=job)
-    noted.write(run)
-    return noted
+    if job is not None:
+        submitit_executor.complete(job, (job_type or TrainJob)(str(run.path)), noted.resources, run.logs)
+        dataclasses.replace(noted, job=job).write(run)
 
 
 def write_run(plan: RunSpec) -> None:

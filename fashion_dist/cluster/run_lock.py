@@ -7,48 +7,20 @@ machine, says that the job is gone: never by age, because clocks differ between 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.slurm import JobRef, job_status
 from fashion_dist.errors import RunBusyError, RunError
-from fashion_dist.io import read_json, write_json
+from fashion_dist.io import write_json
 from fashion_dist.paths import RunDir
 from shards.locks import lock_file, unlock_file
 from shards.safe_io import open_regular
-
-
-@dataclass(frozen=True)
-class LockOwner:
-    """Who may write to a run folder.
-
-    Args:
-        job: the job.
-        restart: how often the scheduler had requeued it.
-        attempt: number of this attempt at the run, from 1.
-        host: node of its rank 0.
-    """
-
-    job: JobRef
-    restart: int
-    attempt: int
-    host: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"job": self.job.to_json(), "restart": self.restart, "attempt": self.attempt, "host": self.host}
-
-
-def owner(run: RunDir) -> LockOwner | None:
-    """Who holds the folder, gone or not."""
-    values = read_json(run.lock)
-    job = JobRef.from_json(values.get("job"), run.lock)
-    return LockOwner(job, values["restart"], values["attempt"], values["host"]) if job is not None else None
 
 
 def acquire(run: RunDir, job: JobRef, restart: int, attempt: int) -> LockOwner:
@@ -56,13 +28,14 @@ def acquire(run: RunDir, job: JobRef, restart: int, attempt: int) -> LockOwner:
 
     Raises:
         RunBusyError: another job writes here, or may do so; it is named.
+        ConfigError: lock.json cannot be read, so that nobody knows.
     """
     with file_lock(run.path):
-        now = owner(run)
+        now = LockOwner.read(run)
         if now is not None and now.job != job:
             _require_gone(run, now)
         mine = LockOwner(job, restart, attempt, socket.gethostname())
-        write_json(run.lock, mine.to_json())
+        write_json(run.lock, dataclasses.asdict(mine))
         return mine
 
 
@@ -82,7 +55,7 @@ def _require_gone(run: RunDir, now: LockOwner) -> None:
 def release(run: RunDir, mine: LockOwner) -> None:
     """Let the folder go, if it is still ours."""
     with file_lock(run.path):
-        if owner(run) == mine:
+        if LockOwner.read(run) == mine:
             run.lock.unlink()
 
 
@@ -94,7 +67,7 @@ def await_owner(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Loc
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        now = owner(run)
+        now = LockOwner.read(run)
         if now is not None and now.job == job and now.restart == restart:
             return now
         if time.monotonic() > deadline:

@@ -1,34 +1,20 @@
-"""What is known of a run, put together from its own files and the scheduler; the files win where they disagree."""
+"""A run as tables, pages and programs show it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster import failures, job_record, run_lock, slurm
+from fashion_dist.cluster.queue_view import QueueView, Scheduler
+from fashion_dist.cluster.run_snapshot import Cause, RunSnapshot, derive_status
 from fashion_dist.cluster.slurm import JobRef, JobStatus
-from fashion_dist.errors import RunError
-from fashion_dist.io import read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.run_status import RunState
 from shards import program
-
-_MANY = 50
-
-STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new", "unreadable")
-
-_BY_SLURM = {
-    "CANCELLED": "the job was cancelled",
-    "NODE_FAIL": "a node of the job failed",
-    "OUT_OF_MEMORY": "the job ran out of memory; ask for more with --mem-gb",
-    "TIMEOUT": "the job was ended at its time limit before it could save",
-    "DEADLINE": "the job was ended at its deadline",
-    "BOOT_FAIL": "the job's nodes did not boot",
-}
 
 
 @dataclass(frozen=True)
@@ -38,8 +24,10 @@ class RunView:
     Args:
         run_id: the folder's name.
         task: what it learns.
-        state: one of `STATES`.
+        state: one of `run_snapshot.STATES`.
         detail: why it waits or failed, in a sentence; may be empty.
+        hint: what to do about that; may be empty.
+        cause: the kind of that, such as "out of memory".
         job: its last job.
         there: whether that job waits, runs or is gone.
         nodes: the nodes of its last start.
@@ -54,6 +42,8 @@ class RunView:
     task: str
     state: str
     detail: str = ""
+    hint: str = ""
+    cause: Cause = ""
     job: JobRef | None = None
     there: JobStatus = "gone"
     nodes: str = ""
@@ -62,6 +52,17 @@ class RunView:
     left_s: float | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     log: Path | None = None
+
+    @classmethod
+    def of(cls, snapshot: RunSnapshot, queue: QueueView) -> RunView:
+        """The run of a snapshot, by the answers for its jobs."""
+        status, config = derive_status(snapshot, queue), snapshot.config
+        progress = snapshot.progress or RunState(state="running", attempt=0)
+        return cls(
+            snapshot.run.run_id, config.get("task", ""), status.state, status.message, status.hint, status.cause,
+            status.job, status.job_status, snapshot.last.nodes if snapshot.last is not None else "",
+            len(snapshot.attempts), progress, _left_s(progress, config), _flat(config), status.log,
+        )  # fmt: skip
 
     @property
     def is_active(self) -> bool:
@@ -74,163 +75,22 @@ class RunView:
         return {**values, "job": self.job.to_json() if self.job else None, "log": str(self.log) if self.log else None}
 
 
-class Scheduler:
-    """One question to Slurm for many runs: its queue is read when the first run needs it, then kept."""
-
-    def __init__(self) -> None:
-        self._queue: dict[str, slurm.Queued] | None = None
-        self._accounting: dict[str, str] = {}
-        self.silent = ""
-
-    def expect(self, jobs: Iterable[JobRef]) -> None:
-        """Ask accounting about these jobs at once, where they have left the queue."""
-        ids = [job.job_id for job in jobs if job.cluster == "slurm"]
-        gone = [job_id for job_id in ids if self.entry(job_id) is None and not self.silent]
-        many = len(gone) > _MANY  # a command line has an end, and an array answers for all its tasks
-        asked = dict.fromkeys(job_id.partition("_")[0] if many else job_id for job_id in gone)
-        self._accounting |= dict.fromkeys(gone, "") | slurm.accounting(asked)
-
-    def entry(self, job_id: str) -> slurm.Queued | None:
-        """The job's line in the queue."""
-        if self._queue is None:
-            try:
-                self._queue = {entry.job_id: entry for entry in slurm.queue()}
-            except RunError as error:
-                self._queue, self.silent = {}, str(error)
-        return self._queue.get(job_id)
-
-    def job_status(self, job: JobRef) -> JobStatus:
-        """As `slurm.job_status`; `unknown` when Slurm is silent."""
-        if job.cluster == "local":
-            return slurm.job_status(job)
-        entry = self.entry(job.job_id)
-        if self.silent:
-            return "unknown"
-        return entry.status if entry is not None else "gone"
-
-    def ended(self, job: JobRef) -> str:
-        """How a job that is gone ended, such as CANCELLED; empty when unknown."""
-        if job.cluster == "local":
-            return ""
-        if job.job_id not in self._accounting and not self.silent:
-            self.expect([job])
-        return self._accounting.get(job.job_id, "")
-
-
-def read_run_view(run: RunDir, slurm: Scheduler) -> RunView:
+def read_run_view(run: RunDir, scheduler: Scheduler) -> RunView:
     """Everything about one run."""
-    return read_run_view_with(run, job_record.JobRecord.read(run), RunState.read(run.state), slurm)
+    return read_run_views([run], scheduler)[0]
 
 
-def read_run_view_with(
-    run: RunDir, record: job_record.JobRecord | None, progress: RunState | None, slurm: Scheduler
-) -> RunView:
-    """`read_run_view`, where job.json and state.json have been read already."""
-    config = read_json(run.config)
-    progress = progress or RunState(state="running", attempt=0)
-    starts = job_record.attempts(run)
-    job = record.job if record is not None else None
-    held = run_lock.owner(run)
-    if held is not None and held.job != job and slurm.job_status(held.job) != "gone":
-        job = held.job  # started by hand, without launch.py
-    elif job is None and starts:
-        job = JobRef.from_json(starts[-1]["job"], run.attempts)
-    there: JobStatus = slurm.job_status(job) if job is not None else "gone"
-    began = bool(starts) and job is not None and JobRef.from_json(starts[-1]["job"], run.attempts) == job
-    fresh = began and progress.attempt == starts[-1]["attempt"]
-    promised = bool(starts) and bool(starts[-1].get("goes_on"))
-    pruned = began and starts[-1]["end"] == "pruned"
-    state = _state(progress, there, fresh=fresh, submitted=job is not None, promised=promised, pruned=pruned)
-    if (
-        state == "failed"
-        and job is not None
-        and slurm.ended(job).startswith("CANCELLED")
-        and not _has_report(run, starts)
-    ):
-        state = "cancelled"
-    base = RunView(
-        run_id=run.run_id, task=str(config.get("task", "")), state=state, job=job, there=there, attempts=len(starts),
-        nodes=str(starts[-1]["nodes"]) if starts else "", progress=progress, left_s=_left_s(progress, config),
-        config=_flat(config),
-    )  # fmt: skip
-    if state in ("failed", "cancelled"):
-        detail, log = why(run, job, starts, slurm.ended(job) if job is not None else "")
-        return dataclasses.replace(base, detail=detail, log=log)
-    if state == "queued" and job is not None and (entry := slurm.entry(job.job_id)) is not None:
-        return dataclasses.replace(base, detail=entry.reason if entry.reason != "None" else "")
-    return dataclasses.replace(base, detail=progress.message if state in ("stopped", "pruned") else "")
+def read_run_views(runs: Sequence[RunDir], scheduler: Scheduler | None = None) -> list[RunView]:
+    """All of the runs as they are now; Slurm is asked twice at most, and every file read once."""
+    return view_snapshots([RunSnapshot.read(run) for run in runs], scheduler)
 
 
-def _state(progress: RunState, there: JobStatus, *, fresh: bool, submitted: bool, promised: bool, pruned: bool) -> str:
-    """The run's state.
-
-    Args:
-        progress: state.json.
-        there: where the last job is.
-        fresh: whether state.json was written by the last start of that job.
-        submitted: whether there was a job at all.
-        promised: whether the last start ended so that the scheduler was to start another.
-        pruned: whether it ended because its sweep stopped it early.
-    """
-    if progress.state == "done":
-        return "done"
-    if there == "gone" and pruned:
-        return "pruned"
-    if there == "queued" or (there != "gone" and fresh and progress.state == "stopped" and promised):
-        return "queued"
-    if there in ("running", "unknown"):
-        return progress.state if fresh else "starting"
-    if not submitted:
-        return "new"
-    return "stopped" if fresh and progress.state == "stopped" and not promised else "failed"
-
-
-def _has_report(run: RunDir, starts: list[dict[str, Any]]) -> bool:
-    return bool(starts) and any(not f.is_of_a_peer for f in failures.read(run, starts[-1]["attempt"]))
-
-
-def why(run: RunDir, job: JobRef | None, starts: list[dict[str, Any]], ended: str) -> tuple[str, Path | None]:
-    """The cause of a failure in a sentence, and the log that tells more.
-
-    Args:
-        run: the run.
-        job: its last job.
-        starts: its attempts.
-        ended: Slurm's state of the job; empty when unknown or local.
-    """
-    if job is None:
-        return "", None
-    began = bool(starts) and JobRef.from_json(starts[-1]["job"], run.attempts) == job
-    reports = failures.read(run, starts[-1]["attempt"]) if began else []
-    if job.cluster == "local":
-        codes = read_json(run.logs / f"{job.job_id}_exits.json").get("exit_codes", [])
-        killed = failures.killed_by_signal(codes)
-    else:
-        killed = failures.killed_by_srun(log_of(run, job, 0), starts[-1]["attempt"] if began else 1)
-    found = failures.cause(reports, killed)
-    log = log_of(run, job, found.rank if found else 0)
-    known = next((words for state, words in _BY_SLURM.items() if ended.startswith(state)), "")
-    if known and all(report.is_of_a_peer for report in reports):
-        return known + (f" ({found.sentence})" if found else ""), log
-    if found is not None:
-        return found.sentence, log
-    last = _last_line(log)
-    return f"the job ended without a report; its log ends with: {last}" if last else "the job ended without a word", log
-
-
-def log_of(run: RunDir, job: JobRef, rank: int) -> Path:
-    """Where a rank's standard error goes."""
-    record = job_record.JobRecord.read(run)
-    elsewhere = record.logs if record is not None and record.job == job else ""
-    return (Path(elsewhere) if elsewhere else run.logs) / f"{job.job_id}_{rank}_log.err"
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def view_snapshots(snapshots: Sequence[RunSnapshot], scheduler: Scheduler | None = None) -> list[RunView]:
+    """The runs of snapshots, by what the scheduler says now."""
+    jobs = [job for snapshot in snapshots for job in snapshot.jobs]
+    ended = [job for snapshot in snapshots if not snapshot.is_done for job in snapshot.jobs]
+    queue = (scheduler or Scheduler()).ask(jobs, ended)
+    return [RunView.of(snapshot, queue) for snapshot in snapshots]
 
 
 def _left_s(progress: RunState, config: Mapping[str, Any]) -> float | None:

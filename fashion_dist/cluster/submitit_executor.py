@@ -28,10 +28,11 @@ from submitit.core.utils import DelayedSubmission, JobPaths, UncompletedJobError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
 
 from fashion_dist.cluster import pickled_rank, safe_python, slurm
+from fashion_dist.cluster.failures import exits_file
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import OTHERS_WRITE, read_json, write_json
+from fashion_dist.io import OTHERS_WRITE, write_json
 from shards.portable import cpus
 
 A = TypeVar("A")
@@ -266,15 +267,6 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]
         return LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=list(range(ranks)))
 
 
-def exit_codes(folder: Path, job_id: str) -> list[int | None]:
-    """How the ranks of a local job ended in its last attempt: negative is a signal, None still running."""
-    return list(read_json(_exits(folder, job_id)).get("exit_codes", []))
-
-
-def _exits(folder: Path, job_id: str) -> Path:
-    return folder / f"{job_id}_exits.json"
-
-
 class _LocalController(Controller):  # type: ignore[misc]
     """submitit's controller, with exit codes kept and peers of a failed rank ended.
 
@@ -296,7 +288,7 @@ class _LocalController(Controller):  # type: ignore[misc]
                 break
             if failed_at is None and any(code not in (None, 0, LOCAL_REQUEUE_RETURN_CODE) for code in codes):
                 failed_at = now
-                write_json(_exits(self.folder, self.pid), {"exit_codes": write})
+                write_json(exits_file(self.folder, self.pid), {"exit_codes": write})
             if failed_at is not None and now - failed_at > self.GRACE_S:
                 break
             if not signalled and now - begin > self.timeout_s - self.signal_delay_s:
@@ -305,7 +297,7 @@ class _LocalController(Controller):  # type: ignore[misc]
             if now - begin > self.timeout_s:
                 break
             time.sleep(1 / freq)
-        write_json(_exits(self.folder, self.pid), {"exit_codes": codes})
+        write_json(exits_file(self.folder, self.pid), {"exit_codes": codes})
         return codes
 
     def run(self, max_retry: int = 1_000_000) -> None:

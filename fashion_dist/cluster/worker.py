@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from fashion_dist.cluster import code_version, failures, job_record, machine, permissions, run_lock, slurm
 from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within, signals_of_all
+from fashion_dist.cluster.job_record import JobRecord, LockOwner, RuntimeOptions
 from fashion_dist.cluster.rank_env import RankInfo, advertise_address, read_rank_info
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
@@ -122,8 +123,8 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     permissions.require_own(run.path)
     permissions.keep(run.path)
     rank_info = read_rank_info(os.environ)
-    record = job_record.JobRecord.read(run)
-    options = record.options if record is not None else job_record.RuntimeOptions()
+    record = JobRecord.read(run)
+    options = record.options if record is not None else RuntimeOptions()
     owner = _enter(run, rank_info, options.peer_timeout_s)
     threads = set_threads(rank_info)
     heartbeat = HeartbeatThread(run, rank_info, owner, stalled_s=min(60.0, options.peer_timeout_s / 2))
@@ -152,7 +153,7 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
         heartbeat.stop()
 
 
-def _seconds_to_signal(rank_info: RankInfo, record: job_record.JobRecord) -> float | None:
+def _seconds_to_signal(rank_info: RankInfo, record: JobRecord) -> float | None:
     """How long this job may train before it has to save; None without a time limit.
 
     Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
@@ -196,7 +197,7 @@ def cores_of(allowed: Sequence[int], rank_info: RankInfo, asked: int) -> tuple[i
     return threads, list(allowed[first : first + threads])
 
 
-def _enter(run: RunDir, rank_info: RankInfo, timeout_s: float) -> run_lock.LockOwner:
+def _enter(run: RunDir, rank_info: RankInfo, timeout_s: float) -> LockOwner:
     """Rank 0 takes the lock and numbers the attempt; the others wait for that."""
     if not rank_info.is_main:
         return run_lock.await_owner(run, rank_info.job, rank_info.restart, timeout_s)
@@ -226,9 +227,9 @@ def _forget_peers(run: RunDir) -> None:
 def _train(
     run: RunDir,
     rank_info: RankInfo,
-    owner: run_lock.LockOwner,
-    record: job_record.JobRecord | None,
-    options: job_record.RuntimeOptions,
+    owner: LockOwner,
+    record: JobRecord | None,
+    options: RuntimeOptions,
     threads: int,
     stop: PreemptionFlag,
     heartbeat: HeartbeatThread,
@@ -295,7 +296,7 @@ def _train(
         return outcome
 
 
-def loader_options(options: job_record.RuntimeOptions, threads: int) -> LoaderOptions:
+def loader_options(options: RuntimeOptions, threads: int) -> LoaderOptions:
     """What the loader is told of the job's options."""
     from fashion_dist.data.options import LoaderOptions
 
@@ -304,9 +305,7 @@ def loader_options(options: job_record.RuntimeOptions, threads: int) -> LoaderOp
     )  # fmt: skip
 
 
-def _leave(
-    run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner, options: job_record.RuntimeOptions, outcome: str
-) -> None:
+def _leave(run: RunDir, rank_info: RankInfo, owner: LockOwner, options: RuntimeOptions, outcome: str) -> None:
     """Rank 0 notes how the attempt ended, and asks for another one where the scheduler wants the run to go on."""
     if outcome == "done":
         job_record.end_attempt(run, owner.attempt, "done")
@@ -317,7 +316,7 @@ def _leave(
         _write_message(run, message)
         return
     end = _why_stopped(run, rank_info, owner)
-    reached = sum(attempt["end"] == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
+    reached = sum(attempt.end == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
     goes_on = end in job_record.GOES_ON
     if goes_on and reached > options.time_limits:
         goes_on, message = False, f"reached its time limit {reached} times; launch again to go on"
@@ -337,11 +336,11 @@ def _leave(
 
 
 def _write_message(run: RunDir, message: str) -> None:
-    note = job_record.attempts(run)[-1].get("note", "")
+    note = job_record.attempts(run)[-1].note
     write_json(run.state, {**read_json(run.state), "message": "; ".join(filter(None, [message, note]))})
 
 
-def _why_stopped(run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner) -> job_record.End:
+def _why_stopped(run: RunDir, rank_info: RankInfo, owner: LockOwner) -> job_record.End:
     """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
     signals = signals_of_all(run, owner.attempt, rank_info.world_size)
     if rank_info.job.cluster == "local":
@@ -356,7 +355,7 @@ def _why_stopped(run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner) ->
     preempted = re.search(r"PreemptTime=(\S+)", facts)
     if preempted is not None and preempted[1] not in ("None", "Unknown"):
         return "pre-empted"
-    record = job_record.JobRecord.read(run)
+    record = JobRecord.read(run)
     delay_s = record.resources.signal_delay_s if record is not None else 120
     left_s = entries[0].left_s
     if left_s is not None and left_s <= delay_s + 60:
@@ -364,7 +363,7 @@ def _why_stopped(run: RunDir, rank_info: RankInfo, owner: run_lock.LockOwner) ->
     return "pre-empted" if "SIGUSR2" in signals else "cancelled"
 
 
-def _fail(run: RunDir, owner: run_lock.LockOwner, failure: failures.Failure) -> None:
+def _fail(run: RunDir, owner: LockOwner, failure: failures.Failure) -> None:
     with contextlib.suppress(OSError):  # a full disk: the rank's own log has the words
         job_record.end_attempt(run, owner.attempt, "failed", failure.sentence)
         values = {**read_json(run.state), "state": "failed", "attempt": owner.attempt, "message": failure.sentence}

@@ -56,7 +56,7 @@ def main(args: Args) -> cli.Result:
         runs = overview.select(seen.runs, args.state, args.task, args.sort)
         if chosen or not (args.state or args.task):
             return Overview(runs, seen.sweeps)
-        return Overview(runs, [] if args.state else [s for s in seen.sweeps if s.sweep.base.task == args.task])
+        return Overview(runs, [] if args.state else [s for s in seen.sweeps if s.task == args.task])
 
     def draw(seen: Overview, width: int) -> str:
         return overview.draw(named, seen, home, width, trials=bool(args.state))

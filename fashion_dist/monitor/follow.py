@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster.run_view import RunView, Scheduler, line, read_run_view
+from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.cluster.run_view import RunView, line, read_run_view
 from fashion_dist.paths import RunDir
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ def follow(run: RunDir, show: Callable[[RunView], None] | None = None) -> RunVie
 
 
 def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
-    slurm, asked = Scheduler(), time.monotonic()
+    scheduler, asked = Scheduler(), time.monotonic()
     over_since: float | None = None
     while True:
         now = time.monotonic()
         if now - asked > ASK_S:
-            slurm, asked = Scheduler(), now
-        view = read_run_view(run, slurm)
+            scheduler, asked = Scheduler(), now
+        view = read_run_view(run, scheduler)
         show(view)
         if view.is_active:
             over_since = None

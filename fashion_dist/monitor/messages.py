@@ -63,7 +63,7 @@ def of_end(run: RunDir) -> cli.Result:
             {"collect": typed("collect", run), "report": typed("report", run)},
             data,
         )
-    words = f": {view.detail}" if view.detail else ""
+    words = (f": {view.detail}" if view.detail else "") + (f" ({view.hint})" if view.hint else "")
     return cli.Result(
         f"run {run.run_id} {view.state}{words}",
         {"run folder": run.path, **({"log": view.log} if view.log else {})},

@@ -7,21 +7,22 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fashion_dist import cli
-from fashion_dist.cluster import job_record, slurm
-from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, read_run_view_with, typed
-from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.cluster import slurm
+from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.cluster.run_snapshot import STATES
+from fashion_dist.cluster.run_view import RunView, read_run_views, typed
+from fashion_dist.errors import ConfigError, RunError, unknown
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.table import COLUMNS, page, table
 from fashion_dist.paths import Home, RunDir, SweepDir
-from fashion_dist.run_status import RunState
 from fashion_dist.runs import own_config
 from fashion_dist.sweep import outcome
 from fashion_dist.sweep import table as sweep_table
-from fashion_dist.sweep.view import SweepView, read_sweep_view
+from fashion_dist.sweep.view import SweepView, UnreadableSweep, read_sweep_view
 from shards import program
 
 
@@ -30,7 +31,7 @@ class Overview:
     """Runs and sweeps as they are now."""
 
     runs: Sequence[RunView] = ()
-    sweeps: Sequence[SweepView] = ()
+    sweeps: Sequence[SweepView | UnreadableSweep] = ()
 
     @property
     def is_active(self) -> bool:
@@ -57,10 +58,17 @@ def find(home: Home, names: Sequence[str]) -> tuple[list[RunDir], list[SweepDir]
 
 def look_at_all(runs: Sequence[RunDir], sweeps: Sequence[SweepDir]) -> Overview:
     """The runs and sweeps as they are now."""
-    slurm = Scheduler()
-    views = look_at(runs, slurm)
+    scheduler = Scheduler()
+    views = read_run_views(runs, scheduler)
     known = {view.run_id: view for view in views}
-    return Overview(views, [read_sweep_view(sweep, slurm, known) for sweep in sweeps])
+    return Overview(views, [_read_sweep(sweep, scheduler, known) for sweep in sweeps])
+
+
+def _read_sweep(sweep: SweepDir, scheduler: Scheduler, known: Mapping[str, RunView]) -> SweepView | UnreadableSweep:
+    try:
+        return read_sweep_view(sweep, scheduler, known)
+    except (ConfigError, RunError, OSError) as error:
+        return UnreadableSweep(sweep.sweep_id, f"unreadable: {error}")
 
 
 def all_runs(home: Home) -> list[RunDir]:
@@ -70,35 +78,6 @@ def all_runs(home: Home) -> list[RunDir]:
             return [home.run_dir(name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
     except FileNotFoundError:
         return []
-
-
-def look_at(runs: Sequence[RunDir], slurm: Scheduler | None = None) -> list[RunView]:
-    """All of the runs as they are now; Slurm is asked twice at most, and every file read once."""
-    slurm = slurm or Scheduler()
-    found: list[tuple[RunDir, job_record.JobRecord | None, RunState | None]] = []
-    unreadable: list[RunView] = []
-    for run in runs:
-        try:
-            found.append((run, job_record.JobRecord.read(run), RunState.read(run.state)))
-        except ConfigError as error:
-            unreadable.append(_unreadable(run, error))
-    slurm.expect(
-        record.job
-        for _, record, progress in found
-        if record is not None and record.job is not None and (progress is None or progress.state != "done")
-    )
-    return [_look(run, record, progress, slurm) for run, record, progress in found] + unreadable
-
-
-def _look(run: RunDir, record: job_record.JobRecord | None, progress: RunState | None, slurm: Scheduler) -> RunView:
-    try:
-        return read_run_view_with(run, record, progress, slurm)
-    except ConfigError as error:
-        return _unreadable(run, error)
-
-
-def _unreadable(run: RunDir, error: ConfigError) -> RunView:
-    return RunView(run.run_id, "", "unreadable", f"unreadable: {error}")
 
 
 def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[RunView]:
@@ -127,8 +106,8 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
     """
     if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps:
         return page(named[0], seen.runs[0], _going_on(named[0]), width)
-    if not seen.runs and len(seen.sweeps) == 1:
-        return sweep_table.page(seen.sweeps[0], width, outcome.commands(seen.sweeps[0]))
+    if not seen.runs and len(seen.sweeps) == 1 and isinstance(sweep := seen.sweeps[0], SweepView):
+        return sweep_table.page(sweep, width, outcome.commands(sweep))
     hidden = {trial.view.run_id for sweep in seen.sweeps for trial in sweep.trials} if not (trials or named) else set()
     views = [view for view in seen.runs if view.run_id not in hidden]
     parts = [f"{sweep_table.sweeps(seen.sweeps, width)}\n"] if seen.sweeps else []
@@ -183,7 +162,7 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
     if not runs and not sweeps:
         raise ConfigError(f"--cancel needs the runs to cancel: {program.command('status')} RUN --cancel")
     done: dict[str, str] = {}
-    for view in look_at(runs):
+    for view in read_run_views(runs):
         if view.is_active and view.job is not None:
             slurm.cancel(view.job)
             done[view.run_id] = f"{view.job}: told to save and end"

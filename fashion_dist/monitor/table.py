@@ -122,6 +122,8 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     """
     p = view.progress
     rows: list[tuple[str, str]] = [("state", view.state + (f": {view.detail}" if view.detail else ""))]
+    if view.hint:
+        rows.append(("hint", view.hint))
     if p.message and view.state in ("running", "done"):
         rows.append(("note", p.message))
     if view.log:

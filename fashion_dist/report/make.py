@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist import __version__
-from fashion_dist.cluster.job_record import JobRecord
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
@@ -274,8 +273,8 @@ def share(facts: Facts, album: Album, mode: WandbMode) -> bool:
     """Show the page's pictures in the run's W&B page as well; not of a run that trains, which has W&B to itself."""
     if facts.view.is_active or mode == "off":
         return False
-    submission = JobRecord.read(facts.run)
-    group = Path(submission.sweep).name if submission is not None else ""
+    record = facts.snapshot.record
+    group = Path(record.sweep).name if record is not None else ""
     return show_pictures(facts.run, facts.config, mode, group, album.paths)
 
 

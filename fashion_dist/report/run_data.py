@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from fashion_dist.cluster import job_record
-from fashion_dist.cluster.run_view import RunView
+from fashion_dist.cluster.job_record import Attempt
+from fashion_dist.cluster.run_snapshot import RunSnapshot
+from fashion_dist.cluster.run_view import RunView, view_snapshots
 from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
 from fashion_dist.io import read_json
-from fashion_dist.monitor.overview import look_at
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.runs import read_config
 from fashion_dist.tasks import Task, load
@@ -35,7 +35,7 @@ class Facts:
         config: its configuration.
         view: state and job, as `fashion-dist status` sees them.
         made: run.json.
-        starts: see `record.attempts`.
+        snapshot: its other small files.
         points: the lines of metrics.jsonl.
         damaged: how many lines of it could not be read.
         shard_set: what it learns from, where that is still there and the same.
@@ -47,7 +47,7 @@ class Facts:
     config: Config
     view: RunView
     made: dict[str, Any]
-    starts: Sequence[dict[str, Any]]
+    snapshot: RunSnapshot
     points: Sequence[dict[str, Any]]
     damaged: int = 0
     shard_set: ShardSet | None = None
@@ -101,24 +101,29 @@ class Facts:
     @property
     def node_hours(self) -> float:
         """Hours times nodes, of all starts."""
-        return sum(self._seconds(start) * int(start.get("node_count") or self._nodes) for start in self.starts) / 3600
+        return sum(self._seconds(start) * (start.node_count or self._nodes) for start in self.starts) / 3600
 
     @property
     def _nodes(self) -> int:
         """Of starts from before they were counted."""
-        submission = job_record.JobRecord.read(self.run)
-        return submission.resources.nodes if submission is not None and submission.cluster == "slurm" else 1
+        record = self.snapshot.record
+        return record.resources.nodes if record is not None and record.cluster == "slurm" else 1
 
-    def _seconds(self, start: dict[str, Any]) -> float:
-        last = max((p["time"] for p in self.points if p.get("attempt") == start["attempt"]), default=start["started"])
-        end = start.get("ended") or (time.time() if self.view.is_active and start is self.starts[-1] else last)
-        return max(0.0, float(end) - float(start["started"]))
+    @property
+    def starts(self) -> Sequence[Attempt]:
+        """Every start of it, oldest first."""
+        return self.snapshot.attempts
+
+    def _seconds(self, start: Attempt) -> float:
+        last = max((p["time"] for p in self.points if p.get("attempt") == start.attempt), default=start.started)
+        end = start.ended or (time.time() if self.view.is_active and start is self.starts[-1] else last)
+        return max(0.0, float(end) - start.started)
 
     @property
     def cpu_s(self) -> float | None:
         """CPU seconds of all ranks of all starts; None where one was not measured."""
-        found = [start.get("cpu_s") for start in self.starts]
-        return sum(float(s) for s in found if s is not None) if found and None not in found else None
+        found = [start.cpu_s for start in self.starts]
+        return sum(s for s in found if s is not None) if found and None not in found else None
 
     @property
     def samples_per_s(self) -> float | None:
@@ -166,10 +171,14 @@ def read_facts(runs: Sequence[RunDir]) -> list[Facts]:
     Raises:
         ConfigError: a configuration cannot be read, or its task is gone; names the run.
     """
-    return [_read(run, view) for run, view in zip(runs, look_at(runs), strict=True)]
+    snapshots = [RunSnapshot.read(run) for run in runs]
+    return [_read(snapshot, view) for snapshot, view in zip(snapshots, view_snapshots(snapshots), strict=True)]
 
 
-def _read(run: RunDir, view: RunView) -> Facts:
+def _read(snapshot: RunSnapshot, view: RunView) -> Facts:
+    run = snapshot.run
+    if snapshot.problems:
+        raise ConfigError(f"run {run.run_id} is {view.detail}")
     config, gone = read_config(run)
     made, points = read_json(run.run), read_metrics(run.metrics)
     notes: list[str] = []
@@ -187,8 +196,7 @@ def _read(run: RunDir, view: RunView) -> Facts:
     if damaged:
         lines = f"{damaged} line{'s' * (damaged != 1)}"
         notes.append(f"{lines} of metrics.jsonl could not be read and {'is' if damaged == 1 else 'are'} left out.")
-    starts = job_record.attempts(run)
-    return Facts(run, config, view, made, starts, points, damaged, shard_set, tuple(notes), gone)
+    return Facts(run, config, view, made, snapshot, points, damaged, shard_set, tuple(notes), gone)
 
 
 def _damaged(run: RunDir, read: int) -> int:

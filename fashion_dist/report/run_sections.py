@@ -59,8 +59,8 @@ def _cost_sentence(facts: Facts) -> str:
     if not facts.starts:
         return "No start of it is written down, so its time and cost are unknown."
     last = facts.starts[-1]
-    ranks = formatting.count(int(last.get("ranks", 1)), "rank")
-    on = f" on {last['hardware']}" if last.get("hardware") else f" on {last.get('nodes', 'one machine')}"
+    ranks = formatting.count(last.ranks or 1, "rank")
+    on = f" on {last.hardware or last.nodes or 'one machine'}"
     cpu = f", {formatting.duration(facts.cpu_s)} of CPU time" if facts.cpu_s is not None else ""
     rate = f", at {facts.samples_per_s:,.0f} training samples/s" if facts.samples_per_s else ""
     hours = f"{facts.node_hours:.2f}" if facts.node_hours >= 0.005 else f"{facts.node_hours:.4f}"
@@ -89,11 +89,9 @@ def _data_card(facts: Facts) -> Table:
 def _starts(facts: Facts) -> Table:
     rows = []
     for start in facts.starts:
-        ended = start.get("ended")
-        took = formatting.duration(float(ended) - float(start["started"])) if ended else "—"
-        where = str(start.get("nodes") or start.get("host", ""))
-        rows.append((start["attempt"], where, start.get("ranks", 1), took, start.get("end") or "—",
-                     "; ".join(filter(None, [start.get("message"), start.get("note")]))))  # fmt: skip
+        took = formatting.duration(start.ended - start.started) if start.ended else "—"
+        why = "; ".join(filter(None, [start.message, start.note]))
+        rows.append((start.attempt, start.nodes or start.host, start.ranks or 1, took, start.end or "—", why))
     return Table("Starts", ("start", "nodes", "ranks", "took", "end", "why"), rows, folded=len(rows) > 8)
 
 

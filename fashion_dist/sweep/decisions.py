@@ -30,8 +30,10 @@ def note(folder: SweepDir, trial: int, what: What, reason: str, **facts: Any) ->
 
 
 def read(folder: SweepDir) -> list[dict[str, Any]]:
-    """All decisions, oldest first; a torn line is passed over."""
-    return [value for value in read_lines(folder.decisions) if isinstance(value.get("trial"), int)]
+    """All decisions, oldest first; a torn line, or one of another kind, is passed over."""
+    kinds = {"trial": int, "what": str, "reason": str}
+    found = read_lines(folder.decisions)
+    return [value for value in found if all(isinstance(value.get(name), kind) for name, kind in kinds.items())]
 
 
 def given_up(folder: SweepDir) -> dict[int, str]:

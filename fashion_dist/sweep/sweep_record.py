@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import runs
-from fashion_dist.cluster.job_record import RuntimeOptions, read_fields
+from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import RETIRED, Config, gone_settings
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import read_json, write_json
+from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import RunDir, SweepDir
 from fashion_dist.sweep import expand, spec
@@ -106,8 +106,9 @@ class Sweep:
         known = self.trials[number]
         if known is not None:
             return known
-        values = read_json(self.folder.trial(number))
-        return Trial(number, values["settings"], values["run_id"]) if values else None
+        path = self.folder.trial(number)
+        values = read_object(path)
+        return parse_dataclass(Trial, {**values, "number": number}, path) if values else None
 
     def make_trial(self, number: int, settings: Mapping[str, Any]) -> Trial:
         """The trial with these settings; raises ConfigError where its configuration cannot be."""
@@ -151,41 +152,56 @@ class Sweep:
         """The sweep of a folder.
 
         Raises:
-            RunError: the folder has no sweep.json that can be read.
+            RunError: the folder has no sweep.json.
+            ConfigError: it cannot be read: `FILE: why`; or its task is gone.
         """
         from fashion_dist.cluster.launcher import LaunchRequest  # 0.1 s, which `status.py --help` need not wait for
 
-        values = read_json(folder.sweep)
+        values = read_object(folder.sweep)
         if not values:
             raise RunError(f"{folder.sweep} cannot be read; submit the sweep again under another name")
-        asked = values["request"]
-        request = read_fields(
-            LaunchRequest,
-            {
-                **asked,
-                "settings": tuple(asked["settings"]),
-                "resources": {k: tuple(v) if isinstance(v, list) else v for k, v in asked["resources"].items()},
-                "options": read_fields(RuntimeOptions, asked["options"]),
-            },
-        )
-        trials = tuple(
-            Trial(number, trial["settings"], trial["run_id"]) if trial else None
-            for number, trial in enumerate(values["trials"])
-        )
         try:
-            base, gone = runs.parse_config(json.dumps(values["base"]))
+            made = parse_dataclass(_SweepFile, values, folder.sweep)
+            # Tuples among the resources became lists.
+            given = {k: tuple(v) if isinstance(v, list) else v for k, v in made.request.get("resources", {}).items()}
+            request = parse_dataclass(LaunchRequest, {**made.request, "resources": given}, folder.sweep)
+            trials = tuple(
+                None if trial is None else parse_dataclass(Trial, {**trial, "number": number}, folder.sweep)
+                for number, trial in enumerate(made.trials)
+            )
+            base, gone = runs.parse_config(json.dumps(made.base))
         except ConfigError as error:
             raise ConfigError(f"the configuration of sweep {folder.sweep_id}, {folder.sweep}: {error}") from None
         return cls(
-            folder, values["name"], values["sweep"], request, base, values["data_hash"], values["seed"],
-            values["seeds"], trials, values["command"], values["created"], gone,
+            folder, made.name, made.sweep, request, base, made.data_hash, made.seed, made.seeds, trials, made.command,
+            made.created, gone,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _SweepFile:
+    """The types of sweep.json."""
+
+    name: str
+    sweep: Mapping[str, Any]
+    request: Mapping[str, Any]
+    base: Mapping[str, Any]
+    data_hash: str
+    seed: int
+    seeds: int
+    trials: tuple[Mapping[str, Any] | None, ...]
+    command: str
+    created: float
 
 
 def sweep_id(name: str) -> str:
     """A folder's and a job's name for any text: plain characters, and where others were left out, a hash of all."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
     return plain if plain == name else f"{plain or 'sweep'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+_RANGES = re.compile(r"(\d{1,7}(-\d{1,7})?(,(?=\d)|$))*")
+_MOST_TRIALS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -224,13 +240,11 @@ class SubmittedArray:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: Path) -> SubmittedArray:
-        """What `dataclasses.asdict` gave, from the file `where`."""
-        made = {
-            **values, "numbers": tuple(parse_ranges(values["numbers"])),
-            "resources": read_fields(Resources, values["resources"]),
-            "options": read_fields(RuntimeOptions, values["options"]), "job": JobRef.from_json(values["job"], where),
-        }  # fmt: skip
-        return read_fields(cls, made)
+        """What `to_json` gave, from the file `where`."""
+        numbers = values.get("numbers") if isinstance(values, Mapping) else None
+        if not isinstance(numbers, str) or not _RANGES.fullmatch(numbers):
+            raise ConfigError(f"{where}: the trials of a submission are not {str(numbers)[:60]!r}; allowed: 0-2,5")
+        return parse_dataclass(cls, {**values, "numbers": parse_ranges(numbers)}, where)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -239,7 +253,10 @@ class SubmittedArray:
 
 def read_arrays(folder: SweepDir) -> list[SubmittedArray]:
     """Every submission of the sweep, oldest first."""
-    return [SubmittedArray.from_json(values, folder.arrays) for values in read_json(folder.arrays).get("arrays", [])]
+    found = read_object(folder.arrays).get("arrays", [])
+    if not isinstance(found, list):
+        raise ConfigError(f"{folder.arrays}: arrays is no list")
+    return [SubmittedArray.from_json(values, folder.arrays) for values in found]
 
 
 def write_arrays(folder: SweepDir, arrays: Sequence[SubmittedArray]) -> None:
@@ -263,5 +280,5 @@ def parse_ranges(text: str) -> list[int]:
     numbers: list[int] = []
     for part in filter(None, text.split(",")):
         low, _, high = part.partition("-")
-        numbers += range(int(low), int(high or low) + 1)
+        numbers += range(int(low), min(int(high or low), int(low) + _MOST_TRIALS - len(numbers)) + 1)
     return numbers

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from fashion_dist.cluster.run_view import duration
 from fashion_dist.monitor.table import cut
-from fashion_dist.sweep.view import SweepView, TrialView
+from fashion_dist.sweep.view import SweepView, TrialView, UnreadableSweep
 
 
-def sweeps(views: Sequence[SweepView], width: int) -> str:
-    """One line for each sweep."""
+def sweeps(views: Sequence[SweepView | UnreadableSweep], width: int) -> str:
+    """One line for each sweep, those last of which nothing is known."""
     rows = [["SWEEP", "METHOD", "TRIALS", "STATE", "BEST", "BEST RUN"]]
     for view in views:
+        if isinstance(view, UnreadableSweep):
+            continue
         best = view.best
         rows.append(
             [
@@ -21,7 +23,8 @@ def sweeps(views: Sequence[SweepView], width: int) -> str:
                 best.view.run_id if best is not None else "-",
             ]
         )  # fmt: skip
-    return _columns(rows, width, right=(2, 4))
+    lines = [cut(f"{view.sweep_id}  {view.detail}", width) for view in views if isinstance(view, UnreadableSweep)]
+    return "\n".join(([_columns(rows, width, right=(2, 4))] if len(rows) > 1 else []) + lines)
 
 
 def counts(view: SweepView) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from fashion_dist.cluster import slurm
-from fashion_dist.cluster.run_view import STATES, RunView, Scheduler, read_run_view
+from fashion_dist.cluster import failures, slurm
+from fashion_dist.cluster.job_record import JobRecord
+from fashion_dist.cluster.queue_view import QueueView, Scheduler
+from fashion_dist.cluster.run_snapshot import STATES, RunSnapshot, derive_status
+from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.io import read_json
+from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import decisions
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
@@ -51,12 +54,32 @@ class TrialView:
 
 
 @dataclass(frozen=True)
+class UnreadableSweep:
+    """A sweep of which nothing is known but why."""
+
+    sweep_id: str
+    detail: str
+    task: str = ""
+    trials: Sequence[TrialView] = ()
+    is_active: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"sweep": self.sweep_id, "state": "unreadable", "detail": self.detail, "trials": []}
+
+
+@dataclass(frozen=True)
 class SweepView:
     """One sweep, as a table or a program shows it."""
 
     sweep: Sweep
     trials: Sequence[TrialView]
     arrays: Sequence[SubmittedArray] = field(default_factory=tuple)
+
+    @property
+    def task(self) -> str:
+        """What its trials learn."""
+        return self.sweep.base.task
 
     @property
     def counts(self) -> dict[str, int]:
@@ -93,94 +116,104 @@ class SweepView:
 
 
 def read_sweep_view(
-    folder: SweepDir, slurm: Scheduler | None = None, known: Mapping[str, RunView] | None = None
+    folder: SweepDir, scheduler: Scheduler | None = None, known: Mapping[str, RunView] | None = None
 ) -> SweepView:
     """Everything about one sweep; Slurm is asked twice at most.
 
     Args:
         folder: the sweep's.
-        slurm: what has been asked already.
+        scheduler: what has been asked already.
         known: runs that have been looked at already, by run id.
+
+    Raises:
+        RunError: there is no sweep.
+        ConfigError: it cannot be read: `FILE: why`.
     """
-    slurm, known = slurm or Scheduler(), known or {}
+    scheduler = scheduler or Scheduler()
     sweep, arrays = Sweep.read(folder), read_arrays(folder)
-    last = {number: array for array in arrays for number in array.numbers}
-    gone = decisions.given_up(folder) if sweep.is_studied else {}
-    queue = _Queue(folder, arrays)
-    slurm.expect([job for number, array in last.items() if (job := array.job_of(number)) is not None])
-    trials = [
-        _look(sweep, number, last.get(number), slurm, queue, gone.get(number, ""), known)
-        for number in range(len(sweep.trials))
-    ]
-    return SweepView(sweep, trials, arrays)
+    trials = [sweep.trial(number) for number in range(len(sweep.trials))]
+    runs = [sweep.run_of(trial) for trial in trials if trial is not None]
+    new = [run for run in runs if run.run_id not in (known or {}) and os.path.isdir(run.path)]  # noqa: PTH112 - also of a folder that is closed
+    views = {**(known or {}), **{view.run_id: view for view in read_run_views(new, scheduler)}}
+    last = {number: array for array in arrays for number in array.numbers if number < len(trials)}
+    jobs = {number: job for number, array in last.items() if (job := array.job_of(number)) is not None}
+    board = _Board(
+        sweep, last, jobs, scheduler.ask(jobs.values()), _LocalQueue.read(folder, arrays),
+        decisions.given_up(folder) if sweep.is_studied else {},
+    )  # fmt: skip
+    return SweepView(sweep, [board.look(at, t, views) for at, t in enumerate(trials)], arrays)
 
 
-class _Queue:
-    """The local queue, when one runs."""
+@dataclass(frozen=True)
+class _LocalQueue:
+    """The local queue: its process, whether that runs, which trials it has started, and which it could not and why."""
 
-    def __init__(self, folder: SweepDir, arrays: Sequence[SubmittedArray]) -> None:
+    job: JobRef | None = None
+    is_running: bool = False
+    started: tuple[int, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: SweepDir, arrays: Sequence[SubmittedArray]) -> _LocalQueue:
         last = arrays[-1] if arrays else None
-        self.job = last.job if last is not None and last.cluster == "local" else None
-        self.is_running = self.job is not None and slurm.job_status(self.job) in ("running", "unknown")
-        values = read_json(folder.queue)
-        is_its = JobRef.from_json(values.get("job"), folder.queue) == self.job
-        self.started = set(values.get("started", [])) if is_its else set()
-        self.refused: Mapping[str, str] = values.get("refused", {}) if is_its else {}
+        if last is None or last.cluster != "local" or last.job is None:
+            return cls()
+        is_running = slurm.job_status(last.job) in ("running", "unknown")
+        noted = parse_dataclass(cls, {**read_object(folder.queue), "is_running": is_running}, folder.queue)
+        return noted if noted.job == last.job else cls(last.job, is_running)
 
 
-def _look(
-    sweep: Sweep, number: int, array: SubmittedArray | None, slurm: Scheduler, queue: _Queue, gone: str,
-    known: Mapping[str, RunView],
-) -> TrialView:  # fmt: skip
-    trial = sweep.trial(number)
-    run = sweep.run_of(trial) if trial is not None else None
-    view = known.get(run.run_id) if run is not None else None
-    if view is None and run is not None and run.config.is_file():
-        view = read_run_view(run, slurm)
-    settings = trial.settings if trial is not None else {}
-    if view is not None and (view.state == "done" or view.is_active):
+@dataclass(frozen=True)
+class _Board:
+    """What the trials of a sweep are judged by.
+
+    Args:
+        sweep: the sweep.
+        last: each trial's last submission.
+        jobs: each trial's last job.
+        queue: answers for these jobs.
+        local: this machine's queue of the sweep.
+        given_up: trials that are not gone on with, and why.
+    """
+
+    sweep: Sweep
+    last: Mapping[int, SubmittedArray]
+    jobs: Mapping[int, JobRef]
+    queue: QueueView
+    local: _LocalQueue
+    given_up: Mapping[int, str]
+
+    def look(self, number: int, trial: Trial | None, views: Mapping[str, RunView]) -> TrialView:
+        """One trial as it is now."""
+        run_id = trial.run_id if trial is not None else ""
+        view = views.get(run_id) or RunView(run_id, self.sweep.base.task, "new")
+        settings = trial.settings if trial is not None else {}
+        if view.state not in ("done", "unreadable") and not view.is_active:
+            view = self._of_its_job(number, view)
         return TrialView(number, settings, view)
-    base = view or _nothing(sweep, trial)
-    if gone:
-        return TrialView(number, settings, dataclasses.replace(base, state="pruned", detail=gone))
-    job = array.job_of(number) if array is not None else None
-    if array is None or job is None:
-        return TrialView(number, settings, base)
-    if array.cluster == "local":
-        return TrialView(number, settings, _locally(number, base, job, queue))
-    there = slurm.job_status(job)
-    if there != "gone":
-        state = "queued" if there == "queued" else "starting"
-        entry = slurm.entry(job.job_id)
-        reason = entry.reason if entry is not None and state == "queued" and entry.reason != "None" else ""
-        return TrialView(number, settings, dataclasses.replace(base, state=state, detail=reason, job=job, there=there))
-    if base.state == "new" or base.job != job:  # it ended before its run could say anything
-        words, log = _before_the_run(sweep, job, slurm.ended(job))
-        state = "failed" if log is not None else "cancelled"
-        base = dataclasses.replace(base, state=state, detail=words, job=job, log=log)
-    return TrialView(number, settings, base)
 
-
-def _nothing(sweep: Sweep, trial: Trial | None) -> RunView:
-    return RunView(run_id=trial.run_id if trial is not None else "", task=sweep.base.task, state="new")
-
-
-def _locally(number: int, base: RunView, job: JobRef, queue: _Queue) -> RunView:
-    if words := queue.refused.get(str(number)):
-        return dataclasses.replace(base, state="failed", detail=words)
-    if queue.is_running and queue.job == job and number not in queue.started:
-        return dataclasses.replace(base, state="queued", detail="", job=job)
-    return base
-
-
-def _before_the_run(sweep: Sweep, job: JobRef, ended: str) -> tuple[str, Path | None]:
-    """Why a task ended before its run could say anything, and its log; without a log it was cancelled."""
-    log = sweep.folder.logs / f"{job.job_id}_0_log.err"
-    if ended.startswith("CANCELLED"):
-        return "the job was cancelled", None
-    try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except FileNotFoundError:
-        # Slurm forgets the last task of an array when it is cancelled while it waits.
-        return ("the job was cancelled before it started", None) if not ended else (f"the job ended: {ended}", log)
-    return (lines[-1] if lines else f"the job ended without a word ({ended or 'state unknown'})"), log
+    def _of_its_job(self, number: int, view: RunView) -> RunView:
+        """The trial's view where its run says nothing of its last job."""
+        if number in self.given_up:
+            return dataclasses.replace(view, state="pruned", detail=self.given_up[number])
+        job = self.jobs.get(number)
+        if job is None:
+            return view
+        if self.last[number].cluster == "local":
+            if words := self.local.refused.get(str(number)):
+                return dataclasses.replace(view, state="failed", detail=words)
+            if self.local.is_running and self.local.job == job and number not in self.local.started:
+                return dataclasses.replace(view, state="queued", detail="", job=job)
+            return view
+        if self.queue.status(job) == "gone" and view.state != "new" and view.job == job:
+            return view
+        # The job waits, or ended before its run could say anything: all that there is of it is its log.
+        run, folder = self.sweep.folder.home.run_dir(view.run_id), self.sweep.folder.logs
+        record = JobRecord("slurm", self.last[number].resources, job=job, logs=str(folder))
+        is_gone = self.queue.status(job) == "gone"
+        logs = {job: failures.read_log(folder, job, 0, [])} if is_gone else {}
+        status = derive_status(RunSnapshot(run, record=record, logs=logs), self.queue)
+        return dataclasses.replace(
+            view, state=status.state, detail=status.message, hint=status.hint, cause=status.cause, job=job,
+            there=status.job_status, log=status.log,
+        )  # fmt: skip

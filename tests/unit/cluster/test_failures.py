@@ -6,6 +6,7 @@ import pytest
 
 from fashion_dist.cluster import failures
 from fashion_dist.cluster.failures import Failure
+from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.paths import RunDir
 
 PEER = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:6359"
@@ -77,9 +78,10 @@ def test_reports_are_written_and_read_by_attempt(tmp_path: Path) -> None:
     assert failures.read(run, 1) == []
 
 
-def test_sruns_words_about_killed_ranks(tmp_path: Path) -> None:
-    log = tmp_path / "1_0_log.err"
-    log.write_text(
+def test_what_slurm_writes_into_a_jobs_log(tmp_path: Path) -> None:
+    job, problems = JobRef("slurm", "1"), list[str]()
+    assert failures.read_log(tmp_path, job, 2, problems) == failures.JobLog(tmp_path / "1_0_log.err")
+    (tmp_path / "1_0_log.err").write_text(
         "srun: error: n1: task 7: Killed\n"
         f"{failures.start_mark(2)}\n"
         "some words\n"
@@ -87,14 +89,41 @@ def test_sruns_words_about_killed_ranks(tmp_path: Path) -> None:
         "srun: Terminating StepId=12.0\n"
         "srun: error: n1: tasks 0,2-3: Terminated\n"
         "srun: error: n1: task 4: Exited with exit code 1\n"
-        "srun: error: n3: task 5: Out Of Memory\n"
+        "srun: error: n3: tasks 50000-99999999999: Killed\n"
     )
-    terminated, memory = "ended by the system: Terminated", "ended by the system: Out Of Memory"
-    found = failures.killed_by_srun(log, 2)
-    assert found == {1: "killed", 0: terminated, 2: terminated, 3: terminated, 5: memory}
-    assert next(iter(found)) == 1
-    assert failures.killed_by_srun(tmp_path / "none", 1) == {}
+    found = failures.read_log(tmp_path, job, 2, problems)
+    terminated = "ended by the system: Terminated"
+    assert found.killed == {1: "killed", 0: terminated, 2: terminated, 3: terminated}
+    assert next(iter(found.killed)) == 1 and (found.last, found.ended) == ("some words", "")
+    assert found.of_rank(12).name == "1_12_log.err" and problems == []
 
 
-def test_exit_codes_that_are_signals() -> None:
-    assert failures.killed_by_signal([0, 1, -9, None, -11]) == {2: "killed by signal 9", 4: "killed by signal 11"}
+def test_a_rank_number_without_an_end_costs_nothing() -> None:
+    assert len(failures.killed_by_srun("srun: error: n3: tasks 0-99999999: Killed")) <= 1 << 17
+
+
+@pytest.mark.parametrize(
+    ("line", "ended"),
+    [
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 DUE TO TIME LIMIT ***", "TIMEOUT"),
+        ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T05:00:00 DUE TO NODE FAILURE ***", "NODE_FAIL"),
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 DUE TO PREEMPTION ***", "PREEMPTED"),
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", "CANCELLED"),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", "OUT_OF_MEMORY"),
+        ("srun: error: n3: task 5: Out Of Memory", "OUT_OF_MEMORY"),
+        ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", ""),  # a rank failed
+        ("RuntimeError: CANCELLED AT noon DUE TO TIME LIMIT", ""),  # a rank's own words
+    ],
+)
+def test_how_a_job_ended_by_its_log(line: str, ended: str, tmp_path: Path) -> None:
+    (tmp_path / "7_0_log.err").write_text(f"words\n{line}\n")
+    assert failures.read_log(tmp_path, JobRef("slurm", "7"), 0, []).ended == ended
+
+
+def test_exit_codes_that_are_signals(tmp_path: Path) -> None:
+    job, problems = JobRef("local", "7"), list[str]()
+    failures.exits_file(tmp_path, "7").write_text('{"exit_codes": [0, 1, -9, null, -11]}')
+    found = failures.read_log(tmp_path, job, 0, problems)
+    assert found.killed == {2: "killed by signal 9", 4: "killed by signal 11"} and not problems
+    failures.exits_file(tmp_path, "7").write_text('{"exit_codes": ["-9"]}')
+    assert failures.read_log(tmp_path, job, 0, problems).killed == {} and "7_exits.json: exit_codes" in problems[0]

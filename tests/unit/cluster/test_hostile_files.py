@@ -20,6 +20,7 @@ from calls import NoteEnvironment
 from fashion_dist.cluster import permissions, pickled_rank, safe_python, slurm, submitit_executor
 from fashion_dist.cluster.job_record import JobRecord
 from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.run_view import read_run_views
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.monitor import overview
@@ -85,7 +86,7 @@ def test_an_id_that_is_none_ends_in_a_sentence_that_names_the_file(job: Any, tmp
     with pytest.raises(ConfigError, match=r"job\.json: .*allowed: "):
         JobRecord.read(run)
     good = handed_over(tmp_path / "runs" / "b", None)
-    states = {view.run_id: (view.state, view.detail) for view in overview.look_at([run, good])}
+    states = {view.run_id: (view.state, view.detail) for view in read_run_views([run, good])}
     assert states["b"][0] == "new"
     assert states["a"][0] == "unreadable" and str(run.job) in states["a"][1]
     with pytest.raises(InputError, match=r"job\.json: "):

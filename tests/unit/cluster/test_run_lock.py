@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fashion_dist.cluster import run_lock
+from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import RunBusyError, RunError
 from fashion_dist.paths import RunDir
@@ -26,12 +27,12 @@ def gone() -> JobRef:
 
 def test_taken_seen_and_released(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert run_lock.owner(run) is None
+    assert LockOwner.read(run) is None
     mine = run_lock.acquire(run, MINE, restart=0, attempt=3)
-    assert run_lock.owner(run) == mine
+    assert LockOwner.read(run) == mine
     assert run_lock.await_owner(run, MINE, 0, timeout_s=1) == mine
     run_lock.release(run, mine)
-    assert run_lock.owner(run) is None
+    assert LockOwner.read(run) is None
 
 
 def test_a_living_job_keeps_others_out_and_is_named(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_living_job_keeps_others_out_and_is_named(tmp_path: Path) -> None:
     mine = run_lock.acquire(run, MINE, restart=0, attempt=1)
     with pytest.raises(RunBusyError, match=rf"local job {os.getpid()} on .*attempt 1"):
         run_lock.acquire(run, JobRef("slurm", "99"), restart=0, attempt=2)
-    assert run_lock.owner(run) == mine
+    assert LockOwner.read(run) == mine
 
 
 def test_a_job_that_is_gone_makes_room_and_cannot_release_its_heir(tmp_path: Path, gone: JobRef) -> None:
@@ -47,14 +48,14 @@ def test_a_job_that_is_gone_makes_room_and_cannot_release_its_heir(tmp_path: Pat
     old = run_lock.acquire(run, gone, restart=0, attempt=1)
     new = run_lock.acquire(run, MINE, restart=0, attempt=2)
     run_lock.release(run, old)
-    assert run_lock.owner(run) == new
+    assert LockOwner.read(run) == new
 
 
 def test_a_job_takes_its_own_lock_again_after_a_requeue(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run_lock.acquire(run, MINE, restart=0, attempt=1)
     again = run_lock.acquire(run, MINE, restart=1, attempt=2)
-    assert run_lock.owner(run) == again
+    assert LockOwner.read(run) == again
     with pytest.raises(RunError, match="did not take the run's lock within 0 s"):
         run_lock.await_owner(run, MINE, 0, timeout_s=0.1)
 

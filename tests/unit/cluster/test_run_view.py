@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fashion_dist.cluster import run_lock
 from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts, begin_attempt, end_attempt
+from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
-from fashion_dist.cluster.run_view import RunView, Scheduler, duration, read_run_view, typed
+from fashion_dist.cluster.run_view import RunView, duration, read_run_view, read_run_views, typed
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
 from fashion_dist.monitor import overview, table
@@ -73,20 +74,12 @@ def test_everything_known_of_a_running_run(tmp_path: Path) -> None:
     assert json.loads(json.dumps(view.to_json()))["progress"]["best"]["value"] == 0.5
 
 
-def test_a_torn_or_strange_file_does_not_hide_a_run(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "r", GONE, {"state": "running"})
-    run.state.write_text('{"state": "runn')
-    run.config.write_text("[]")
-    view = read_run_view(run, Scheduler())
-    assert (view.run_id, view.state, view.task) == ("r", "failed", "")
-
-
 def test_attempts_are_kept_and_ended(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r", HERE, {"state": "running"})
     begin_attempt(run, {"attempt": 2})
     end_attempt(run, 1, "time limit", "words")
     first, second = attempts(run)
-    assert (first["end"], first["message"], second["end"]) == ("time limit", "words", "")
+    assert (first.end, first.message, second.end) == ("time limit", "words", "")
 
 
 def test_a_submission_is_read_as_written(tmp_path: Path) -> None:
@@ -165,7 +158,7 @@ def test_looking_at_many_runs(tmp_path: Path) -> None:
     assert overview.all_runs(home) == []
     for index in range(20):
         make_run(tmp_path, f"r-{index:02}", GONE, {"state": "done"})
-    views = overview.look_at(overview.all_runs(home))
+    views = read_run_views(overview.all_runs(home))
     assert [v.run_id for v in views] == [f"r-{index:02}" for index in range(20)]
     assert "20 runs: 20 done" in overview.draw([], overview.Overview(views), home, 80)
 

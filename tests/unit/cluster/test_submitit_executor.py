@@ -9,9 +9,11 @@ import pytest
 from calls import AgainTwice, FirstKillsItself, NoteEnvironment, UntilWarned, refuse_three, square
 
 from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster.failures import exits_file
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
+from fashion_dist.io import read_json
 
 PATIENCE_S = 120.0
 
@@ -50,7 +52,7 @@ def test_a_job_gets_what_it_needs_and_no_more(tmp_path: Path, monkeypatch: pytes
 def test_a_dead_rank_ends_its_peers_and_is_written_down(tmp_path: Path) -> None:
     job = start(FirstKillsItself(), tmp_path, Resources(nodes=3))
     wait(job)
-    assert submitit_executor.exit_codes(tmp_path, job.job_id) == [None, -9, None]
+    assert read_json(exits_file(tmp_path, job.job_id))["exit_codes"] == [None, -9, None]
     assert slurm.find_process("fashion_dist.cluster.pickled_rank", str(tmp_path)) is None
 
 
@@ -58,7 +60,7 @@ def test_rank_0_may_ask_to_be_started_again(tmp_path: Path) -> None:
     job = start(AgainTwice(str(tmp_path)), tmp_path / "logs", Resources(nodes=2))
     wait(job)
     assert (tmp_path / "starts-0").read_text() == (tmp_path / "starts-1").read_text() == "xxx"
-    assert submitit_executor.exit_codes(tmp_path / "logs", job.job_id) == [0, 0]
+    assert read_json(exits_file(tmp_path / "logs", job.job_id))["exit_codes"] == [0, 0]
 
 
 def test_the_warning_comes_before_the_time_limit(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from fashion_dist.cluster.heartbeat import HeartbeatThread
+from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.rank_env import RankInfo
-from fashion_dist.cluster.run_lock import LockOwner
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
 from fashion_dist.paths import RunDir

@@ -13,7 +13,8 @@ from fashion_dist.train.startup_timer import StartupTimer, format_startup
 
 def test_parts_add_up_to_the_process_s_age() -> None:
     code = (
-        "import time; time.sleep(0.3); from fashion_dist.train.startup_timer import StartupTimer; clock = StartupTimer(); "
+        "import time; time.sleep(0.3); from fashion_dist.train.startup_timer import StartupTimer; "
+        "clock = StartupTimer(); "
         "time.sleep(0.2); clock.record_phase('imports'); clock.record_phase('imports'); print(clock.parts)"
     )
     began = time.monotonic()
