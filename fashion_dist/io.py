@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from fashion_dist.errors import ConfigError, RunError
-from shards.portable import user_id
+from shards.portable import OPEN_FLAGS, user_id
 from shards.safe_io import open_regular, read_regular, refuse_link, some, write_whole
 
 T = TypeVar("T")
