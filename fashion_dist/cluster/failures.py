@@ -161,7 +161,6 @@ class JobLog:
 
 
 _TAIL = 1 << 16
-_MOST_RANKS = 1 << 16
 _SRUN = re.compile(r"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>(?!Exited with).+)$", re.MULTILINE)
 _OF_SLURM = re.compile(r"(srun|slurmstepd|slurmd): ")
 _ENDS = {
@@ -216,8 +215,9 @@ def killed_by_srun(text: str) -> dict[int, str]:
 
 def _ranks(text: str) -> list[int]:
     ranks: list[int] = []
-    for low, high in re.findall(r"(\d{1,9})(?:-(\d{1,9}))?(?=,|$)", text):
-        ranks += range(int(low), min(int(high or low), int(low) + _MOST_RANKS) + 1)
+    for part in text.split(","):
+        if found := re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part):
+            ranks += range(int(found[1]), int(found[2] or found[1]) + 1)
     return ranks
 
 

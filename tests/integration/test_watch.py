@@ -53,7 +53,7 @@ def test_the_screen_of_a_sweep_that_is_watched(tmp_path: Path, columns: int) -> 
     assert "  state      1 running, 1 failed, 1 done, 1 new" in begun
     table = begun[next(at for at, line in enumerate(begun) if line.startswith("TRIAL")) :]
     ids = [trial.run_id for trial in sweep.trials if trial is not None]
-    detail = "the job ended without a word"
+    detail = "the job's processes were ended from outside, without a report"
     wide = [
         "TRIAL  STATE    EPOCH    BEST  LEFT  model.pool  optim.lr  RUN                 DETAIL",
         f"    0  done       3/9  0.6000     -  max         0.1       {ids[0]}",
