@@ -147,8 +147,12 @@ def _refuse_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, again: bool = False) -> dict[str, Any]:
     """The JSON object in a small file that others may have made; empty where there is no file.
+
+    Args:
+        path: the file.
+        again: it was tried before, and had been replaced meanwhile.
 
     Raises:
         ConfigError: it is no plain file, cannot be read, is torn, large or nested too deep, or holds NaN: `FILE: why`.
@@ -158,6 +162,8 @@ def read_object(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
+        if error.errno == errno.ESTALE and not again:  # it was replaced on another node at this moment
+            return read_object(path, again=True)
         raise ConfigError(f"{path}: {'a link' if error.errno == errno.ELOOP else error.strerror}") from None
     try:
         facts = os.fstat(descriptor)
@@ -172,6 +178,8 @@ def read_object(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{path}: nested too deep") from None
     except OSError as error:
+        if error.errno == errno.ESTALE and not again:
+            return read_object(path, again=True)
         raise ConfigError(f"{path}: {error.strerror}") from None
     except ConfigError:
         raise

@@ -1,10 +1,10 @@
-"""From a command line to the ranks of a job, and back to what the user sees of it.
+"""From a command line to the ranks of a job, and back to what is known of it.
 
-presets      what a cluster's jobs look like (partition, GPUs, CPUs, time)      resources, pure
-scheduler    questions to Slurm and to this machine's processes                 squeue, sacct, pids
-submit       the only importer of submitit                                      jobs, arrays
-launch       checks everything before it submits one run
-job          what runs in each rank: world, lock, signals, errors, then train.fit
-code_version which code was launched; a copy of it for ranks that start later
-follow       what `--wait` and `status` show
+launcher           checks everything before it submits one run
+resources          what a cluster's jobs look like (partition, GPUs, CPUs, time): the presets
+submitit_executor  the only importer of submitit: jobs, arrays, processes of this machine
+slurm, queue_view  questions to Slurm and to this machine's processes, and their answers at one moment
+worker             what runs in each rank: lock, signals, heartbeats, errors, and training between them
+code_version       which code was launched; a copy of it for ranks that start later
+run_snapshot       what a run folder says, read once, and how the run is by that and by the answers
 """

@@ -121,7 +121,7 @@ class HeartbeatThread(threading.Thread):
             os._exit(EXIT_ORPHANED)
 
     def _require_lock(self) -> None:
-        now = LockOwner.read(self._run)
+        now = LockOwner.peek(self._run)
         if now is not None and now != self._owner:
             # This node was taken for dead and the run goes on elsewhere; two writers would spoil it.
             print(f"the run is now held by {now.job}; ending", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -100,6 +101,13 @@ class LockOwner:
         """Who holds the folder, gone or not; raises ConfigError where it cannot be read: `FILE: why`."""
         values = read_object(run.lock)
         return parse_dataclass(cls, values, run.lock) if values.get("job") else None
+
+    @classmethod
+    def peek(cls, run: RunDir) -> LockOwner | None:
+        """Who holds the folder; None where that cannot be read now, for who looks again."""
+        with contextlib.suppress(ConfigError):
+            return cls.read(run)
+        return None
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _require_gone(run: RunDir, now: LockOwner) -> None:
 def release(run: RunDir, mine: LockOwner) -> None:
     """Let the folder go, if it is still ours."""
     with file_lock(run.path):
-        if LockOwner.read(run) == mine:
+        if LockOwner.peek(run) == mine:
             run.lock.unlink()
 
 
@@ -67,7 +67,7 @@ def await_owner(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Loc
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        now = LockOwner.read(run)
+        now = LockOwner.peek(run)
         if now is not None and now.job == job and now.restart == restart:
             return now
         if time.monotonic() > deadline:
