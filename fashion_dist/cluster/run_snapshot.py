@@ -184,7 +184,7 @@ def derive_status(snapshot: RunSnapshot, queue: QueueView) -> RunStatus:
     state = progress.state if is_fresh and progress is not None else "starting"
     if state == "failed":
         return _why_it_ended(snapshot, queue, job, began=began)
-    if there == "unknown":
+    if there == "unknown" and not stopped:
         who = (
             f"Slurm does not answer ({queue.silent})" if job.cluster == "slurm" else f"only {job.host} knows of its job"
         )

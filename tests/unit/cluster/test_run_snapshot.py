@@ -139,6 +139,8 @@ GRID: list[tuple[dict[str, Any], QueueView, tuple[str, str, str]]] = [
      ("starting", "no answer", "Slurm does not answer (squeue: no); this is what its files say")),
     ({**RUNNING, "job": LOCAL}, queue("unknown", job=LOCAL),
      ("running", "no answer", "only h knows of its job; this is what its files say")),
+    ({"state": "stopped", "end": "cancelled", "message": "why"}, queue("unknown", silent="squeue: no"),
+     ("stopped", "", "why")),
     ({"state": "done"}, queue("unknown", silent="squeue: no"), ("done", "", "")),
 ]  # fmt: skip
 
