@@ -2,7 +2,7 @@
 
     from shards import ShardSet
     train = ShardSet.open("workspace/shards/deep_fashion").split("train")
-    train.facts("category")["category"]
+    train.columns("category")["category"]
 
 Format, guarantees and ways to read the tars without this package: shards/README.md.
 """

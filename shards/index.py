@@ -40,7 +40,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     ]
     fields += [
         pa.field(name, kinds.get(kind) or pa.list_(pa.int32(), schema.width(name)))
-        for name, kind in schema.facts.items()
+        for name, kind in schema.columns.items()
     ]
     return pa.schema(fields)
 

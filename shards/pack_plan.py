@@ -187,7 +187,7 @@ class _Spool:
     def add(self, record: Record) -> None:
         """Spools one record, or notes why it cannot be."""
         where = record.where or record.key
-        fault = key_fault(record.key) or self.schema.fault(record.facts) or split_fault(record.split)
+        fault = key_fault(record.key) or self.schema.fault(record.columns) or split_fault(record.split)
         size = mtime = 0
         if fault is None:
             if isinstance(record.image, bytes):
@@ -198,7 +198,7 @@ class _Spool:
             self.problems.append(f"{where}: {fault}")
             return
         key = encode_key(record.key)
-        facts = _ENCODE(record.facts)
+        facts = _ENCODE(record.columns)
         inline, path = (record.image, "") if isinstance(record.image, bytes) else (b"", str(record.image))
         content = f"{key}\0{record.split}\0{size}\0{facts}".encode()
         text = content + f"\0{path}\0{record.where}".encode("utf-8", "surrogateescape")

@@ -241,7 +241,7 @@ def _rows(kept: Sequence[_Summary], fresh: Path, schema: Schema) -> Iterator[tup
     for one in kept:
         rows = json.loads((fresh / f"{one.name}.rows.json").read_bytes())
         facts = rows.pop("facts")
-        yield one.split, rows | {name: [stored(item.get(name)) for item in facts] for name in schema.facts}
+        yield one.split, rows | {name: [stored(item.get(name)) for item in facts] for name in schema.columns}
 
 
 def stored(value: object) -> object:

@@ -26,35 +26,35 @@ class Schema:
     """The facts every image of a set has, and the names behind numbers.
 
     Args:
-        facts: name -> type, one of `int`, `float`, `str`, `ints:K` (K whole numbers).
+        columns: name -> type, one of `int`, `float`, `str`, `ints:K` (K whole numbers).
         names: class names of a fact, by its number (`category`) or position (`attributes`).
     """
 
-    facts: Mapping[str, str]
+    columns: Mapping[str, str]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, kind in self.facts.items():
+        for name, kind in self.columns.items():
             if not _NAME.fullmatch(name) or name in RESERVED:
                 raise InputError(f"fact {name!r} cannot be a column of the index; taken: {', '.join(sorted(RESERVED))}")
             if kind not in ("int", "float", "str") and not _VECTOR.fullmatch(kind):
                 raise InputError(f"fact {name!r} has the unknown type {kind!r}; known: int, float, str, ints:K")
         for name in self.names:
-            if name not in self.facts:
-                raise InputError(f"names are given for {name!r}, which is no fact; facts: {', '.join(self.facts)}")
+            if name not in self.columns:
+                raise InputError(f"names are given for {name!r}, which is no fact; facts: {', '.join(self.columns)}")
 
     def width(self, fact: str) -> int:
         """K of an `ints:K` fact."""
-        match = _VECTOR.fullmatch(self.facts[fact])
+        match = _VECTOR.fullmatch(self.columns[fact])
         assert match, f"{fact} is no vector"
         return int(match.group(1))
 
     def fault(self, facts: Mapping[str, Any]) -> str | None:
         """What is wrong with one image's facts, or None. A missing label is None, not absent."""
-        if facts.keys() != self.facts.keys():
-            lacking, extra = sorted(self.facts.keys() - facts.keys()), sorted(facts.keys() - self.facts.keys())
+        if facts.keys() != self.columns.keys():
+            lacking, extra = sorted(self.columns.keys() - facts.keys()), sorted(facts.keys() - self.columns.keys())
             return f"facts lack {lacking} and have unknown {extra}" if extra else f"facts lack {lacking}"
-        for name, kind in self.facts.items():
+        for name, kind in self.columns.items():
             value = facts[name]
             if value is None:
                 continue
@@ -77,7 +77,7 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts and lists, in a fixed order."""
-        return {"facts": dict(self.facts), "names": {name: list(words) for name, words in self.names.items()}}
+        return {"facts": dict(self.columns), "names": {name: list(words) for name, words in self.names.items()}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Schema:
@@ -92,14 +92,14 @@ class Record:
     Args:
         key: the image's name, unique in the set whatever the case; may contain dots (see `encode_key`).
         image: the path of the file, or its encoded bytes.
-        facts: one value for each fact of the schema; None for a label that is not known.
+        columns: one value for each fact of the schema; None for a label that is not known.
         split: such as `train`, `val` or `test`.
         where: the file and line that named it, for messages.
     """
 
     key: str
     image: Path | str | bytes
-    facts: Mapping[str, Any]
+    columns: Mapping[str, Any]
     split: str
     where: str = ""
 

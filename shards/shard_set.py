@@ -201,20 +201,20 @@ class Split:
         """The stored keys; `shards.decode_key` gives back dots."""
         return Keys(self._read("key").column(0))
 
-    def facts(self, *names: str) -> dict[str, np.ndarray]:
-        """Columns of facts: int -> int64 [N] (unknown -1), float -> float64 [N] (NaN), str -> object [N] (None),
+    def columns(self, *names: str) -> dict[str, np.ndarray]:
+        """Columns by name: int -> int64 [N] (unknown -1), float -> float64 [N] (NaN), str -> object [N] (None),
         ints:K -> int32 [N, K] (unknown: all -1).
 
         Raises:
             InputError: a fact the set does not have; names those it has.
         """
         for name in names:
-            if name not in self.schema.facts:
-                raise InputError(f"{self.path} has no fact {name!r}; it has: {', '.join(self.schema.facts)}")
+            if name not in self.schema.columns:
+                raise InputError(f"{self.path} has no fact {name!r}; it has: {', '.join(self.schema.columns)}")
         return {name: self._fact(name) for name in names}
 
     def _fact(self, name: str) -> np.ndarray:
-        kind = self.schema.facts[name]
+        kind = self.schema.columns[name]
         column = self._read(name).column(0).combine_chunks()
         if kind == "str":
             values: np.ndarray = column.to_numpy(zero_copy_only=False)

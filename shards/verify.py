@@ -154,10 +154,10 @@ def _compare(
                 told = f"the index says {row[name]!r}, the tar {scanned.rows[name][position]!r}"
                 faults.append(Fault(shard.name, row["key"], f"{name}: {told}"))
         facts = scanned.facts[position]
-        fault = schema.fault({name: stored(facts.get(name)) for name in schema.facts})
+        fault = schema.fault({name: stored(facts.get(name)) for name in schema.columns})
         if fault is not None:
             faults.append(Fault(shard.name, row["key"], fault))
-        for name in schema.facts:
+        for name in schema.columns:
             if fault is None and row[name] != stored(facts.get(name)):
                 told = f"the index says {row[name]!r}, the tar {facts.get(name)!r}"
                 faults.append(Fault(shard.name, row["key"], f"fact {name}: {told}"))

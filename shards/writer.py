@@ -324,7 +324,7 @@ def _index_rows(plan: Plan, kept: Container[str]) -> Iterator[tuple[str, dict[st
                 file.readline()
                 rows = json.loads(file.readline())
             facts = json.loads(f"[{','.join(rows.pop('facts'))}]")
-            yield shard.split, rows | {name: [item[name] for item in facts] for name in plan.schema.facts}
+            yield shard.split, rows | {name: [item[name] for item in facts] for name in plan.schema.columns}
 
 
 def rejected_csv(rejected: list[Rejected]) -> bytes:

@@ -87,7 +87,7 @@ def guess(shard_set: ShardSet, split: str, seed: int = 0, right: float = 0.7) ->
     """Columns of the task deepfashion that are right in about that share."""
     rng = np.random.default_rng(seed)
     part = shard_set.split(split)
-    facts = part.facts("category", "attributes")
+    facts = part.columns("category", "attributes")
     count, width = len(shard_set.schema.names["category"]), facts["attributes"].shape[1]
     logits = rng.normal(size=(len(part), count))
     hit = rng.random(len(part)) < right

@@ -308,11 +308,11 @@ def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> Non
             raise ConfigError(
                 f"shard set {config.dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
             )
-    missing = [fact for fact in task.facts if fact not in shard_set.schema.facts]
+    missing = [fact for fact in task.facts if fact not in shard_set.schema.columns]
     if missing:
         raise ConfigError(
             f"task {config.task!r} needs the fact{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which "
-            f"shard set {config.dataset!r} does not have; it has {', '.join(sorted(shard_set.schema.facts))}"
+            f"shard set {config.dataset!r} does not have; it has {', '.join(sorted(shard_set.schema.columns))}"
         )
 
 

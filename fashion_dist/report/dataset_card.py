@@ -53,8 +53,8 @@ def write_card(folder: Path, *, workers: int = 1, on_progress: OnProgress = lamb
     if not shard_set.manifest.card and os.path.lexists(folder / CARD):
         raise InputError(f"{folder / CARD} was not written by packing, so it is kept; move it away, or use --no-card")
     splits = [shard_set.split(name) for name in shard_set.splits]
-    facts = {name: shard_set.schema.facts[name] for name in shard_set.schema.names}
-    columns = [split.facts(*facts) for split in splits]
+    facts = {name: shard_set.schema.columns[name] for name in shard_set.schema.names}
+    columns = [split.columns(*facts) for split in splits]
     sizes = np.concatenate([np.stack([split.width, split.height], axis=1) for split in splits])
     split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     wanted = _wanted(shard_set.schema, columns)
@@ -86,7 +86,7 @@ def _wanted(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> dict
     """(fact, class) -> rows of the index for its contact sheet: the first ones, which packing shuffled."""
     wanted: dict[tuple[str, int], list[int]] = {}
     for fact, names in schema.names.items():
-        if schema.facts[fact] != "int" or len(names) > MAX_CLASSES:
+        if schema.columns[fact] != "int" or len(names) > MAX_CLASSES:
             continue
         labels = np.concatenate([column[fact] for column in columns])
         for number in range(len(names)):
@@ -176,7 +176,7 @@ def _page(shard_set: ShardSet, sections: Sequence[Section]) -> Page:
     counts = ", ".join(f"{split} {count:,}" for split, count in manifest.splits.items())
     told = [
         ("tars", f"{len(manifest.shards)}, {size_mb:,.1f} MB"),
-        ("facts", ", ".join(f"{name} ({kind})" for name, kind in manifest.schema.facts.items())),
+        ("facts", ", ".join(f"{name} ({kind})" for name, kind in manifest.schema.columns.items())),
         ("packed with", ", ".join(f"{name} {value}" for name, value in manifest.options.items())),
         ("data hash", manifest.data_hash),
     ]
@@ -189,7 +189,7 @@ def _page(shard_set: ShardSet, sections: Sequence[Section]) -> Page:
 def _counts(shard_set: ShardSet, columns: Sequence[Mapping[str, np.ndarray]]) -> Section:
     tables = []
     for fact, names in shard_set.schema.names.items():
-        vector = shard_set.schema.facts[fact] != "int"
+        vector = shard_set.schema.columns[fact] != "int"
         rows: list[tuple[object, ...]] = []
         for number, name in enumerate(names):
             hits = [column[fact][:, number] == 1 if vector else column[fact] == number for column in columns]
@@ -240,7 +240,7 @@ def _sheets(
 def _together(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> Iterable[Section]:
     """Which attributes occur together: of the images with the row's, the share that has the column's, too."""
     for fact, names in schema.names.items():
-        if schema.facts[fact] == "int" or len(names) > 60:
+        if schema.columns[fact] == "int" or len(names) > 60:
             continue
         given = np.concatenate([column[fact] for column in columns]) == 1
         both = given.T.astype(np.int64) @ given.astype(np.int64)

@@ -44,8 +44,8 @@ def _groups(facts: Facts, split: Split) -> tuple[np.ndarray, Sequence[str]]:
     if task.class_names is not None and task.examples is None:
         return np.asarray(task.make_examples(split, config).targets["label"]), list(task.class_names(schema, config))
     for fact in ("category", "semantic", *schema.names):
-        if fact in schema.names and schema.facts.get(fact) == "int":
-            return np.asarray(split.facts(fact)[fact]), list(schema.names[fact])
+        if fact in schema.names and schema.columns.get(fact) == "int":
+            return np.asarray(split.columns(fact)[fact]), list(schema.names[fact])
     return np.zeros(len(split), np.int64), [split.name]
 
 

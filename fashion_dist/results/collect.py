@@ -70,7 +70,7 @@ def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0) -> dict[s
     """The facts of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
     columns, index = _when_complete(run, part, wait_s)
     ordered = {name: values[index] for name, values in columns.items()}
-    return {**part.facts(*part.schema.facts), **ordered, "key": np.asarray(part.keys)}
+    return {**part.columns(*part.schema.columns), **ordered, "key": np.asarray(part.keys)}
 
 
 def answered_as(config: Config, name: str) -> Config:

@@ -114,7 +114,7 @@ def _values(
 ) -> dict[str, Any]:
     """The sample's key, its true classes where they are known, the answers and how sure they are."""
     values: dict[str, Any] = {"key": str(columns["key"][row])}
-    facts = part.facts(*part.schema.facts)
+    facts = part.columns(*part.schema.columns)
     for name in names:
         if name in facts and facts[name].ndim == 1 and np.issubdtype(facts[name].dtype, np.integer):
             values[f"true {name}"] = _name(names[name], int(facts[name][row]))

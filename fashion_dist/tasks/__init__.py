@@ -149,7 +149,7 @@ class Task:
         import numpy as np
 
         assert self.targets is not None
-        return Examples(np.arange(len(split), dtype=np.int64)[:, None], self.targets(split.facts(*self.facts), config))
+        return Examples(np.arange(len(split), dtype=np.int64)[:, None], self.targets(split.columns(*self.facts), config))
 
 
 def _nobody() -> Columns:

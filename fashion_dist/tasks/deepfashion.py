@@ -119,7 +119,7 @@ def check(shard_set: ShardSet, config: Config) -> None:
     count = len(shard_set.schema.names["category"])
     for name in shard_set.splits:
         split = shard_set.split(name)
-        found = split.facts("category")["category"]
+        found = split.columns("category")["category"]
         if len(found) and found.max() >= count:
             raise ConfigError(
                 f"{shard_set.path}: {split.keys[int(np.argmax(found))]} of split {name!r} has category {found.max()}; "
@@ -223,7 +223,7 @@ def tune(split: Split, columns: Columns, config: Config) -> dict[str, str]:
 
     Candidates are the middles between neighbouring probabilities; an attribute that never occurs keeps `threshold`.
     """
-    truth = split.facts("attributes")["attributes"]
+    truth = split.columns("attributes")["attributes"]
     probabilities = np.asarray(columns["attribute_probability"])
     known, otherwise = truth >= 0, float(config.options["threshold"])
     found = [

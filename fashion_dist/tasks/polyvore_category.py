@@ -60,7 +60,7 @@ def source_names(split: Split, config: Config) -> list[str]:
         return names
     shard_set = ShardSet.open(split.path)
     for name in shard_set.splits:
-        facts = shard_set.split(name).facts("category", "category_id")
+        facts = shard_set.split(name).columns("category", "category_id")
         for position, number in zip(facts["category"].tolist(), facts["category_id"].tolist(), strict=True):
             if position >= 0:
                 names[position] = str(number)

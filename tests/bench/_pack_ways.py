@@ -55,7 +55,7 @@ def run(
         Timings, the number of images and their bytes.
     """
     opened = readers.load(dataset).read(source, ReadOptions())
-    records = [(record.key, Path(str(record.image)), dict(record.facts)) for record in opened.records()]
+    records = [(record.key, Path(str(record.image)), dict(record.columns)) for record in opened.records()]
     if not all(path.is_file() for _, path, _ in records):
         raise InputError(
             f"{dataset} has no image files to compare with; take deep_fashion, polyvore_outfits or clipart"

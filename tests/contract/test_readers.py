@@ -88,7 +88,7 @@ def test_dalis_own_reader_sees_every_sample_by_our_index(small: Layout, tmp_path
     for _ in range(len(split)):
         pixels, told = (output.at(0) for output in pipeline.run())
         found.append((pixels.shape[:2], json.loads(bytes(told))))
-    names = list(shard_set.schema.facts)
+    names = list(shard_set.schema.columns)
     columns = pq.read_table(tmp_path / "out" / "index.parquet").slice(split.row0, len(split)).to_pylist()
     wanted = [((row["height"], row["width"]), {name: row[name] for name in names}) for row in columns]
     assert found == wanted
@@ -117,10 +117,10 @@ def test_fashion_mnist_pixels_are_lossless_and_a_tenth_is_held_out(tmp_path: Pat
     manifest = pack("fashion_mnist", layout.source, tmp_path / "out", read_options=ReadOptions(val_fraction=0.25))
     assert manifest.splits == {"train": 30, "val": 10, "test": 7}
     shard_set = ShardSet.open(tmp_path / "out")
-    assert sorted(shard_set.split("val").facts("label")["label"].tolist()) == list(range(10))  # stratified
+    assert sorted(shard_set.split("val").columns("label")["label"].tolist()) == list(range(10))  # stratified
     pixels = np.frombuffer(gzip.decompress((layout.source / "train-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8)
     split = shard_set.split("val")
-    rows = split.facts("row")["row"]
+    rows = split.columns("row")["row"]
     for i in range(len(split)):
         data = (tmp_path / "out" / split.shard_names[split.shard[i]]).read_bytes()[split.offset[i] :][: split.size[i]]
         assert (np.asarray(Image.open(io.BytesIO(data))) == pixels.reshape(-1, 28, 28)[rows[i]]).all()
@@ -203,7 +203,7 @@ def test_clipart_without_a_validation_folder_holds_out_a_part_of_every_class(tmp
     (source / "valid").rmdir()
     manifest = pack("clipart", source, tmp_path / "out", read_options=ReadOptions(val_fraction=0.2))
     assert manifest.splits == {"train": 12, "val": 3, "test": 3}
-    assert sorted(ShardSet.open(tmp_path / "out").split("val").facts("label")["label"].tolist()) == [0, 1, 2]
+    assert sorted(ShardSet.open(tmp_path / "out").split("val").columns("label")["label"].tolist()) == [0, 1, 2]
     assert manifest.converted == {"bmp": 3, "gif": 3}
 
 

@@ -589,7 +589,7 @@ def test_half_a_character_in_a_caption_is_indexed_and_verifies(bench: Bench) -> 
     add_sample(folder / "a.tar", "0", '{"caption": "cut \\ud83d", "\\ud83d": 1}')
     manifest = reindex(folder)
     assert manifest.options["dropped_facts"] == ["\ud83d"]
-    facts = ShardSet.open(folder).split("train").facts("caption")
+    facts = ShardSet.open(folder).split("train").columns("caption")
     assert facts["caption"].tolist() == ["cut \N{REPLACEMENT CHARACTER}"]
     assert verify(folder) == []
 

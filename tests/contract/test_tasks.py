@@ -160,7 +160,7 @@ def test_rows_become_a_submission(task: Task, model: nn.Module, shard_set: Shard
         rows = task.rows(model(images_of(task.make_examples(split, config))), config)
     assert {len(values) for values in rows.values()} == {len(split)}
     keys = np.array(list(split.keys), dtype=object)
-    files = task.submission({**split.facts(*shard_set.schema.facts), **rows, "key": keys}, split, config)
+    files = task.submission({**split.columns(*shard_set.schema.columns), **rows, "key": keys}, split, config)
     assert files
     assert all(text.endswith("\n") for text in files.values())
     if task.judge is None:

@@ -120,7 +120,7 @@ readers.load = lambda name: Reader("", lambda path, options: source)
 pack("million", Path(sys.argv[1]), Path(sys.argv[1]) / "out", PackOptions(check="header"))
 pack_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 split = ShardSet.open(Path(sys.argv[1]) / "out").split("train")
-assert split.facts("row")["row"].shape == (900_000,) == split.offset.shape
+assert split.columns("row")["row"].shape == (900_000,) == split.offset.shape
 print(pack_mib)
 """
     told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)

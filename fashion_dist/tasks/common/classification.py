@@ -55,7 +55,7 @@ def classification(
         count = len(class_names(shard_set.schema, config))
         for name in shard_set.splits:
             split = shard_set.split(name)
-            found = labels(split.facts(*facts), config)
+            found = labels(split.columns(*facts), config)
             if len(found) and found.max() >= count:
                 row = int(np.argmax(found))
                 raise ConfigError(

@@ -206,7 +206,7 @@ def examples(split: Split, config: Config, epoch: int, ask: Ask) -> Examples:
     anchors = wardrobe.positives[order[: int(options["examples"]) or None]]
     flip = draw.random(len(anchors)) < 0.5
     anchors = np.where(flip[:, None], anchors[:, ::-1], anchors)
-    kinds = split.facts("semantic")["semantic"]
+    kinds = split.columns("semantic")["semantic"]
     # Weights that have learned nothing yet have nothing to choose by.
     hard = options["negatives"] == "hard" and epoch > 0
     rows = np.asarray(ask()["embedding"]) if hard else None

@@ -89,7 +89,7 @@ def test_the_numbers_are_scikit_learn_s(
     run = make_run(tmp_path / "runs" / "deepfashion-aaaa", RECIPE, shard_set, answers)
     page = make.report_run(facts_of(run.path)[0], quick=True).page
     found = read(page)
-    facts = shard_set.split("val").facts("category", "attributes")
+    facts = shard_set.split("val").columns("category", "attributes")
     truth, answer = facts["category"], answers["val"]["category"]
     rows = {row[:2]: row for row in found.rows}
     assert rows[("val", "accuracy")][2] == f"{accuracy_score(truth, answer):.4f}"
@@ -202,7 +202,7 @@ def test_several_runs_are_folded_and_compared(
     steps = {row[0]: row for row in found.rows if len(row) == 6 and row[0] in ("optim.name", "model.pool")}
     assert steps["optim.name"][1:4] == ("adamw", "sgd", "-0.1200")
     assert steps["model.pool"][1:4] == ("avg", "max", "+0.0800")
-    truth = shard_set.split("val").facts("category")["category"]
+    truth = shard_set.split("val").columns("category")["category"]
     right = [(guess(shard_set, "val", seed=n, right=0.9 if n < 3 else 0.2)["category"] == truth) for n in range(4)]
     away = float(right[3].mean() - (right[0].mean() + right[1].mean()) / 2)
     assert steps["model.pool"][4].startswith(f"{away:+.4f}")

@@ -50,7 +50,7 @@ def run_of(folder: Path, config: Config, shard_set: ShardSet, answers: np.ndarra
     """A run that answered `answers`, by row of the published file, in two files and out of order."""
     run = RunDir(folder)
     split = shard_set.split("test")
-    rows = split.facts("row")["row"]
+    rows = split.columns("row")["row"]
     order = np.random.default_rng(0).permutation(len(split))
     run.predictions("test").mkdir(parents=True)
     for rank in (0, 1):

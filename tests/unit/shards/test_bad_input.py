@@ -101,7 +101,7 @@ def test_csv_dialects_are_read_right(source: Path, tmp_path: Path) -> None:
     (source / "train.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
     pack("deep_fashion", source, tmp_path / "out")
     split = ShardSet.open(tmp_path / "out").split("train")
-    facts = split.facts("file_path", "category", "attributes")
+    facts = split.columns("file_path", "category", "attributes")
     found = {facts["file_path"][i]: (facts["category"][i], facts["attributes"][i].tolist()) for i in range(2)}
     assert found == {f"train/{name}": (2, [1, 0]), "train/0001.jpg": (0, [0, 1])}
     assert sorted(split.keys) == ["train/0001", 'train/odd,%20"name"%20v1%2E0']
@@ -160,7 +160,7 @@ def test_chosen_categories_and_attributes_are_renumbered(source: Path, tmp_path:
     pack("deep_fashion", source, tmp_path / "out", read_options=ReadOptions(("shoe", "coat"), ("striped",)))
     shard_set = ShardSet.open(tmp_path / "out")
     assert shard_set.schema.names == {"category": ("shoe", "coat"), "attributes": ("striped",)}
-    facts = shard_set.split("train").facts("row", "category", "attributes")
+    facts = shard_set.split("train").columns("row", "category", "attributes")
     assert dict(zip(facts["row"].tolist(), facts["category"].tolist(), strict=True)) == {0: 1, 2: 0, 3: 1}
     assert facts["attributes"].shape == (3, 1)
 

@@ -39,7 +39,7 @@ def test_what_is_read_back_is_what_the_source_says(source: Path, tmp_path: Path)
         split = shard_set.split(name)
         assert (len(split), split.row0) == (count, first_row)
         first_row += count
-        facts = split.facts("file_path", "row", "category", "attributes")
+        facts = split.columns("file_path", "row", "category", "attributes")
         with (source / f"{name}.csv").open(newline="") as file:
             told = list(csv.DictReader(file))
         assert sorted(facts["row"].tolist()) == list(range(count))
@@ -264,7 +264,7 @@ def test_the_manifest_alone_opens_a_set(source: Path, tmp_path: Path) -> None:
             path.unlink()
     opened = ShardSet.open(tmp_path / "out")
     assert opened.splits["train"] == 30
-    assert opened.split("train").schema.facts["attributes"] == "ints:2"
+    assert opened.split("train").schema.columns["attributes"] == "ints:2"
 
 
 def test_opening_what_is_no_set_says_which_command_makes_one(source: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_opening_what_is_no_set_says_which_command_makes_one(source: Path, tmp_p
     with pytest.raises(InputError, match="no split 'dev'; it has: train, val, test"):
         ShardSet.open(tmp_path / "out").split("dev")
     with pytest.raises(InputError, match="no fact 'colour'; it has: file_path, row, category, attributes"):
-        ShardSet.open(tmp_path / "out").split("val").facts("colour")
+        ShardSet.open(tmp_path / "out").split("val").columns("colour")
 
 
 def test_a_manifest_that_was_edited_is_damage(source: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_foreign_tars_become_a_set_in_place(tmp_path: Path) -> None:
     before = tree_hash(folder)
     manifest = reindex(folder)
     assert manifest.splits == {"train": 2, "val": 1}
-    assert manifest.schema.facts == {
+    assert manifest.schema.columns == {
         "box": "ints:2",
         "cls_name": "str",
         "flag": "int",
@@ -129,13 +129,13 @@ def test_foreign_tars_become_a_set_in_place(tmp_path: Path) -> None:
         "text": "str",
     }
     assert manifest.options["dropped_facts"] == ["deep"]
-    train = ShardSet.open(folder).split("train").facts("score", "label", "box", "flag", "cls_name")
+    train = ShardSet.open(folder).split("train").columns("score", "label", "box", "flag", "cls_name")
     assert train["score"].tolist() == [1.0, 0.5]
     assert train["label"].tolist() == [7, 7]
     assert train["box"].tolist() == [[1, 2], [3, 4]]
     assert train["flag"].tolist() == [-1, 1]
     assert train["cls_name"].tolist() == ["a", None]
-    assert ShardSet.open(folder).split("val").facts("text")["text"].tolist() == ["ein Hut"]
+    assert ShardSet.open(folder).split("val").columns("text")["text"].tolist() == ["ein Hut"]
     assert verify(folder) == []
     for name in ("index.parquet", "manifest.json", "shop-train-000000.idx", "shop-valid-000000.idx"):
         (folder / name).unlink()

@@ -16,7 +16,7 @@ from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary
 from shards import Schema, Split
 
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-SCHEMA = Schema(facts={"label": "int", "row": "int"}, names={"label": NAMES})
+SCHEMA = Schema(columns={"label": "int", "row": "int"}, names={"label": NAMES})
 SPLIT = Split("test", SCHEMA, Path(), Path(), (), 0, 40)
 TASK, RECIPE = fashion_mnist.TASK, fashion_mnist.RECIPE
 
@@ -113,9 +113,9 @@ def test_clipart_writes_names_without_endings_in_order() -> None:
 
 def test_the_number_of_classes_is_checked() -> None:
     with pytest.raises(ConfigError, match="needs 10 classes for the fact 'label'; the shard set names 3"):
-        TASK.build_model(RECIPE, Schema(facts={"label": "int"}, names={"label": ("a", "b", "c")}))
+        TASK.build_model(RECIPE, Schema(columns={"label": "int"}, names={"label": ("a", "b", "c")}))
     with pytest.raises(ConfigError, match="needs class names"):
-        clipart.TASK.build_model(clipart.RECIPE, Schema(facts={"label": "int"}))
+        clipart.TASK.build_model(clipart.RECIPE, Schema(columns={"label": "int"}))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])

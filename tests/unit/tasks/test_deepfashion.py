@@ -14,7 +14,7 @@ from fashion_dist.tasks.deepfashion import RECIPE, TASK
 from shards import Schema
 
 SCHEMA = Schema(
-    facts={"category": "int", "attributes": "ints:15"},
+    columns={"category": "int", "attributes": "ints:15"},
     names={"category": tuple("abcdefghij"), "attributes": tuple("ABCDEFGHIJKLMNO")},
 )
 

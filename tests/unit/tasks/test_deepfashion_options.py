@@ -18,7 +18,7 @@ from fashion_dist.tasks.deepfashion import RECIPE, TASK, best_threshold, check, 
 from shards import Schema, ShardSet, Split
 
 SCHEMA = Schema(
-    facts={"category": "int", "attributes": "ints:4"},
+    columns={"category": "int", "attributes": "ints:4"},
     names={"category": tuple("abc"), "attributes": tuple("ABCD")},
 )
 
@@ -94,7 +94,7 @@ def test_thresholds_are_tuned_on_a_split_and_a_weighting_is_checked(packed_home:
     with pytest.raises(ConfigError, match=r"task\.weighting = 'guess' is not possible; allowed: fixed, uncertainty"):
         check(shard_set, RECIPE.override(["task.weighting=guess"]))
     split = shard_set.split("val")
-    truth = split.facts("attributes")["attributes"]
+    truth = split.columns("attributes")["attributes"]
     probability = np.where(truth == 1, 0.3, 0.1)
     found = tune(split, {"attribute_probability": probability}, RECIPE)
     values = thresholds(RECIPE.override([f"task.thresholds={found['thresholds']}"]), truth.shape[1])

@@ -174,7 +174,7 @@ def test_every_epoch_draws_anew_and_listed_negatives_are_used(shard_set: ShardSe
 
 def test_hard_negatives_are_the_hardest_beyond_the_margin(shard_set: ShardSet, config: Config) -> None:
     split = shard_set.split("train")
-    wardrobe, kinds = Wardrobe(split), split.facts("semantic")["semantic"]
+    wardrobe, kinds = Wardrobe(split), split.columns("semantic")["semantic"]
     rows = np.random.default_rng(0).standard_normal((len(split), 9)).astype(np.float32)
     anchors = wardrobe.positives
     config = config.override(["task.candidates=500", "task.margin=0.5"])
@@ -362,14 +362,14 @@ def test_categories_are_written_as_the_source_numbers_them(tmp_path: Path) -> No
     made = pack_outfits(tmp_path, PLAIN, category={"300": ""})
     task, recipe = polyvore_category.TASK, polyvore_category.RECIPE
     split = made.split("test")
-    columns = {**split.facts("item_id", "category"), "label": split.facts("category")["category"].clip(0)}
+    columns = {**split.columns("item_id", "category"), "label": split.columns("category")["category"].clip(0)}
     lines = dict(line.split(" ") for line in task.submission(columns, split, recipe)["category.txt"].splitlines())
     assert set(lines) == {item for outfit in PLAIN["test"] for item in outfit}
     assert all(lines[item] == KINDS[int(item) % 3] for item in lines if item != "300")
     semantic = recipe.override(["task.level=semantic"])
     examples = task.make_examples(split, semantic)
     assert examples.targets["label"][list(split.keys).index("300")] == -1
-    columns["label"] = split.facts("semantic")["semantic"].clip(0)
+    columns["label"] = split.columns("semantic")["semantic"].clip(0)
     words = dict(line.split(" ") for line in task.submission(columns, split, semantic)["category.txt"].splitlines())
     assert words["301"] == SEMANTIC[KINDS[301 % 3]]
     with pytest.raises(ConfigError, match=r"task\.level = 'brand' is not possible; allowed: category, semantic"):
