@@ -155,8 +155,7 @@ class LaunchContext:
             check_timm(config.model)
         if config.model.weights == "imagenet":
             pretrained.published(config.model.name)
-        if self.task.check is not None:
-            self.task.check(self.shard_set, config)
+        self.task.validate(self.shard_set, config)
         require_divisible(config, self.resources)
         samples = self.shard_set.splits["train"]
         if samples < config.train.batch_size:
@@ -308,7 +307,7 @@ def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> Non
             raise ConfigError(
                 f"shard set {config.dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
             )
-    missing = [fact for fact in task.facts if fact not in shard_set.schema.columns]
+    missing = [fact for fact in task.columns if fact not in shard_set.schema.columns]
     if missing:
         raise ConfigError(
             f"task {config.task!r} needs the fact{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which "

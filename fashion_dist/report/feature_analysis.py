@@ -26,7 +26,7 @@ from fashion_dist.io import OwnFiles
 from fashion_dist.models.siamese import PairNetwork, pair_scores
 from fashion_dist.report.run_data import Facts
 from fashion_dist.runs import OpenRun
-from fashion_dist.tasks import Examples
+from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.trainer import Trainer
 
@@ -128,7 +128,7 @@ def _compute(trainer: Trainer, split: str, groups: np.ndarray) -> Inside:
     images: dict[int, Tensor] = {}
     handle = _watch_features(model, features)
     try:
-        with trainer.split_loader(split, Examples.of_images(rows)) as loader:
+        with trainer.split_loader(split, ExampleSet.of_images(rows)) as loader:
             order: list[int] = []
             for batch, _ in trainer.iter_outputs(loader):
                 order += batch.index.tolist()

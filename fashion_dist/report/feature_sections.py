@@ -32,7 +32,9 @@ def sections(facts: Facts, split: Split, album: Album, say: Callable[[str], None
     found = look_inside(facts, split.name, groups, album.folder / "cache" / "inside.npz", say)
     of = groups[found.rows]
     answer = (
-        "the network's answer" if facts.task.judge is None else "likeness to the other image here that it fits best"
+        "likeness to the other image here that it fits best"
+        if facts.task.overrides("build_examples")
+        else "the network's answer"
     )
     made = [_map(found, of, names, split, album), _layers(found, of, names, answer, album)]
     return [section for section in made if section.blocks]
@@ -41,8 +43,8 @@ def sections(facts: Facts, split: Split, album: Album, say: Callable[[str], None
 def _groups(facts: Facts, split: Split) -> tuple[np.ndarray, Sequence[str]]:
     """What colours the split's images: their class, else the first named fact; int [N] and the names."""
     schema, task, config = split.schema, facts.task, facts.config
-    if task.class_names is not None and task.examples is None:
-        return np.asarray(task.make_examples(split, config).targets["label"]), list(task.class_names(schema, config))
+    if classes := task.class_names(schema, config):
+        return np.asarray(task.targets(split.columns(*task.columns), config)["label"]), list(classes)
     for fact in ("category", "semantic", *schema.names):
         if fact in schema.names and schema.columns.get(fact) == "int":
             return np.asarray(split.columns(fact)[fact]), list(schema.names[fact])

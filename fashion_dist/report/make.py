@@ -15,12 +15,12 @@ from fashion_dist import __version__
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
-from fashion_dist.report import attributes, classes, formatting, outfits, run_sections, scores
+from fashion_dist.report import formatting, run_sections, scores, views
 from fashion_dist.report.blocks import Page, Section
 from fashion_dist.report.figure_writer import Album
 from fashion_dist.report.page import write_page
 from fashion_dist.report.run_data import Facts
-from fashion_dist.report.split_predictions import SPLITS, Answers, Thumbnails, read_answers
+from fashion_dist.report.split_predictions import SPLITS, Answers, read_answers
 from fashion_dist.runs import OpenRun
 from fashion_dist.tracking.wandb_run import WandbMode, show_pictures
 from shards import ShardSet
@@ -58,13 +58,13 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
     album, notes = Album(folder), list(facts.notes)
     sections = [run_sections.what_was_run(facts), run_sections.curves(facts, album)]
     found = _answers(facts, notes, quick, say)
-    judged = {name: _figures(facts, answers) for name, answers in found.items()}
+    judged = {name: views.figures(facts, answers) for name, answers in found.items()}
     sections.insert(1, run_sections.final_figures(facts, judged))
     chosen = next(iter(found.values()), None)
     if chosen is not None:
         if chosen.note:
             notes.append(chosen.note)
-        sections += _details(facts, chosen, album)
+        sections += views.sections(facts, chosen, album)
     if not quick and facts.shard_set is not None and _has_best(facts):
         sections += _inside(facts, album, notes, say)
     if facts.view.state != "done":
@@ -151,7 +151,10 @@ def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str,
             except (FashionDistError, ShardsError, RuntimeError) as error:
                 notes.append(f"Validation could not be predicted with the best weights: {_first_line(error)}")
         answers = read_answers(facts.run, facts.task, facts.config, split)
-        if answers is not None and _is_labelled(facts, answers):
+        if answers is None:
+            continue
+        notes += views.lacking(facts, answers)
+        if views.has_any(facts, answers):
             found[name] = answers
     return found
 
@@ -161,72 +164,6 @@ def is_stale(facts: Facts, split: str) -> bool:
     files = list(facts.run.predictions(split).glob("rank_*.parquet"))
     best = max((path.stat().st_mtime for path in facts.run.checkpoints.glob("best-*/state.pt")), default=0.0)
     return not files or min(path.stat().st_mtime for path in files) < best
-
-
-def _is_labelled(facts: Facts, answers: Answers) -> bool:
-    if facts.task.judge is not None:
-        return True
-    return any(bool((values >= 0).any()) for values in answers.targets.values())
-
-
-def classes_of(facts: Facts, answers: Answers) -> classes.ClassAnswers | None:
-    """The answers as classes, of a task that gives each image one; None of others."""
-    assert facts.shard_set is not None
-    schema = facts.shard_set.schema
-    label, probability = ("label", "probability")
-    if "category_probability" in answers.columns:
-        label, probability, names = "category", "category_probability", list(schema.names["category"])
-    elif facts.task.class_names is not None and probability in answers.columns:
-        names = list(facts.task.class_names(schema, facts.config))
-    else:
-        return None
-    truth = np.asarray(answers.targets[label])
-    known = truth >= 0
-    if not known.any():
-        return None
-    return classes.ClassAnswers(
-        answers.rows[known], truth[known], np.asarray(answers.columns[label])[known],
-        np.asarray(answers.columns[probability])[known], names,
-    )  # fmt: skip
-
-
-def attributes_of(facts: Facts, answers: Answers) -> attributes.AttributeAnswers | None:
-    """The answers as attributes, where there are any."""
-    if "attribute_probability" not in answers.columns or "attributes" not in answers.targets:
-        return None
-    assert facts.shard_set is not None
-    truth = np.asarray(answers.targets["attributes"])
-    known = (truth >= 0).any(axis=1)
-    names = list(facts.shard_set.schema.names["attributes"])
-    if not known.any():
-        return None
-    return attributes.AttributeAnswers(
-        answers.rows[known], truth[known], np.asarray(answers.columns["attributes"]).astype(bool)[known],
-        np.asarray(answers.columns["attribute_probability"])[known], names,
-    )  # fmt: skip
-
-
-def _figures(facts: Facts, answers: Answers) -> list[scores.Figure]:
-    found: list[scores.Figure] = []
-    if (of_classes := classes_of(facts, answers)) is not None:
-        found += scores.class_figures(of_classes.truth, of_classes.probability, of_classes.answers)
-    if (of_attributes := attributes_of(facts, answers)) is not None:
-        found += scores.attribute_figures(of_attributes.truth, of_attributes.chosen)
-    if "embedding" in answers.columns:
-        found += outfits.figures(answers, facts.config)
-    return found
-
-
-def _details(facts: Facts, answers: Answers, album: Album) -> list[Section]:
-    sections: list[Section] = []
-    with Thumbnails(answers.split) as thumbs:
-        if (of_classes := classes_of(facts, answers)) is not None:
-            sections += classes.sections(of_classes, album, thumbs)
-        if (of_attributes := attributes_of(facts, answers)) is not None:
-            sections += attributes.sections(of_attributes, album, thumbs)
-        if "embedding" in answers.columns:
-            sections += outfits.sections(answers, facts.config, album, thumbs)
-    return sections
 
 
 def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, say: Say = _silent) -> Made:
@@ -296,9 +233,9 @@ def _hits(found: Sequence[Facts]) -> dict[str, np.ndarray]:
             if f.shard_set is None or not f.shard_set.splits.get(name):
                 continue
             answers = read_answers(f.run, f.task, f.config, f.shard_set.split(name))
-            judged = classes_of(f, answers) if answers is not None and not answers.note else None
-            if judged is not None:
-                hits[f.run_id] = judged.right
+            right = views.right(f, answers) if answers is not None and not answers.note else None
+            if right is not None:
+                hits[f.run_id] = right
         if len(hits) > 1 and len({len(h) for h in hits.values()}) == 1:
             return hits
     return {}

@@ -15,6 +15,7 @@ from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, Album
 from fashion_dist.report.split_predictions import Answers, Thumbnails
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.compatibility import Wardrobe, wardrobe_of
+from fashion_dist.tasks.common.evaluators import area_under_roc
 from fashion_dist.tasks.polyvore_outfits import THRESHOLDS, conclusion
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def judge(answers: Answers, config: Config) -> Judged:
 
 def figures(answers: Answers, config: Config) -> list[scores.Figure]:
     """The task's metrics with intervals over pairs, outfits and questions."""
-    found, area = judge(answers, config), compatibility.area_under_roc
+    found, area = judge(answers, config), area_under_roc
     made = [scores.auc_figure("pair_auc", found.pair_score, found.pair_truth, area)]
     made.append(scores.mean_figure("pair_accuracy", (found.pair_score > 0.5) == found.pair_truth))
     if len(found.outfit_score):
@@ -92,7 +93,7 @@ def sections(answers: Answers, config: Config, album: Album, thumbs: Thumbnails)
 
 
 def _pairs(found: Judged, album: Album, thumbs: Thumbnails) -> Section:
-    area = compatibility.area_under_roc(found.pair_score, found.pair_truth)
+    area = area_under_roc(found.pair_score, found.pair_truth)
     right = float(((found.pair_score > 0.5) == found.pair_truth).mean())
     sentence = (
         f"Of {formatting.count(len(found.pairs), 'pair')}, of which {int(found.pair_truth.sum()):,} share an outfit, "
@@ -128,7 +129,7 @@ def _roc(name: str, title: str, score: np.ndarray, truth: np.ndarray, album: Alb
     from sklearn.metrics import roc_curve
 
     false, true, cut = roc_curve(truth, score)
-    area = compatibility.area_under_roc(score, truth)
+    area = area_under_roc(score, truth)
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
@@ -172,7 +173,7 @@ def _outfits(found: Judged, config: Config, album: Album, thumbs: Thumbnails) ->
     options = {**THRESHOLDS, **config.options}
     low, high = (float(options[name]) for name in THRESHOLDS)
     said = np.array([conclusion(float(score), low, high) for score in found.outfit_score])
-    area = compatibility.area_under_roc(found.outfit_score, found.outfit_truth)
+    area = area_under_roc(found.outfit_score, found.outfit_truth)
     kinds = ("Positive", "Undecided", "Negative")
     head = ("conclusion", "outfits", "of them true", "of them mixed")
     rows = []

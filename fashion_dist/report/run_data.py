@@ -80,7 +80,7 @@ class Facts:
         """The metrics measured on the validation split, the monitored and the shown ones first, without losses."""
         found = {name for p in self.points if p["split"] in ("val", "test") for name in p} - PLAIN
         found = {name for name in found if name not in _TERMS and not name.endswith("_loss")}
-        first = [name for name in (self.monitor, *self.task.shown_metrics) if name in found]
+        first = [name for name in (self.monitor, *self.task.summary_metrics) if name in found]
         return list(dict.fromkeys([*first, *sorted(found)]))
 
     def series(self, split: str, name: str) -> list[tuple[float, float]]:

@@ -30,7 +30,7 @@ class Answers:
         split: the split.
         rows: int64 [n], the images, as rows of the split.
         columns: the task's prediction columns, [n, ...], in that order.
-        targets: the task's targets of these images, [n, ...]; empty for tasks whose examples are no single images.
+        targets: the task's targets of these images, [n, ...]; empty for tasks whose images have none by themselves.
         note: what of the split is missing, in a sentence; empty if nothing.
     """
 
@@ -54,10 +54,10 @@ def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Answe
     if len(rows) < len(split):
         note = f"Only {len(rows):,} of the {len(split):,} images of {split.name} were predicted; the rest is left out."
     chosen = {name: values[places[rows]] for name, values in columns.items() if name not in ("key", "index")}
-    targets: Mapping[str, np.ndarray] = {}
-    if task.examples is None and len(rows):
-        targets = {k: np.asarray(v)[rows] for k, v in task.make_examples(split, config).targets.items()}
-    return Answers(split, rows, chosen, targets, note) if len(rows) else None
+    if not len(rows):
+        return None
+    targets = {k: np.asarray(v)[rows] for k, v in task.targets(split.columns(*task.columns), config).items()}
+    return Answers(split, rows, chosen, targets, note)
 
 
 class Thumbnails:

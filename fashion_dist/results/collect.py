@@ -53,11 +53,11 @@ def collect_average(
         ConfigError: answers of the task have no mean.
     """
     task = load(config.task)
-    if task.average is None:
+    if not task.overrides("ensemble"):
         raise ConfigError(f"answers of task {config.task!r} cannot be averaged; allowed: the best trial alone, --best")
     part = shard_set.split(split)
     members = [ordered_predictions(run, part, wait_s) for run in runs]
-    return _write(task.submission({**members[0], **task.average(members)}, part, config), out)
+    return _write(task.submission({**members[0], **task.ensemble(members)}, part, config), out)
 
 
 def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
@@ -67,20 +67,25 @@ def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0) -> dict[str, np.ndarray]:
-    """The facts of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
+    """The columns of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
     columns, index = _when_complete(run, part, wait_s)
     ordered = {name: values[index] for name, values in columns.items()}
     return {**part.columns(*part.schema.columns), **ordered, "key": np.asarray(part.keys)}
+
+
+_ANSWERING = ("build_model", "predictions", "class_names")
+"""The methods that say what a run of a task predicts."""
 
 
 def answered_as(config: Config, name: str) -> Config:
     """The configuration of a run, to answer as the task `name` does, from the same predictions.
 
     Raises:
-        ConfigError: no such task, or one that learns from other facts or predicts something else.
+        ConfigError: no such task, or one that learns from other columns or predicts something else.
     """
     mine, other = load(config.task), load(name)
-    if mine.rows != other.rows or mine.build_model != other.build_model:
+    kin = isinstance(mine, type(other)) or isinstance(other, type(mine))
+    if not kin or any(getattr(type(mine), m) is not getattr(type(other), m) for m in _ANSWERING):
         raise ConfigError(f"a run of task {config.task!r} predicts nothing that task {name!r} could answer with")
     kept = {key: value for key, value in config.options.items() if key in other.recipe.options}
     return dataclasses.replace(config, task=name, options={**other.recipe.options, **kept})
@@ -94,13 +99,13 @@ def tuned(run: RunDir, config: Config, shard_set: ShardSet) -> Config:
         InputError: the run has not predicted the validation split yet.
     """
     task = load(config.task)
-    if task.tune is None:
+    if not task.overrides("tune_thresholds"):
         raise ConfigError(f"task {config.task!r} has no thresholds to tune")
     part = shard_set.split("val")
     if not run.predictions("val").is_dir():
         make = f"{program.command('predict')} {run.run_id} --split val"
         raise InputError(f"run {run.run_id} has no predictions for 'val' to tune thresholds on; {make} makes them")
-    found = task.tune(part, ordered_predictions(run, part), config)
+    found = task.tune_thresholds(part, ordered_predictions(run, part), config)
     return dataclasses.replace(config, options={**config.options, **found})
 
 

@@ -1,7 +1,7 @@
 """Two runs on the same images: which is right more often, and whether chance explains the difference.
 
-The runs may be of one task, or of two of which one's classes are groups of the other's (`Task.merges`): ten classes of
-garments, of which each is clothing or not, against training for clothing or not.
+The runs may be of one task, or of two of which one's classes are groups of the other's (`Task.coarse_labels_from`): ten
+classes of garments, of which each is clothing or not, against training for clothing or not.
 """
 
 from __future__ import annotations
@@ -105,7 +105,6 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
         answers.append(label if merge is None else merge(label))
         names.append(run.folder.run_id + ("" if merge is None else ", merged to fewer classes,"))
     stacked = np.stack(answers)[:, known]
-    assert target.class_names is not None
     classes = tuple(target.class_names(part.schema, config))
     return Comparison((names[0], names[1]), truth[known], stacked, classes)
 
@@ -115,7 +114,8 @@ def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun]) -> tuple[Ta
     names = [task.recipe.task for task in tasks]
     for at in (1, 0):
         target, other = tasks[at], tasks[1 - at]
-        if target.class_names is not None and (other is target or names[1 - at] in target.merges):
+        shared = other is target or names[1 - at] in target.coarse_labels_from
+        if shared and target.class_names(runs[at].shard_set.schema, runs[at].config):
             return target, runs[at].config
     raise ConfigError(
         f"tasks {names[0]!r} and {names[1]!r} have no classes in common; allowed: two runs of one task of classes, or "
@@ -124,11 +124,11 @@ def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun]) -> tuple[Ta
 
 
 def _merge(task: Task, target: Task) -> Callable[[np.ndarray], np.ndarray] | None:
-    return None if task is target else target.merges[task.recipe.task]
+    return None if task is target else target.coarse_labels_from[task.recipe.task]
 
 
 def _truth(target: Task, part: Split, config: Config) -> np.ndarray:
-    return np.asarray(target.make_examples(part, config).targets["label"])
+    return np.asarray(target.targets(part.columns(*target.columns), config)["label"])
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -104,8 +104,8 @@ def _examples(run: RunDir, config: Config, shard_set: ShardSet, split: str) -> l
 def _class_names(config: Config, part: Split) -> Mapping[str, Sequence[str]]:
     task = load(config.task)
     names: dict[str, Sequence[str]] = dict(part.schema.names)
-    if task.class_names is not None:
-        names["label"] = task.class_names(part.schema, config)
+    if classes := task.class_names(part.schema, config):
+        names["label"] = classes
     return names
 
 

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Arrays, Columns
-from fashion_dist.tasks.common.classification import classification, in_order, named_classes
+from fashion_dist.tasks.common.base import Columns
+from fashion_dist.tasks.common.classification import Classification, in_order
 from shards import Split
 
 RECIPE = Config(
@@ -28,17 +28,14 @@ RECIPE = Config(
 )  # fmt: skip
 
 
-def labels(facts: Arrays, config: Config) -> np.ndarray:
-    """The category of each drawing, int64 [N]."""
-    return facts["label"].astype(np.int64)
+class ClipArt(Classification):
+    """The category of each drawing."""
 
+    recipe = RECIPE
 
-def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
-    """`test.txt`: header `id,label`, then the image's name without its ending, a comma and a blank, and its class."""
-    names = [PurePosixPath(str(file)).stem for file in columns["file"]]
-    answers = np.asarray(columns["label"])
-    lines = ["id,label", *(f"{names[i]}, {int(answers[i])}" for i in in_order(columns))]
-    return {"test.txt": "\n".join(lines) + "\n"}
-
-
-TASK = classification(RECIPE, ("label",), named_classes("label"), labels, submission)
+    def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
+        """`test.txt`: header `id,label`, then the image's name without its ending, a comma and a blank, its class."""
+        names = [PurePosixPath(str(file)).stem for file in columns["file"]]
+        answers = np.asarray(columns["label"])
+        lines = ["id,label", *(f"{names[i]}, {int(answers[i])}" for i in in_order(columns))]
+        return {"test.txt": "\n".join(lines) + "\n"}

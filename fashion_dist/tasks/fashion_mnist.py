@@ -6,12 +6,14 @@ convolutional one. A tenth of the training images is held out for validation whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Arrays, Columns
-from fashion_dist.tasks.common.classification import classification, csv_text, in_order, named_classes
-from shards import Split
+from fashion_dist.tasks.common.base import Columns
+from fashion_dist.tasks.common.classification import Classification, csv_text, in_order, named_classes
+from shards import Schema, Split
 
 RECIPE = Config(
     task="fashion_mnist",
@@ -27,19 +29,18 @@ RECIPE = Config(
     train=TrainConfig(epochs=20, batch_size=256, eval_batch_size=512, label_smoothing=0.05, ema=0.998, patience=15),
 )  # fmt: skip
 
-CLASSES = 10
 
+class FashionMnist(Classification):
+    """The class of each garment."""
 
-def labels(facts: Arrays, config: Config) -> np.ndarray:
-    """The class of each image, int64 [N]."""
-    return facts["label"].astype(np.int64)
+    recipe = RECIPE
 
+    def class_names(self, schema: Schema, config: Config) -> Sequence[str]:
+        """The ten garments."""
+        return named_classes(schema, "label", config, count=10)
 
-def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
-    """`test.csv`: the number of each test image in the published file, its class and that class's name."""
-    names, answers = split.schema.names["label"], np.asarray(columns["label"])
-    lines = [(number, int(answers[i]), names[int(answers[i])]) for number, i in enumerate(in_order(columns))]
-    return {"test.csv": csv_text([("id", "label", "name"), *lines])}
-
-
-TASK = classification(RECIPE, ("label",), named_classes("label", CLASSES), labels, submission)
+    def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
+        """`test.csv`: the number of each test image in the published file, its class and that class's name."""
+        names, answers = split.schema.names["label"], np.asarray(columns["label"])
+        lines = [(number, int(answers[i]), names[int(answers[i])]) for number, i in enumerate(in_order(columns))]
+        return {"test.csv": csv_text([("id", "label", "name"), *lines])}

@@ -8,8 +8,8 @@ import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import Arrays, Columns
-from fashion_dist.tasks.common.classification import classification, named_classes
+from fashion_dist.tasks.common.base import Arrays, Columns
+from fashion_dist.tasks.common.classification import Classification, named_classes
 from shards import Schema, ShardSet, Split
 
 RECIPE = Config(
@@ -28,43 +28,43 @@ LEVELS = ("category", "semantic")
 
 
 def level(config: Config) -> str:
-    """The fact that is learned; raises ConfigError unless `task.level` is one of `LEVELS`."""
+    """The column that is learned; raises ConfigError unless `task.level` is one of `LEVELS`."""
     chosen = str(config.options["level"])
     if chosen not in LEVELS:
         raise ConfigError(f"task.level = {chosen!r} is not possible; allowed: {', '.join(LEVELS)}")
     return chosen
 
 
-def labels(facts: Arrays, config: Config) -> np.ndarray:
-    """The class of each item, int64 [N], -1 where the source has none."""
-    return facts[level(config)].astype(np.int64)
+class PolyvoreCategory(Classification):
+    """The category of each item."""
 
+    recipe = RECIPE
+    columns = ("item_id", "category", "semantic", "category_id")
 
-def class_names(schema: Schema, config: Config) -> Sequence[str]:
-    """The names of the classes."""
-    return named_classes(level(config))(schema, config)
+    def labels(self, columns: Arrays, config: Config) -> np.ndarray:
+        """The class of each item, int64 [N], -1 where the source has none."""
+        return columns[level(config)].astype(np.int64)
 
+    def class_names(self, schema: Schema, config: Config) -> Sequence[str]:
+        """The names of the classes."""
+        return named_classes(schema, level(config), config)
 
-def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
-    """`category.txt`, a line for each item: its id and its category, as the source writes them."""
-    words = source_names(split, config)
-    answers = np.asarray(columns["label"])
-    lines = [f"{item} {words[int(label)]}" for item, label in zip(columns["item_id"], answers, strict=True)]
-    return {"category.txt": "\n".join(lines) + "\n"}
+    def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
+        """`category.txt`, a line for each item: its id and its category, as the source writes them."""
+        words = self.source_names(split, config)
+        answers = np.asarray(columns["label"])
+        lines = [f"{item} {words[int(label)]}" for item, label in zip(columns["item_id"], answers, strict=True)]
+        return {"category.txt": "\n".join(lines) + "\n"}
 
-
-def source_names(split: Split, config: Config) -> list[str]:
-    """How the source writes each class: the number of a category, the word of a semantic one."""
-    names = list(class_names(split.schema, config))
-    if level(config) == "semantic":
+    def source_names(self, split: Split, config: Config) -> list[str]:
+        """How the source writes each class: the number of a category, the word of a semantic one."""
+        names = list(self.class_names(split.schema, config))
+        if level(config) == "semantic":
+            return names
+        shard_set = ShardSet.open(split.path)
+        for name in shard_set.splits:
+            columns = shard_set.split(name).columns("category", "category_id")
+            for position, number in zip(columns["category"].tolist(), columns["category_id"].tolist(), strict=True):
+                if position >= 0:
+                    names[position] = str(number)
         return names
-    shard_set = ShardSet.open(split.path)
-    for name in shard_set.splits:
-        facts = shard_set.split(name).columns("category", "category_id")
-        for position, number in zip(facts["category"].tolist(), facts["category_id"].tolist(), strict=True):
-            if position >= 0:
-                names[position] = str(number)
-    return names
-
-
-TASK = classification(RECIPE, ("item_id", "category", "semantic", "category_id"), class_names, labels, submission)

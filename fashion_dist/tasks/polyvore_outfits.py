@@ -14,9 +14,10 @@ import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import Columns, polyvore_pairs
-from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks import polyvore_pairs
+from fashion_dist.tasks.common.base import Columns
 from fashion_dist.tasks.common.compatibility import answer, score_outfit, wardrobe_of
+from fashion_dist.tasks.polyvore_pairs import PolyvorePairs
 from shards import ShardSet, Split
 
 THRESHOLDS = {"undecided_from": 0.45, "positive_from": 0.55}
@@ -27,10 +28,45 @@ RECIPE = dataclasses.replace(
 )
 
 
-def check(shard_set: ShardSet, config: Config) -> None:
-    """Refuse thresholds that cross, and what `polyvore_pairs` refuses."""
-    check_thresholds(config)
-    compatibility.check(shard_set, config)
+class PolyvoreOutfits(PolyvorePairs):
+    """Which items make an outfit."""
+
+    recipe = RECIPE
+
+    def validate(self, shard_set: ShardSet, config: Config) -> None:
+        """Refuse thresholds that cross, and what `polyvore_pairs` refuses."""
+        check_thresholds(config)
+        super().validate(shard_set, config)
+
+    def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
+        """`outfits.txt`, a line for each of the compatibility file: conclusion, score, items as the file names them;
+        `fill_in_blank.txt`, a line for each question: the chosen answer as the file names it.
+        """
+        low, high = check_thresholds(config)
+        wardrobe, rows = wardrobe_of(split), np.asarray(columns["embedding"])
+        lines = []
+        for line in wardrobe.lines:
+            score = score_outfit(rows, line.items)
+            lines.append(f"{conclusion(score, low, high)} {score:.4f} {' '.join(line.references)}")
+        chosen = [question.references[answer(rows, question)] for question in wardrobe.questions]
+        return {"outfits.txt": "\n".join(lines) + "\n", "fill_in_blank.txt": "\n".join(chosen) + "\n"}
+
+    def tune_thresholds(self, split: Split, predictions: Columns, config: Config) -> Mapping[str, float]:
+        """The thresholds that suit a split best: the middle is where most outfits fall on their right side, and
+        `Undecided` are the tenth of all scores nearest to it.
+        """
+        wardrobe, rows = wardrobe_of(split), np.asarray(predictions["embedding"])
+        scores = np.array([score_outfit(rows, line.items) for line in wardrobe.lines])
+        labels = np.array([line.label for line in wardrobe.lines])
+        if not len(scores):
+            raise ConfigError(f"{split.path}: split {split.name!r} has no compatibility lines to tune thresholds on")
+        ordered = np.sort(scores)
+        cuts = np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2, [1.0]])
+        right = [((scores > cut) == labels).mean() for cut in cuts]
+        middle = float(cuts[int(np.argmax(right))])
+        near = float(np.quantile(np.abs(scores - middle), 0.1))
+        low, high = max(0.0, middle - near), min(1.0, middle + near)
+        return {"undecided_from": round(low, 4), "positive_from": round(high, 4)}
 
 
 def check_thresholds(config: Config) -> tuple[float, float]:
@@ -47,38 +83,3 @@ def check_thresholds(config: Config) -> tuple[float, float]:
 def conclusion(score: float, low: float, high: float) -> str:
     """What a score between 0 and 1 says of an outfit."""
     return "Negative" if score <= low else "Undecided" if score <= high else "Positive"
-
-
-def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
-    """`outfits.txt`, a line for each of the compatibility file: conclusion, score, items as the file names them;
-    `fill_in_blank.txt`, a line for each question: the chosen answer as the file names it.
-    """
-    low, high = check_thresholds(config)
-    wardrobe, rows = wardrobe_of(split), np.asarray(columns["embedding"])
-    lines = []
-    for line in wardrobe.lines:
-        score = score_outfit(rows, line.items)
-        lines.append(f"{conclusion(score, low, high)} {score:.4f} {' '.join(line.references)}")
-    chosen = [question.references[answer(rows, question)] for question in wardrobe.questions]
-    return {"outfits.txt": "\n".join(lines) + "\n", "fill_in_blank.txt": "\n".join(chosen) + "\n"}
-
-
-def tune(split: Split, columns: Columns, config: Config) -> Mapping[str, float]:
-    """The thresholds that suit a split best: the middle is where most outfits fall on their right side, and
-    `Undecided` are the tenth of all scores nearest to it.
-    """
-    wardrobe, rows = wardrobe_of(split), np.asarray(columns["embedding"])
-    scores = np.array([score_outfit(rows, line.items) for line in wardrobe.lines])
-    labels = np.array([line.label for line in wardrobe.lines])
-    if not len(scores):
-        raise ConfigError(f"{split.path}: split {split.name!r} has no compatibility lines to tune thresholds on")
-    ordered = np.sort(scores)
-    cuts = np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2, [1.0]])
-    right = [((scores > cut) == labels).mean() for cut in cuts]
-    middle = float(cuts[int(np.argmax(right))])
-    near = float(np.quantile(np.abs(scores - middle), 0.1))
-    low, high = max(0.0, middle - near), min(1.0, middle + near)
-    return {"undecided_from": round(low, 4), "positive_from": round(high, 4)}
-
-
-TASK = dataclasses.replace(polyvore_pairs.TASK, recipe=RECIPE, submission=submission, check=check, tune=tune)

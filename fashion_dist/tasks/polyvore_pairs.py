@@ -8,13 +8,29 @@ same weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from fashion_dist.tasks import Columns, Task
 from fashion_dist.tasks.common import compatibility
-from fashion_dist.tasks.common.compatibility import asked_pairs, score_pairs, wardrobe_of
-from shards import Split
+from fashion_dist.tasks.common.base import (
+    Arrays,
+    Columns,
+    Embed,
+    ExampleSet,
+    ReportView,
+    Task,
+    Tensors,
+    only_in_training,
+)
+from fashion_dist.tasks.common.compatibility import CompatibilityEvaluator, asked_pairs, score_pairs, wardrobe_of
+from fashion_dist.tasks.common.evaluators import Evaluator
+from shards import Schema, ShardSet, Split
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 RECIPE = Config(
     task="polyvore_pairs",
@@ -31,30 +47,66 @@ RECIPE = Config(
 )  # fmt: skip
 
 
-def submission(columns: Columns, split: Split, config: Config) -> dict[str, str]:
-    """`compatibility.txt`, a line for each pair: both items, 1 or 0 as predicted, as is true, and the probability."""
-    pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
-    probabilities = compatibility.sigmoid(score_pairs(np.asarray(columns["embedding"]), pairs[:, 0], pairs[:, 1]))
-    names = list(split.keys)
-    lines = [
-        f"{names[a]} {names[b]} {int(probability > 0.5)} {true} {probability:.4f}"
-        for (a, b), true, probability in zip(pairs.tolist(), truth.tolist(), probabilities.tolist(), strict=True)
-    ]
-    return {"compatibility.txt": "\n".join(lines) + "\n"}
+class PolyvorePairs(Task):
+    """Which items go together."""
 
+    recipe = RECIPE
+    columns = ("item_id", "semantic")
+    monitor = "score"
+    summary_metrics = ("pair_auc", "outfit_auc", "fill_in_blank")
 
-TASK = Task(
-    recipe=RECIPE,
-    facts=("item_id", "semantic"),
-    build_model=compatibility.build_model,
-    examples=compatibility.examples,
-    loss=compatibility.loss,
-    judge=compatibility.judge,
-    rows=compatibility.rows,
-    submission=submission,
-    check=compatibility.check,
-    average=compatibility.average,
-    settle=compatibility.calibrate,
-    monitor="score",
-    shown_metrics=("pair_auc", "outfit_auc", "fill_in_blank"),
-)
+    def build_model(self, config: Config, schema: Schema) -> nn.Module:
+        """The configured backbone in a pair network."""
+        from fashion_dist.models.siamese import build_pair_network
+
+        return build_pair_network(config.model, int(config.options["embedding"]), config.data.image_px)
+
+    def targets(self, columns: Arrays, config: Config) -> Arrays:
+        """None: an item by itself goes with nothing. Those of pairs are made by `build_examples`."""
+        return {}
+
+    def build_examples(
+        self, split: Split, config: Config, epoch: int = 0, embed: Embed = only_in_training
+    ) -> ExampleSet:
+        """Four items of two outfits in training, each item in evaluation."""
+        return compatibility.build_examples(split, config, epoch, embed)
+
+    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """Binary cross-entropy of the known pairs."""
+        return compatibility.loss(outputs, targets, config)
+
+    def evaluator(self, split: Split, config: Config) -> Evaluator:
+        """Metrics of the split's pairs, outfits and questions."""
+        return CompatibilityEvaluator(self, split, config)
+
+    def calibrate(self, model: nn.Module, evaluator: Evaluator) -> None:
+        """Let the probabilities of pairs mean what they say."""
+        assert isinstance(evaluator, CompatibilityEvaluator)
+        evaluator.calibrate(model)
+
+    def predictions(self, outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
+        """`embedding` float32 [N, C + 1], of which `score_pairs` makes scores."""
+        return {"embedding": outputs["embedding"].float().cpu().numpy()}
+
+    def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
+        """`compatibility.txt`, a line for each pair: both items, 1 or 0 as predicted, as is true, the probability."""
+        pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
+        probabilities = compatibility.sigmoid(score_pairs(np.asarray(columns["embedding"]), pairs[:, 0], pairs[:, 1]))
+        names = list(split.keys)
+        lines = [
+            f"{names[a]} {names[b]} {int(probability > 0.5)} {true} {probability:.4f}"
+            for (a, b), true, probability in zip(pairs.tolist(), truth.tolist(), probabilities.tolist(), strict=True)
+        ]
+        return {"compatibility.txt": "\n".join(lines) + "\n"}
+
+    def validate(self, shard_set: ShardSet, config: Config) -> None:
+        """Refuse options that cannot be, and tables that cannot be learned from or answered."""
+        compatibility.validate(shard_set, config)
+
+    def ensemble(self, members: Sequence[Columns]) -> dict[str, np.ndarray]:
+        """`embedding` float64, whose scores are the means of the models' scores."""
+        return compatibility.ensemble(members)
+
+    def report_views(self) -> tuple[ReportView, ...]:
+        """The sections about pairs, outfits and questions."""
+        return (ReportView("outfits", answer="embedding"),)

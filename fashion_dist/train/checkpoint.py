@@ -31,7 +31,9 @@ from typing import Any
 
 import torch
 
+from fashion_dist.config import Config
 from fashion_dist.errors import CheckpointError, InputError
+from fashion_dist.runs import differences, parse_config
 from shards.safe_io import create, refuse_link, remove_folder
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,16 @@ class Saved:
     path: Path
     step: int
     facts: Mapping[str, Any]
+
+    def require_own(self, config: Config, data_hash: str) -> None:
+        """Raise CheckpointError where it was not saved by a run of this configuration and shard set."""
+        if self.facts["data_hash"] != data_hash:
+            raise CheckpointError(f"checkpoint {self.path} is of another shard set; --fresh starts over beside it")
+        saved, gone = parse_config(json.dumps(self.facts["config"]))
+        if other := [*gone, *differences(saved, config)]:
+            raise CheckpointError(
+                f"checkpoint {self.path} is of another recipe ({', '.join(other)}); --fresh starts over beside it"
+            )
 
 
 class Checkpoints:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from fashion_dist.data import Batch
+from fashion_dist.tasks import Arrays
 from fashion_dist.train.distributed import Link
 from shards.safe_io import refuse_link, remove_folder, require_ours
-
-Outputs = Iterable[tuple[Batch, dict[str, Tensor]]]
-Rows = Mapping[str, np.ndarray]
 
 _FILES = re.compile(r"rank_\d+\.parquet")
 
@@ -56,27 +54,10 @@ def iter_outputs(
         yield batch, {name: value.float() for name, value in outputs.items()}
 
 
-def collect_rows(outputs: Outputs, rows: Callable[[Mapping[str, Tensor]], Rows]) -> dict[str, np.ndarray]:
-    """`index` and the columns that `rows` makes of each batch's outputs; empty where this rank has no batch."""
-    columns: dict[str, list[np.ndarray]] = {}
-    for batch, values in outputs:
-        for name, column in {"index": batch.index.numpy(), **rows(values)}.items():
-            columns.setdefault(name, []).append(column)
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
-def gather_rows(mine: Rows, dist: Link) -> dict[str, np.ndarray]:
-    """The rows of all ranks in the order of their `index`, which is left out, on every rank."""
-    parts = [part for part in dist.gather_arrays(dict(mine)) if part]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(joined.pop("index"), kind="stable")
-    return {name: values[order] for name, values in joined.items()}
-
-
 def write_predictions(
-    folder: Path, rows: Callable[[], Rows], keys: Callable[[np.ndarray], list[str]], dist: Link
+    folder: Path, predict: Callable[[], Arrays], keys: Callable[[np.ndarray], list[str]], dist: Link
 ) -> None:
-    """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `rows`, a row per example.
+    """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `predict`, a row per example.
 
     The folder is made anew and appears whole, by rename, once every rank has written.
 
@@ -94,7 +75,7 @@ def write_predictions(
         temporary.mkdir(parents=True)
     dist.barrier()
     with one_thread():
-        mine = rows()
+        mine = predict()
     if mine:
         table = pa.table({name: _arrow(values) for name, values in mine.items()})
         table = table.add_column(1, "key", pa.array(keys(mine["index"])))

@@ -32,14 +32,16 @@ class Mixed:
     partner: Tensor | None = None
     share: float = 1.0
 
-    def loss(self, loss: Loss, targets: Mapping[str, Tensor], unmixable: Collection[str] = ()) -> dict[str, Tensor]:
+    def loss(
+        self, loss: Loss, targets: Mapping[str, Tensor], ignore_targets: Collection[str] = ()
+    ) -> dict[str, Tensor]:
         """`loss` of the batch: the mean of its own targets' and its partners', weighted by their shares.
 
-        The targets named `unmixable` say nothing of a mixed image: in a mixed batch they are unknown (-1).
+        The targets named `ignore_targets` say nothing of a mixed image: in a mixed batch they are unknown (-1).
         """
         if self.partner is None:
             return loss(targets)
-        targets = {name: torch.full_like(t, -1) if name in unmixable else t for name, t in targets.items()}
+        targets = {name: torch.full_like(t, -1) if name in ignore_targets else t for name, t in targets.items()}
         own = loss(targets)
         other = loss({name: values[self.partner] for name, values in targets.items()})
         return {name: self.share * value + (1 - self.share) * other[name] for name, value in own.items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fashion_dist.config import Config
 from fashion_dist.io import write_text
@@ -16,6 +17,7 @@ from fashion_dist.tracking.wandb_run import start_wandb
 from fashion_dist.train.distributed import Link
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.startup_timer import format_startup
+from fashion_dist.train.state import TrainState
 from shards.safe_io import refuse_link
 
 
@@ -51,6 +53,21 @@ class RunLogger:
         """Add a line to metrics.jsonl."""
         if self._metrics is not None:
             self._metrics.log(split, global_step, epoch, values)
+
+    def log_window(self, window: Sequence[Mapping[str, Tensor]], state: TrainState, epoch: float, rate: float) -> None:
+        """Add a line of the means of the last steps' terms, over the steps and the ranks; each rank calls it.
+
+        Raises:
+            RunError: a gradient was not finite, and the run is to fail of it.
+        """
+        means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
+        added = self._dist.sum(means)
+        values = {name: float(value) / self._dist.world.world_size for name, value in added.items()}
+        state.require_finite(values["gradient_norm"])
+        lr = max(group["lr"] for group in state.optimizer.param_groups)
+        self.log("train", state.global_step, epoch, {**values, "lr": lr, "samples_per_s": rate})
+        self.log_system(state.global_step, epoch)
+        self.update_status(samples_per_s=rate)
 
     def log_system(self, global_step: int, epoch: float) -> None:
         """Add a line of what the nodes are doing, when there is news of them."""

@@ -13,7 +13,7 @@ from fashion_dist.config import Config
 from fashion_dist.data import Batch, Loader, LoaderOptions
 from fashion_dist.data.batch import on_device
 from fashion_dist.errors import unknown
-from fashion_dist.tasks import Examples
+from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.distributed import Link
 from shards import Split
 
@@ -36,7 +36,7 @@ class SplitLoader:
     def __init__(
         self,
         split: Split,
-        examples: Examples,
+        examples: ExampleSet,
         config: Config,
         dist: Link,
         *,
@@ -74,13 +74,13 @@ class SplitLoader:
         """Optimizer steps an epoch; in evaluation the batches of this rank."""
         return self.loader.steps
 
-    def set_epoch(self, epoch: int, examples: Examples) -> None:
+    def set_epoch(self, epoch: int, examples: ExampleSet) -> None:
         """From the next epoch on, read `examples`: as many as before."""
         self.epoch = epoch
         self._set_examples(examples)
         self.loader.show(examples.images)
 
-    def _set_examples(self, examples: Examples) -> None:
+    def _set_examples(self, examples: ExampleSet) -> None:
         self.examples = examples
         self.targets = {
             name: torch.from_numpy(np.ascontiguousarray(values)).to(self._device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fashion_dist.config import Config
-from fashion_dist.tasks import Examples
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.optim import OptimPhase, WeightAverage, build_optimizer, optim_phase_at
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -52,7 +55,7 @@ class TrainState:
     """Optimizer steps done in all."""
     best: dict[str, Any] = field(default_factory=dict)
     """`metric`, `value` and `epoch` of the best evaluation so far."""
-    hard_negatives: Examples | None = None
+    hard_negatives: ExampleSet | None = None
     """The current epoch's examples, where the weights chose them."""
     _frozen: bool | None = None
 
@@ -108,6 +111,64 @@ class TrainState:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm, foreach=True)
         return norm
 
+    def step_optimizer(self, norm: Tensor, buffers: list[Tensor]) -> None:
+        """Step optimizer, EMA and scaler; where the gradient's `norm` is not finite, put `buffers` back, if any.
+
+        Raises:
+            RunError: it is not finite, and `train.on_nonfinite` is `fail`.
+        """
+        if self._should_step(norm):
+            self.scaler.step(self.optimizer)
+            if self.ema is not None:
+                self.ema.update_parameters(self.model)
+        if buffers and not bool(norm.isfinite()):
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        self.scaler.update()
+
+    def _should_step(self, norm: Tensor) -> bool:
+        """Whether the gradient is finite. It was added over the ranks, so all of them find the same."""
+        policy = self.config.train.on_nonfinite
+        if self.scaler.is_enabled():
+            return True  # the scaler finds overflows itself, skips the step and lowers its scale
+        if norm.device.type == "cuda" and policy == "fail":
+            return True  # asking would wait for the GPU at every step; `require_finite` asks now and then
+        if not (finite := bool(norm.isfinite())) and policy == "fail":
+            raise self._not_finite()
+        return finite
+
+    def require_finite(self, norm: float) -> None:
+        """Raise RunError where the gradient of the last steps is not finite and the run is to fail of it."""
+        must_be_finite = self.config.train.on_nonfinite == "fail" and not self.scaler.is_enabled()
+        if must_be_finite and not math.isfinite(norm):
+            raise self._not_finite()
+
+    def _not_finite(self) -> RunError:
+        return RunError(
+            f"the gradient is not finite at epoch {self.epoch}, step {self.global_step}: lower optim.lr, "
+            f"set optim.clip_norm, or pass such steps over with --set train.on_nonfinite=skip"
+        )
+
+    def update_best(self, metrics: Mapping[str, float], monitor: str) -> bool:
+        """Note these metrics as the best so far, if they are; returns whether.
+
+        Raises:
+            ConfigError: `monitor` is not among them.
+        """
+        if monitor not in metrics:
+            raise ConfigError(f"train.monitor = {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
+        value, best = metrics[monitor], self.best
+        higher = self.config.train.mode == "max"
+        if best and not (value > best["value"] if higher else value < best["value"]):
+            return False
+        self.best = {"metric": monitor, "value": value, "epoch": self.epoch}
+        return True
+
+    def is_out_of_patience(self) -> bool:
+        """Whether the best evaluation is `train.patience` epochs old."""
+        patience = self.config.train.patience
+        return bool(patience and self.best) and self.epoch - int(self.best["epoch"]) >= patience
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which `load_state_dict` goes on exactly; rank 0's is everybody's."""
         return {
@@ -120,7 +181,7 @@ class TrainState:
             "step_in_epoch": self.step_in_epoch,
             "global_step": self.global_step,
             "best": dict(self.best),
-            "hard_negatives": None if self.hard_negatives is None else self.hard_negatives.state(),
+            "hard_negatives": None if self.hard_negatives is None else self.hard_negatives.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,4 +195,4 @@ class TrainState:
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.global_step, self.best = state["global_step"], state["best"]
         kept = state["hard_negatives"]
-        self.hard_negatives = None if kept is None else Examples.from_state(kept)
+        self.hard_negatives = None if kept is None else ExampleSet.from_state_dict(kept)

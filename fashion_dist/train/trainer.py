@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -28,13 +26,14 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.data import Batch
-from fashion_dist.errors import CheckpointError, ConfigError, RunError
+from fashion_dist.errors import CheckpointError
 from fashion_dist.models.pretrained import load_initial
 from fashion_dist.paths import RunDir
-from fashion_dist.runs import OpenRun, differences, parse_config
-from fashion_dist.tasks import Columns, Examples, Task, load
+from fashion_dist.runs import OpenRun
+from fashion_dist.tasks import Columns, ExampleSet, Task, load
+from fashion_dist.tasks.common.evaluators import concatenate, gather_in_order
 from fashion_dist.train import inference
-from fashion_dist.train.checkpoint import Checkpoints, Saved
+from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import Link, World
 from fashion_dist.train.mixup import mix_batch
 from fashion_dist.train.optim import learning_rate, set_learning_rate
@@ -159,17 +158,17 @@ class Trainer:
             phase="training", epoch=state.epoch, step=state.global_step, best=state.best,
             total_steps=train.steps * epochs,
         )  # fmt: skip
-        while state.epoch < epochs and not self._out_of_patience():
+        while state.epoch < epochs and not state.is_out_of_patience():
             if self._should_prune():
                 return "pruned"
             if not self.train_epoch(train):
                 self.save_checkpoint()
                 return "stopped"
             self.logger.update_status(phase="evaluating")
-            metrics = self.evaluate(val)
+            metrics, _ = self.evaluate(val, calibrate=True)
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
             self.logger.log("val", self.state.global_step, state.epoch, metrics)
-            if self._is_best(metrics):
+            if state.update_best(metrics, self.config.train.monitor or self.task.monitor):
                 self.save_best(metrics)
             self.save_checkpoint()
             self.logger.update_status(phase="training", epoch=state.epoch, best=state.best)
@@ -189,14 +188,14 @@ class Trainer:
             self.logger.first_step_done(self.config.train.compile)
             if len(window) == LOG_STEPS or state.step_in_epoch == train.steps:
                 rate = len(window) * settings.batch_size / (time.monotonic() - started)
-                self._log_window(window, state.epoch + state.step_in_epoch / train.steps, rate)
+                self.logger.log_window(window, state, state.epoch + state.step_in_epoch / train.steps, rate)
                 window, started = [], time.monotonic()
             self.logger.update_status(epoch=state.epoch, step=state.global_step)
             self.checkpoints.check()
             stopping = self.dist.any_so_far(self.callbacks.should_stop())
             saving = state.step_in_epoch < train.steps and self._checkpoint_due()
             if window and (stopping or saving):
-                self._require_finite(float(window[-1]["gradient_norm"]))  # on a GPU nobody has asked yet
+                state.require_finite(float(window[-1]["gradient_norm"]))  # on a GPU nobody has asked yet
             if stopping:
                 return False
             if saving:
@@ -223,19 +222,12 @@ class Trainer:
                     mixed = mix_batch(batch.images, config.train, state.global_step)
                     outputs = self.ddp_model(mixed.images)
                     loss = functools.partial(self._loss, outputs)
-                    found = mixed.loss(loss, train.targets_of(batch), self.task.unmixable)
+                    found = mixed.loss(loss, train.targets_of(batch), self.task.ignore_targets_when_mixed)
                 torch.autograd.backward(state.scaler.scale(found["loss"] / len(micro_batches)))
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(micro_batches)
         norm = state.clip_gradients()
-        if self._worth_a_step(norm):
-            state.scaler.step(state.optimizer)
-            if state.ema is not None:
-                state.ema.update_parameters(state.model)
-        if before and not bool(norm.isfinite()):
-            for buffer, value in zip(state.model.buffers(), before, strict=True):
-                buffer.copy_(value)
-        state.scaler.update()
+        state.step_optimizer(norm, before)
         return {**terms, "gradient_norm": norm}
 
     def _loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -248,38 +240,13 @@ class Trainer:
     def _begin_epoch(self, train: SplitLoader) -> None:
         """Examples, optimizer and frozen layers of the current epoch."""
         state = self.state
-        if train.epoch != state.epoch and self.task.examples is not None:
-            train.set_epoch(state.epoch, self._make_examples(train.split, training=True))
+        if train.epoch != state.epoch and self.task.overrides("build_examples"):
+            train.set_epoch(state.epoch, self._build_examples(train.split, training=True))
         if state.prepare_epoch():
             # DistributedDataParallel looks at what is trainable once, when it wraps.
             self.ddp_model = self.dist.wrap(self.model)
 
-    def _worth_a_step(self, norm: Tensor) -> bool:
-        """Whether the gradient is finite. It was added over the ranks, so all of them find the same."""
-        policy = self.config.train.on_nonfinite
-        if self.state.scaler.is_enabled():
-            return True  # the scaler finds overflows itself, skips the step and lowers its scale
-        if norm.device.type == "cuda" and policy == "fail":
-            return True  # asking would wait for the GPU at every step; _log_window asks every LOG_STEPS
-        if bool(norm.isfinite()):
-            return True
-        if policy == "fail":
-            raise self._not_finite()
-        return False
-
-    def _require_finite(self, norm: float) -> None:
-        """Raise RunError where the gradients of the last steps are not finite and the run is to fail of it."""
-        must_be_finite = self.config.train.on_nonfinite == "fail" and not self.state.scaler.is_enabled()
-        if must_be_finite and not math.isfinite(norm):
-            raise self._not_finite()
-
-    def _not_finite(self) -> RunError:
-        return RunError(
-            f"the gradient is not finite at epoch {self.state.epoch}, step {self.state.global_step}: lower optim.lr, "
-            f"set optim.clip_norm, or pass such steps over with --set train.on_nonfinite=skip"
-        )
-
-    def split_loader(self, name: str, examples: Examples | None = None) -> SplitLoader:
+    def split_loader(self, name: str, examples: ExampleSet | None = None) -> SplitLoader:
         """The loader of a split: `train` is shuffled and augmented, every other split is read in order, whole.
 
         Args:
@@ -288,15 +255,15 @@ class Trainer:
         """
         split, training = self.shard_set.split(name), name == "train" and examples is None
         if examples is None:
-            examples = self._make_examples(split, training)
+            examples = self._build_examples(split, training)
         return SplitLoader(
             split, examples, self.config, self.dist, training=training, dtype=self.dtype, options=self.options.loader,
             bad_log=self.run.bad_samples(self.dist.world.rank), epoch=self.state.epoch if training else 0,
         )  # fmt: skip
 
-    def _make_examples(self, split: Split, training: bool) -> Examples:
+    def _build_examples(self, split: Split, training: bool) -> ExampleSet:
         """The task's examples of a split, for the current epoch in training."""
-        config, state = self.config, self.state
+        config, state, task = self.config, self.state, self.task
         if training and state.hard_negatives is not None and state.step_in_epoch:
             return state.hard_negatives  # what the weights at the epoch's beginning chose; today's are others
         if training:
@@ -309,8 +276,10 @@ class Trainer:
             mining_s.append(time.monotonic() - started)
             return rows
 
-        examples = self.task.make_examples(split, config, state.epoch if training else 0, embed)
-        if config.train.fraction < 1 and (training or (split.name == "val" and self.task.judge is None)):
+        examples = task.build_examples(split, config, state.epoch if training else 0, embed)
+        if config.train.fraction < 1 and (
+            training or (split.name == "val" and not task.evaluator(split, config).needs_whole_split)
+        ):
             least = config.train.batch_size if training else 1
             examples = examples.sample(config.train.fraction, least, config.train.seed)
         if mining_s:
@@ -323,56 +292,41 @@ class Trainer:
         model, mirror = self.state.evaluated_model(), self.config.data.eval_flip
         return inference.iter_outputs(model, loader.loader.epoch(0), self.dist, self.autocast, mirror)
 
-    def gather_predictions(self, loader: SplitLoader) -> dict[str, np.ndarray]:
-        """The task's columns for every example of a split, in its order, on every rank."""
-        return inference.gather_rows(self._own_rows(loader), self.dist)
-
-    def _own_rows(self, loader: SplitLoader) -> dict[str, np.ndarray]:
-        return inference.collect_rows(self.iter_outputs(loader), lambda outputs: self.task.rows(outputs, self.config))
-
     def embed_split(self, name: str) -> dict[str, np.ndarray]:
         """The task's columns for each image of a split by the current weights, the same bits on any number of ranks."""
-        images = Examples.of_images(len(self.shard_set.split(name)))
+        images = ExampleSet.of_images(len(self.shard_set.split(name)))
         with self.split_loader(name, images) as loader, inference.one_thread():
-            return self.gather_predictions(loader)
+            return gather_in_order(self._own_predictions(loader), self.dist)
 
-    def evaluate(self, loader: SplitLoader) -> dict[str, float]:
-        """The task's metrics of the validation split, each sample counted once; and what the model takes from them."""
-        task, config = self.task, self.config
-        if task.judge is None or task.settle is None:
-            return self.measure(loader)[0]
-        rows = self.gather_predictions(loader)
-        return task.judge(loader.split, task.settle(self.state.evaluated_model(), loader.split, rows, config), config)
+    def _own_predictions(self, loader: SplitLoader) -> dict[str, np.ndarray]:
+        """`index` and the task's columns for the examples that this rank sees; none where it sees none."""
+        predict, config = self.task.predictions, self.config
+        return concatenate([
+            {"index": batch.index.numpy(), **predict(outputs, config)} for batch, outputs in self.iter_outputs(loader)
+        ])  # fmt: skip
 
-    def measure(self, loader: SplitLoader) -> tuple[dict[str, float], dict[str, str]]:
-        """The task's metrics and loss terms over a split, each sample counted once whatever the number of ranks; and
-        the task's tables of the same samples as {file name: text}.
+    def evaluate(self, loader: SplitLoader, calibrate: bool = False) -> tuple[dict[str, float], dict[str, str]]:
+        """The task's metrics of a split, each sample counted once whatever the number of ranks.
+
+        Args:
+            loader: of the split.
+            calibrate: let the evaluated model take what it takes from the split, first.
+
+        Returns:
+            the metrics by name, and the task's tables as {file name: text}.
         """
-        task, config = self.task, self.config
-        if task.judge is not None:
-            return task.judge(loader.split, self.gather_predictions(loader), config), {}
-        assert task.sums is not None and task.metrics is not None
-        totals: dict[str, Tensor] = {}
+        evaluator = self.task.evaluator(loader.split, self.config)
         for batch, outputs in self.iter_outputs(loader):
-            targets = loader.targets_of(batch)
-            sums = dict(task.sums(outputs, targets, config))
-            terms = task.loss(outputs, targets, config)
-            sums |= {f"sum:{name}": value * len(batch.index) for name, value in terms.items()}
-            totals = {name: totals[name] + value if totals else value.double() for name, value in sums.items()}
-        totals = self.dist.sum_unequal(totals)
-        means = {
-            name.removeprefix("sum:"): float(totals.pop(name)) / len(loader.examples)
-            for name in [*totals]
-            if name.startswith("sum:")
-        }
-        arrays, schema = {name: value.cpu().numpy() for name, value in totals.items()}, self.shard_set.schema
-        tables = task.tables(arrays, schema, config) if task.tables is not None else {}
-        return {**task.metrics(arrays, schema), **means}, tables
+            evaluator.update(outputs, loader.targets_of(batch), batch.index)
+        evaluator.reduce(self.dist)
+        if calibrate:
+            self.task.calibrate(self.state.evaluated_model(), evaluator)
+        return evaluator.compute(), evaluator.tables()
 
     def predict(self, loader: SplitLoader) -> None:
         """Write the predictions of a split, `index`, `key` and the task's columns, a row per example."""
         folder = self.run.predictions(loader.split.name)
-        inference.write_predictions(folder, lambda: self._own_rows(loader), loader.keys, self.dist)
+        inference.write_predictions(folder, lambda: self._own_predictions(loader), loader.keys, self.dist)
 
     def _predict_splits(self) -> None:
         """Predict the wanted splits with the best weights, and measure those whose labels are known."""
@@ -380,35 +334,16 @@ class Trainer:
         self.checkpoints.wait()
         self.dist.barrier()
         self.load_best()
+        task = self.task
         for name in self.options.predict:
             if name not in self.shard_set.splits:
                 continue
             with self.split_loader(name) as loader:
                 self.predict(loader)
-                if self.task.judge is not None or loader.examples.labelled:
-                    metrics, tables = self.measure(loader)
+                if task.evaluator(loader.split, self.config).needs_whole_split or loader.examples.labelled:
+                    metrics, tables = self.evaluate(loader)
                     self.logger.log(name, self.state.global_step, self.state.best["epoch"], metrics)
                     self.logger.write_tables(name, tables)
-
-    def _is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether these metrics are the best so far, which is then noted.
-
-        Raises:
-            ConfigError: `train.monitor` is not measured.
-        """
-        metric, state = self.config.train.monitor or self.task.monitor, self.state
-        if metric not in metrics:
-            raise ConfigError(f"train.monitor = {metric!r} is not measured; known: {', '.join(sorted(metrics))}")
-        value, best = metrics[metric], state.best
-        higher = self.config.train.mode == "max"
-        if best and not (value > best["value"] if higher else value < best["value"]):
-            return False
-        state.best = {"metric": metric, "value": value, "epoch": state.epoch}
-        return True
-
-    def _out_of_patience(self) -> bool:
-        patience, best = self.config.train.patience, self.state.best
-        return bool(patience and best) and self.state.epoch - int(best["epoch"]) >= patience
 
     def _should_prune(self) -> bool:
         """Whether the run is to end before its next epoch: the same answer on every rank."""
@@ -458,17 +393,8 @@ class Trainer:
         if found is None:
             return
         saved, state = found
-        self._require_own(saved)
+        saved.require_own(self.config, self.shard_set.data_hash)
         self.state.load_state_dict(state)
-
-    def _require_own(self, saved: Saved) -> None:
-        if saved.facts["data_hash"] != self.shard_set.data_hash:
-            raise CheckpointError(f"checkpoint {saved.path} is of another shard set; --fresh starts over beside it")
-        config, gone = parse_config(json.dumps(saved.facts["config"]))
-        if other := [*gone, *differences(config, self.config)]:
-            raise CheckpointError(
-                f"checkpoint {saved.path} is of another recipe ({', '.join(other)}); --fresh starts over beside it"
-            )
 
     def load_best(self) -> None:
         """Give the evaluated model the best weights so far.
@@ -480,16 +406,6 @@ class Trainer:
         if found is None:
             raise CheckpointError(f"run {self.run.run_id} has no best weights yet in {self.checkpoints.folder}")
         self.state.evaluated_model().load_state_dict(found[1]["model"])
-
-    def _log_window(self, window: list[dict[str, Tensor]], epoch: float, samples_per_s: float) -> None:
-        means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
-        added = self.dist.sum(means)
-        values = {name: float(value) / self.dist.world.world_size for name, value in added.items()}
-        self._require_finite(values["gradient_norm"])
-        lr = max(group["lr"] for group in self.state.optimizer.param_groups)
-        self.logger.log("train", self.state.global_step, epoch, {**values, "lr": lr, "samples_per_s": samples_per_s})
-        self.logger.log_system(self.state.global_step, epoch)
-        self.logger.update_status(samples_per_s=samples_per_s)
 
     def close(self) -> None:
         """Wait for the last checkpoint, and end the record."""

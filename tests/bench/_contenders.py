@@ -24,7 +24,7 @@ from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
-from fashion_dist.tasks import Examples, load
+from fashion_dist.tasks import ExampleSet, load
 from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.split_loader import SplitLoader
 from fashion_dist.train.state import compute_dtype
@@ -101,7 +101,7 @@ class Bench:
         """The epoch's images, normalised, and their targets, on the device."""
         plain = dataclasses.replace(trainer.config.data, eval_resize=1.0)
         config, split = dataclasses.replace(trainer.config, data=plain), trainer.shard_set.split("train")
-        images_of = Examples.of_images(len(split))
+        images_of = ExampleSet.of_images(len(split))
         with SplitLoader(split, images_of, config, trainer.dist, training=False, dtype=trainer.dtype) as loader:
             images = [_trainers.one_channel(batch.images) for batch in loader.loader.epoch(0)]
         examples = self._trainers_of[BARE][1]

@@ -53,7 +53,7 @@ def test_every_loss_of_a_task_reaches_every_parameter_of_the_backbone(
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=network, args=args))
     torch.manual_seed(0)
     model = woken(task.build_model(config, shard_set.schema))
-    examples = task.make_examples(shard_set.split("train"), config)
+    examples = task.build_examples(shard_set.split("train"), config)
     k = examples.images.shape[1]
     targets = {n: torch.from_numpy(np.ascontiguousarray(v[:COUNT])) for n, v in examples.targets.items()}
     outputs = model(torch.randn(COUNT, *((k,) if k > 1 else ()), 3, PX, PX))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fashion_dist.paths import RunDir
-from fashion_dist.tasks import Examples, polyvore_pairs
+from fashion_dist.tasks import ExampleSet, load, polyvore_pairs
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import Link, World
@@ -39,7 +39,7 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
         for after in (*stops, 100):
             asked = iter(range(after))
             callbacks = Callbacks(should_stop=lambda: next(asked, None) is None)  # noqa: B023
-            outcome = Trainer(config, polyvore_pairs.TASK, shard_set, link, run, options, callbacks).fit()
+            outcome = Trainer(config, load("polyvore_pairs"), shard_set, link, run, options, callbacks).fit()
             if after == stops[:1]:
                 assert outcome == "stopped"
         assert outcome == "done"
@@ -52,9 +52,11 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
         assert 0 <= test["fill_in_blank"] <= 1
     whole, stopped = states["whole"], states["stopped"]
     assert all(torch.equal(value, stopped["model"][key]) for key, value in whole["model"].items())
-    kept, again = (Examples.from_state(state["hard_negatives"]) for state in (whole, stopped))
+    kept, again = (ExampleSet.from_state_dict(state["hard_negatives"]) for state in (whole, stopped))
     assert np.array_equal(kept.images, again.images)
-    soft = polyvore_pairs.TASK.make_examples(shard_set.split("train"), config.override(["task.negatives=semantic"]), 2)
+    soft = load("polyvore_pairs").build_examples(
+        shard_set.split("train"), config.override(["task.negatives=semantic"]), 2
+    )
     assert kept.images.shape == soft.images.shape
     assert not np.array_equal(kept.images, soft.images)
 
@@ -62,4 +64,4 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
 def test_only_training_may_ask_the_weights(mini_set: Callable[[str], ShardSet]) -> None:
     config = polyvore_pairs.RECIPE.override(SETTINGS)
     with pytest.raises(AssertionError, match="only training asks"):
-        polyvore_pairs.TASK.make_examples(mini_set("polyvore_outfits").split("train"), config, 1)
+        load("polyvore_pairs").build_examples(mini_set("polyvore_outfits").split("train"), config, 1)

@@ -1,14 +1,19 @@
-"""A file dropped into `fashion_dist/tasks` is a task: it goes from shards to its submission with no other edit."""
+"""A file dropped into `fashion_dist/tasks` is a task: it goes from shards to its submission and a report, with no other
+edit; a file that lacks something is refused in a sentence that names it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from shards import ShardSet
 
@@ -21,62 +26,77 @@ import dataclasses
 
 import numpy as np
 
-from fashion_dist.tasks import Task, fashion_mnist
+from fashion_dist.tasks import ReportView, Task, fashion_mnist
+from fashion_dist.tasks.common.evaluators import SumEvaluator
 
 
-def build_model(config, schema):
-    from fashion_dist.models.backbone import build_network
-    from fashion_dist.models.heads import Head
+class PileEvaluator(SumEvaluator):
+    def add_batch(self, outputs, targets):
+        known = targets["odd"] >= 0
+        right = (outputs["odd"][:, 0] > 0) == (targets["odd"] > 0.5)
+        self.add("right", (right & known).sum())
+        self.add("images", known.sum())
 
-    return build_network(config.model, {"odd": Head(1)}, config.data.image_px)
-
-
-def targets(facts, config):
-    return {"odd": np.where(facts["label"] < 0, -1, facts["label"] % 2).astype(np.float32)}
-
-
-def loss(outputs, targets, config):
-    import torch.nn.functional as F
-
-    return {"loss": F.binary_cross_entropy_with_logits(outputs["odd"][:, 0], targets["odd"])}
+    def metrics(self, sums):
+        return {"accuracy": float(sums["right"] / sums["images"])}
 
 
-def sums(outputs, targets, config):
-    right = (outputs["odd"][:, 0] > 0) == (targets["odd"] > 0.5)
-    return {"right": right.sum(), "images": (right >= 0).sum()}
+class Piles(Task):
+    recipe = dataclasses.replace(fashion_mnist.RECIPE, task="piles")
+    columns = ("label",)
+    monitor = "accuracy"
 
+    def build_model(self, config, schema):
+        from fashion_dist.models.backbone import build_network
+        from fashion_dist.models.heads import Head
 
-def metrics(sums, schema):
-    return {"accuracy": float(sums["right"] / sums["images"])}
+        return build_network(config.model, {"odd": Head(1)}, config.data.image_px)
 
+    def targets(self, columns, config):
+        return {"odd": np.where(columns["label"] < 0, -1, columns["label"] % 2).astype(np.float32)}
 
-def rows(outputs, config):
-    return {"odd": (outputs["odd"][:, 0] > 0).cpu().numpy()}
+    def loss(self, outputs, targets, config):
+        import torch.nn.functional as F
 
+        return {"loss": F.binary_cross_entropy_with_logits(outputs["odd"][:, 0], targets["odd"])}
 
-def submission(columns, split, config):
-    return {"piles.txt": "".join(f"{key} {int(odd)}\\n" for key, odd in zip(columns["key"], columns["odd"]))}
+    def evaluator(self, split, config):
+        return PileEvaluator(self, split, config)
 
+    def predictions(self, outputs, config):
+        odd = outputs["odd"][:, 0]
+        return {"odd": (odd > 0).cpu().numpy(), "probability": odd.sigmoid().cpu().numpy()}
 
-TASK = Task(
-    recipe=dataclasses.replace(fashion_mnist.RECIPE, task="piles"), facts=("label",), build_model=build_model,
-    targets=targets, loss=loss, sums=sums, metrics=metrics, rows=rows, submission=submission, monitor="accuracy",
-)
+    def submission(self, columns, split, config):
+        lines = [f"{key} {int(odd)}\\n" for key, odd in zip(columns["key"], columns["odd"])]
+        return {"piles.txt": "".join(lines)}
+
+    def report_views(self):
+        return (ReportView("classes", truth="odd", answer="odd", probability="probability", names=("even", "odd")),)
 '''
 
 
-def test_a_toy_task_goes_from_shards_to_its_submission(
-    mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
-) -> None:
-    split = mini_set("fashion_mnist").split("test")
+@pytest.fixture
+def edition(tmp_path: Path) -> Path:
     for part in ("fashion_dist", "shards", "jobs"):
         shutil.copytree(REPO / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "fashion_dist" / "tasks" / "piles.py").write_text(TOY)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    return tmp_path
+
+
+def run(edition: Path, home: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(edition / "jobs" / f"{command}.py"), *arguments, "--home", str(home), "--json"]
+    env = {**os.environ, "PYTHONPATH": str(edition)}
+    return subprocess.run(script, capture_output=True, text=True, check=False, cwd=edition, env=env)
+
+
+def test_a_toy_task_goes_from_shards_to_its_submission_and_a_report(
+    mini_home: Path, mini_set: Callable[[str], ShardSet], edition: Path
+) -> None:
+    split = mini_set("fashion_mnist").split("test")
+    (edition / "fashion_dist" / "tasks" / "piles.py").write_text(TOY)
 
     def job(command: str, *arguments: str) -> dict[str, str]:
-        script = [sys.executable, str(tmp_path / "jobs" / f"{command}.py"), *arguments, "--home", str(mini_home)]
-        done = subprocess.run([*script, "--json"], capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
+        done = run(edition, mini_home, command, *arguments)
         assert done.returncode == 0, done.stderr
         result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
         return result
@@ -84,7 +104,52 @@ def test_a_toy_task_goes_from_shards_to_its_submission(
     settings = ("train.batch_size=8", "train.eval_batch_size=8")
     launch = ("--task", "piles", "--debug", "--cluster", "local", "--nodes", "2", "--wait")
     run_id = job("launch", *launch, "--set", *settings)["run_id"]
-    job("collect", run_id, "--out", str(tmp_path / "out"))
-    lines = [line.split(" ") for line in (tmp_path / "out" / "piles.txt").read_text().splitlines()]
+    job("collect", run_id, "--out", str(edition / "out"))
+    lines = [line.split(" ") for line in (edition / "out" / "piles.txt").read_text().splitlines()]
     assert [key for key, _ in lines] == list(split.keys)
     assert {answer for _, answer in lines} <= {"0", "1"}
+
+    job("report", run_id, "--out", str(edition / "page"))
+    page = (edition / "page" / "index.html").read_text()
+    for anchor in ("figures", "curves", "confusion", "classes", "sureness", "errors", "map"):
+        assert f'id="{anchor}"' in page, anchor
+    truth = split.columns("label")["label"] % 2
+    right = sum(int(answer) == true for (_, answer), true in zip(lines, truth.tolist(), strict=True))
+    assert f"Confusion matrix of 2 classes over {len(split)} images, {right} of them right" in page
+    (measured,) = [
+        line for line in map(json.loads, (mini_home / "runs" / run_id / "metrics.jsonl").read_text().splitlines())
+        if line["split"] == "test"
+    ]  # fmt: skip
+    assert measured["accuracy"] == pytest.approx(right / len(split))
+    assert (edition / "page" / "figures" / "confusion.csv").read_text().startswith("truth,")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "VALUE = 1\n",
+            r"piles.py cannot be trained as task 'piles': it defines no subclass of fashion_dist.tasks.Task",
+        ),
+        ("from fashion_dist.tasks.fashion_mnist import FashionMnist\n", "it defines no subclass"),
+        (re.sub(r"    def (loss|evaluator)\(", r"    def _\1(", TOY), "Piles lacks evaluator, loss"),
+        (TOY.replace("    monitor = ", "    metric = "), "Piles lacks monitor"),
+        (TOY + "\n\nclass Others(Piles):\n    pass\n", "it defines several tasks, Piles, Others; allowed: one"),
+        (TOY.replace('task="piles"', 'task="heaps"'), "Piles.recipe is of task 'heaps', not 'piles'"),
+        (TOY.replace('"classes", truth', '"bars", truth'), "unknown report view 'bars'; known: attributes, classes"),
+    ],
+    ids=["no task", "another module's", "methods", "attribute", "several", "another name", "view"],
+)
+def test_a_file_that_is_no_whole_task_is_refused_in_a_sentence(
+    content: str, says: str, mini_home: Path, mini_set: Callable[[str], ShardSet], edition: Path
+) -> None:
+    mini_set("fashion_mnist")
+    (edition / "fashion_dist" / "tasks" / "piles.py").write_text(content)
+    runs = sorted((mini_home / "runs").glob("*")) if (mini_home / "runs").is_dir() else []
+    done = run(edition, mini_home, "launch", "--task", "piles", "--cluster", "local")
+    assert done.returncode == 2, done.stderr
+    (sentence,) = (done.stdout + done.stderr).strip().splitlines()
+    assert re.search(says, sentence)
+    assert (sorted((mini_home / "runs").glob("*")) if (mini_home / "runs").is_dir() else []) == runs
+    other = run(edition, mini_home, "launch", "--task", "fashion_mnist", "--cluster", "local", "--dry-run")
+    assert other.returncode == 0, other.stderr

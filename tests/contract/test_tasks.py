@@ -8,16 +8,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from evaluation import evaluated, parts
 from torch import Tensor, nn
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
-from fashion_dist.tasks import Examples, Task
+from fashion_dist.tasks import ExampleSet, Task
 from shards import ShardSet
 
 COUNT = 24
 PX = 32
-MEASURED_BY_SUMS = [name for name in tasks.names() if tasks.load(name).sums is not None]
+LABELLED_IMAGES = [name for name in tasks.names() if not tasks.load(name).overrides("build_examples")]
 
 
 @pytest.fixture(params=tasks.names())
@@ -49,25 +50,25 @@ def model(task: Task, shard_set: ShardSet, config: Config) -> nn.Module:
 
 
 @pytest.fixture
-def examples(task: Task, shard_set: ShardSet, config: Config) -> Examples:
+def examples(task: Task, shard_set: ShardSet, config: Config) -> ExampleSet:
     """The first training examples."""
-    every = task.make_examples(shard_set.split("train"), config)
-    return Examples(every.images[:COUNT], {name: values[:COUNT] for name, values in every.targets.items()})
+    every = task.build_examples(shard_set.split("train"), config)
+    return ExampleSet(every.images[:COUNT], {name: values[:COUNT] for name, values in every.targets.items()})
 
 
 @pytest.fixture
-def targets(examples: Examples) -> dict[str, Tensor]:
+def targets(examples: ExampleSet) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in examples.targets.items()}
 
 
-def images_of(examples: Examples) -> Tensor:
+def images_of(examples: ExampleSet) -> Tensor:
     torch.manual_seed(1)
     count, k = examples.images.shape
     return torch.randn(count, 3, PX, PX) if k == 1 else torch.randn(count, k, 3, PX, PX)
 
 
 @pytest.fixture
-def outputs(model: nn.Module, examples: Examples) -> dict[str, Tensor]:
+def outputs(model: nn.Module, examples: ExampleSet) -> dict[str, Tensor]:
     with torch.no_grad():
         made: dict[str, Tensor] = model(images_of(examples))
     return made
@@ -88,14 +89,13 @@ def test_its_own_recipe_is_accepted(task: Task, shard_set: ShardSet, config: Con
     assert Config.from_json(task.recipe.to_json()) == task.recipe
     assert task.recipe.check() is task.recipe
     task.recipe.debug().check()
-    if task.check is not None:
-        task.check(shard_set, config)
+    task.validate(shard_set, config)
     with pytest.raises(ValueError, match="unknown setting"):
         task.recipe.override(["task.no_such_option=1"])
 
 
 def test_the_loss_is_finite_and_reaches_every_weight(
-    task: Task, model: nn.Module, config: Config, examples: Examples, targets: dict[str, Tensor]
+    task: Task, model: nn.Module, config: Config, examples: ExampleSet, targets: dict[str, Tensor]
 ) -> None:
     model.train()
     terms = task.loss(model(images_of(examples)), targets, config)
@@ -110,62 +110,73 @@ def test_the_examples_are_the_same_each_time_and_as_many_each_epoch(
     task: Task, shard_set: ShardSet, config: Config
 ) -> None:
     train = shard_set.split("train")
-    made, again, later = (task.make_examples(train, config, epoch) for epoch in (0, 0, 1))
+    made, again, later = (task.build_examples(train, config, epoch) for epoch in (0, 0, 1))
     assert np.array_equal(made.images, again.images)
     assert all(np.array_equal(values, again.targets[name]) for name, values in made.targets.items())
     assert made.images.shape == later.images.shape
     assert made.images.dtype == np.int64
     assert 0 <= made.images.min() <= made.images.max() < len(train)
     for split in ("val", "test"):
-        other = task.make_examples(shard_set.split(split), config)
+        other = task.build_examples(shard_set.split(split), config)
         assert np.array_equal(other.images[:, 0], np.arange(len(shard_set.split(split))))
 
 
-@pytest.mark.parametrize("name", MEASURED_BY_SUMS, indirect=True)
+@pytest.mark.parametrize("name", LABELLED_IMAGES, indirect=True)
 def test_a_perfect_answer_has_the_perfect_score(
     task: Task, shard_set: ShardSet, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> None:
-    assert task.sums is not None
-    assert task.metrics is not None
-    sums = task.sums(perfect(targets, outputs), targets, config)
-    found = task.metrics({key: value.numpy() for key, value in sums.items()}, shard_set.schema)
+    split = shard_set.split("train")
+    found = evaluated(task, split, config, (perfect(targets, outputs), targets)).compute()
     assert found[task.monitor] == pytest.approx(1.0)
-    chance = task.sums(outputs, targets, config)
-    assert task.metrics({key: value.numpy() for key, value in chance.items()}, shard_set.schema)[task.monitor] < 0.95
+    assert evaluated(task, split, config, (outputs, targets)).compute()[task.monitor] < 0.95
 
 
-@pytest.mark.parametrize("name", MEASURED_BY_SUMS, indirect=True)
-def test_two_ranks_measure_what_one_rank_measures(
+@pytest.mark.parametrize("name", LABELLED_IMAGES, indirect=True)
+def test_metrics_and_tables_do_not_depend_on_the_batches(
     task: Task, shard_set: ShardSet, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> None:
-    assert task.sums is not None
-    assert task.metrics is not None
-    measure, metrics, schema = task.sums, task.metrics, shard_set.schema
+    split = shard_set.split("train")
+    whole = evaluated(task, split, config, (outputs, targets))
+    by_parts = evaluated(task, split, config, *parts(outputs, targets, 7, 8))
+    losses = task.loss(outputs, targets, config).keys()
+    found, expected = by_parts.compute(), whole.compute()
+    assert found.keys() == expected.keys() >= losses
+    assert {k: v for k, v in found.items() if k not in losses} == pytest.approx(
+        {k: v for k, v in expected.items() if k not in losses}
+    )
+    means = [(len(t[next(iter(t))]), task.loss(o, t, config)) for o, t in parts(outputs, targets, 7, 8)]
+    for name in losses:  # each batch's mean counts by its samples
+        assert found[name] == pytest.approx(sum(n * float(terms[name]) for n, terms in means) / COUNT)
+    assert by_parts.tables() == whole.tables()
+    assert all(text.endswith("\n") for text in whole.tables().values())
 
-    def sums(rows: slice) -> dict[str, np.ndarray]:
-        part = measure({k: v[rows] for k, v in outputs.items()}, {k: v[rows] for k, v in targets.items()}, config)
-        return {key: value.detach().double().numpy() for key, value in part.items()}
 
-    left, right, whole = sums(slice(0, 7)), sums(slice(7, COUNT)), sums(slice(0, COUNT))
-    added = {key: left[key] + right[key] for key in whole}
-    assert metrics(added, schema) == pytest.approx(metrics(whole, schema))
-    tables = task.tables(whole, schema, config) if task.tables is not None else {}
-    assert all(text.endswith("\n") for text in tables.values())
-
-
-def test_rows_become_a_submission(task: Task, model: nn.Module, shard_set: ShardSet, config: Config) -> None:
+def test_predictions_become_a_submission(task: Task, model: nn.Module, shard_set: ShardSet, config: Config) -> None:
     split = shard_set.split("test")
     model.eval()
     with torch.no_grad():
-        rows = task.rows(model(images_of(task.make_examples(split, config))), config)
+        outputs = model(images_of(task.build_examples(split, config)))
+    rows = task.predictions(outputs, config)
     assert {len(values) for values in rows.values()} == {len(split)}
     keys = np.array(list(split.keys), dtype=object)
     files = task.submission({**split.columns(*shard_set.schema.columns), **rows, "key": keys}, split, config)
     assert files
     assert all(text.endswith("\n") for text in files.values())
-    if task.judge is None:
+    if not task.overrides("build_examples"):
         assert all(len(text.splitlines()) in (len(split), len(split) + 1) for text in files.values())
-    else:
-        found = task.judge(split, rows, config)
-        assert all(np.isfinite(value) for value in found.values())
-        assert {task.monitor, *task.shown_metrics} <= found.keys()
+    examples = task.build_examples(split, config)
+    known = {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in examples.targets.items()}
+    found = evaluated(task, split, config, (outputs, known)).compute()
+    assert all(np.isfinite(value) for value in found.values())
+    assert {task.monitor, *task.summary_metrics} <= found.keys()
+
+
+def test_a_report_view_shows_what_the_task_has(
+    task: Task, model: nn.Module, shard_set: ShardSet, config: Config, examples: ExampleSet, outputs: dict[str, Tensor]
+) -> None:
+    columns = task.predictions(outputs, config) if not task.overrides("build_examples") else {"embedding": 0}
+    assert task.report_views()
+    for view in task.report_views():
+        assert set(view.predictions) <= columns.keys()
+        assert not view.truth or view.truth in examples.targets
+        assert not isinstance(view.names, str) or not view.names or view.names in shard_set.schema.names

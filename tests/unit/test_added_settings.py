@@ -87,9 +87,8 @@ def test_an_option_added_to_a_task_leaves_ids_and_stored_runs(tmp_path: Path, mo
     before = runs.run_id(RECIPE, home, "data")
     task = tasks.load("deepfashion")
     recipe = dataclasses.replace(RECIPE, options={**RECIPE.options, "pooling": 7})
-    monkeypatch.setattr(
-        "fashion_dist.tasks.deepfashion.TASK", dataclasses.replace(task, recipe=recipe, added={"pooling": 1})
-    )
+    monkeypatch.setattr(task, "recipe", registry.resolve(recipe))
+    monkeypatch.setattr(task, "added", {"pooling": 1})
     assert runs.run_id(recipe, home, "data") != before
     assert runs.run_id(recipe.override(["task.pooling=1"]), home, "data") == before
     assert runs.own_config(run).options["pooling"] == 1
@@ -187,9 +186,7 @@ def test_a_run_keeps_what_it_began_with(
     assert "lookahead" not in stored
 
     task = tasks.load("deepfashion")
-    monkeypatch.setattr(
-        "fashion_dist.tasks.deepfashion.TASK", dataclasses.replace(task, recipe=later(RECIPE, lookahead=0))
-    )
+    monkeypatch.setattr(task, "recipe", registry.resolve(later(RECIPE, lookahead=0)))
     again = launcher.resolve(request(tmp_path))
     assert again.run == first.run and again.differs == {}
     launcher.write_run(again)
@@ -201,7 +198,7 @@ def test_a_run_keeps_what_it_began_with(
     first.run.config.write_text(stored)
 
     changed = later(RECIPE).override(["optim.lr=0.5"])
-    monkeypatch.setattr("fashion_dist.tasks.deepfashion.TASK", dataclasses.replace(task, recipe=changed))
+    monkeypatch.setattr(task, "recipe", registry.resolve(changed))
     assert launcher.resolve(request(tmp_path)).run != first.run
     resumed = launcher.resume(LaunchRequest(""), str(first.run.path), {"cache": "ram"})
     assert resumed.run == first.run and resumed.config == again.config and resumed.options.cache == "ram"

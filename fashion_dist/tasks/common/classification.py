@@ -4,143 +4,148 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import Arrays, Columns, Task, Tensors
+from fashion_dist.tasks.common.base import Arrays, Columns, ReportView, Task, Tensors
+from fashion_dist.tasks.common.evaluators import SumEvaluator, macro_f1
 from shards import Schema, ShardSet, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Submission = Callable[[Columns, Split, Config], dict[str, str]]
 
-
-def classification(
-    recipe: Config,
-    facts: tuple[str, ...],
-    class_names: Callable[[Schema, Config], Sequence[str]],
-    labels: Callable[[Arrays, Config], np.ndarray],
-    submission: Submission,
-    merges: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
-) -> Task:
+class Classification(Task):
     """A task with one head, cross-entropy, and accuracy as what `best` means.
 
-    Args:
-        recipe: the configuration that trains it well.
-        facts: the facts it needs.
-        class_names: names of the classes, in the order of their numbers.
-        labels: (facts, config) -> int64 [N], the class of each image; -1 where it is unknown.
-        merges: as in `Task`.
-        submission: as in `Task`; the columns have `label` [N] and `probability` [N, K].
+    A subclass sets `recipe` and has `submission`, whose columns are `label` [N] and `probability` [N, K]; and where the
+    classes are not those of the column `label`, `labels` and `class_names` of its own.
     """
 
-    def build_model(config: Config, schema: Schema) -> nn.Module:
+    columns: tuple[str, ...] = ("label",)
+    monitor = "accuracy"
+    summary_metrics = ("macro_f1",)
+
+    def labels(self, columns: Arrays, config: Config) -> np.ndarray:
+        """int64 [N], the class of each image; -1 where it is unknown."""
+        return columns["label"].astype(np.int64)
+
+    def class_names(self, schema: Schema, config: Config) -> Sequence[str]:
+        """Names of the classes, in the order of their numbers."""
+        return named_classes(schema, "label", config)
+
+    def build_model(self, config: Config, schema: Schema) -> nn.Module:
+        """The configured backbone with the head `label`."""
         from fashion_dist.models.backbone import build_network
         from fashion_dist.models.heads import Head
 
-        return build_network(config.model, {"label": Head(len(class_names(schema, config)))}, config.data.image_px)
+        return build_network(config.model, {"label": Head(len(self.class_names(schema, config)))}, config.data.image_px)
 
-    def targets(facts: Arrays, config: Config) -> Arrays:
-        return {"label": labels(facts, config)}
+    def targets(self, columns: Arrays, config: Config) -> Arrays:
+        """`label` int64 [N]."""
+        return {"label": self.labels(columns, config)}
 
-    def tables(sums: Arrays, schema: Schema, config: Config) -> dict[str, str]:
-        return confusion_tables(sums["confusion"], class_names(schema, config))
-
-    def check(shard_set: ShardSet, config: Config) -> None:
-        count = len(class_names(shard_set.schema, config))
+    def validate(self, shard_set: ShardSet, config: Config) -> None:
+        """Refuse labels outside the classes."""
+        count = len(self.class_names(shard_set.schema, config))
         for name in shard_set.splits:
             split = shard_set.split(name)
-            found = labels(split.columns(*facts), config)
-            if len(found) and found.max() >= count:
-                row = int(np.argmax(found))
-                raise ConfigError(
-                    f"{shard_set.path}: {split.keys[row]} of split {name!r} has class {found[row]}; "
-                    f"allowed: 0 to {count - 1}"
-                )
+            require_classes(split, self.labels(split.columns(*self.columns), config), count, "class")
 
-    return Task(
-        recipe=recipe, facts=facts, build_model=build_model, targets=targets, loss=loss, sums=sums, metrics=metrics,
-        rows=rows, submission=submission, tables=tables, class_names=class_names, merges=merges or {}, check=check,
-        monitor="accuracy", shown_metrics=("macro_f1",), average=average,
-    )  # fmt: skip
+    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """Cross-entropy over the images whose class is known; the mean over independent heads."""
+        import torch
+        import torch.nn.functional as F
 
-
-def named_classes(fact: str, count: int = 0) -> Callable[[Schema, Config], Sequence[str]]:
-    """The class names of `fact`; raises ConfigError where a shard set has none, or not `count`."""
-
-    def read(schema: Schema, config: Config) -> Sequence[str]:
-        found = schema.names.get(fact, ())
-        if not found or (count and len(found) != count):
-            wanted = f"{count} classes" if count else "class names"
-            raise ConfigError(
-                f"task {config.task!r} needs {wanted} for the fact {fact!r}; the shard set names {len(found)}"
+        known = targets["label"] >= 0
+        answers = [logits for name, logits in outputs.items() if name.startswith("label/")] or [outputs["label"]]
+        total = torch.stack([
+            F.cross_entropy(
+                logits.float(), targets["label"],
+                ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
             )
+            for logits in answers
+        ]).mean()  # fmt: skip
+        return {"loss": total / known.sum().clamp(min=1)}
+
+    def evaluator(self, split: Split, config: Config) -> ClassEvaluator:
+        """Accuracy, macro F1, top-3 and top-5 accuracy; tables of what is taken for what."""
+        return ClassEvaluator(self, split, config)
+
+    def predictions(self, outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
+        """The most probable class, int64 [N], and the probabilities of all, float32 [N, K]."""
+        logits = outputs["label"].float()
+        return {"label": logits.argmax(dim=1).cpu().numpy(), "probability": logits.softmax(dim=1).cpu().numpy()}
+
+    def ensemble(self, members: Sequence[Columns]) -> dict[str, np.ndarray]:
+        """The class that is most probable by the mean of the models' probabilities, and that mean."""
+        mean = np.mean([np.asarray(columns["probability"], np.float64) for columns in members], axis=0)
+        return {"label": mean.argmax(axis=1), "probability": mean.astype(np.float32)}
+
+    def report_views(self) -> tuple[ReportView, ...]:
+        """The sections about classes."""
+        return (ReportView("classes", truth="label", answer="label", probability="probability"),)
+
+
+class ClassEvaluator(SumEvaluator):
+    """Counts of (truth, answer), and of the samples whose truth is among the best 3 and 5."""
+
+    def add_batch(self, outputs: Tensors, targets: Tensors) -> None:
+        """See `SumEvaluator.add_batch`."""
+        logits, label = outputs["label"].float(), targets["label"]
+        count, known = logits.shape[1], label >= 0
+        self.add_counts("confusion", label.clamp(min=0) * count + logits.argmax(dim=1), count * count, known)
+        ranked = (logits.topk(min(5, count), dim=1).indices == label[:, None]) & known[:, None]
+        self.add("top3", ranked[:, :3].any(dim=1).sum())
+        self.add("top5", ranked.any(dim=1).sum())
+
+    @staticmethod
+    def _square(sums: Arrays) -> np.ndarray:
+        """[K, K], rows the truth and columns the answer."""
+        count = round(len(sums["confusion"]) ** 0.5)
+        return sums["confusion"].reshape(count, count)
+
+    def metrics(self, sums: Arrays) -> dict[str, float]:
+        """See `SumEvaluator.metrics`."""
+        confusion = self._square(sums)
+        images, right = max(1.0, float(confusion.sum())), np.diag(confusion)
+        found = {
+            "accuracy": float(right.sum()) / images,
+            "macro_f1": macro_f1(right, confusion.sum(axis=0), confusion.sum(axis=1)),
+        }
+        for best in (3, 5):
+            if len(confusion) > best:
+                found[f"top{best}_accuracy"] = float(sums[f"top{best}"]) / images
         return found
 
-    return read
+    def tables(self) -> dict[str, str]:
+        """`confusion.csv` and `confused.csv`."""
+        return confusion_tables(self._square(self.sums), self.task.class_names(self.split.schema, self.config))
 
 
-def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-    """Cross-entropy over the images whose class is known; the mean over independent heads."""
-    import torch
-    import torch.nn.functional as F
-
-    known = targets["label"] >= 0
-    answers = [logits for name, logits in outputs.items() if name.startswith("label/")] or [outputs["label"]]
-    total = torch.stack([
-        F.cross_entropy(
-            logits.float(), targets["label"],
-            ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
+def named_classes(schema: Schema, column: str, config: Config, count: int = 0) -> Sequence[str]:
+    """The class names of a column; raises ConfigError where a shard set has none, or not `count`."""
+    found = schema.names.get(column, ())
+    if not found or (count and len(found) != count):
+        wanted = f"{count} classes" if count else "class names"
+        raise ConfigError(
+            f"task {config.task!r} needs {wanted} for the fact {column!r}; the shard set names {len(found)}"
         )
-        for logits in answers
-    ]).mean()  # fmt: skip
-    return {"loss": total / known.sum().clamp(min=1)}
-
-
-def sums(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-    """`confusion` [K, K], rows the truth and columns the answer; how many had the truth among the best 3 and 5."""
-    import torch
-
-    logits, label = outputs["label"].float(), targets["label"]
-    count = logits.shape[1]
-    known = label >= 0
-    ranked = (logits.topk(min(5, count), dim=1).indices == label[:, None]) & known[:, None]
-    cells = (label * count + logits.argmax(dim=1))[known]
-    return {
-        "confusion": torch.bincount(cells, minlength=count * count).reshape(count, count).double(),
-        "top3": ranked[:, :3].any(dim=1).sum(),
-        "top5": ranked.any(dim=1).sum(),
-    }
-
-
-def metrics(sums: Arrays, schema: Schema) -> dict[str, float]:
-    """Accuracy, F1 averaged over the classes that occur, and whether the truth is among the best 3 and 5."""
-    confusion = np.asarray(sums["confusion"])
-    images, right = max(1.0, float(confusion.sum())), np.diag(confusion)
-    both = confusion.sum(axis=0) + confusion.sum(axis=1)
-    f1 = 2 * right[both > 0] / both[both > 0]
-    found = {"accuracy": float(right.sum()) / images, "macro_f1": float(f1.mean()) if len(f1) else 0.0}
-    for best in (3, 5):
-        if len(confusion) > best:
-            found[f"top{best}_accuracy"] = float(sums[f"top{best}"]) / images
     return found
 
 
-def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
-    """The most probable class, int64 [N], and the probabilities of all, float32 [N, K]."""
-    logits = outputs["label"].float()
-    return {"label": logits.argmax(dim=1).cpu().numpy(), "probability": logits.softmax(dim=1).cpu().numpy()}
-
-
-def average(members: Sequence[Columns]) -> dict[str, np.ndarray]:
-    """The class that is most probable by the mean of the models' probabilities, and that mean."""
-    mean = np.mean([np.asarray(columns["probability"], np.float64) for columns in members], axis=0)
-    return {"label": mean.argmax(axis=1), "probability": mean.astype(np.float32)}
+def require_classes(split: Split, labels: np.ndarray, count: int, noun: str) -> None:
+    """Refuse labels int [N] of a split that are not below `count`."""
+    if len(labels) and labels.max() >= count:
+        row = int(np.argmax(labels))
+        raise ConfigError(
+            f"{split.path}: {split.keys[row]} of split {split.name!r} has {noun} {labels[row]}; "
+            f"allowed: 0 to {count - 1}"
+        )
 
 
 def confusion_tables(confusion: np.ndarray, names: Sequence[str]) -> dict[str, str]:

@@ -19,8 +19,9 @@ import numpy as np
 
 from fashion_dist.config import Config, Scalar
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import Ask, Columns, Examples, Tensors
-from shards import Schema, ShardSet, Split
+from fashion_dist.tasks.common.base import Columns, Embed, ExampleSet, Tensors
+from fashion_dist.tasks.common.evaluators import GatheredEvaluator, area_under_roc
+from shards import ShardSet, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -156,7 +157,7 @@ def wardrobe_of(split: Split) -> Wardrobe:
 _READ: dict[tuple[Path, str], Wardrobe] = {}
 
 
-def check(shard_set: ShardSet, config: Config) -> None:
+def validate(shard_set: ShardSet, config: Config) -> None:
     """Refuse options that cannot be, and tables that cannot be learned from or answered."""
     options = config.options
     if options["negatives"] not in NEGATIVES:
@@ -189,17 +190,10 @@ def check(shard_set: ShardSet, config: Config) -> None:
         )
 
 
-def build_model(config: Config, schema: Schema) -> nn.Module:
-    """The configured backbone in a pair network."""
-    from fashion_dist.models.siamese import build_pair_network
-
-    return build_pair_network(config.model, int(config.options["embedding"]), config.data.image_px)
-
-
-def examples(split: Split, config: Config, epoch: int, ask: Ask) -> Examples:
+def build_examples(split: Split, config: Config, epoch: int, embed: Embed) -> ExampleSet:
     """Of `train`: images int64 [N, 4] and `compatible` float32 [N, 6], 1, 0 or -1 (unknown); of others: each item."""
     if split.name != "train":
-        return Examples(np.arange(len(split), dtype=np.int64)[:, None], {})
+        return ExampleSet.of_images(len(split))
     wardrobe, options = wardrobe_of(split), config.options
     draw = np.random.default_rng((config.train.seed, epoch, 0x9A1))
     order = draw.permutation(len(wardrobe.positives))
@@ -209,7 +203,7 @@ def examples(split: Split, config: Config, epoch: int, ask: Ask) -> Examples:
     kinds = split.columns("semantic")["semantic"]
     # Weights that have learned nothing yet have nothing to choose by.
     hard = options["negatives"] == "hard" and epoch > 0
-    rows = np.asarray(ask()["embedding"]) if hard else None
+    rows = np.asarray(embed()["embedding"]) if hard else None
     others = choose_negatives(wardrobe, anchors, kinds, config, draw, rows)
     from_list = draw.random(len(anchors)) < float(options["listed"])
     listed = wardrobe.listed_negatives
@@ -220,7 +214,7 @@ def examples(split: Split, config: Config, epoch: int, ask: Ask) -> Examples:
         )
         others = np.where(from_list, taken[:, 1], others)
     images = np.column_stack([anchors, others, _mates_of(wardrobe, others, draw)]).astype(np.int64)
-    return Examples(images, {"compatible": relations(wardrobe, images)})
+    return ExampleSet(images, {"compatible": relations(wardrobe, images)})
 
 
 def _mates_of(wardrobe: Wardrobe, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -299,12 +293,7 @@ def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor
     return {"loss": (parts["together_loss"] + parts["apart_loss"]) / 2, **parts}
 
 
-def rows(outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
-    """`embedding` float32 [N, C + 1], of which `score_pairs` makes scores."""
-    return {"embedding": outputs["embedding"].float().cpu().numpy()}
-
-
-def average(members: Sequence[Columns]) -> dict[str, np.ndarray]:
+def ensemble(members: Sequence[Columns]) -> dict[str, np.ndarray]:
     """`embedding` float64 [N, sum of C + 1], whose scores are the means of the models' scores (logits)."""
     count = len(members)
     rows = [np.asarray(columns["embedding"], np.float64) for columns in members]
@@ -378,52 +367,46 @@ def asked_pairs(wardrobe: Wardrobe, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([together, apart]), np.repeat([1, 0], [len(together), len(apart)])
 
 
-def calibrate(model: nn.Module, split: Split, columns: Columns, config: Config) -> dict[str, np.ndarray]:
-    """Let the network's probabilities mean what they say on `split` (Platt 1999); gives its rows as they are then.
-
-    Rows without any order in them (a slope of 0 or less) are left alone.
-    """
-    import torch
-    from sklearn.linear_model import LogisticRegression
-
-    from fashion_dist.models import siamese
-
-    assert isinstance(model, siamese.PairNetwork)
-    rows = np.asarray(columns["embedding"])
-    pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
-    logits = score_pairs(rows, pairs[:, 0], pairs[:, 1])
-    if not 0 < truth.mean() < 1:
-        return {"embedding": rows}
-    fitted = LogisticRegression(C=1e6).fit(logits[:, None], truth)
-    slope, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    if slope <= 0:
-        return {"embedding": rows}
-    model.calibrate(slope, shift)
-    settled = siamese.calibrated(torch.from_numpy(rows), torch.tensor(slope), torch.tensor(shift))
-    return {"embedding": settled.numpy()}
-
-
-def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The probability that a true one scores above a false one, ties counting half (Hanley & McNeil 1982)."""
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    true = truth.astype(bool)
-    wins = ranks[true].sum() - true.sum() * (true.sum() + 1) / 2
-    return float(wins / (true.sum() * (~true).sum())) if true.any() and not true.all() else 0.5
-
-
-def judge(split: Split, columns: Columns, config: Config) -> dict[str, float]:
+class CompatibilityEvaluator(GatheredEvaluator):
     """AUC and accuracy of pairs, AUC of outfits, accuracy of fill-in-the-blank; and the mean of three, `score`."""
-    wardrobe, embedding = wardrobe_of(split), np.asarray(columns["embedding"])
-    pairs, truth = asked_pairs(wardrobe, config.train.seed)
-    logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
-    outfits = np.array([score_outfit(embedding, line.items) for line in wardrobe.lines])
-    labels = np.array([line.label for line in wardrobe.lines])
-    right = [credit(embedding, question) for question in wardrobe.questions]
-    found = {
-        "pair_auc": area_under_roc(logits, truth),
-        "pair_accuracy": float(((logits > 0) == truth).mean()),
-        "outfit_auc": area_under_roc(outfits, labels),
-        "fill_in_blank": float(np.mean(right)) if right else 0.0,
-    }
-    return {**found, "score": (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3}
+
+    def compute(self) -> dict[str, float]:
+        """See `Evaluator.compute`."""
+        wardrobe, embedding = wardrobe_of(self.split), self.predictions["embedding"]
+        pairs, truth = asked_pairs(wardrobe, self.config.train.seed)
+        logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
+        outfits = np.array([score_outfit(embedding, line.items) for line in wardrobe.lines])
+        labels = np.array([line.label for line in wardrobe.lines])
+        right = [credit(embedding, question) for question in wardrobe.questions]
+        found = {
+            "pair_auc": area_under_roc(logits, truth),
+            "pair_accuracy": float(((logits > 0) == truth).mean()),
+            "outfit_auc": area_under_roc(outfits, labels),
+            "fill_in_blank": float(np.mean(right)) if right else 0.0,
+        }
+        return {**found, "score": (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3}
+
+    def calibrate(self, model: nn.Module) -> None:
+        """Let the network's probabilities mean what they say on the split (Platt 1999), and the gathered embeddings be
+        those that it gives then.
+
+        Embeddings without any order in them (a slope of 0 or less) are left alone.
+        """
+        import torch
+        from sklearn.linear_model import LogisticRegression
+
+        from fashion_dist.models import siamese
+
+        assert isinstance(model, siamese.PairNetwork)
+        embedding = self.predictions["embedding"]
+        pairs, truth = asked_pairs(wardrobe_of(self.split), self.config.train.seed)
+        logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
+        if not 0 < truth.mean() < 1:
+            return
+        fitted = LogisticRegression(C=1e6).fit(logits[:, None], truth)
+        slope, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+        if slope <= 0:
+            return
+        model.calibrate(slope, shift)
+        calibrated = siamese.calibrated(torch.from_numpy(embedding), torch.tensor(slope), torch.tensor(shift))
+        self.predictions["embedding"] = calibrated.numpy()

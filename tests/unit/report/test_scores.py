@@ -16,7 +16,7 @@ from sklearn.metrics import (
 
 from fashion_dist.report import scores
 from fashion_dist.report.attributes import AttributeAnswers, average_precisions, co_occurrence
-from fashion_dist.tasks.common.compatibility import area_under_roc
+from fashion_dist.tasks.common.evaluators import area_under_roc
 
 
 @pytest.fixture

@@ -120,18 +120,16 @@ def test_a_name_finds_a_sweep_or_a_run_but_not_both(tmp_path: Path) -> None:
 def test_the_mean_of_models_answers_with_the_most_probable_class() -> None:
     one = {"probability": np.array([[0.6, 0.4], [0.1, 0.9]], np.float32), "label": np.array([0, 1])}
     two = {"probability": np.array([[0.1, 0.9], [0.3, 0.7]], np.float32), "label": np.array([1, 1])}
-    average = load("clipart").average
-    assert average is not None
-    found = average([one, two])
+    found = load("clipart").ensemble([one, two])
     assert found["label"].tolist() == [1, 1]
     np.testing.assert_allclose(found["probability"], [[0.35, 0.65], [0.2, 0.8]], rtol=1e-6)
 
 
 def test_the_mean_of_pair_models_scores_as_the_mean_of_their_scores() -> None:
-    from fashion_dist.tasks.common.compatibility import average, score_pairs
+    from fashion_dist.tasks.common.compatibility import ensemble, score_pairs
 
     rng = np.random.default_rng(0)
     members = [rng.normal(size=(6, width)) for width in (3, 9, 5)]
     first, second = np.array([0, 1, 2]), np.array([3, 4, 5])
-    together = score_pairs(average([{"embedding": rows} for rows in members])["embedding"], first, second)
+    together = score_pairs(ensemble([{"embedding": rows} for rows in members])["embedding"], first, second)
     np.testing.assert_allclose(together, np.mean([score_pairs(rows, first, second) for rows in members], axis=0))

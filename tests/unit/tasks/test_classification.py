@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluation import evaluated, parts
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, top_k_accuracy_score
+from torch.profiler import ProfilerActivity, profile
 
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary
+from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary, load
+from fashion_dist.train.distributed import Link, World
 from shards import Schema, Split
 
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SCHEMA = Schema(columns={"label": "int", "row": "int"}, names={"label": NAMES})
 SPLIT = Split("test", SCHEMA, Path(), Path(), (), 0, 40)
-TASK, RECIPE = fashion_mnist.TASK, fashion_mnist.RECIPE
+TASK, RECIPE = load("fashion_mnist"), fashion_mnist.RECIPE
 
 
 def batch(count: int = 300, seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -28,8 +31,9 @@ def batch(count: int = 300, seed: int = 0) -> tuple[dict[str, torch.Tensor], dic
     return {"label": logits}, {"label": label}
 
 
-def added(outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.double().numpy() for name, value in TASK.sums(outputs, targets, RECIPE).items()}
+def measured(outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, float]:
+    found = evaluated(TASK, SPLIT, RECIPE, *parts(outputs, targets, 31, 100)).compute()
+    return {name: value for name, value in found.items() if name != "loss"}
 
 
 def read(text: str) -> list[list[str]]:
@@ -38,8 +42,8 @@ def read(text: str) -> list[list[str]]:
 
 def test_metrics_and_loss_are_scikit_learns() -> None:
     outputs, targets = batch()
-    rows, true = TASK.rows(outputs, RECIPE), targets["label"].numpy()
-    found = TASK.metrics(added(outputs, targets), SCHEMA)
+    rows, true = TASK.predictions(outputs, RECIPE), targets["label"].numpy()
+    found = measured(outputs, targets)
     assert found["accuracy"] == pytest.approx(accuracy_score(true, rows["label"]))
     assert found["macro_f1"] == pytest.approx(f1_score(true, rows["label"], average="macro"))
     for best in (3, 5):
@@ -53,10 +57,10 @@ def test_metrics_and_loss_are_scikit_learns() -> None:
 
 def test_unknown_labels_count_for_nothing() -> None:
     outputs, targets = batch()
-    known = added({"label": outputs["label"][:200]}, {"label": targets["label"][:200]})
+    known = measured({"label": outputs["label"][:200]}, {"label": targets["label"][:200]})
     masked = {"label": targets["label"].clone()}
     masked["label"][200:] = -1
-    assert TASK.metrics(added(outputs, masked), SCHEMA) == TASK.metrics(known, SCHEMA)
+    assert measured(outputs, masked) == known
     some = TASK.loss({"label": outputs["label"][:200]}, {"label": targets["label"][:200]}, RECIPE)["loss"]
     assert float(TASK.loss(outputs, masked, RECIPE)["loss"]) == pytest.approx(float(some))
     none = TASK.loss(outputs, {"label": torch.full_like(targets["label"], -1)}, RECIPE)["loss"]
@@ -65,8 +69,7 @@ def test_unknown_labels_count_for_nothing() -> None:
 
 def test_the_tables_say_which_classes_are_confused() -> None:
     outputs, targets = batch()
-    assert TASK.tables is not None
-    tables = TASK.tables(added(outputs, targets), SCHEMA, RECIPE)
+    tables = evaluated(TASK, SPLIT, RECIPE, *parts(outputs, targets, 31, 100)).tables()
     expected = confusion_matrix(targets["label"], outputs["label"].argmax(dim=1), labels=range(10))
     head, *lines = read(tables["confusion.csv"])
     assert head == ["truth", *NAMES]
@@ -82,22 +85,47 @@ def test_the_tables_say_which_classes_are_confused() -> None:
     assert float(share) == pytest.approx(expected[row, column] / expected[row].sum(), abs=1e-4)
 
 
+def test_an_update_costs_what_its_batch_costs() -> None:
+    """With very many classes no update but the first allocates anything of their square."""
+    count, batches = 5000, [batch_of(5000, seed) for seed in range(3)]
+    evaluator = TASK.evaluator(SPLIT, RECIPE)
+    evaluator.update(*batches[0], torch.arange(8))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        for number, (outputs, targets) in enumerate(batches[1:], 1):
+            evaluator.update(outputs, targets, torch.arange(8 * number, 8 * number + 8))
+    assert 0 < sum(max(0, event.self_cpu_memory_usage) for event in seen.events()) < count * count
+    evaluator.reduce(Link(World(), torch.device("cpu")))
+    truth = torch.cat([targets["label"] for _, targets in batches])
+    answers = torch.cat([outputs["label"].argmax(dim=1) for outputs, _ in batches])
+    found = evaluator.compute()
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, answers))
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, answers, average="macro"))
+
+
+def batch_of(classes: int, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(classes, (8,), generator=generator)
+    logits = torch.zeros(8, classes)
+    logits[torch.arange(8), torch.where(torch.arange(8) < 5, label, 7)] = 1
+    return {"label": logits}, {"label": label}
+
+
 def test_the_two_classes_are_clothing_and_the_rest() -> None:
-    task, recipe = fashion_mnist_binary.TASK, fashion_mnist_binary.RECIPE
+    task, recipe = load("fashion_mnist_binary"), fashion_mnist_binary.RECIPE
     assert recipe.dataset == RECIPE.dataset
     targets = task.targets({"label": np.array([*range(10), -1])}, recipe)
     clothing = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Shirt"}
     assert targets["label"].tolist() == [*(int(name in clothing) for name in NAMES), -1]
 
 
-@pytest.mark.parametrize("module", [fashion_mnist, fashion_mnist_binary])
-def test_fashion_mnist_answers_in_the_order_of_the_published_file(module: object) -> None:
-    rows = TASK.rows(batch(40)[0], RECIPE)
-    if module is fashion_mnist_binary:
+@pytest.mark.parametrize("name", ["fashion_mnist", "fashion_mnist_binary"])
+def test_fashion_mnist_answers_in_the_order_of_the_published_file(name: str) -> None:
+    rows = TASK.predictions(batch(40)[0], RECIPE)
+    if name == "fashion_mnist_binary":
         rows = {"label": rows["label"] % 2, "probability": rows["probability"][:, :2]}
     shuffled = np.random.default_rng(0).permutation(40)
     columns = {**rows, "row": shuffled, "key": [f"test/{i}" for i in shuffled]}
-    text = module.TASK.submission(columns, SPLIT, RECIPE)["test.csv"]  # type: ignore[attr-defined]
+    text = load(name).submission(columns, SPLIT, RECIPE)["test.csv"]
     head, *lines = read(text)
     assert head[:2] == ["id", "label"]
     assert [int(line[0]) for line in lines] == list(range(40))
@@ -107,7 +135,7 @@ def test_fashion_mnist_answers_in_the_order_of_the_published_file(module: object
 def test_clipart_writes_names_without_endings_in_order() -> None:
     files = ["test/0010.png", "test/0002.jpg", "test/0001.v2.png"]
     columns = {"file": files, "row": np.array([2, 1, 0]), "label": np.array([7, 64, 0])}
-    text = clipart.TASK.submission(columns, SPLIT, clipart.RECIPE)["test.txt"]
+    text = load("clipart").submission(columns, SPLIT, clipart.RECIPE)["test.txt"]
     assert text == "id,label\n0001.v2, 0\n0002, 64\n0010, 7\n"
 
 
@@ -115,7 +143,7 @@ def test_the_number_of_classes_is_checked() -> None:
     with pytest.raises(ConfigError, match="needs 10 classes for the fact 'label'; the shard set names 3"):
         TASK.build_model(RECIPE, Schema(columns={"label": "int"}, names={"label": ("a", "b", "c")}))
     with pytest.raises(ConfigError, match="needs class names"):
-        clipart.TASK.build_model(clipart.RECIPE, Schema(columns={"label": "int"}))
+        load("clipart").build_model(clipart.RECIPE, Schema(columns={"label": "int"}))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from evaluation import evaluated, parts
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 
-from fashion_dist.tasks.deepfashion import RECIPE, TASK
-from shards import Schema
+from fashion_dist.tasks import load
+from fashion_dist.tasks.deepfashion import RECIPE
+from shards import Schema, Split
 
+TASK = load("deepfashion")
 SCHEMA = Schema(
     columns={"category": "int", "attributes": "ints:15"},
     names={"category": tuple("abcdefghij"), "attributes": tuple("ABCDEFGHIJKLMNO")},
@@ -31,12 +35,15 @@ def batch(count: int = 200, seed: int = 0) -> tuple[dict[str, torch.Tensor], dic
 
 
 def measured(outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, float]:
-    return TASK.metrics({k: v.numpy() for k, v in TASK.sums(outputs, targets, RECIPE).items()}, SCHEMA)
+    found = evaluated(
+        TASK, Split("val", SCHEMA, Path(), Path(), (), 0, 200), RECIPE, *parts(outputs, targets, 60)
+    ).compute()
+    return {name: value for name, value in found.items() if "loss" not in name}
 
 
 def test_metrics_are_scikit_learns() -> None:
     outputs, targets = batch()
-    rows = TASK.rows(outputs, RECIPE)
+    rows = TASK.predictions(outputs, RECIPE)
     found = measured(outputs, targets)
     true, scores = targets["category"].numpy(), outputs["category"].numpy()
     assert found["accuracy"] == pytest.approx(accuracy_score(true, rows["category"]))
@@ -65,7 +72,7 @@ def test_every_image_has_an_attribute_and_attribute_zero_counts() -> None:
     outputs, _ = batch(50)
     outputs["attributes"] -= 30
     outputs["attributes"][0, 0] += 10
-    rows = TASK.rows(outputs, RECIPE)
+    rows = TASK.predictions(outputs, RECIPE)
     assert (rows["attributes"].sum(axis=1) == 1).all()
     columns = {**rows, "row": np.arange(50)[::-1], "file_path": [f"deep_fashion/test/{i}.jpg" for i in range(50)]}
     files = TASK.submission(columns, SCHEMA, RECIPE)
@@ -80,5 +87,7 @@ def test_every_image_has_an_attribute_and_attribute_zero_counts() -> None:
 
 def test_names_with_commas_and_quotes_survive_the_csv() -> None:
     outputs, _ = batch(1)
-    files = TASK.submission({**TASK.rows(outputs, RECIPE), "row": [0], "file_path": ['a, "b".jpg']}, SCHEMA, RECIPE)
+    files = TASK.submission(
+        {**TASK.predictions(outputs, RECIPE), "row": [0], "file_path": ['a, "b".jpg']}, SCHEMA, RECIPE
+    )
     assert list(csv.reader(io.StringIO(files["category.csv"])))[1][0] == 'a, "b".jpg'

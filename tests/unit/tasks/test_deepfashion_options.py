@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks.deepfashion import RECIPE, TASK, best_threshold, check, thresholds, tune
+from fashion_dist.tasks import load
+from fashion_dist.tasks.deepfashion import RECIPE, best_threshold, thresholds
 from shards import Schema, ShardSet, Split
 
+TASK = load("deepfashion")
 SCHEMA = Schema(
     columns={"category": "int", "attributes": "ints:4"},
     names={"category": tuple("abc"), "attributes": tuple("ABCD")},
@@ -46,10 +48,10 @@ def test_tuned_thresholds_decide_in_rows_and_in_the_submission() -> None:
     config = RECIPE.override(["task.thresholds=0.9,0.2,0.5,0.5"])
     probability = torch.tensor([[0.8, 0.3, 0.1, 0.6], [0.1, 0.1, 0.15, 0.1]])
     outputs = {"category": torch.zeros(2, 3), "attributes": probability.logit()}
-    rows = TASK.rows(outputs, config)
+    rows = TASK.predictions(outputs, config)
     # The most probable attribute is named even below its threshold.
     assert rows["attributes"].tolist() == [[True, True, False, True], [False, False, True, False]]
-    columns = {**TASK.rows(outputs, RECIPE), "row": [0, 1], "file_path": ["x", "y"]}
+    columns = {**TASK.predictions(outputs, RECIPE), "row": [0, 1], "file_path": ["x", "y"]}
     split = Split("test", SCHEMA, Path(), Path(), (), 0, 2)
     lines = list(csv.reader(io.StringIO(TASK.submission(columns, split, config)["attribute.csv"])))
     assert lines[1:] == [["x", "0 1 3"], ["y", "2"]]
@@ -78,7 +80,7 @@ def test_learned_variances_weigh_the_heads() -> None:
         gradient = parameters[f"log_variances.{name}"].grad
         assert gradient is not None
         assert float(gradient) == pytest.approx(0.5 - values[term], rel=1e-4)
-    rows = TASK.rows({name: value.detach() for name, value in model(images).items()}, config)
+    rows = TASK.predictions({name: value.detach() for name, value in model(images).items()}, config)
     assert rows.keys() == {"category", "category_probability", "attributes", "attribute_probability"}
 
 
@@ -90,13 +92,13 @@ def test_a_batch_without_a_known_category_has_a_finite_loss() -> None:
 
 def test_thresholds_are_tuned_on_a_split_and_a_weighting_is_checked(packed_home: Path) -> None:
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
-    check(shard_set, RECIPE)
+    TASK.validate(shard_set, RECIPE)
     with pytest.raises(ConfigError, match=r"task\.weighting = 'guess' is not possible; allowed: fixed, uncertainty"):
-        check(shard_set, RECIPE.override(["task.weighting=guess"]))
+        TASK.validate(shard_set, RECIPE.override(["task.weighting=guess"]))
     split = shard_set.split("val")
     truth = split.columns("attributes")["attributes"]
     probability = np.where(truth == 1, 0.3, 0.1)
-    found = tune(split, {"attribute_probability": probability}, RECIPE)
+    found = TASK.tune_thresholds(split, {"attribute_probability": probability}, RECIPE)
     values = thresholds(RECIPE.override([f"task.thresholds={found['thresholds']}"]), truth.shape[1])
     seen = (truth == 1).any(axis=0)
     assert np.array_equal((probability >= values)[:, seen], (truth == 1)[:, seen])

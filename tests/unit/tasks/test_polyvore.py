@@ -11,25 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluation import evaluated, parts
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models.siamese import PairNetwork, build_pair_network, pair_scores
-from fashion_dist.tasks import polyvore_category, polyvore_outfits, polyvore_pairs
+from fashion_dist.tasks import load, polyvore_category, polyvore_outfits
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.compatibility import (  # fmt: skip
     Question,
     Wardrobe,
-    area_under_roc,
     asked_pairs,
     choose_negatives,
     relations,
     score_outfit,
     score_pairs,
 )
-from shards import PackOptions, ReadOptions, ShardSet, pack
+from fashion_dist.tasks.common.evaluators import Evaluator, area_under_roc
+from shards import PackOptions, ReadOptions, ShardSet, Split, pack
 
 RECIPE = polyvore_outfits.RECIPE
 KINDS = ("3", "21", "41")
@@ -137,7 +139,7 @@ def test_examples_are_an_outfit_s_pair_and_strangers(shard_set: ShardSet, config
             outfit_of.setdefault(item, set()).add(number)
     keys = list(split.keys)
     config = config.override(["task.listed=0", "task.examples=0", "task.negatives=random"])
-    found = polyvore_outfits.TASK.make_examples(split, config, 0)
+    found = load("polyvore_outfits").build_examples(split, config, 0)
     assert len(found) == len(wardrobe.positives) == 14 * 3 + 1
     for rows, labels in zip(found.images.tolist(), found.targets["compatible"].tolist(), strict=True):
         a, b, c, d = (outfit_of[keys[row]] for row in rows)
@@ -162,12 +164,12 @@ def _truth(first: str, second: str, outfit_of: dict[str, set[int]]) -> int:
 
 def test_every_epoch_draws_anew_and_listed_negatives_are_used(shard_set: ShardSet, config: Config) -> None:
     split = shard_set.split("train")
-    made = [polyvore_pairs.TASK.make_examples(split, config, epoch).images for epoch in (0, 1, 0)]
+    made = [load("polyvore_pairs").build_examples(split, config, epoch).images for epoch in (0, 1, 0)]
     assert np.array_equal(made[0], made[2])
     assert not np.array_equal(made[0], made[1])
     listed = Wardrobe(split).listed_negatives
     assert len(listed) == 1  # the one line that makes no outfit names two items
-    always = polyvore_pairs.TASK.make_examples(split, config.override(["task.listed=1"]), 0)
+    always = load("polyvore_pairs").build_examples(split, config.override(["task.listed=1"]), 0)
     assert (always.images[:, [0, 2]] == listed[0]).all()
     assert (always.targets["compatible"][:, 1] == 0).all()
 
@@ -199,7 +201,7 @@ def test_hard_negatives_are_the_hardest_beyond_the_margin(shard_set: ShardSet, c
 
     config = config.override(["task.negatives=hard"])
     for epoch in (0, 1):
-        polyvore_pairs.TASK.make_examples(split, config, epoch, ask)
+        load("polyvore_pairs").build_examples(split, config, epoch, ask)
     assert len(asked) == 1  # not before the first epoch
 
 
@@ -242,8 +244,20 @@ def rows_of_wardrobes(shard_set: ShardSet, split: str) -> np.ndarray:
     return rows
 
 
+def evaluator_of(split: Split, rows: np.ndarray, config: Config) -> Evaluator:
+    embedding = torch.from_numpy(rows)
+    return evaluated(load("polyvore_pairs"), split, config, *parts({"embedding": embedding}, {}, 2))
+
+
+def calibrated(model: nn.Module, split: Split, rows: np.ndarray, config: Config) -> np.ndarray:
+    evaluator = evaluator_of(split, rows, config)
+    load("polyvore_pairs").calibrate(model, evaluator)
+    assert isinstance(evaluator, compatibility.CompatibilityEvaluator)
+    return evaluator.predictions["embedding"]
+
+
 def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, config: Config) -> None:
-    found = compatibility.judge(shard_set.split("test"), {"embedding": rows_of_wardrobes(shard_set, "test")}, config)
+    found = evaluator_of(shard_set.split("test"), rows_of_wardrobes(shard_set, "test"), config).compute()
     assert found == pytest.approx(dict.fromkeys(found, 1.0))
 
 
@@ -255,25 +269,25 @@ def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config
     rows = (rows_of_wardrobes(shard_set, "val") + noise).astype(np.float32)
     rows[:, -1] += 9  # as if all went together
 
-    settled = np.asarray(compatibility.calibrate(made, split, {"embedding": rows}, config)["embedding"])
-    logits, before = score_pairs(settled, *pairs.T), score_pairs(rows, *pairs.T)
+    moved = calibrated(made, split, rows, config)
+    logits, before = score_pairs(moved, *pairs.T), score_pairs(rows, *pairs.T)
     assert before.mean() > 9
     assert compatibility.sigmoid(logits).mean() == pytest.approx(truth.mean(), abs=1e-3)
     np.testing.assert_allclose(logits, float(made.slope) * before + float(made.shift), rtol=1e-4, atol=1e-3)
-    found, plain = (compatibility.judge(split, {"embedding": each}, config)["pair_auc"] for each in (settled, rows))
+    found, plain = (evaluator_of(split, each, config).compute()["pair_auc"] for each in (moved, rows))
     assert found == pytest.approx(plain)
 
-    # Evaluated scores are moved, trained ones are not; and what is settled stays.
+    # Evaluated scores are moved, trained ones are not; and what is moved stays.
     with torch.no_grad():
         plain_logits = torch.from_numpy(score_pairs(network()(images)["embedding"].numpy(), *pairs.T))
         moved_logits = torch.from_numpy(score_pairs(made(images)["embedding"].numpy(), *pairs.T))
         torch.testing.assert_close(moved_logits, plain_logits * made.slope + made.shift, rtol=1e-4, atol=1e-3)
         assert torch.equal(made.train().embed(images), network().train().embed(images))
     again = network()
-    compatibility.calibrate(again, split, {"embedding": settled}, config)
+    calibrated(again, split, moved, config)
     assert (float(again.slope), float(again.shift)) == pytest.approx((1, 0), abs=1e-2)
     before_all_alike = float(again.slope), float(again.shift)
-    compatibility.calibrate(again, split, {"embedding": np.zeros_like(rows)}, config)
+    calibrated(again, split, np.zeros_like(rows), config)
     assert (float(again.slope), float(again.shift)) == before_all_alike
 
 
@@ -299,7 +313,7 @@ def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
 def test_the_three_files(shard_set: ShardSet, config: Config) -> None:
     split = shard_set.split("test")
     columns = {"embedding": rows_of_wardrobes(shard_set, "test")}
-    files = polyvore_outfits.TASK.submission(columns, split, config)
+    files = load("polyvore_outfits").submission(columns, split, config)
     assert files["outfits.txt"].splitlines()[0].split(" ")[0] == "Positive"
     assert [line.split(" ")[2:] for line in files["outfits.txt"].splitlines()] == [
         ["test0_1", "test0_2", "test0_3"],
@@ -307,7 +321,7 @@ def test_the_three_files(shard_set: ShardSet, config: Config) -> None:
     ]
     assert files["outfits.txt"].splitlines()[1].split(" ")[0] == "Negative"
     assert files["fill_in_blank.txt"] == "test0_2\n"
-    (text,) = polyvore_pairs.TASK.submission(columns, split, config).values()
+    (text,) = load("polyvore_pairs").submission(columns, split, config).values()
     for line in text.splitlines():
         first, second, predicted, true, score = line.split(" ")
         same = any({first, second} <= set(outfit) for outfit in PLAIN["test"])
@@ -326,7 +340,7 @@ def test_tuned_thresholds_do_not_cross_and_part_the_outfits(shard_set: ShardSet,
     split = shard_set.split("val")
     rows = rows_of_wardrobes(shard_set, "val")
     rows[:, -1] = 0.5  # all scores are high: the thresholds of the recipe would call everything positive
-    tuned = dict(polyvore_outfits.tune(split, {"embedding": rows}, config))
+    tuned = dict(load("polyvore_outfits").tune_thresholds(split, {"embedding": rows}, config))
     low, high = polyvore_outfits.check_thresholds(dataclasses.replace(config, options={**config.options, **tuned}))
     scores = [score_outfit(rows, line.items) for line in Wardrobe(split).lines]
     assert scores[1] < (low + high) / 2 < scores[0]
@@ -344,30 +358,30 @@ def test_tuned_thresholds_do_not_cross_and_part_the_outfits(shard_set: ShardSet,
 def test_options_that_cannot_be_are_refused(
     settings: list[str], message: str, shard_set: ShardSet, config: Config
 ) -> None:
-    polyvore_outfits.check(shard_set, config)
+    load("polyvore_outfits").validate(shard_set, config)
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
-        polyvore_outfits.check(shard_set, config.override(settings))
+        load("polyvore_outfits").validate(shard_set, config.override(settings))
 
 
 def test_tables_that_cannot_be_answered_are_refused(tmp_path: Path, config: Config) -> None:
     lonely = pack_outfits(tmp_path / "lonely", {**PLAIN, "train": [*PLAIN["train"], ["999"]]}, lines=["1 x_1"])
     with pytest.raises(ConfigError, match="outfit train14 of split 'train' has 1 item; allowed: 2 or more"):
-        polyvore_pairs.TASK.check(lonely, config)  # type: ignore[misc]
+        load("polyvore_pairs").validate(lonely, config)
     wrong = pack_outfits(tmp_path / "wrong", PLAIN, answers=["test1_1", "test2_1"])
     with pytest.raises(ConfigError, match=r"question 0 of split 'train' has no right answer: none of test1_1, test2_1"):
-        polyvore_pairs.TASK.check(wrong, config)  # type: ignore[misc]
+        load("polyvore_pairs").validate(wrong, config)
 
 
 def test_categories_are_written_as_the_source_numbers_them(tmp_path: Path) -> None:
     made = pack_outfits(tmp_path, PLAIN, category={"300": ""})
-    task, recipe = polyvore_category.TASK, polyvore_category.RECIPE
+    task, recipe = load("polyvore_category"), polyvore_category.RECIPE
     split = made.split("test")
     columns = {**split.columns("item_id", "category"), "label": split.columns("category")["category"].clip(0)}
     lines = dict(line.split(" ") for line in task.submission(columns, split, recipe)["category.txt"].splitlines())
     assert set(lines) == {item for outfit in PLAIN["test"] for item in outfit}
     assert all(lines[item] == KINDS[int(item) % 3] for item in lines if item != "300")
     semantic = recipe.override(["task.level=semantic"])
-    examples = task.make_examples(split, semantic)
+    examples = task.build_examples(split, semantic)
     assert examples.targets["label"][list(split.keys).index("300")] == -1
     columns["label"] = split.columns("semantic")["semantic"].clip(0)
     words = dict(line.split(" ") for line in task.submission(columns, split, semantic)["category.txt"].splitlines())

@@ -17,7 +17,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.models.backbone import build_network
 from fashion_dist.models.heads import Head
 from fashion_dist.paths import RunDir
-from fashion_dist.tasks import Examples, deepfashion
+from fashion_dist.tasks import ExampleSet, deepfashion, load
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import Link, World
 from fashion_dist.train.optim import optim_phase_at
@@ -66,7 +66,7 @@ def test_debug_tries_every_stage_on_a_hundredth() -> None:
 @settings(deadline=None)
 @given(count=st.integers(1, 500), fraction=st.floats(0.001, 1), least=st.integers(1, 600), seed=st.integers(0, 3))
 def test_a_sample_is_a_seeded_part_in_order(count: int, fraction: float, least: int, seed: int) -> None:
-    examples = Examples(np.arange(count)[:, None] * 2, {"label": np.arange(count) * 3})
+    examples = ExampleSet(np.arange(count)[:, None] * 2, {"label": np.arange(count) * 3})
     part = examples.sample(fraction, least, seed)
     rows = part.images[:, 0] // 2
     assert len(part) == min(count, max(least, round(fraction * count), 1))
@@ -141,7 +141,7 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_hom
         for after in (*stops, 100):
             asked = iter(range(after))
             callbacks = Callbacks(should_stop=lambda: next(asked, None) is None)  # noqa: B023
-            outcome = Trainer(config, deepfashion.TASK, shard_set, link, run, options, callbacks).fit()
+            outcome = Trainer(config, load("deepfashion"), shard_set, link, run, options, callbacks).fit()
         assert outcome == "done"
     whole, stopped = weights("whole"), weights("stopped")
     assert all(torch.equal(value, stopped[key]) for key, value in whole.items())

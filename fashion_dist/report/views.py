@@ -1,0 +1,136 @@
+"""What the views of a task (`Task.report_views`) show of a split's answers: figures with intervals, and sections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fashion_dist.errors import ConfigError
+from fashion_dist.report import attributes, classes, outfits, scores
+from fashion_dist.report.blocks import Section
+from fashion_dist.report.figure_writer import Album
+from fashion_dist.report.run_data import Facts
+from fashion_dist.report.split_predictions import Answers, Thumbnails
+from fashion_dist.tasks import ReportView
+
+
+class _Kind(NamedTuple):
+    """How one kind of view is read from answers, and what is made of what was read."""
+
+    read: Callable[[Facts, Answers, ReportView], Any]
+    figures: Callable[[Facts, Any], list[scores.Figure]]
+    sections: Callable[[Facts, Any, Album, Thumbnails], list[Section]]
+
+
+def figures(facts: Facts, answers: Answers) -> list[scores.Figure]:
+    """The metrics of all views, with intervals."""
+    return [figure for kind, found in _shown(facts, answers) for figure in kind.figures(facts, found)]
+
+
+def sections(facts: Facts, answers: Answers, album: Album) -> list[Section]:
+    """The sections of all views."""
+    with Thumbnails(answers.split) as thumbs:
+        shown = list(_shown(facts, answers))
+        return [section for kind, found in shown for section in kind.sections(facts, found, album, thumbs)]
+
+
+def has_any(facts: Facts, answers: Answers) -> bool:
+    """Whether a view has something to show: the truth is known, and what was predicted is what it needs."""
+    return next(_shown(facts, answers), None) is not None
+
+
+def lacking(facts: Facts, answers: Answers) -> list[str]:
+    """For each view that cannot be shown, which prediction columns are not there, in a sentence."""
+    found = []
+    for view in facts.task.report_views():
+        if missing := [name for name in view.predictions if name not in answers.columns]:
+            columns = f"column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+            found.append(f"The predictions of {answers.split.name} have no {columns}: {view.kind} are not shown.")
+    return found
+
+
+def right(facts: Facts, answers: Answers) -> np.ndarray | None:
+    """Bool [n], whether each image of known class is answered rightly; None of a task without classes."""
+    for view in facts.task.report_views():
+        found = _read(facts, answers, view) if view.kind == "classes" else None
+        if found is not None:
+            return np.asarray(found.right)
+    return None
+
+
+def _shown(facts: Facts, answers: Answers) -> Iterator[tuple[_Kind, Any]]:
+    for view in facts.task.report_views():
+        if (found := _read(facts, answers, view)) is not None:
+            yield _KINDS[view.kind], found
+
+
+def _read(facts: Facts, answers: Answers, view: ReportView) -> Any:
+    """What the view is drawn from; None where nothing is known or predicted."""
+    if any(name not in answers.columns for name in view.predictions):
+        return None
+    if view.truth and view.truth not in answers.targets:
+        raise ConfigError(
+            f"task {facts.config.task!r}: its view {view.kind!r} needs the target {view.truth!r}; "
+            f"targets() gives {', '.join(answers.targets) or 'none'}"
+        )
+    return _KINDS[view.kind].read(facts, answers, view)
+
+
+def _names(facts: Facts, view: ReportView) -> Sequence[str]:
+    if not isinstance(view.names, str):
+        return view.names
+    assert facts.shard_set is not None
+    schema = facts.shard_set.schema
+    found = schema.names.get(view.names) if view.names else facts.task.class_names(schema, facts.config)
+    if not found:
+        whose = f"the column {view.names!r}" if view.names else "its class_names()"
+        raise ConfigError(
+            f"task {facts.config.task!r}: its view {view.kind!r} takes names of {whose}, which gives none"
+        )
+    return list(found)
+
+
+def _classes(facts: Facts, answers: Answers, view: ReportView) -> classes.ClassAnswers | None:
+    truth = np.asarray(answers.targets[view.truth]).astype(np.int64)
+    known = truth >= 0
+    if not known.any():
+        return None
+    probability = np.asarray(answers.columns[view.probability])
+    if probability.ndim == 1:
+        probability = np.stack([1 - probability, probability], axis=1)
+    answer = np.asarray(answers.columns[view.answer]).astype(np.int64)
+    return classes.ClassAnswers(
+        answers.rows[known], truth[known], answer[known], probability[known], _names(facts, view)
+    )
+
+
+def _attributes(facts: Facts, answers: Answers, view: ReportView) -> attributes.AttributeAnswers | None:
+    truth = np.asarray(answers.targets[view.truth])
+    known = (truth >= 0).any(axis=1)
+    if not known.any():
+        return None
+    return attributes.AttributeAnswers(
+        answers.rows[known], truth[known], np.asarray(answers.columns[view.answer]).astype(bool)[known],
+        np.asarray(answers.columns[view.probability])[known], _names(facts, view),
+    )  # fmt: skip
+
+
+_KINDS: dict[str, _Kind] = {
+    "classes": _Kind(
+        _classes,
+        lambda _, found: scores.class_figures(found.truth, found.probability, found.answers),
+        lambda _, found, album, thumbs: classes.sections(found, album, thumbs),
+    ),
+    "attributes": _Kind(
+        _attributes,
+        lambda _, found: scores.attribute_figures(found.truth, found.chosen),
+        lambda _, found, album, thumbs: attributes.sections(found, album, thumbs),
+    ),
+    "outfits": _Kind(
+        lambda _, answers, __: answers,
+        lambda facts, answers: outfits.figures(answers, facts.config),
+        lambda facts, answers, album, thumbs: outfits.sections(answers, facts.config, album, thumbs),
+    ),
+}

@@ -1,0 +1,180 @@
+"""The only place where metrics of a split are computed: evaluators, each sample counted once on any number of ranks.
+
+    SumEvaluator        float64 sums that add up over batches and ranks, and the means of the loss terms
+    GatheredEvaluator   the predictions of the whole split, gathered and judged at once
+
+Legend: N samples of a batch, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fashion_dist.config import Config
+from fashion_dist.tasks.common.base import Arrays, Task, Tensors
+from shards import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Ranks(Protocol):
+    """What an evaluator needs of the process group."""
+
+    def sum_unequal(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors added over the ranks in float64; a rank without a batch passes none."""
+
+    def gather_arrays(self, mine: Arrays) -> list[dict[str, np.ndarray]]:
+        """The arrays that each rank passed, by rank, on every rank."""
+
+
+class Evaluator(ABC):
+    """Metrics of one split: `update` with each batch of this rank, `reduce` once, then `compute` and `tables`.
+
+    Args:
+        task: whose predictions and loss.
+        split: what is evaluated.
+        config: of the run.
+    """
+
+    needs_whole_split = False
+    """Whether the metrics mean something only of all samples of a split, which then has its labels elsewhere."""
+
+    def __init__(self, task: Task, split: Split, config: Config) -> None:
+        self.task, self.split, self.config = task, split, config
+
+    @abstractmethod
+    def update(self, outputs: Tensors, targets: Tensors, index: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: of the model, in fp32.
+            targets: of the batch, on the device.
+            index: int64 [N] on the CPU, the examples, as rows of the split's examples.
+        """
+
+    @abstractmethod
+    def reduce(self, dist: Ranks) -> None:
+        """Bring the ranks' parts together on every rank; all ranks call it, with or without batches."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The metrics by name."""
+
+    def tables(self) -> dict[str, str]:
+        """File name -> text, what is measured beside the metrics."""
+        return {}
+
+
+class SumEvaluator(Evaluator):
+    """Sums that add up over batches and ranks. A subclass has `add_batch`, and `metrics` of the sums.
+
+    An update costs what the batch costs: nothing of the size of all classes is allocated after the first.
+    """
+
+    def __init__(self, task: Task, split: Split, config: Config) -> None:
+        super().__init__(task, split, config)
+        self._sums: dict[str, Tensor] = {}
+        self.sums: dict[str, np.ndarray] = {}
+        """After `reduce`, float64."""
+        self._losses: dict[str, float] = {}
+
+    @abstractmethod
+    def add_batch(self, outputs: Tensors, targets: Tensors) -> None:
+        """`add` and `add_counts` what the metrics need of a batch."""
+
+    @abstractmethod
+    def metrics(self, sums: Arrays) -> dict[str, float]:
+        """The metrics of the sums over the whole split, without the loss terms."""
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a tensor to the sum `name`, in float64."""
+        import torch
+
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(value.shape, dtype=torch.float64, device=value.device)
+        self._sums[name] += value.detach()
+
+    def add_counts(self, name: str, cells: Tensor, size: int, weight: Tensor) -> None:
+        """Add `weight` [N] to the `cells`, int64 [N] from 0 to `size` - 1, of the sum `name` [size]."""
+        import torch
+
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(size, dtype=torch.float64, device=cells.device)
+        self._sums[name].index_add_(0, cells, weight.double())
+
+    def update(self, outputs: Tensors, targets: Tensors, index: Tensor) -> None:
+        """See `Evaluator.update`."""
+        import torch
+
+        self.add_batch(outputs, targets)
+        for name, value in self.task.loss(outputs, targets, self.config).items():
+            self.add(f"loss:{name}", value * len(index))
+        self.add("samples", torch.full((), len(index), device=value.device))
+
+    def reduce(self, dist: Ranks) -> None:
+        """See `Evaluator.reduce`."""
+        added = {name: value.cpu().numpy() for name, value in dist.sum_unequal(self._sums).items()}
+        samples = float(added.pop("samples"))
+        losses = [name for name in added if name.startswith("loss:")]
+        self._losses = {name.removeprefix("loss:"): float(added.pop(name)) / samples for name in losses}
+        self.sums = added
+
+    def compute(self) -> dict[str, float]:
+        """See `Evaluator.compute`; the means of the loss terms over the samples come last."""
+        return {**self.metrics(self.sums), **self._losses}
+
+
+class GatheredEvaluator(Evaluator):
+    """The task's predictions of all samples, judged as a whole. A subclass has `compute`."""
+
+    needs_whole_split = True
+
+    def __init__(self, task: Task, split: Split, config: Config) -> None:
+        super().__init__(task, split, config)
+        self._batches: list[Arrays] = []
+        self.predictions: dict[str, np.ndarray] = {}
+        """After `reduce`, the columns in the order of the split, on every rank."""
+
+    def update(self, outputs: Tensors, targets: Tensors, index: Tensor) -> None:
+        """See `Evaluator.update`."""
+        self._batches.append({"index": index.numpy(), **self.task.predictions(outputs, self.config)})
+
+    def reduce(self, dist: Ranks) -> None:
+        """See `Evaluator.reduce`."""
+        self.predictions = gather_in_order(concatenate(self._batches), dist)
+
+
+def concatenate(batches: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Each column of the batches as one array; no columns of no batches."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
+
+
+def gather_in_order(mine: Arrays, dist: Ranks) -> dict[str, np.ndarray]:
+    """The columns of all ranks in the order of their `index`, which is left out, on every rank."""
+    joined = concatenate([part for part in dist.gather_arrays(mine) if part])
+    order = np.argsort(joined.pop("index"), kind="stable")
+    return {name: values[order] for name, values in joined.items()}
+
+
+def macro_f1(right: np.ndarray, named: np.ndarray, true: np.ndarray) -> float:
+    """F1 averaged over the classes that occur or are answered, each 2 right / (named + true); 0 where none does.
+
+    Args:
+        right: [K], samples that are of the class and answered so.
+        named: [K], samples that are answered so.
+        true: [K], samples of the class.
+    """
+    occurs = (both := named + true) > 0
+    return float((2 * right[occurs] / both[occurs]).mean()) if occurs.any() else 0.0
+
+
+def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The area under the ROC curve of scores [n] against truth [n], 1 or 0; 0.5 where all are of one kind."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, scores)) if 0 < np.mean(truth) < 1 else 0.5
