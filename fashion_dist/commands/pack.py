@@ -160,7 +160,7 @@ def _reindex(args: Args) -> cli.Result:
     with cli.Progress() as progress:
         manifest = reindex(folder, out, skip_bad=args.skip_bad, workers=_workers(args), on_progress=progress)
     counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
-    facts = ", ".join(manifest.schema.facts) or "none"
+    facts = ", ".join(manifest.schema.columns) or "none"
     ignored = ", ".join(f"{count} {name}" for name, count in manifest.options["ignored"].items())
     return cli.Result(
         f"indexed {len(manifest.shards)} tars: {counts} images; facts: {facts}"

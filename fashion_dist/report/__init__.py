@@ -9,6 +9,7 @@
     inside, looks                               what the network sees; `inside` computes and keeps, `looks` draws
     several, ablation, search                   sections of a page of several runs; `search` is many trials of a sweep
     page        sections -> one self-contained HTML file (template page.html); readable without a script
+    views       which of these a task has, by its `report_views`
     make        which sections a page has, and in which order: read this file first
     table       runs as a Markdown table;  archive  one zip to hand in
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fashion_dist.tasks.common.evaluators import macro_f1
+
 DRAWS = 1000
 """Of the bootstrap (Efron 1979); the 2.5 and 97.5 % quantiles of so many vary by about a twentieth of their width."""
 BINS = 10
@@ -99,9 +101,7 @@ def class_figures(truth: np.ndarray, probability: np.ndarray, answers: np.ndarra
 
 
 def _macro_f1(matrix: np.ndarray) -> float:
-    both = matrix.sum(axis=0) + matrix.sum(axis=1)
-    f1 = _ratio(2 * np.diag(matrix).astype(float), both)[both > 0]
-    return float(f1.mean()) if len(f1) else 0.0
+    return macro_f1(np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1))
 
 
 def attribute_figures(truth: np.ndarray, chosen: np.ndarray) -> list[Figure]:

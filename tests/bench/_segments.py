@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,6 @@ class Segments:
 
     def attach(self, trainer: Trainer, loader: SplitLoader) -> None:
         """Mark what `train_epoch` does with the trainer and the loader, until `detach`."""
-        task = trainer.task
         self._undo = [
             trainer.state.model.register_forward_pre_hook(lambda *_: self.mark(OTHER)).remove,
             trainer.state.model.register_forward_hook(lambda *_: self.mark("forward")).remove,
@@ -45,8 +43,7 @@ class Segments:
             trainer.state.optimizer.register_step_post_hook(lambda *_: self.mark("optimizer")).remove,
         ]
         # After the loss nothing stands between the backward pass and the gradient's norm.
-        trainer.task = dataclasses.replace(task, loss=self.timed(task.loss, "loss"))
-        self._undo.append(lambda: setattr(trainer, "task", task))
+        self._replace(trainer.task, "loss", self.timed(trainer.task.loss, "loss"))
         self._replace(
             trainer.state, "clip_gradients", self.timed(trainer.state.clip_gradients, "gradient norm", "backward")
         )
