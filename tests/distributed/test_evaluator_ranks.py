@@ -1,0 +1,79 @@
+"""Real ranks: metrics and tables are those of one rank, also where a rank sees no batch."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fashion_dist.tasks import load
+from fashion_dist.tasks.common.evaluators import GatheredEvaluator
+from fashion_dist.train.distributed import Link, World, connect
+from shards import Schema, Split
+
+CLASSES, COUNT, RANKS = 10, 21, 3
+SCHEMA = Schema(columns={"label": "int"}, names={"label": tuple("abcdefghij")})
+SPLIT = Split("val", SCHEMA, Path(), Path(), (), 0, COUNT)
+SHARES = ([0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20], [1, 3, 5, 7, 9, 11, 13, 15, 17, 19], [])
+"""The samples of each rank; the last has none."""
+
+
+class Answers(GatheredEvaluator):
+    """The share of right answers, of the predictions in the order of the split."""
+
+    def compute(self) -> dict[str, float]:
+        return {"right": float((self.predictions["label"] == answers_and_truth()[1]["label"].numpy()).mean())}
+
+
+def answers_and_truth() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(-1, CLASSES, (COUNT,), generator=generator)
+    return {"label": torch.randn(COUNT, CLASSES, generator=generator)}, {"label": label}
+
+
+def measure(dist: Link, share: list[int]) -> tuple[dict[str, float], dict[str, str]]:
+    task = load("fashion_mnist")
+    counted, gathered = task.evaluator(SPLIT, task.recipe), Answers(task, SPLIT, task.recipe)
+    outputs, targets = answers_and_truth()
+    for rows in (share[:4], share[4:]):
+        if rows:
+            batch = ({"label": outputs["label"][rows]}, {"label": targets["label"][rows]}, torch.tensor(rows))
+            counted.update(*batch)
+            gathered.update(*batch)
+    counted.reduce(dist)
+    gathered.reduce(dist)
+    return {**counted.compute(), **gathered.compute()}, counted.tables()
+
+
+def _rank(rank: int, folder: str) -> None:
+    world = World(rank, RANKS, rank, RANKS)
+    with connect(world, Path(folder) / "rendezvous") as dist:
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(measure(dist, SHARES[rank])))
+
+
+def test_metrics_and_tables_are_those_of_one_rank(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(rank, str(tmp_path))) for rank in range(RANKS)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS)]
+    metrics, tables = measure(Link(World(), torch.device("cpu")), list(range(COUNT)))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1] == tables
+    exact = metrics.keys() - {"loss"}
+    assert {name: found[0][0][name] for name in exact} == {name: metrics[name] for name in exact}
+    outputs, targets = answers_and_truth()
+    loss = sum(
+        len(rows) * float(load("fashion_mnist").loss(
+            {"label": outputs["label"][rows]}, {"label": targets["label"][rows]}, load("fashion_mnist").recipe
+        )["loss"])
+        for share in SHARES for rows in (share[:4], share[4:]) if rows
+    )  # fmt: skip
+    assert np.isclose(found[0][0]["loss"], loss / COUNT)
