@@ -3,7 +3,7 @@
     fit           resume, epochs, predictions
     train_epoch   the steps of one epoch, from any step
     train_step    forward, backward, clip, step
-    evaluate      the metrics of a split, every sample once
+    evaluate      a split measured, every sample once
     predict       the predictions of a split, with keys
 
 Everything random is drawn from (seed, step, rank) or (seed, epoch, sample), so the state of a run is its weights and
@@ -31,7 +31,7 @@ from fashion_dist.models.pretrained import load_initial
 from fashion_dist.paths import RunDir
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Columns, ExampleSet, Task, load
-from fashion_dist.tasks.common.evaluators import concatenate, gather_in_order
+from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
 from fashion_dist.train import inference
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import Link, World
@@ -165,7 +165,7 @@ class Trainer:
                 self.save_checkpoint()
                 return "stopped"
             self.logger.update_status(phase="evaluating")
-            metrics, _ = self.evaluate(val, calibrate=True)
+            metrics = self.evaluate(val, calibrate=True).compute()
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
             self.logger.log("val", self.state.global_step, state.epoch, metrics)
             if state.update_best(metrics, self.config.train.monitor or self.task.monitor):
@@ -305,15 +305,12 @@ class Trainer:
             {"index": batch.index.numpy(), **predict(outputs, config)} for batch, outputs in self.iter_outputs(loader)
         ])  # fmt: skip
 
-    def evaluate(self, loader: SplitLoader, calibrate: bool = False) -> tuple[dict[str, float], dict[str, str]]:
-        """The task's metrics of a split, each sample counted once whatever the number of ranks.
+    def evaluate(self, loader: SplitLoader, calibrate: bool = False) -> Evaluator:
+        """The task's evaluator after a whole split, each sample counted once whatever the number of ranks.
 
         Args:
             loader: of the split.
-            calibrate: let the evaluated model take what it takes from the split, first.
-
-        Returns:
-            the metrics by name, and the task's tables as {file name: text}.
+            calibrate: let the evaluated model take what it takes from the split.
         """
         evaluator = self.task.evaluator(loader.split, self.config)
         for batch, outputs in self.iter_outputs(loader):
@@ -321,7 +318,7 @@ class Trainer:
         evaluator.reduce(self.dist)
         if calibrate:
             self.task.calibrate(self.state.evaluated_model(), evaluator)
-        return evaluator.compute(), evaluator.tables()
+        return evaluator
 
     def predict(self, loader: SplitLoader) -> None:
         """Write the predictions of a split, `index`, `key` and the task's columns, a row per example."""
@@ -341,9 +338,9 @@ class Trainer:
             with self.split_loader(name) as loader:
                 self.predict(loader)
                 if task.evaluator(loader.split, self.config).needs_whole_split or loader.examples.labelled:
-                    metrics, tables = self.evaluate(loader)
-                    self.logger.log(name, self.state.global_step, self.state.best["epoch"], metrics)
-                    self.logger.write_tables(name, tables)
+                    evaluator = self.evaluate(loader)
+                    self.logger.log(name, self.state.global_step, self.state.best["epoch"], evaluator.compute())
+                    self.logger.write_tables(name, evaluator.tables())
 
     def _should_prune(self) -> bool:
         """Whether the run is to end before its next epoch: the same answer on every rank."""
