@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,10 @@ def _training(args: Args, out: Path) -> dict[str, str]:
         return {}
     elsewhere = f" --shards {shlex.quote(str(own.shards))}" if own.elsewhere not in (None, own.shards) else ""
     home = f" --home {args.home}" if args.home else ""
-    of = {name: tasks.load(name).recipe.dataset for name in tasks.names()}
-    fitting = [f"--task {name}" for name, dataset in of.items() if dataset == args.dataset]
+    fitting = []
+    for name in tasks.names():
+        with contextlib.suppress(ConfigError):  # of a task that is being written; launching it says what it lacks
+            fitting += [f"--task {name}"] if tasks.load(name).recipe.dataset == args.dataset else []
     if args.dataset == "synthetic":
         fitting = ["--task deepfashion --dataset synthetic"]
     return {"train on it": f"{program.command('launch')} {fitting[0]}{home}{elsewhere}"} if fitting else {}

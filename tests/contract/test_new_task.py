@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from shards import ShardSet
 
@@ -165,3 +166,15 @@ def test_a_file_that_is_no_whole_task_is_refused_in_a_sentence(
         "train.batch_size=8",
     )
     assert other.returncode == 0, other.stderr
+
+
+def test_packing_is_not_disturbed_by_a_task_that_is_being_written(edition: Path) -> None:
+    (edition / "fashion_dist" / "tasks" / "piles.py").write_text("VALUE = 1\n")
+    for split in ("train", "val"):
+        for n in range(2):
+            folder = edition / "raw" / split / f"class{n}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (n, 0, 0)).save(folder / "a.png")
+    done = run(edition, edition / "home", "pack", "--dataset", "image_folder", "--source", str(edition / "raw"))
+    assert done.returncode == 0, done.stderr
+    assert ShardSet.open(edition / "home" / "shards" / "image_folder").splits == {"train": 2, "val": 2}
