@@ -194,7 +194,7 @@ def _preprocessing(
 ) -> dict[str, Any]:
     """From a picture file to an image, and from the network's outputs to probabilities."""
     assert facts.shard_set is not None
-    config, kinds = facts.config, facts.shard_set.schema.facts
+    config, kinds = facts.config, facts.shard_set.schema.columns
     options = {**facts.task.recipe.options, **config.options}
     outputs: dict[str, dict[str, Any]] = {}
     for name in classes or widths:
