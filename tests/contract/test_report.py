@@ -30,7 +30,7 @@ from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
 from fashion_dist.report.run_data import Facts, read_facts
 from fashion_dist.runs import OpenRun, open_run
-from fashion_dist.tasks import Examples
+from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
@@ -85,12 +85,12 @@ def answers_alike(archive: Path, facts: Facts, folder: Path) -> None:
     rows = np.arange(min(6, len(split)))
     with (
         Trainer.for_inference(OpenRun(facts.run, facts.config, facts.shard_set)) as trainer,
-        trainer.split_loader("val", Examples.of_images(rows)) as loader,
+        trainer.split_loader("val", ExampleSet.of_images(rows)) as loader,
     ):
         found = [(batch.images.clone(), outputs) for batch, outputs in trainer.iter_outputs(loader)]
     images = torch.cat([image for image, _ in found]).contiguous()
     outputs = {name: torch.cat([given[name] for _, given in found]) for name in found[0][1]}
-    expected = facts.task.rows(outputs, facts.config)
+    expected = facts.task.predictions(outputs, facts.config)
     np.save(folder / "images.npy", images.numpy())
     pictures = []
     with contextlib.closing(ShardFiles(split)) as files:
