@@ -242,3 +242,8 @@ class Progress:
             self._bars.console.print(text, markup=False, highlight=False)
         elif self._enabled:
             print(text, file=sys.stderr, flush=True)
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` characters."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…" if width > 0 else ""

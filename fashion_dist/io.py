@@ -325,3 +325,12 @@ def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
         with contextlib.suppress(OSError):  # a working folder of somebody else
             write_json(known, {**read_json(known), key: digest})
     return digest
+
+
+def process_started(pid: int) -> int | None:
+    """When a process of this machine started, in clock ticks since boot; None when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])  # fields 3 (state) and 22 (starttime) of proc(5)

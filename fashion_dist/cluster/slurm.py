@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.io import process_started
 
 Cluster = Literal["slurm", "local"]
 JobStatus = Literal["queued", "running", "gone", "unknown"]
@@ -257,15 +258,6 @@ def job_status(job: JobRef) -> JobStatus:
     if job.host != socket.gethostname():
         return "unknown"
     return "running" if job.started and process_started(int(job.job_id)) == job.started else "gone"
-
-
-def process_started(pid: int) -> int | None:
-    """When a process of this machine started, in clock ticks since boot; None when it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])  # fields 3 (state) and 22 (starttime) of proc(5)
 
 
 def find_process(*arguments: str) -> int | None:

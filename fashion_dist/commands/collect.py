@@ -72,7 +72,8 @@ def of_sweep(args: Args, folder: SweepDir) -> cli.Result:
         raise ConfigError(f"--ensemble {args.ensemble} is not possible; allowed: 1 or more, without --best")
     if args.task or args.tune_thresholds:
         raise ConfigError("--task and --tune-thresholds are of runs; collect the best trial's run with them")
-    from fashion_dist.sweep import gather, table
+    from fashion_dist.monitor import sweep_table
+    from fashion_dist.sweep import gather
 
     out = Path(args.out).absolute() if args.out else None
     count = args.ensemble or int(args.best)
@@ -81,7 +82,7 @@ def of_sweep(args: Args, folder: SweepDir) -> cli.Result:
     what = {0: "the table of all trials", 1: f"the best is {''.join(chosen[:1])}"}.get(
         count, f"the mean of the {count} best, {', '.join(chosen)}"
     )
-    parts = [f"sweep {folder.sweep_id}, {table.counts(found.view)}: {what}", *filter(None, [found.missing])]
+    parts = [f"sweep {folder.sweep_id}, {sweep_table.counts(found.view)}: {what}", *filter(None, [found.missing])]
     return cli.Result(
         "; ".join(parts),
         paths={file.name: file for file in found.files},

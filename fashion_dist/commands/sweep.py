@@ -47,7 +47,8 @@ class Args(RunArgs):
 
 def main(args: Args) -> cli.Result:
     """Submit what the flags describe."""
-    from fashion_dist.sweep import launcher, outcome
+    from fashion_dist.monitor import sweep_messages
+    from fashion_dist.sweep import launcher
 
     sweep_request = launcher.SweepRequest(
         args.request(), args.sweep, cli.settings(args.set), args.name, args.seeds, args.search_seed, args.max_parallel,
@@ -55,10 +56,10 @@ def main(args: Args) -> cli.Result:
     )  # fmt: skip
     draft = launcher.resolve(sweep_request)
     if args.dry_run:
-        return outcome.of_draft(draft)
+        return sweep_messages.of_draft(draft)
     submitted = launcher.submit(draft)
-    made = outcome.of_submission(draft, submitted)
+    made = sweep_messages.of_submission(draft, submitted)
     if not args.wait:
         return made
     print(made.to_text(), file=sys.stderr, flush=True)
-    return outcome.of_end(draft.sweep.folder)
+    return sweep_messages.of_end(draft.sweep.folder)

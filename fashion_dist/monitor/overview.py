@@ -16,12 +16,11 @@ from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_snapshot import STATES
 from fashion_dist.cluster.run_view import RunView, read_run_views, typed
 from fashion_dist.errors import ConfigError, RunError, unknown
+from fashion_dist.monitor import sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.table import COLUMNS, page, table
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.runs import own_config
-from fashion_dist.sweep import outcome
-from fashion_dist.sweep import table as sweep_table
 from fashion_dist.sweep.view import SweepView, UnreadableSweep, read_sweep_view
 from shards import program
 
@@ -107,7 +106,7 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
     if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps:
         return page(named[0], seen.runs[0], _going_on(named[0]), width)
     if not seen.runs and len(seen.sweeps) == 1 and isinstance(sweep := seen.sweeps[0], SweepView):
-        return sweep_table.page(sweep, width, outcome.commands(sweep))
+        return sweep_table.page(sweep, width, sweep_messages.commands(sweep))
     hidden = {trial.view.run_id for sweep in seen.sweeps for trial in sweep.trials} if not (trials or named) else set()
     views = [view for view in seen.runs if view.run_id not in hidden]
     parts = [f"{sweep_table.sweeps(seen.sweeps, width)}\n"] if seen.sweeps else []
@@ -172,7 +171,7 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
             done[view.run_id] = f"{view.state}: nothing to cancel"
     lines = [f"{shlex.quote(run_id)}  {what}" for run_id, what in done.items()]
     for sweep in sweeps:
-        for job, what in outcome.cancel(sweep).items():
+        for job, what in sweep_messages.cancel(sweep).items():
             done[f"{sweep.sweep_id}, {job}"] = what
             lines.append(f"{sweep.sweep_id}, {job}: {what}")
     return cli.Result("", text="\n".join(lines), data={"cancelled": done})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fashion_dist.cli import cut
 from fashion_dist.cluster.run_view import RunView, duration, typed
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
@@ -91,11 +92,6 @@ def table(views: Sequence[RunView], width: int) -> str:
         ]
         lines.append("  ".join([*parts, cut(detail.splitlines()[0] if detail else "", room)]).rstrip())
     return "\n".join(lines)
-
-
-def cut(text: str, width: int) -> str:
-    """`text` in at most `width` characters."""
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…" if width > 0 else ""
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fashion_dist.cli import cut
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import OwnFiles
-from fashion_dist.monitor.table import cut
 from fashion_dist.paths import SweepDir
 from fashion_dist.results.collect import collect, collect_average
 from fashion_dist.runs import open_folder

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from fashion_dist.cluster.slurm import process_started
+from fashion_dist.io import process_started
 
 
 class StartupTimer:

@@ -23,6 +23,7 @@ from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.run_view import read_run_views
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, InputError, RunError
+from fashion_dist.io import process_started
 from fashion_dist.monitor import overview
 from fashion_dist.paths import RunDir
 
@@ -98,7 +99,7 @@ def test_cancelling_a_run_that_was_handed_over_ends_no_other_process() -> None:
     shared = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folders are closed to other users
     shared.chmod(0o755)
     process = subprocess.Popen(["sleep", "60"], user=SOMEBODY, group=SOMEBODY)
-    started = slurm.process_started(process.pid)
+    started = process_started(process.pid)
     try:
         for job_id, at in (("-1", None), ("0", None), (str(process.pid), None), (str(process.pid), started)):
             job = {"cluster": "local", "job_id": job_id, "host": os.uname().nodename, "started": at}

@@ -13,8 +13,9 @@ from made_sweep import GONE, GRID, make_run, make_sweep
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.monitor import sweep_messages, sweep_table
 from fashion_dist.paths import Home, SweepDir
-from fashion_dist.sweep import decisions, gather, outcome, table
+from fashion_dist.sweep import decisions, gather
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, read_arrays, write_arrays
 from fashion_dist.sweep.view import read_sweep_view
 from fashion_dist.tasks import load
@@ -47,10 +48,10 @@ def test_states_and_the_best_trial(tmp_path: Path) -> None:
     assert [trial.view.state for trial in view.trials] == ["done", "done", "new"]
     assert view.counts == {"done": 2, "new": 1} and not view.is_active
     assert view.best is not None and (view.best.number, view.best.value) == (1, 0.7)
-    text = table.page(view, 120, outcome.commands(view))
+    text = sweep_table.page(view, 120, sweep_messages.commands(view))
     assert "trial 1: accuracy 0.7000 with optim.lr=0.2" in text
-    assert "optim.lr" in table.trials(view, 80).splitlines()[0]
-    assert all(len(line) <= 80 for line in table.trials(view, 80).splitlines())
+    assert "optim.lr" in sweep_table.trials(view, 80).splitlines()[0]
+    assert all(len(line) <= 80 for line in sweep_table.trials(view, 80).splitlines())
     lower = make_sweep(tmp_path / "lower", train__mode="min")
     for number, value in enumerate((0.3, 0.2)):
         make_run(lower, number, "done", [value])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fashion_dist.cli import cut
 from fashion_dist.cluster.run_view import duration
-from fashion_dist.monitor.table import cut
 from fashion_dist.sweep.view import SweepView, TrialView, UnreadableSweep
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from fashion_dist import cli
 from fashion_dist.cluster import slurm
 from fashion_dist.errors import RunError
+from fashion_dist.monitor import sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.paths import Home, SweepDir
-from fashion_dist.sweep import table
 from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
 from shards import program
 
@@ -64,7 +64,7 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
     if not count:
         failed = sum(view.counts.get(state, 0) for state in ("failed", "cancelled", "stopped"))
         hint = f"; --rerun-failed runs the {failed} again that did not end well" if failed else ""
-        headline = f"sweep {folder.sweep_id}: {table.counts(view)}; nothing was submitted{hint}"
+        headline = f"sweep {folder.sweep_id}: {sweep_table.counts(view)}; nothing was submitted{hint}"
     else:
         what = f"job array{'s' * (len(submitted.arrays) > 1)} of" if draft.context.cluster == "slurm" else "queue of"
         parallel = draft.request.max_parallel or (1 if draft.context.cluster == "local" else 0)
@@ -77,7 +77,7 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
     return cli.Result(
         headline, {"sweep folder": folder.path}, dict(commands(view)),
         {**view.to_json(), "submitted": count, "arrays": [a.job.to_json() for a in submitted.arrays if a.job]},
-        table.trials(view, 200, SHOWN),
+        sweep_table.trials(view, 200, SHOWN),
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def of_end(folder: SweepDir) -> cli.Result:
     while True:
         view = read_sweep_view(folder)
         best = view.best
-        words = f"{folder.sweep_id}: {table.counts(view)}" + (
+        words = f"{folder.sweep_id}: {sweep_table.counts(view)}" + (
             f"; best {best.value:.4f} (trial {best.number})" if best is not None else ""
         )
         if words != said:
@@ -102,7 +102,7 @@ def of_end(folder: SweepDir) -> cli.Result:
         time.sleep(WATCH_S)
     well = all(trial.view.state in ("done", "pruned") for trial in view.trials)
     return cli.Result(
-        said, {"sweep folder": folder.path}, dict(commands(view)), view.to_json(), table.trials(view, 200, SHOWN),
+        said, {"sweep folder": folder.path}, dict(commands(view)), view.to_json(), sweep_table.trials(view, 200, SHOWN),
         exit_status=cli.EXIT_DONE if well else cli.EXIT_FAILED,
     )  # fmt: skip
 
