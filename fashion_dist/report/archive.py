@@ -184,8 +184,8 @@ def _classes(facts: Facts, widths: dict[str, int]) -> dict[str, list[str]]:
     assert facts.shard_set is not None
     schema = facts.shard_set.schema
     named = {name: list(found) for name, found in schema.names.items()}
-    if facts.task.class_names is not None:
-        named["label"] = list(facts.task.class_names(schema, facts.config))
+    if classes := facts.task.class_names(schema, facts.config):
+        named["label"] = list(classes)
     return {name: named[name] for name, width in widths.items() if len(named.get(name, ())) == width}
 
 
