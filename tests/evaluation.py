@@ -11,7 +11,7 @@ from torch import Tensor
 from fashion_dist.config import Config
 from fashion_dist.tasks import Task
 from fashion_dist.tasks.common.evaluators import Evaluator
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from shards import Split
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
@@ -24,7 +24,7 @@ def evaluated(task: Task, split: Split, config: Config, *batches: Batch) -> Eval
         count = len(next(iter(outputs.values())))
         evaluator.update(outputs, targets, torch.arange(start, start + count))
         start += count
-    evaluator.reduce(Link(World(), torch.device("cpu")))
+    evaluator.reduce(ProcessGroup(World(), torch.device("cpu")))
     return evaluator
 
 

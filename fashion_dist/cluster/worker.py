@@ -248,7 +248,7 @@ def _train(
 
     from fashion_dist.runs import open_folder, require_weights
     from fashion_dist.tasks import load
-    from fashion_dist.train.distributed import World, connect
+    from fashion_dist.train.distributed import World, init_process_group
     from fashion_dist.train.options import Callbacks, TrainerOptions
     from fashion_dist.train.trainer import Trainer, build_model
 
@@ -280,7 +280,7 @@ def _train(
     group = Path(record.sweep).name if record is not None else ""
     callbacks = Callbacks(should_stop, prune, heartbeat.nodes.take, media, startup)
     print(f"attempt {owner.attempt}: {rank_info}, address {address} on {interface or 'any interface'}", flush=True)
-    with connect(world, run.rendezvous(owner.attempt), address, options.peer_timeout_s) as dist:
+    with init_process_group(world, run.rendezvous(owner.attempt), address, options.peer_timeout_s) as dist:
         startup.record_phase("process group")
         note = code_version.difference(record.code, dist.gather(code)) if record is not None and code else ""
         if note and rank_info.is_main:

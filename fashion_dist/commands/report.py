@@ -24,7 +24,7 @@ from fashion_dist.paths import Home
 from shards import program
 
 if TYPE_CHECKING:
-    from fashion_dist.report.run_data import Facts
+    from fashion_dist.report.run_data import RunData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def main(args: Args) -> cli.Result:
     return result
 
 
-def _of_one(facts: Facts, page: Path) -> cli.Result:
+def _of_one(facts: RunData, page: Path) -> cli.Result:
     best = facts.view.progress.best
     headline = f"{facts.run_id}: {facts.view.state}"
     if best:

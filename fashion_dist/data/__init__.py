@@ -1,4 +1,4 @@
-"""From shards to batches. Start with `loader.Loader`; `plan` says who reads what, `draws` what happens to it."""
+"""From shards to batches. Start with `loader.Loader`; `sampler` says who reads what, `augment` what happens to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Loader", "LoaderOptions"]
 
-# Imported when first asked for: `fetch` and `options` are of use to commands that must not wait for torch.
+# Imported when first asked for: `shard_reader` and `options` are of use to commands that must not wait for torch.
 _HOMES = {"Batch": "batch", "Loader": "loader", "LoaderOptions": "options"}
 
 

@@ -36,7 +36,7 @@ _RGB = np.linalg.inv(_YIQ)
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentParams:
     """The treatment of n images.
 
     Args:
@@ -61,18 +61,20 @@ class Draws:
         """Each value of the output comes from the same colour of one place, if the crop has the output's size."""
         return self.diagonal and self.maps is None
 
-    def where(self, kept: np.ndarray | slice) -> Draws:
+    def where(self, kept: np.ndarray | slice) -> AugmentParams:
         """Those of the images where `kept` (bool [n], positions or a slice) says so."""
         maps = None if self.maps is None else self.maps[kept]
-        return Draws(self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal, maps)
+        return AugmentParams(
+            self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal, maps
+        )
 
-    def with_rows(self, start: int, others: Draws) -> Draws:
+    def with_rows(self, start: int, others: AugmentParams) -> AugmentParams:
         """The same with `others` in place from `start` on."""
 
         def merged(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
             return np.concatenate([mine[:start], theirs, mine[start + len(theirs) :]])
 
-        return Draws(
+        return AugmentParams(
             merged(self.boxes, others.boxes),
             merged(self.flips, others.flips),
             merged(self.colours, others.colours),
@@ -87,7 +89,7 @@ def image_ids(ids: np.ndarray, occasions: np.ndarray) -> np.ndarray:
     return np.asarray(ids.astype(np.uint64) ^ np.where(occasions == 0, np.uint64(0), mix(occasions.astype(np.uint64))))
 
 
-def draw(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, seed: int, epoch: int) -> Draws:
+def sample_augmentation(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, seed: int, epoch: int) -> AugmentParams:
     """The random treatment in training of images of `sizes` (int32 [n, 2]: width, height) by `ids` of `image_ids`."""
 
     def random(purpose: int) -> np.ndarray:
@@ -99,16 +101,18 @@ def draw(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, seed: int, epoch:
     if data.erase:
         erased = _erase_boxes(data, seed, epoch, ids)
     boxes, colours = crop_boxes(data, sizes, seed, epoch, ids), _colours(data, seed, epoch, ids)
-    return Draws(boxes, flips, colours, erased, _flat(data), _maps(data, seed, epoch, ids))
+    return AugmentParams(boxes, flips, colours, erased, _flat(data), _maps(data, seed, epoch, ids))
 
 
-def centre(data: DataConfig, sizes: np.ndarray) -> Draws:
+def center_crop_params(data: DataConfig, sizes: np.ndarray) -> AugmentParams:
     """The treatment in evaluation: the centre, `1 / eval_resize` of the shorter side (crop) or of both (squash)."""
     count = len(sizes)
     sides = sizes if data.fit == "squash" else np.repeat(sizes.min(axis=1, keepdims=True), 2, axis=1)
     sides = np.maximum(np.rint(sides / data.eval_resize), 1).astype(np.int32)
     boxes = np.column_stack([(sizes - sides) // 2, sides]).astype(np.int32)
-    return Draws(boxes, np.zeros(count, bool), _plain(data, count), np.zeros((count, 4), np.int32), diagonal=True)
+    return AugmentParams(
+        boxes, np.zeros(count, bool), _plain(data, count), np.zeros((count, 4), np.int32), diagonal=True
+    )
 
 
 def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:

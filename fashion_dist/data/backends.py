@@ -1,8 +1,8 @@
 """From encoded bytes to a normalised batch, on the CPU or on a GPU.
 
-    CpuEngine     DALI decodes on the CPU, torch renders                         a rank without a GPU
-    GpuEngine     DALI decodes (hardware decoder, nvJPEG) and renders on the GPU a rank with a GPU
-    PixelEngine   DALI decodes on the CPU once, a cache keeps, the GPU renders   ... and --cache, or data.cache_px
+    CpuBackend     DALI decodes on the CPU, torch renders                         a rank without a GPU
+    GpuBackend     DALI decodes (hardware decoder, nvJPEG) and renders on the GPU a rank with a GPU
+    CachedBackend   DALI decodes on the CPU once, a cache keeps, the GPU renders   ... and --cache, or data.cache_px
 
 One batch at a time is between `begin` and `finish`; `finish` may be followed by `begin` of the next one at once, so
 that decoding goes on while the batch before is rendered.
@@ -20,8 +20,8 @@ from torch.utils.dlpack import from_dlpack
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.batch import Buffers
-from fashion_dist.data.batch_plan import Planner, Work
-from fashion_dist.data.cache import Cache, GpuCache, Keeper, choose
+from fashion_dist.data.batch_plan import BatchPlanner, Work
+from fashion_dist.data.cache import Cache, GpuCache, PixelCache, choose
 from fashion_dist.data.cpu_transforms import Rendered, Renderer, render_block
 from fashion_dist.data.dali import Graph
 from fashion_dist.data.decode import CachedDecoder
@@ -31,7 +31,7 @@ from fashion_dist.errors import ConfigError
 from shards.portable import cpus
 
 
-class Engine(Protocol):
+class DecodeBackend(Protocol):
     """What the loader needs of an engine."""
 
     def missing(self, rows: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Stop the threads and give the memory back."""
 
 
-class CpuEngine:
+class CpuBackend:
     """Decodes and renders on the CPU.
 
     Args:
@@ -88,7 +88,7 @@ class CpuEngine:
         self._decoder.close()
 
 
-class GpuEngine:
+class GpuBackend:
     """Decodes and renders on the GPU; nothing is kept.
 
     Args:
@@ -142,7 +142,7 @@ class GpuEngine:
         self.drop()
 
 
-class PixelEngine:
+class CachedBackend:
     """Decodes on the CPU, keeps in memory or on the GPU, and renders on the GPU.
 
     Args:
@@ -185,17 +185,17 @@ def _tensor(dlpack: Any, dtype: torch.dtype) -> Tensor:
     return images.to(dtype)
 
 
-def make_engine(
+def make_backend(
     data: DataConfig,
     options: LoaderOptions,
-    planner: Planner,
+    planner: BatchPlanner,
     *,
     max_images: int,
     device: torch.device,
     dtype: torch.dtype,
     local_world_size: int,
     name: str,
-) -> tuple[Engine, str]:
+) -> tuple[DecodeBackend, str]:
     """The engine for `device`, and a sentence about its cache, which ranks of a node share by its `name`.
 
     Raises:
@@ -207,7 +207,7 @@ def make_engine(
         raise ConfigError(f"decoding on {device} needs a CUDA GPU, and this rank has none; allowed: cpu")
     device = torch.empty(0, device=device).device  # with its index
     choice = choose(options, planner.sizes, torch.cuda.mem_get_info(device)[0] if on_gpu else None)
-    cache: Keeper | None = None
+    cache: PixelCache | None = None
     if choice.place == "ram":
         cache = Cache(planner.sizes, choice.capacity, local_world_size, name)
     elif choice.place == "gpu":
@@ -215,9 +215,9 @@ def make_engine(
     reduced = planner.sizes is not planner.stored_sizes
     if on_gpu and cache is None and not reduced:
         graph = Graph(data.image_px, max_images, threads, device.index, True, options.hw_decoder_load)
-        return GpuEngine(graph, dtype), choice.told
+        return GpuBackend(graph, dtype), choice.told
     decoder = CachedDecoder(max_images, threads, planner.stored_sizes, data.cache_px, cache)
     if on_gpu:
         graph = Graph(data.image_px, max_images, threads, device.index, False)
-        return PixelEngine(decoder, graph, dtype, device), choice.told
-    return CpuEngine(decoder, data.image_px, threads, dtype), choice.told
+        return CachedBackend(decoder, graph, dtype, device), choice.told
+    return CpuBackend(decoder, data.image_px, threads, dtype), choice.told

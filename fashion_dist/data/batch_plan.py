@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.augment import Draws, centre, draw, image_ids
+from fashion_dist.data.augment import AugmentParams, center_crop_params, image_ids, sample_augmentation
 from fashion_dist.data.cache import bounded_sizes
 from fashion_dist.data.shard_reader import Encoded, Fetched
 from shards import Split
@@ -28,7 +28,7 @@ class Work:
 
     index: np.ndarray
     rows: np.ndarray
-    draws: Draws
+    draws: AugmentParams
     fetched: Fetched | None = None
     encoded: Sequence[Encoded | None] = ()
 
@@ -52,7 +52,7 @@ class Work:
         return replace(self, index=index, rows=rows, draws=self.draws.with_rows(position * k, other.draws))
 
 
-class Planner:
+class BatchPlanner:
     """The examples of one split and what is done to them: makes `Work` of examples.
 
     Args:
@@ -81,10 +81,10 @@ class Planner:
         rows = images.ravel()
         sizes = self.sizes[rows]
         if not self._training:
-            return Work(index, rows, centre(self.data, sizes))
+            return Work(index, rows, center_crop_params(self.data, sizes))
         occasions = repeats
         if k > 1:
             # The same image in two examples, or twice in one, is treated anew each time.
             occasions = (1 + index[:, None] * k + np.arange(k) + (repeats[:, None] << 44)).ravel()
         ids = image_ids(self._row0 + rows, occasions)
-        return Work(index, rows, draw(self.data, sizes, ids, self._seed, epoch))
+        return Work(index, rows, sample_augmentation(self.data, sizes, ids, self._seed, epoch))

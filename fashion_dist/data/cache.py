@@ -77,7 +77,7 @@ def choose(options: LoaderOptions, sizes: np.ndarray, gpu_free: int | None) -> C
     return Choice(place, capacity, f"cache: {place}, {kept} of {len(sizes)} decoded images, {capacity / 1e9:.2f} GB")
 
 
-class Keeper(Protocol):
+class PixelCache(Protocol):
     """What keeps decoded images."""
 
     def keeps(self, rows: np.ndarray) -> np.ndarray:

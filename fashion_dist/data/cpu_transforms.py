@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fashion_dist.data.augment import Draws
+from fashion_dist.data.augment import AugmentParams
 from fashion_dist.data.batch import on_device
-from fashion_dist.data.dali import step_back
+from fashion_dist.data.dali import lower_thread_priority
 
 _GROUP = 4
 """Pixels whose colours one row of the colour matrix product mixes: a 12x12 product is 4 times faster than 3x3 ones."""
@@ -66,7 +66,7 @@ class Renderer:
         def begin() -> None:
             torch.get_num_threads()
             torch.set_num_threads(1)
-            step_back()
+            lower_thread_priority()
             ready.wait()
 
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
@@ -76,7 +76,7 @@ class Renderer:
             part.result()
         torch.set_num_threads(mine)
 
-    def start(self, pixels_of: Callable[[int], np.ndarray], draws: Draws, out: Tensor) -> Rendered:
+    def start(self, pixels_of: Callable[[int], np.ndarray], draws: AugmentParams, out: Tensor) -> Rendered:
         """Begin to render into `out` (float [n, P, P, 3]) the pixels of the crop boxes.
 
         `pixels_of` gives the uint8 [height, width, 3] of a position and is called in the pool; the boxes in `draws` are
@@ -104,7 +104,7 @@ class Renderer:
 
         return Rendered(out, [self._pool.submit(render) for _ in range(min(self._threads, len(out)))])
 
-    def start_block(self, block: np.ndarray, rows: np.ndarray, draws: Draws, out: Tensor) -> Rendered:
+    def start_block(self, block: np.ndarray, rows: np.ndarray, draws: AugmentParams, out: Tensor) -> Rendered:
         """Begin to render the `rows` (int64 [n]) of `block` (uint8 [N, P, P, 3]) as they are, without crop or resizing.
 
         Many at once: images of 28 px would take longer to name one by one than to render. `draws` are plain.
@@ -137,7 +137,7 @@ class Renderer:
         """Drop what has not begun and wait for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _rows(self, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _rows(self, draws: AugmentParams) -> tuple[Tensor, Tensor]:
         """Diagonal colours as factors and summands of a whole row of pixels, float32 [n, 1, 3 * P] each.
 
         Over an innermost dimension of 3, the same arithmetic takes ten times as long.
@@ -180,7 +180,7 @@ class _Scratch:
         self.floats = torch.empty((side, side, 3))
 
 
-def render_block(block: Tensor, rows: np.ndarray, draws: Draws, dtype: torch.dtype) -> Tensor:
+def render_block(block: Tensor, rows: np.ndarray, draws: AugmentParams, dtype: torch.dtype) -> Tensor:
     """What `Renderer.start_block` renders of a block on a GPU, there: [n, P, P, 3] without waiting for anything.
 
     A whole batch takes a dozen kernels; image by image, pictures of 28 px would be bound by the host.

@@ -21,7 +21,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from fashion_dist.config import DataConfig
-    from fashion_dist.data.augment import Draws
+    from fashion_dist.data.augment import AugmentParams
 
 Pixels = np.ndarray
 """uint8 [height, width, 3], RGB."""
@@ -98,7 +98,7 @@ class Decoder:
     def _run(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> None:
         if self._pipe is None:
             # DALI's threads have the priority of the thread that builds it.
-            with ThreadPoolExecutor(1, initializer=step_back) as aside:
+            with ThreadPoolExecutor(1, initializer=lower_thread_priority) as aside:
                 self._pipe = aside.submit(_decode_pipeline, self._max_images, self._threads).result()
         self._pipe.feed_input("encoded", list(images))
         self._pipe.feed_input("anchor", np.ascontiguousarray(boxes[:, :2]))
@@ -147,7 +147,7 @@ class Graph:
         self.side = side
         self._pipe: Any = None
 
-    def start(self, images: Sequence[Any], draws: Draws) -> None:
+    def start(self, images: Sequence[Any], draws: AugmentParams) -> None:
         """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
         if self._pipe is None:
             self._pipe = self._build(self.side, draws.maps is not None)
@@ -196,7 +196,7 @@ class Graph:
         with contextlib.suppress(RuntimeError):
             self.finish()
 
-    def probe(self, image: np.ndarray, draws: Draws) -> str | None:
+    def probe(self, image: np.ndarray, draws: AugmentParams) -> str | None:
         """What is wrong with one image, or None; only while no batch is under way."""
         try:
             self.start([image], draws)
@@ -215,7 +215,7 @@ is taken from all of them: at the same priority, images from the cache cost 6 % 
 """
 
 
-def step_back() -> None:
+def lower_thread_priority() -> None:
     """Let this thread, and those that it starts, work where training leaves the processor idle.
 
     A job that was started at a yet lower priority keeps it: only root may ask for more.

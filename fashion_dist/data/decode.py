@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fashion_dist.data.batch_plan import Work
-from fashion_dist.data.cache import Keeper, bounded_sizes
+from fashion_dist.data.cache import PixelCache, bounded_sizes
 from fashion_dist.data.cpu_transforms import reduce
 from fashion_dist.data.dali import Decoder, Pixels
 from fashion_dist.data.shard_reader import Encoded
@@ -26,7 +26,9 @@ class CachedDecoder:
         cache: where decoded images are kept, or None.
     """
 
-    def __init__(self, max_images: int, threads: int, sizes: np.ndarray, cache_px: int, cache: Keeper | None) -> None:
+    def __init__(
+        self, max_images: int, threads: int, sizes: np.ndarray, cache_px: int, cache: PixelCache | None
+    ) -> None:
         self._sizes = sizes
         self._bounded = bounded_sizes(sizes, cache_px)
         self._reduced: np.ndarray = (self._bounded != sizes).any(axis=1)
@@ -97,7 +99,7 @@ class CachedDecoder:
 class Decoded:
     """A decoded batch: `pixels` gives the crops, from any thread, and fills the cache on the way."""
 
-    def __init__(self, work: Work, cache: Keeper | None) -> None:
+    def __init__(self, work: Work, cache: PixelCache | None) -> None:
         self._work = work
         self._cache = cache
         self.decoded: Callable[[int], Pixels] = _nothing

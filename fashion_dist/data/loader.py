@@ -12,14 +12,21 @@ import numpy as np
 import torch
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.backends import make_engine
+from fashion_dist.data.backends import make_backend
 from fashion_dist.data.batch import Batch
-from fashion_dist.data.batch_plan import Planner, Work
+from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.columns import share_columns
 from fashion_dist.data.cpu_transforms import Rendered
 from fashion_dist.data.damage import BadSamples, substitutes
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.data.sampler import Division, balanced_weights, epoch_order, eval_blocks, occurrences, weighted_order
+from fashion_dist.data.sampler import (
+    BatchPartition,
+    balanced_weights,
+    epoch_order,
+    eval_blocks,
+    occurrences,
+    weighted_order,
+)
 from fashion_dist.data.shard_reader import Encoded, Fetcher, ShardFiles
 from fashion_dist.data.staging import stage
 from fashion_dist.errors import ConfigError, DamageError
@@ -81,7 +88,7 @@ class Loader:
         self._rank, self._world_size, self._batch_size = rank, world_size, batch_size
         assert self._images.ndim == 2 and 0 <= rank < world_size
         self._weights, self._classes = _draw_weights(len(images), classes, weights)
-        self._division = Division(len(images), batch_size, world_size, accumulate) if training else None
+        self._division = BatchPartition(len(images), batch_size, world_size, accumulate) if training else None
         micro_size = self._division.micro_size if self._division else min(batch_size, max(len(images), 1))
         if options.stage != "off":
             split = stage(split, options.stage)
@@ -90,10 +97,10 @@ class Loader:
         self._files.check()
         self._split = split
         self._shards = split.shard[self._images[:, 0]]
-        self._planner = Planner(split, self._images, data, training, seed)
+        self._planner = BatchPlanner(split, self._images, data, training, seed)
         self._bad = BadSamples(options.bad_samples, bad_log)
         self._max_images = micro_size * self._images.shape[1]
-        self._engine, self.cache_note = make_engine(
+        self._engine, self.cache_note = make_backend(
             data,
             options,
             self._planner,

@@ -104,7 +104,7 @@ def occurrences(order: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Division:
+class BatchPartition:
     """How the global batches of training are divided.
 
     Args:

@@ -156,7 +156,7 @@ class Block(nn.Module):
 class HueJitter(nn.Module):
     """Jitter the colours of each image of a training batch: hue, saturation, gain, offset; one 3x3 matrix per image.
 
-    Draws from torch's generator, as dropout does; in evaluation it does nothing. Keeps [N, 3, H, W].
+    AugmentParams from torch's generator, as dropout does; in evaluation it does nothing. Keeps [N, 3, H, W].
 
     Args:
         probability: of jittering an image.

@@ -1,7 +1,7 @@
 """Pages of runs, drawn from what their folders hold: `fashion-dist report RUN [RUN ...]`.
 
-    facts       what is written down about a run -> `Facts`; nothing is computed, nothing is imported but numpy
-    answers     a split's predictions beside its truth, by key -> `Answers`
+    facts       what is written down about a run -> `RunData`; nothing is computed, nothing is imported but numpy
+    answers     a split's predictions beside its truth, by key -> `SplitPredictions`
     scores      arithmetic over truth and predictions, as scikit-learn counts; intervals by the bootstrap
     blocks      what a page is made of: `Section`s of sentences, pictures, tables and image sheets
     album       draws one picture with matplotlib: PNG, SVG and CSV beside the page, SVG inside it, words for the blind

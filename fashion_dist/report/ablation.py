@@ -13,8 +13,8 @@ from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Table
 from fashion_dist.report.comparison import Group, curve_picture
-from fashion_dist.report.figure_writer import BLUE, SOFT, Album, short
-from fashion_dist.report.run_data import Facts, plain_json
+from fashion_dist.report.figure_writer import BLUE, SOFT, FigureWriter, short
+from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.results.compare import compare
 from fashion_dist.runs import OpenRun
 
@@ -87,7 +87,7 @@ def _paired(first: Group, second: Group, hits: Hits) -> scores.Figure | None:
     return scores.difference(np.mean(mine, axis=0), np.mean(theirs, axis=0))
 
 
-def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: Album) -> Section | None:
+def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: FigureWriter) -> Section | None:
     """The ablation: a table, a picture of the differences, and for each setting the curves of its values."""
     base = find_base(groups)
     if base is None or not shared:
@@ -132,7 +132,7 @@ def _sentence(step: Step, metric: str) -> str:
     return f"{sentence}."
 
 
-def _picture(found: Sequence[Step], metric: str, album: Album) -> Block:
+def _picture(found: Sequence[Step], metric: str, album: FigureWriter) -> Block:
     labels = [f"{s.key.rpartition('.')[2]} = {plain_json(s.now)}" for s in found]
 
     def paint(figure: Drawing) -> None:
@@ -161,7 +161,7 @@ def _picture(found: Sequence[Step], metric: str, album: Album) -> Block:
     )
 
 
-def _worth_testing(found: Sequence[Facts], most: int = 8) -> Sequence[Facts]:
+def _worth_testing(found: Sequence[RunData], most: int = 8) -> Sequence[RunData]:
     """All of a few runs; of many the best two of each task."""
     if len(found) <= most:
         return found
@@ -170,7 +170,7 @@ def _worth_testing(found: Sequence[Facts], most: int = 8) -> Sequence[Facts]:
     return [f for task in tasks for f in [f for f in ranked if f.config.task == task][:2]]
 
 
-def tests(found: Sequence[Facts], splits: Sequence[str] = ("test", "val"), most: int = 10) -> Section | None:
+def tests(found: Sequence[RunData], splits: Sequence[str] = ("test", "val"), most: int = 10) -> Section | None:
     """McNemar's test of each two runs on the same images, of one task or of two of which one merges the other's."""
     rows: list[tuple[object, ...]] = []
     sentences: list[str] = []

@@ -30,7 +30,7 @@ from fashion_dist.errors import CheckpointError
 from fashion_dist.io import OwnFiles
 from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
-from fashion_dist.report.run_data import Facts
+from fashion_dist.report.run_data import RunData
 from fashion_dist.runs import require_none_gone
 from fashion_dist.train.checkpoint import Checkpoints
 from shards.safe_io import create, read_regular, refuse_link, temporary
@@ -44,7 +44,7 @@ PAIRS = (
 )
 
 
-def write_archive(facts: Facts, page: Path) -> Path:
+def write_archive(facts: RunData, page: Path) -> Path:
     """Write `<run id>.zip` beside the page, and return its path.
 
     Args:
@@ -117,7 +117,7 @@ def _code() -> Iterator[tuple[str, bytes]]:
             yield f"code/{name}", (ROOT / name).read_bytes()
 
 
-def _readme(facts: Facts, changed: bool) -> str:
+def _readme(facts: RunData, changed: bool) -> str:
     of = commit()
     code = f"code/ is commit {of}" + (" with the changes in code.diff applied" if changed else "") if of else "code/"
     return (
@@ -130,7 +130,7 @@ def _readme(facts: Facts, changed: bool) -> str:
     )
 
 
-def _model(facts: Facts) -> Iterator[tuple[str, bytes]]:
+def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     """The files under model/."""
     from safetensors.torch import save
 
@@ -179,7 +179,7 @@ def _program(run_id: str, model: nn.Module, images: torch.Tensor) -> bytes:
     return file.getvalue()
 
 
-def _classes(facts: Facts, widths: dict[str, int]) -> dict[str, list[str]]:
+def _classes(facts: RunData, widths: dict[str, int]) -> dict[str, list[str]]:
     """The names of each output's classes, for those outputs that have as many."""
     assert facts.shard_set is not None
     schema = facts.shard_set.schema
@@ -190,7 +190,7 @@ def _classes(facts: Facts, widths: dict[str, int]) -> dict[str, list[str]]:
 
 
 def _preprocessing(
-    facts: Facts, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int]
+    facts: RunData, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int]
 ) -> dict[str, Any]:
     """From a picture file to an image, and from the network's outputs to probabilities."""
     assert facts.shard_set is not None

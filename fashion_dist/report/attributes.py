@@ -10,7 +10,7 @@ import numpy as np
 
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Section, Sheet, Shot, Table
-from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, PINK, SOFT, Album, heat, short
+from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, PINK, SOFT, FigureWriter, heat, short
 from fashion_dist.report.split_predictions import Thumbnails, names_of, spread
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ GALLERY = 18
 
 @dataclass(frozen=True)
 class AttributeAnswers:
-    """Answers about images whose attributes are known.
+    """SplitPredictions about images whose attributes are known.
 
     Args:
         rows: int64 [n], the images as rows of the split.
@@ -50,12 +50,12 @@ def average_precisions(found: AttributeAnswers) -> np.ndarray:
     return np.array(values)
 
 
-def sections(found: AttributeAnswers, album: Album, thumbs: Thumbnails) -> list[Section]:
+def sections(found: AttributeAnswers, album: FigureWriter, thumbs: Thumbnails) -> list[Section]:
     """All sections about attributes."""
     return [one_by_one(found, album), together(found, album), worst(found, thumbs)]
 
 
-def one_by_one(found: AttributeAnswers, album: Album) -> Section:
+def one_by_one(found: AttributeAnswers, album: FigureWriter) -> Section:
     """Precision, recall, F1 and average precision of each attribute."""
     counted, average = scores.per_attribute(found.truth, found.chosen), average_precisions(found)
     names = found.names
@@ -95,7 +95,7 @@ def one_by_one(found: AttributeAnswers, album: Album) -> Section:
     return Section("attributes", "Attributes", sentences, [picture, Table("", head, rows, folded=len(rows) > 20)])
 
 
-def together(found: AttributeAnswers, album: Album) -> Section:
+def together(found: AttributeAnswers, album: FigureWriter) -> Section:
     """How often attributes occur together, in truth and among the answers."""
     true, named, names = found.truth == 1, found.chosen & (found.truth >= 0), found.names
     truth, answer = co_occurrence(true), co_occurrence(named)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Picture, Section, Sheet, Shot, Table
-from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, Album, heat, short
+from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, FigureWriter, heat, short
 from fashion_dist.report.split_predictions import Thumbnails, spread
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FEW = 20
 
 @dataclass(frozen=True)
 class ClassAnswers:
-    """Answers about images whose class is known.
+    """SplitPredictions about images whose class is known.
 
     Args:
         rows: int64 [n], the images as rows of the split.
@@ -59,13 +59,13 @@ class ClassAnswers:
         return scores.confusion(self.truth, self.answers, len(self.names))
 
 
-def sections(found: ClassAnswers, album: Album, thumbs: Thumbnails) -> list[Section]:
+def sections(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> list[Section]:
     """All sections about classes."""
     made = [confused(found, album, thumbs), class_by_class(found, album), sureness(found, album)]
     return [*made, worst(found, thumbs)]
 
 
-def confused(found: ClassAnswers, album: Album, thumbs: Thumbnails) -> Section:
+def confused(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> Section:
     """The confusion matrix, and the most confused pairs of classes with examples."""
     matrix, names = found.matrix, found.names
     pairs = confused_pairs(matrix)
@@ -114,7 +114,7 @@ def _more(rows: Sequence[object], shown: int) -> str:
     return f"and {len(rows) - shown} more pairs, in confusion.csv" if len(rows) > shown else ""
 
 
-def _matrix(matrix: np.ndarray, names: Sequence[str], album: Album) -> Picture:
+def _matrix(matrix: np.ndarray, names: Sequence[str], album: FigureWriter) -> Picture:
     order = scores.together(matrix)
     few = len(names) <= FEW
     sorted_matrix = matrix[np.ix_(order, order)]
@@ -161,7 +161,7 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], album: Album) -> Picture:
     )  # fmt: skip
 
 
-def class_by_class(found: ClassAnswers, album: Album) -> Section:
+def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
     """Precision, recall and F1 of each class."""
     counted, names = scores.per_class(found.matrix), found.names
     asked = np.flatnonzero(counted.support > 0)
@@ -201,7 +201,7 @@ def class_by_class(found: ClassAnswers, album: Album) -> Section:
     return Section("classes", "Class by class", sentences, [picture, Table("", head, rows, folded=len(rows) > 20)])
 
 
-def sureness(found: ClassAnswers, album: Album) -> Section:
+def sureness(found: ClassAnswers, album: FigureWriter) -> Section:
     """The reliability diagram."""
     counted = scores.reliability(found.confidence, found.right)
     mean, share = float(found.confidence.mean()), float(found.right.mean())

@@ -11,8 +11,8 @@ import numpy as np
 
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Picture, Section, Table
-from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, Album, short
-from fashion_dist.report.run_data import Facts, plain_json
+from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, FigureWriter, short
+from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.report.run_sections import epochs_below
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Group:
 
     label: str
     settings: Mapping[str, Any]
-    members: Sequence[Facts]
+    members: Sequence[RunData]
 
     def values(self, metric: str) -> list[float]:
         """A metric of each member on validation at its best epoch, of those that have one."""
@@ -47,17 +47,17 @@ class Group:
         return float(np.mean(found)) if found else float("-inf")
 
 
-def differing(found: Sequence[Facts]) -> list[str]:
+def differing(found: Sequence[RunData]) -> list[str]:
     """The settings that are not the same in all runs, in the order of the configuration."""
     flats = [f.config.flat() for f in found]
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
     return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
 
 
-def group(found: Sequence[Facts]) -> list[Group]:
+def group(found: Sequence[RunData]) -> list[Group]:
     """The runs, folded over seeds, in the order of their first appearance."""
     keys = [key for key in differing(found) if key != SEED]
-    folded: dict[str, list[Facts]] = {}
+    folded: dict[str, list[RunData]] = {}
     for f in found:
         flat = f.config.flat()
         same_data = f.made.get("data_hash", "")
@@ -74,7 +74,7 @@ def group(found: Sequence[Facts]) -> list[Group]:
     ]
 
 
-def _label(settings: Mapping[str, Any], facts: Facts) -> str:
+def _label(settings: Mapping[str, Any], facts: RunData) -> str:
     if not settings:
         return facts.run_id
     parts = []
@@ -88,13 +88,13 @@ def _label(settings: Mapping[str, Any], facts: Facts) -> str:
     return label if len(label) <= 60 else facts.run_id
 
 
-def shared_metrics(found: Sequence[Facts]) -> list[str]:
+def shared_metrics(found: Sequence[RunData]) -> list[str]:
     """Validation metrics that all runs with any have, the first run's monitored one first."""
     measured = [f.metrics for f in found if f.metrics]
     return [m for m in measured[0] if all(m in other for other in measured)] if measured else []
 
 
-def overview(found: Sequence[Facts]) -> Section:
+def overview(found: Sequence[RunData]) -> Section:
     """The runs sorted by what they share first, with only the settings that differ."""
     shared, keys = shared_metrics(found), differing(found)
     metric = shared[0] if shared else ""
@@ -134,7 +134,7 @@ def overview(found: Sequence[Facts]) -> Section:
     return Section("runs", "The runs", sentences, [table])
 
 
-def curves(groups: Sequence[Group], shared: Sequence[str], album: Album) -> Section:
+def curves(groups: Sequence[Group], shared: Sequence[str], album: FigureWriter) -> Section:
     """The curves of all runs together; seeds of a group share a colour, and their mean is the strong line."""
     names = [*shared[:3], "loss"]
     pictures = [p for name in names if (p := curve_picture(f"together-{name}", name, groups, album)) is not None]
@@ -155,7 +155,7 @@ def curves(groups: Sequence[Group], shared: Sequence[str], album: Album) -> Sect
 
 
 def curve_picture(
-    name: str, metric: str, groups: Sequence[Group], album: Album, split: str = "val", title: str = ""
+    name: str, metric: str, groups: Sequence[Group], album: FigureWriter, split: str = "val", title: str = ""
 ) -> Picture | None:
     """One metric of all groups over the epochs; None where nobody has measured it."""
     drawn = [(g, [s for f in g.members if (s := f.series(split, metric))]) for g in groups]
@@ -227,7 +227,7 @@ def seeds(groups: Sequence[Group], shared: Sequence[str]) -> Section | None:
 
 
 def models(
-    groups: Sequence[Group], shared: Sequence[str], album: Album, size: Callable[[Facts], tuple[int, int]]
+    groups: Sequence[Group], shared: Sequence[str], album: FigureWriter, size: Callable[[RunData], tuple[int, int]]
 ) -> Section | None:
     """Networks side by side: accuracy, parameters, FLOPs, samples/s, epochs to best; finetuned against from scratch.
 
@@ -281,7 +281,7 @@ def _tuned_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
     return pairs[:4]
 
 
-def _tuned_picture(tuned: Group, scratch: Group, metric: str, album: Album) -> Picture | None:
+def _tuned_picture(tuned: Group, scratch: Group, metric: str, album: FigureWriter) -> Picture | None:
     name = tuned.members[0].config.model.name
     title = f"{name}: finetuned against from scratch, {formatting.name(metric)}"
     return curve_picture(f"tuned-{name}", metric, (tuned, scratch), album, title=title)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fashion_dist.io import OwnFiles
 from fashion_dist.models.siamese import PairNetwork, pair_scores
-from fashion_dist.report.run_data import Facts
+from fashion_dist.report.run_data import RunData
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.checkpoint import Checkpoints
@@ -70,7 +70,7 @@ class Inside:
     cams: np.ndarray
 
 
-def look_inside(facts: Facts, split: str, groups: np.ndarray, kept: Path, say: Callable[[str], None]) -> Inside:
+def look_inside(facts: RunData, split: str, groups: np.ndarray, kept: Path, say: Callable[[str], None]) -> Inside:
     """What the best weights of a run see in a split; read from `kept` if it was computed with the same weights.
 
     Args:
@@ -113,7 +113,7 @@ def _read(path: Path, key: str) -> Inside | None:
         return None
 
 
-def _trainer(facts: Facts) -> Trainer:
+def _trainer(facts: RunData) -> Trainer:
     assert facts.shard_set is not None
     config = dataclasses.replace(facts.config, data=dataclasses.replace(facts.config.data, eval_flip=False))
     return Trainer.for_inference(OpenRun(facts.run, config, facts.shard_set))

@@ -11,8 +11,8 @@ import numpy as np
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Block, Cloud, Dot, Picture, Section, Sheet, Shot
 from fashion_dist.report.feature_analysis import Inside, look_inside
-from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, Album, short
-from fashion_dist.report.run_data import Facts
+from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, FigureWriter, short
+from fashion_dist.report.run_data import RunData
 from fashion_dist.report.split_predictions import Thumbnails, encode
 from shards import Split
 
@@ -26,7 +26,7 @@ DOTS = 160
 _CSS = ("--blue", "--orange", "--green", "--pink", "--yellow", "--sky", "--red")
 
 
-def sections(facts: Facts, split: Split, album: Album, say: Callable[[str], None]) -> list[Section]:
+def sections(facts: RunData, split: Split, album: FigureWriter, say: Callable[[str], None]) -> list[Section]:
     """What the best weights see in a split."""
     groups, names = _groups(facts, split)
     found = look_inside(facts, split.name, groups, album.folder / "cache" / "inside.npz", say)
@@ -40,7 +40,7 @@ def sections(facts: Facts, split: Split, album: Album, say: Callable[[str], None
     return [section for section in made if section.blocks]
 
 
-def _groups(facts: Facts, split: Split) -> tuple[np.ndarray, Sequence[str]]:
+def _groups(facts: RunData, split: Split) -> tuple[np.ndarray, Sequence[str]]:
     """What colours the split's images: their class, else the first named fact; int [N] and the names."""
     schema, task, config = split.schema, facts.task, facts.config
     if classes := task.class_names(schema, config):
@@ -51,7 +51,7 @@ def _groups(facts: Facts, split: Split) -> tuple[np.ndarray, Sequence[str]]:
     return np.zeros(len(split), np.int64), [split.name]
 
 
-def _map(found: Inside, of: np.ndarray, names: Sequence[str], split: Split, album: Album) -> Section:
+def _map(found: Inside, of: np.ndarray, names: Sequence[str], split: Split, album: FigureWriter) -> Section:
     """t-SNE and PCA of the features, and the map with thumbnails."""
     known = of >= 0
     agree = float((of[found.neighbour] == of)[known].mean()) if known.any() else 0.0
@@ -83,7 +83,7 @@ def _style(rank: int) -> tuple[str, str]:
 
 def _scatter(
     key: str, title: str, points: np.ndarray, axis: Sequence[str], of: np.ndarray, ranked: Sequence[int],
-    names: Sequence[str], found: Inside, album: Album,
+    names: Sequence[str], found: Inside, album: FigureWriter,
 ) -> Picture:  # fmt: skip
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
@@ -129,7 +129,7 @@ def _cloud(found: Inside, of: np.ndarray, ranked: Sequence[int], names: Sequence
     return Cloud("The same map: point at, touch or tab to a dot to see its image", alt, dots, legend)
 
 
-def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, album: Album) -> Section:
+def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, album: FigureWriter) -> Section:
     """First filters, Grad-CAM and feature maps."""
     titles = [names[int(of[i])] if of[i] >= 0 else "unknown" for i in found.looked]
     blocks: list[Block] = []
@@ -162,7 +162,7 @@ def _uri(pixels: np.ndarray, px: int = 104) -> str:
     return encode(Image.fromarray(pixels), px)
 
 
-def _filters(weights: np.ndarray, album: Album) -> Picture:
+def _filters(weights: np.ndarray, album: FigureWriter) -> Picture:
     shown = weights[:64]
     across = 8 if len(shown) > 12 else 4
     down = -(-len(shown) // across)

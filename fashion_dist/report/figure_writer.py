@@ -50,7 +50,7 @@ WIDTH, HEIGHT = 5.2, 3.2
 Rows = Iterable[Sequence[object]]
 
 
-class Album:
+class FigureWriter:
     """The pictures of one page, in the order they were drawn.
 
     Args:

@@ -17,10 +17,10 @@ from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
 from fashion_dist.report import formatting, run_sections, scores, views
 from fashion_dist.report.blocks import Page, Section
-from fashion_dist.report.figure_writer import Album
+from fashion_dist.report.figure_writer import FigureWriter
 from fashion_dist.report.page import write_page
-from fashion_dist.report.run_data import Facts
-from fashion_dist.report.split_predictions import SPLITS, Answers, read_answers
+from fashion_dist.report.run_data import RunData
+from fashion_dist.report.split_predictions import SPLITS, SplitPredictions, read_answers
 from fashion_dist.runs import OpenRun
 from fashion_dist.tracking.wandb_run import WandbMode, show_pictures
 from shards import ShardSet
@@ -37,14 +37,14 @@ class Made:
     """A written page and the pictures in it."""
 
     page: Path
-    album: Album
+    album: FigureWriter
 
 
 def _silent(_text: str) -> None:
     pass
 
 
-def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, say: Say = _silent) -> Made:
+def report_run(facts: RunData, out: Path | None = None, *, quick: bool = False, say: Say = _silent) -> Made:
     """Write the page of one run into `out` (default: its `report/`).
 
     Args:
@@ -55,7 +55,7 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
     """
     folder = out or facts.run.report
     OwnFiles(folder).claim("index.html")
-    album, notes = Album(folder), list(facts.notes)
+    album, notes = FigureWriter(folder), list(facts.notes)
     sections = [run_sections.what_was_run(facts), run_sections.curves(facts, album)]
     found = _answers(facts, notes, quick, say)
     judged = {name: views.figures(facts, answers) for name, answers in found.items()}
@@ -78,7 +78,7 @@ def report_run(facts: Facts, out: Path | None = None, *, quick: bool = False, sa
     return Made(folder / "index.html", album)
 
 
-def _inside(facts: Facts, album: Album, notes: list[str], say: Say) -> list[Section]:
+def _inside(facts: RunData, album: FigureWriter, notes: list[str], say: Say) -> list[Section]:
     """What the network sees in validation."""
     assert facts.shard_set is not None
     if importlib.util.find_spec("captum") is None:
@@ -103,14 +103,14 @@ def _made_by() -> str:
     return f"Made by fashion-dist {__version__} on {time.strftime('%Y-%m-%d %H:%M')}. Figures lie beside this page."
 
 
-def _subtitle(facts: Facts, chosen: Answers | None) -> str:
+def _subtitle(facts: RunData, chosen: SplitPredictions | None) -> str:
     of = f"; judged on {len(chosen.rows):,} images of {chosen.split.name}" if chosen is not None else ""
     created = facts.made.get("created")
     when = f", made {time.strftime('%Y-%m-%d %H:%M', time.localtime(created))}" if created else ""
     return f"Run {facts.run_id}{when}{of}"
 
 
-def _head(facts: Facts, judged: dict[str, list[scores.Figure]]) -> list[tuple[str, str]]:
+def _head(facts: RunData, judged: dict[str, list[scores.Figure]]) -> list[tuple[str, str]]:
     lines = [
         ("command", str(facts.made.get("command", "not written down"))),
         ("state", run_sections.state_sentence(facts)),
@@ -127,16 +127,16 @@ def _head(facts: Facts, judged: dict[str, list[scores.Figure]]) -> list[tuple[st
     return [(name, value) for name, value in lines if value]
 
 
-def _has_best(facts: Facts) -> bool:
+def _has_best(facts: RunData) -> bool:
     """Whether there is a network to ask."""
     return not facts.gone and any(facts.run.checkpoints.glob("best-*"))
 
 
-def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str, Answers]:
+def _answers(facts: RunData, notes: list[str], quick: bool, say: Say) -> dict[str, SplitPredictions]:
     """The labelled splits' answers, test first; without labels there, validation is predicted with the best weights."""
     if facts.shard_set is None:
         return {}
-    found: dict[str, Answers] = {}
+    found: dict[str, SplitPredictions] = {}
     for name in SPLITS:
         if not facts.shard_set.splits.get(name):
             continue
@@ -159,14 +159,14 @@ def _answers(facts: Facts, notes: list[str], quick: bool, say: Say) -> dict[str,
     return found
 
 
-def is_stale(facts: Facts, split: str) -> bool:
+def is_stale(facts: RunData, split: str) -> bool:
     """Whether a split's predictions are missing, or older than the best weights."""
     files = list(facts.run.predictions(split).glob("rank_*.parquet"))
     best = max((path.stat().st_mtime for path in facts.run.checkpoints.glob("best-*/state.pt")), default=0.0)
     return not files or min(path.stat().st_mtime for path in files) < best
 
 
-def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, say: Say = _silent) -> Made:
+def report_runs(found: Sequence[RunData], out: Path, *, quick: bool = False, say: Say = _silent) -> Made:
     """Write the page of several runs into `out`.
 
     Args:
@@ -178,7 +178,7 @@ def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, say: 
     from fashion_dist.report import ablation, comparison
 
     OwnFiles(out).claim("index.html")
-    album, notes = Album(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
+    album, notes = FigureWriter(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
     groups, shared = comparison.group(found), comparison.shared_metrics(found)
     sections: list[Section | None] = [comparison.overview(found)]
     sections.append(comparison.curves(groups, shared, album))
@@ -206,7 +206,7 @@ def report_runs(found: Sequence[Facts], out: Path, *, quick: bool = False, say: 
     return Made(out / "index.html", album)
 
 
-def share(facts: Facts, album: Album, mode: WandbMode) -> bool:
+def share(facts: RunData, album: FigureWriter, mode: WandbMode) -> bool:
     """Show the page's pictures in the run's W&B page as well; not of a run that trains, which has W&B to itself."""
     if facts.view.is_active or mode == "off":
         return False
@@ -215,14 +215,14 @@ def share(facts: Facts, album: Album, mode: WandbMode) -> bool:
     return show_pictures(facts.run, facts.config, mode, group, album.paths)
 
 
-def folder_of(home: Home, found: Sequence[Facts]) -> Path:
+def folder_of(home: Home, found: Sequence[RunData]) -> Path:
     """Where the page of these runs lies, whatever order they are named in."""
     tasks = sorted({f.config.task for f in found})
     digest = hashlib.sha256(" ".join(sorted(f.run_id for f in found)).encode()).hexdigest()
     return home.reports / f"{tasks[0] if len(tasks) == 1 else 'tasks'}-{len(found)}-runs-{digest[:8]}"
 
 
-def _hits(found: Sequence[Facts]) -> dict[str, np.ndarray]:
+def _hits(found: Sequence[RunData]) -> dict[str, np.ndarray]:
     """Whether each run answers each image rightly, on the first split that all of one shard set have answered."""
     sets = {f.shard_set.data_hash for f in found if f.shard_set is not None}
     if len(sets) != 1:
@@ -241,11 +241,11 @@ def _hits(found: Sequence[Facts]) -> dict[str, np.ndarray]:
     return {}
 
 
-def _sizes() -> Callable[[Facts], tuple[int, int]]:
+def _sizes() -> Callable[[RunData], tuple[int, int]]:
     """Measures networks; each kind once."""
     known: dict[str, tuple[int, int]] = {}
 
-    def size(facts: Facts) -> tuple[int, int]:
+    def size(facts: RunData) -> tuple[int, int]:
         if facts.shard_set is None or facts.gone:
             return 0, 0
         key = repr((facts.config.task, facts.config.model, facts.config.data.image_px, facts.config.options))
@@ -256,7 +256,7 @@ def _sizes() -> Callable[[Facts], tuple[int, int]]:
     return size
 
 
-def _size(facts: Facts, shard_set: ShardSet) -> tuple[int, int]:
+def _size(facts: RunData, shard_set: ShardSet) -> tuple[int, int]:
     """Parameters of a run's network, and FLOPs of one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -271,5 +271,5 @@ def _size(facts: Facts, shard_set: ShardSet) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops())
 
 
-def _no_size(_facts: Facts) -> tuple[int, int]:
+def _no_size(_facts: RunData) -> tuple[int, int]:
     return 0, 0

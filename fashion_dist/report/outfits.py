@@ -11,8 +11,8 @@ import numpy as np
 from fashion_dist.config import Config
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Sheet, Shot, Table
-from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, Album
-from fashion_dist.report.split_predictions import Answers, Thumbnails
+from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, FigureWriter
+from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.compatibility import Wardrobe, wardrobe_of
 from fashion_dist.tasks.common.evaluators import area_under_roc
@@ -52,7 +52,7 @@ class Judged:
     correct: np.ndarray
 
 
-def judge(answers: Answers, config: Config) -> Judged:
+def judge(answers: SplitPredictions, config: Config) -> Judged:
     """Scores of everything that is asked of the split, as the task itself computes them."""
     wardrobe = wardrobe_of(answers.split)
     rows = np.full((len(answers.split), answers.columns["embedding"].shape[1]), np.nan)
@@ -68,7 +68,7 @@ def judge(answers: Answers, config: Config) -> Judged:
     )  # fmt: skip
 
 
-def figures(answers: Answers, config: Config) -> list[scores.Figure]:
+def figures(answers: SplitPredictions, config: Config) -> list[scores.Figure]:
     """The task's metrics with intervals over pairs, outfits and questions."""
     found, area = judge(answers, config), area_under_roc
     made = [scores.auc_figure("pair_auc", found.pair_score, found.pair_truth, area)]
@@ -81,7 +81,7 @@ def figures(answers: Answers, config: Config) -> list[scores.Figure]:
     return made
 
 
-def sections(answers: Answers, config: Config, album: Album, thumbs: Thumbnails) -> list[Section]:
+def sections(answers: SplitPredictions, config: Config, album: FigureWriter, thumbs: Thumbnails) -> list[Section]:
     """All sections about pairs and outfits."""
     found = judge(answers, config)
     made = [_pairs(found, album, thumbs)]
@@ -92,7 +92,7 @@ def sections(answers: Answers, config: Config, album: Album, thumbs: Thumbnails)
     return made
 
 
-def _pairs(found: Judged, album: Album, thumbs: Thumbnails) -> Section:
+def _pairs(found: Judged, album: FigureWriter, thumbs: Thumbnails) -> Section:
     area = area_under_roc(found.pair_score, found.pair_truth)
     right = float(((found.pair_score > 0.5) == found.pair_truth).mean())
     sentence = (
@@ -125,7 +125,7 @@ def _pair_shot(found: Judged, place: int, thumbs: Thumbnails) -> Shot:
     return Shot(thumbs[a], f"two items, {truth}", (line,), (thumbs[b],), "good" if right else "bad")
 
 
-def _roc(name: str, title: str, score: np.ndarray, truth: np.ndarray, album: Album) -> Block:
+def _roc(name: str, title: str, score: np.ndarray, truth: np.ndarray, album: FigureWriter) -> Block:
     from sklearn.metrics import roc_curve
 
     false, true, cut = roc_curve(truth, score)
@@ -147,7 +147,7 @@ def _roc(name: str, title: str, score: np.ndarray, truth: np.ndarray, album: Alb
 
 
 def _histogram(
-    name: str, title: str, score: np.ndarray, truth: np.ndarray, labels: tuple[str, str], album: Album,
+    name: str, title: str, score: np.ndarray, truth: np.ndarray, labels: tuple[str, str], album: FigureWriter,
     marks: Sequence[float] = (),
 ) -> Block:  # fmt: skip
     edges = np.linspace(0, 1, 26)
@@ -169,7 +169,7 @@ def _histogram(
     return album.draw(f"scores-{name}", title, alt, paint, ("from", "to", *labels), rows)
 
 
-def _outfits(found: Judged, config: Config, album: Album, thumbs: Thumbnails) -> Section:
+def _outfits(found: Judged, config: Config, album: FigureWriter, thumbs: Thumbnails) -> Section:
     options = {**THRESHOLDS, **config.options}
     low, high = (float(options[name]) for name in THRESHOLDS)
     said = np.array([conclusion(float(score), low, high) for score in found.outfit_score])

@@ -27,7 +27,7 @@ _TERMS = ("loss", "lr", "samples_per_s", "gradient_norm", "mining_s")
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunData:
     """One run, as its folder describes it.
 
     Args:
@@ -165,7 +165,7 @@ def find_runs(home: Home, named: Sequence[str]) -> list[RunDir]:
     return list(dict.fromkeys(runs))
 
 
-def read_facts(runs: Sequence[RunDir]) -> list[Facts]:
+def read_facts(runs: Sequence[RunDir]) -> list[RunData]:
     """The facts of each run; Slurm is asked about all of them at once.
 
     Raises:
@@ -175,7 +175,7 @@ def read_facts(runs: Sequence[RunDir]) -> list[Facts]:
     return [_read(snapshot, view) for snapshot, view in zip(snapshots, view_snapshots(snapshots), strict=True)]
 
 
-def _read(snapshot: RunSnapshot, view: RunView) -> Facts:
+def _read(snapshot: RunSnapshot, view: RunView) -> RunData:
     run = snapshot.run
     if snapshot.problems:
         raise ConfigError(f"run {run.run_id} is {view.detail}")
@@ -196,7 +196,7 @@ def _read(snapshot: RunSnapshot, view: RunView) -> Facts:
     if damaged:
         lines = f"{damaged} line{'s' * (damaged != 1)}"
         notes.append(f"{lines} of metrics.jsonl could not be read and {'is' if damaged == 1 else 'are'} left out.")
-    return Facts(run, config, view, made, snapshot, points, damaged, shard_set, tuple(notes), gone)
+    return RunData(run, config, view, made, snapshot, points, damaged, shard_set, tuple(notes), gone)
 
 
 def _damaged(run: RunDir, read: int) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Block, Picture, Section, Table
-from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, STYLES, Album
-from fashion_dist.report.run_data import PLAIN, Facts, plain_json
+from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, STYLES, FigureWriter
+from fashion_dist.report.run_data import PLAIN, RunData, plain_json
 from fashion_dist.report.scores import Figure
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STATE_WORDS = {
 }  # fmt: skip
 
 
-def state_sentence(facts: Facts) -> str:
+def state_sentence(facts: RunData) -> str:
     """How the run stands, with the reason where it did not end well."""
     progress = facts.view.progress
     sentence = f"The run {STATE_WORDS.get(facts.view.state, facts.view.state)}"
@@ -33,7 +33,7 @@ def state_sentence(facts: Facts) -> str:
     return f"{sentence}: {facts.view.detail}" if facts.view.detail else f"{sentence}."
 
 
-def what_was_run(facts: Facts) -> Section:
+def what_was_run(facts: RunData) -> Section:
     """Command, settings, data, hardware and cost."""
     config, changed = facts.config, facts.changed
     sentences = [state_sentence(facts), _cost_sentence(facts)]
@@ -55,7 +55,7 @@ def what_was_run(facts: Facts) -> Section:
     return Section("run", "What was run", [s for s in sentences if s], blocks)
 
 
-def _cost_sentence(facts: Facts) -> str:
+def _cost_sentence(facts: RunData) -> str:
     if not facts.starts:
         return "No start of it is written down, so its time and cost are unknown."
     last = facts.starts[-1]
@@ -67,7 +67,7 @@ def _cost_sentence(facts: Facts) -> str:
     return f"It took {formatting.duration(facts.wall_s)} with {ranks}{on} ({hours} node-hours{cpu}){rate}."
 
 
-def _data_card(facts: Facts) -> Table:
+def _data_card(facts: RunData) -> Table:
     assert facts.shard_set is not None
     shard_set = facts.shard_set
     rows: list[tuple[object, ...]] = []
@@ -86,7 +86,7 @@ def _data_card(facts: Facts) -> Table:
     return Table("Data", ("split", "samples", "median size", "mean file"), rows, note=note.strip())
 
 
-def _starts(facts: Facts) -> Table:
+def _starts(facts: RunData) -> Table:
     rows = []
     for start in facts.starts:
         took = formatting.duration(start.ended - start.started) if start.ended else "—"
@@ -95,7 +95,7 @@ def _starts(facts: Facts) -> Table:
     return Table("Starts", ("start", "nodes", "ranks", "took", "end", "why"), rows, folded=len(rows) > 8)
 
 
-def curves(facts: Facts, album: Album) -> Section:
+def curves(facts: RunData, album: FigureWriter) -> Section:
     """Loss, every metric, learning rate and throughput over the epochs; the best epoch and later starts marked."""
     if not facts.points:
         return Section("curves", "Curves", ["Nothing has been measured yet."])
@@ -113,7 +113,7 @@ def _loss_first(name: str) -> tuple[bool, str]:
     return name != "loss", name
 
 
-def _curve_words(facts: Facts) -> list[str]:
+def _curve_words(facts: RunData) -> list[str]:
     sentences = []
     found = facts.series("val", facts.monitor)
     name = formatting.name(facts.monitor)
@@ -136,14 +136,14 @@ def _curve_words(facts: Facts) -> list[str]:
     return sentences
 
 
-def starts_after_first(facts: Facts) -> list[float]:
+def starts_after_first(facts: RunData) -> list[float]:
     """The epochs at which a later start took the run up."""
     train = [p for p in facts.points if p["split"] == "train"]
     pairs = itertools.pairwise(train)
     return [after["epoch"] for before, after in pairs if before.get("attempt") != after.get("attempt")]
 
 
-def _both(facts: Facts, album: Album, name: str) -> Picture | None:
+def _both(facts: RunData, album: FigureWriter, name: str) -> Picture | None:
     """One quantity over the epochs, in training and validation, as far as it was measured."""
     lines = [(split, points) for split in ("train", "val") if (points := facts.series(split, name))]
     if not lines:
@@ -184,7 +184,7 @@ def epochs_below(axes: Axes) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def mark(axes: Axes, facts: Facts, val: Sequence[tuple[float, float]] | None) -> None:
+def mark(axes: Axes, facts: RunData, val: Sequence[tuple[float, float]] | None) -> None:
     """The best epoch as a dot on its curve, and the epochs where a later start took up as dotted lines."""
     for number, epoch in enumerate(starts_after_first(facts)):
         axes.axvline(epoch, color=SOFT, linewidth=0.9, linestyle=":", label="started again" if not number else None)
@@ -193,7 +193,7 @@ def mark(axes: Axes, facts: Facts, val: Sequence[tuple[float, float]] | None) ->
         axes.plot([best], [dict(val)[best]], "D", color=GREEN, markersize=5, label=f"best, epoch {best:g}", zorder=5)
 
 
-def final_figures(facts: Facts, judged: Mapping[str, Sequence[Figure]]) -> Section:
+def final_figures(facts: RunData, judged: Mapping[str, Sequence[Figure]]) -> Section:
     """The figures of each judged split, with intervals where they were recomputed from predictions."""
     rows: list[tuple[object, ...]] = []
     sentences = []
@@ -235,7 +235,7 @@ def final_figures(facts: Facts, judged: Mapping[str, Sequence[Figure]]) -> Secti
     )
 
 
-def no_test(facts: Facts) -> str:
+def no_test(facts: RunData) -> str:
     """Why there are no figures of the test split."""
     if facts.shard_set is not None and "test" not in facts.shard_set.splits:
         return "The shard set has no test split."

@@ -23,7 +23,7 @@ SPLITS = ("test", "val")
 
 
 @dataclass(frozen=True)
-class Answers:
+class SplitPredictions:
     """What a run answered about n images of a split.
 
     Args:
@@ -41,7 +41,7 @@ class Answers:
     note: str = ""
 
 
-def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Answers | None:
+def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> SplitPredictions | None:
     """The predictions of a split, each image once; None where there are none."""
     try:
         columns = read_predictions(run, split.name)
@@ -57,7 +57,7 @@ def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Answe
     if not len(rows):
         return None
     targets = {k: np.asarray(v)[rows] for k, v in task.targets(split.columns(*task.columns), config).items()}
-    return Answers(split, rows, chosen, targets, note)
+    return SplitPredictions(split, rows, chosen, targets, note)
 
 
 class Thumbnails:

@@ -6,20 +6,20 @@ import re
 from collections.abc import Sequence
 
 from fashion_dist.report import formatting
-from fashion_dist.report.run_data import PLAIN, Facts
+from fashion_dist.report.run_data import PLAIN, RunData
 
 HEAD = ("task", "command", "seed", "epochs", "wall", "CPU", "validation", "test")
 SHOWN = 4
 """Figures of a split in a cell."""
 
 
-def markdown(found: Sequence[Facts]) -> str:
+def markdown(found: Sequence[RunData]) -> str:
     """The table of the runs, in the order they are given; a figure that was not measured is a dash."""
     rows = [HEAD, tuple("---" for _ in HEAD), *(_row(f) for f in found)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _row(facts: Facts) -> tuple[str, ...]:
+def _row(facts: RunData) -> tuple[str, ...]:
     progress = facts.view.progress
     done = f"{progress.epoch} of {facts.config.train.epochs}"
     epochs = f"{facts.config.train.epochs}" if facts.view.state == "done" else f"{done}, {facts.view.state}"
@@ -33,7 +33,7 @@ def _row(facts: Facts) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def command_of(facts: Facts) -> str:
+def command_of(facts: RunData) -> str:
     """The command that made the run, without the folder it was made in."""
     return re.sub(r" --(home|wait|json)(?=[ =]|$)((?<=home)[ =]('[^']*'|\S+))?", "", str(facts.made.get("command", "")))
 
@@ -42,7 +42,7 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|").replace("`", "'").replace("\n", " ")
 
 
-def _figures(facts: Facts, split: str) -> str:
+def _figures(facts: RunData, split: str) -> str:
     """What was measured at the best epoch, the monitored metric first; each with its name."""
     measured = facts.at_best(split)
     names = [name for name in facts.metrics if name in measured and name not in PLAIN][:SHOWN]

@@ -10,38 +10,38 @@ import numpy as np
 from fashion_dist.errors import ConfigError
 from fashion_dist.report import attributes, classes, outfits, scores
 from fashion_dist.report.blocks import Section
-from fashion_dist.report.figure_writer import Album
-from fashion_dist.report.run_data import Facts
-from fashion_dist.report.split_predictions import Answers, Thumbnails
+from fashion_dist.report.figure_writer import FigureWriter
+from fashion_dist.report.run_data import RunData
+from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails
 from fashion_dist.tasks import ReportView
 
 
 class _Kind(NamedTuple):
     """How one kind of view is read from answers, and what is made of what was read."""
 
-    read: Callable[[Facts, Answers, ReportView], Any]
-    figures: Callable[[Facts, Any], list[scores.Figure]]
-    sections: Callable[[Facts, Any, Album, Thumbnails], list[Section]]
+    read: Callable[[RunData, SplitPredictions, ReportView], Any]
+    figures: Callable[[RunData, Any], list[scores.Figure]]
+    sections: Callable[[RunData, Any, FigureWriter, Thumbnails], list[Section]]
 
 
-def figures(facts: Facts, answers: Answers) -> list[scores.Figure]:
+def figures(facts: RunData, answers: SplitPredictions) -> list[scores.Figure]:
     """The metrics of all views, with intervals."""
     return [figure for kind, found in _shown(facts, answers) for figure in kind.figures(facts, found)]
 
 
-def sections(facts: Facts, answers: Answers, album: Album) -> list[Section]:
+def sections(facts: RunData, answers: SplitPredictions, album: FigureWriter) -> list[Section]:
     """The sections of all views."""
     with Thumbnails(answers.split) as thumbs:
         shown = list(_shown(facts, answers))
         return [section for kind, found in shown for section in kind.sections(facts, found, album, thumbs)]
 
 
-def has_any(facts: Facts, answers: Answers) -> bool:
+def has_any(facts: RunData, answers: SplitPredictions) -> bool:
     """Whether a view has something to show: the truth is known, and what was predicted is what it needs."""
     return next(_shown(facts, answers), None) is not None
 
 
-def lacking(facts: Facts, answers: Answers) -> list[str]:
+def lacking(facts: RunData, answers: SplitPredictions) -> list[str]:
     """For each view that cannot be shown, which prediction columns are not there, in a sentence."""
     found = []
     for view in facts.task.report_views():
@@ -51,7 +51,7 @@ def lacking(facts: Facts, answers: Answers) -> list[str]:
     return found
 
 
-def right(facts: Facts, answers: Answers) -> np.ndarray | None:
+def right(facts: RunData, answers: SplitPredictions) -> np.ndarray | None:
     """Bool [n], whether each image of known class is answered rightly; None of a task without classes."""
     for view in facts.task.report_views():
         found = _read(facts, answers, view) if view.kind == "classes" else None
@@ -60,13 +60,13 @@ def right(facts: Facts, answers: Answers) -> np.ndarray | None:
     return None
 
 
-def _shown(facts: Facts, answers: Answers) -> Iterator[tuple[_Kind, Any]]:
+def _shown(facts: RunData, answers: SplitPredictions) -> Iterator[tuple[_Kind, Any]]:
     for view in facts.task.report_views():
         if (found := _read(facts, answers, view)) is not None:
             yield _KINDS[view.kind], found
 
 
-def _read(facts: Facts, answers: Answers, view: ReportView) -> Any:
+def _read(facts: RunData, answers: SplitPredictions, view: ReportView) -> Any:
     """What the view is drawn from; None where nothing is known or predicted."""
     if any(name not in answers.columns for name in view.predictions):
         return None
@@ -78,7 +78,7 @@ def _read(facts: Facts, answers: Answers, view: ReportView) -> Any:
     return _KINDS[view.kind].read(facts, answers, view)
 
 
-def _names(facts: Facts, view: ReportView) -> Sequence[str]:
+def _names(facts: RunData, view: ReportView) -> Sequence[str]:
     if not isinstance(view.names, str):
         return view.names
     assert facts.shard_set is not None
@@ -92,7 +92,7 @@ def _names(facts: Facts, view: ReportView) -> Sequence[str]:
     return list(found)
 
 
-def _classes(facts: Facts, answers: Answers, view: ReportView) -> classes.ClassAnswers | None:
+def _classes(facts: RunData, answers: SplitPredictions, view: ReportView) -> classes.ClassAnswers | None:
     truth = np.asarray(answers.targets[view.truth]).astype(np.int64)
     known = truth >= 0
     if not known.any():
@@ -106,7 +106,7 @@ def _classes(facts: Facts, answers: Answers, view: ReportView) -> classes.ClassA
     )
 
 
-def _attributes(facts: Facts, answers: Answers, view: ReportView) -> attributes.AttributeAnswers | None:
+def _attributes(facts: RunData, answers: SplitPredictions, view: ReportView) -> attributes.AttributeAnswers | None:
     truth = np.asarray(answers.targets[view.truth])
     known = (truth >= 0).any(axis=1)
     if not known.any():

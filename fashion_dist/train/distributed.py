@@ -71,7 +71,7 @@ class World:
 
 
 @dataclass
-class Link:
+class ProcessGroup:
     """An initialised job: collectives that every rank calls in the same order. One rank alone needs no network."""
 
     world: World
@@ -79,7 +79,7 @@ class Link:
     _control: dist.ProcessGroup | None = None
     _asked: tuple[dist.Work, Tensor] | None = None
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
         """`model` under DistributedDataParallel, or itself when there is one rank.
 
         Buffers follow rank 0 at every forward, so that the state which rank 0 saves is everybody's state.
@@ -89,7 +89,7 @@ class Link:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
-    def sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor added over the ranks, in float64, in one message; names and shapes agree on all ranks."""
         names = sorted(values)
         flat = torch.cat([values[name].detach().double().reshape(-1) for name in names])
@@ -98,14 +98,14 @@ class Link:
         parts = torch.split(flat, [values[name].numel() for name in names])
         return {name: part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
 
-    def sum_unequal(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`sum` where a rank may have nothing to add and pass no tensors at all."""
+    def all_reduce_sum_ragged(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`all_reduce_sum` where a rank may have nothing to add and pass no tensors at all."""
         if self._control is None:
-            return self.sum(values)
+            return self.all_reduce_sum(values)
         shapes = self.gather({name: list(value.shape) for name, value in values.items()})
         known = {name: shape for theirs in shapes for name, shape in theirs.items()}
         zeros = {name: torch.zeros(shape, device=self.device) for name, shape in known.items() if name not in values}
-        return self.sum({**values, **zeros})
+        return self.all_reduce_sum({**values, **zeros})
 
     def gradients(self, parallel: nn.Module, exchange: bool) -> contextlib.AbstractContextManager[Any]:
         """The context of one backward pass: gradients are added over the ranks, or only locally for a later one."""
@@ -139,7 +139,7 @@ class Link:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def any_so_far(self, flag: bool) -> bool:
+    def any_rank_delayed(self, flag: bool) -> bool:
         """Whether any rank passed True at this call's predecessor: the same answer on every rank.
 
         The answer is one call late because the question travels while the next step computes; the cost of a call is
@@ -157,7 +157,7 @@ class Link:
         self._asked = (work, tensor)
         return answer
 
-    def all_agree(self, text: str) -> bool:
+    def all_ranks_equal(self, text: str) -> bool:
         """Whether every rank passed the same text."""
         return len(set(self.gather(text))) == 1
 
@@ -186,7 +186,9 @@ def unpack_arrays(data: bytes | memoryview) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_s: float = 120.0) -> Iterator[Link]:
+def init_process_group(
+    world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_s: float = 120.0
+) -> Iterator[ProcessGroup]:
     """Join the job's process groups, and leave them at the end.
 
     Args:
@@ -205,7 +207,7 @@ def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world.world_size == 1:
-        yield Link(world, device)
+        yield ProcessGroup(world, device)
         return
     timeout = timedelta(seconds=timeout_s)
     store, secret = _open_store(world, rendezvous, "127.0.0.1" if world.nodes == 1 else address, timeout)
@@ -231,7 +233,7 @@ def connect(world: World, rendezvous: Path, address: str = "127.0.0.1", timeout_
     if world.is_main:
         rendezvous.unlink(missing_ok=True)
     try:
-        yield Link(world, device, control)
+        yield ProcessGroup(world, device, control)
     finally:
         dist.destroy_process_group()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fashion_dist.data import Batch
 from fashion_dist.tasks import Arrays
-from fashion_dist.train.distributed import Link
+from fashion_dist.train.distributed import ProcessGroup
 from shards.safe_io import refuse_link, remove_folder, require_ours
 
 _FILES = re.compile(r"rank_\d+\.parquet")
@@ -27,7 +27,7 @@ _FILES = re.compile(r"rank_\d+\.parquet")
 def iter_outputs(
     model: nn.Module,
     batches: Iterable[Batch],
-    dist: Link,
+    dist: ProcessGroup,
     autocast: Callable[[], AbstractContextManager[Any]],
     mirror: bool = False,
 ) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
@@ -55,7 +55,7 @@ def iter_outputs(
 
 
 def write_predictions(
-    folder: Path, predict: Callable[[], Arrays], keys: Callable[[np.ndarray], list[str]], dist: Link
+    folder: Path, predict: Callable[[], Arrays], keys: Callable[[np.ndarray], list[str]], dist: ProcessGroup
 ) -> None:
     """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `predict`, a row per example.
 

@@ -14,7 +14,7 @@ from fashion_dist.paths import RunDir
 from fashion_dist.run_status import StateFile
 from fashion_dist.tracking.metrics_log import MetricsLogger
 from fashion_dist.tracking.wandb_run import start_wandb
-from fashion_dist.train.distributed import Link
+from fashion_dist.train.distributed import ProcessGroup
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.startup_timer import format_startup
 from fashion_dist.train.state import TrainState
@@ -31,7 +31,7 @@ class RunLogger:
         callbacks: whose `system_metrics`, `media` and `startup` are asked.
     """
 
-    def __init__(self, run: RunDir, dist: Link, options: TrainerOptions, callbacks: Callbacks) -> None:
+    def __init__(self, run: RunDir, dist: ProcessGroup, options: TrainerOptions, callbacks: Callbacks) -> None:
         self._run, self._dist, self._options, self._callbacks = run, dist, options, callbacks
         self._metrics: MetricsLogger | None = None
         self._status = StateFile(run.state, options.attempt, options.note) if dist.world.is_main else None
@@ -61,7 +61,7 @@ class RunLogger:
             RunError: a gradient was not finite, and the run is to fail of it.
         """
         means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
-        added = self._dist.sum(means)
+        added = self._dist.all_reduce_sum(means)
         values = {name: float(value) / self._dist.world.world_size for name, value in added.items()}
         state.require_finite(values["gradient_norm"])
         lr = max(group["lr"] for group in state.optimizer.param_groups)

@@ -14,7 +14,7 @@ from fashion_dist.data import Batch, Loader, LoaderOptions
 from fashion_dist.data.batch import on_device
 from fashion_dist.errors import unknown
 from fashion_dist.tasks import ExampleSet
-from fashion_dist.train.distributed import Link
+from fashion_dist.train.distributed import ProcessGroup
 from shards import Split
 
 
@@ -38,7 +38,7 @@ class SplitLoader:
         split: Split,
         examples: ExampleSet,
         config: Config,
-        dist: Link,
+        dist: ProcessGroup,
         *,
         training: bool,
         dtype: torch.dtype = torch.float32,

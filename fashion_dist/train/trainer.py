@@ -34,7 +34,7 @@ from fashion_dist.tasks import Columns, ExampleSet, Task, load
 from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
 from fashion_dist.train import inference
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.mixup import mix_batch
 from fashion_dist.train.optim import learning_rate, set_learning_rate
 from fashion_dist.train.options import Callbacks, TrainerOptions
@@ -80,7 +80,7 @@ class Trainer:
         config: Config,
         task: Task,
         shard_set: ShardSet,
-        dist: Link,
+        dist: ProcessGroup,
         run: RunDir,
         options: TrainerOptions | None = None,
         callbacks: Callbacks | None = None,
@@ -109,7 +109,7 @@ class Trainer:
         """
         # The average is a copy of the model's shape; best weights are its state, so one plain model is enough here.
         config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, ema=0.0, compile=False))
-        task, dist = load(config.task), Link(World(), World().device())
+        task, dist = load(config.task), ProcessGroup(World(), World().device())
         model = task.build_model(config, run.shard_set.schema)
         trainer = cls(config, task, run.shard_set, dist, run.folder, options, model=model)
         try:
@@ -192,7 +192,7 @@ class Trainer:
                 window, started = [], time.monotonic()
             self.logger.update_status(epoch=state.epoch, step=state.global_step)
             self.checkpoints.check()
-            stopping = self.dist.any_so_far(self.callbacks.should_stop())
+            stopping = self.dist.any_rank_delayed(self.callbacks.should_stop())
             saving = state.step_in_epoch < train.steps and self._checkpoint_due()
             if window and (stopping or saving):
                 state.require_finite(float(window[-1]["gradient_norm"]))  # on a GPU nobody has asked yet
@@ -244,7 +244,7 @@ class Trainer:
             train.set_epoch(state.epoch, self._build_examples(train.split, training=True))
         if state.prepare_epoch():
             # DistributedDataParallel looks at what is trainable once, when it wraps.
-            self.ddp_model = self.dist.wrap(self.model)
+            self.ddp_model = self.dist.wrap_ddp(self.model)
 
     def split_loader(self, name: str, examples: ExampleSet | None = None) -> SplitLoader:
         """The loader of a split: `train` is shuffled and augmented, every other split is read in order, whole.
@@ -385,7 +385,7 @@ class Trainer:
             self.checkpoints.clean()
         self.dist.barrier()
         found = self.checkpoints.load("step", self.device)
-        if not self.dist.all_agree(str(found and found[0].path.name)):
+        if not self.dist.all_ranks_equal(str(found and found[0].path.name)):
             raise CheckpointError(f"{self.checkpoints.folder}: the ranks do not see the same last checkpoint")
         if found is None:
             return

@@ -54,7 +54,7 @@ def read(source: Path, options: ReadOptions) -> Source:
 
 
 def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int, int], Any]) -> None:
-    """Draws the data set into `folder`, whole or not at all; what was drawn with the same seed is kept."""
+    """AugmentParams the data set into `folder`, whole or not at all; what was drawn with the same seed is kept."""
     told = {"version": VERSION, "seed": seed, "image_px": IMAGE_PX, "counts": COUNTS}
     drawn = folder / DRAWN
     with contextlib.suppress(FileNotFoundError):
@@ -115,7 +115,7 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str | int]]) -> No
 
 
 def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], None]) -> list[list[str | int]]:
-    """Draws the images `first` to `last` of a split; returns their CSV rows."""
+    """AugmentParams the images `first` to `last` of a split; returns their CSV rows."""
     folder, seed, split, first, last = job
     (folder / split).mkdir(exist_ok=True)
     rows: list[list[str | int]] = []

@@ -10,7 +10,7 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.tasks import load
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
@@ -31,7 +31,7 @@ def open_trainer(
     if shard_set.splits["train"] < config.train.batch_size:
         raise ConfigError(f"--batch-size {config.train.batch_size} is more than the images of {shard_set.path}")
     folder.mkdir(parents=True)
-    dist, options = Link(World(), device or World().device()), options or TrainerOptions(wandb="off")
+    dist, options = ProcessGroup(World(), device or World().device()), options or TrainerOptions(wandb="off")
     trainer = Trainer(config, load(config.task), shard_set, dist, RunDir(folder), options)
     trainer.logger.open(config, 0)
     return trainer

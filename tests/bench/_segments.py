@@ -49,7 +49,8 @@ class Segments:
         )
         self._replace(loader, "targets_of", self.timed(loader.targets_of, "targets to the device"))
         self._replace(loader.loader, "epoch", self.waiting(loader.loader.epoch))
-        for owner, name in ((trainer.logger, "log"), (trainer.logger, "update_status"), (trainer.dist, "sum")):
+        logger, dist = trainer.logger, trainer.dist
+        for owner, name in ((logger, "log"), (logger, "update_status"), (dist, "all_reduce_sum")):
             self._replace(owner, name, self.timed(getattr(owner, name), "logging"))
 
     def detach(self) -> None:

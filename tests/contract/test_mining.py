@@ -13,7 +13,7 @@ from fashion_dist.paths import RunDir
 from fashion_dist.tasks import ExampleSet, load, polyvore_pairs
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
@@ -29,7 +29,7 @@ def test_a_run_stopped_while_it_mines_learns_from_the_same_pairs(
 ) -> None:
     config = polyvore_pairs.RECIPE.override(SETTINGS).check()
     shard_set = mini_set("polyvore_outfits")
-    link, options = Link(World(), torch.device("cpu")), TrainerOptions(wandb="off")
+    link, options = ProcessGroup(World(), torch.device("cpu")), TrainerOptions(wandb="off")
     states = {}
     # 72 pairs make 4 steps an epoch: the second run is stopped twice after the first epoch; the last
     # start finds it done.

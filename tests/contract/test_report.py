@@ -28,7 +28,7 @@ from fashion_dist.models.siamese import pair_scores
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
-from fashion_dist.report.run_data import Facts, read_facts
+from fashion_dist.report.run_data import RunData, read_facts
 from fashion_dist.runs import OpenRun, open_run
 from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.checkpoint import Checkpoints
@@ -51,7 +51,7 @@ COLUMNS = {"label": "probability", "category": "category_probability", "attribut
 """Outputs and the task's columns of them."""
 
 
-def untrained(task: str, shard_set: ShardSet, folder: Path, *settings: str) -> tuple[RunDir, Facts]:
+def untrained(task: str, shard_set: ShardSet, folder: Path, *settings: str) -> tuple[RunDir, RunData]:
     """A run whose best weights are its first ones."""
     recipe = tasks.load(task).recipe
     config = recipe.override(["data.image_px=32", "train.epochs=1", "train.eval_batch_size=16", "train.precision=fp32"])
@@ -74,7 +74,7 @@ def alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def answers_alike(archive: Path, facts: Facts, folder: Path) -> None:
+def answers_alike(archive: Path, facts: RunData, folder: Path) -> None:
     """What is in the archive sees pictures as our loader does, and gives the probabilities that we give, without us."""
     with zipfile.ZipFile(archive) as opened:
         assert opened.testzip() is None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fashion_dist.tasks import load
 from fashion_dist.tasks.common.evaluators import GatheredEvaluator
-from fashion_dist.train.distributed import Link, World, connect
+from fashion_dist.train.distributed import ProcessGroup, World, init_process_group
 from shards import Schema, Split
 
 CLASSES, COUNT, RANKS = 10, 21, 3
@@ -22,7 +22,7 @@ SHARES = ([0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20], [1, 3, 5, 7, 9, 11, 13, 15, 1
 """The samples of each rank; the last has none."""
 
 
-class Answers(GatheredEvaluator):
+class SplitPredictions(GatheredEvaluator):
     """The share of right answers, of the predictions in the order of the split."""
 
     def compute(self) -> dict[str, float]:
@@ -35,9 +35,9 @@ def answers_and_truth() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {"label": torch.randn(COUNT, CLASSES, generator=generator)}, {"label": label}
 
 
-def measure(dist: Link, share: list[int]) -> tuple[dict[str, float], dict[str, str]]:
+def measure(dist: ProcessGroup, share: list[int]) -> tuple[dict[str, float], dict[str, str]]:
     task = load("fashion_mnist")
-    counted, gathered = task.evaluator(SPLIT, task.recipe), Answers(task, SPLIT, task.recipe)
+    counted, gathered = task.evaluator(SPLIT, task.recipe), SplitPredictions(task, SPLIT, task.recipe)
     outputs, targets = answers_and_truth()
     for rows in (share[:4], share[4:]):
         if rows:
@@ -51,7 +51,7 @@ def measure(dist: Link, share: list[int]) -> tuple[dict[str, float], dict[str, s
 
 def _rank(rank: int, folder: str) -> None:
     world = World(rank, RANKS, rank, RANKS)
-    with connect(world, Path(folder) / "rendezvous") as dist:
+    with init_process_group(world, Path(folder) / "rendezvous") as dist:
         (Path(folder) / f"{rank}.json").write_text(json.dumps(measure(dist, SHARES[rank])))
 
 
@@ -64,7 +64,7 @@ def test_metrics_and_tables_are_those_of_one_rank(tmp_path: Path) -> None:
         process.join(120)
         assert process.exitcode == 0
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS)]
-    metrics, tables = measure(Link(World(), torch.device("cpu")), list(range(COUNT)))
+    metrics, tables = measure(ProcessGroup(World(), torch.device("cpu")), list(range(COUNT)))
     assert found[0] == found[1] == found[2]
     assert found[0][1] == tables
     exact = metrics.keys() - {"loss"}

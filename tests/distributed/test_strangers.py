@@ -21,7 +21,7 @@ import torch.distributed as dist  # noqa: TID251
 
 from fashion_dist.errors import RunError
 from fashion_dist.train import distributed
-from fashion_dist.train.distributed import World, connect, pack_arrays, unpack_arrays
+from fashion_dist.train.distributed import World, init_process_group, pack_arrays, unpack_arrays
 from fashion_dist.train.sealed_store import SealedStore, listen
 
 STRANGER = 65534
@@ -52,7 +52,7 @@ def _rank(rank: int, folder: str, told: Any, barrier: Any, gone: Any) -> None:
         outcome = ""
         try:
             where = Path(folder) / "run" / f"attempt-{launch}.json"
-            with connect(World(rank, 2, rank, 2, 0, 1), where, timeout_s=TIMEOUT.total_seconds()) as group:
+            with init_process_group(World(rank, 2, rank, 2, 0, 1), where, timeout_s=TIMEOUT.total_seconds()) as group:
                 if rank == 0:
                     dist.distributed_c10d._get_default_store().set("word", WORD)
                 said = group.gather({"rank": rank})

@@ -12,11 +12,11 @@ import torch
 
 from fashion_dist.cluster import resources
 from fashion_dist.config import DataConfig
-from fashion_dist.data.augment import centre, draw, image_ids
-from fashion_dist.data.sampler import Division, epoch_order, weighted_order
+from fashion_dist.data.augment import center_crop_params, image_ids, sample_augmentation
+from fashion_dist.data.sampler import BatchPartition, epoch_order, weighted_order
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
@@ -38,7 +38,7 @@ def weighted(weights: np.ndarray, groups: np.ndarray, seed: int, epoch: int) -> 
 
 def positions(examples: int, batch_size: int, ranks: int, accumulate: int) -> list[list[list[int]]]:
     """By rank and micro-batch, the positions in that order that a rank reads."""
-    division = Division(examples, batch_size, ranks, accumulate)
+    division = BatchPartition(examples, batch_size, ranks, accumulate)
     every = np.arange(examples)
     return [
         [
@@ -54,7 +54,7 @@ def augmentation(settings: dict[str, Any], sizes: np.ndarray, seed: int, epoch: 
     """Parameters of training for images of `sizes`, the second half of them seen again, and those of evaluation."""
     config, count = DataConfig(**settings), len(sizes)
     ids = image_ids(np.arange(count), np.where(np.arange(count) < count // 2, 0, 1 + np.arange(count)))
-    drawn, still = draw(config, sizes, ids, seed, epoch), centre(config, sizes)
+    drawn, still = sample_augmentation(config, sizes, ids, seed, epoch), center_crop_params(config, sizes)
     values = {
         "crop": drawn.boxes, "flip": drawn.flips, "colour": drawn.colours, "erased": drawn.erased,
         "map": drawn.maps, "center_crop": still.boxes, "center_colour": still.colours,
@@ -66,7 +66,7 @@ def train_losses(task: str, settings: tuple[str, ...], shard_set: Path, run: Pat
     """Train in this process alone; the loss of each step."""
     run.mkdir(parents=True)
     config = load(task).recipe.override(settings).check()
-    dist, options = Link(World(), torch.device("cpu")), TrainerOptions(wandb="off", predict=())
+    dist, options = ProcessGroup(World(), torch.device("cpu")), TrainerOptions(wandb="off", predict=())
     with _recorded() as losses:
         Trainer(config, load(task), ShardSet.open(shard_set), dist, RunDir(run), options).fit()
     return losses

@@ -14,7 +14,7 @@ from fashion_dist.config import Config
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.tasks import deepfashion, load
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.split_loader import SplitLoader
 from fashion_dist.train.trainer import Trainer
@@ -130,6 +130,8 @@ def test_a_run_goes_to_its_end(packed_home: Path, tmp_path: Path, settings: tupl
     folder.path.mkdir(parents=True)
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
     options = TrainerOptions(LoaderOptions(cache="auto"), wandb="off")
-    outcome = Trainer(config_of(*settings), load("deepfashion"), shard_set, Link(World(), CUDA), folder, options).fit()
+    outcome = Trainer(
+        config_of(*settings), load("deepfashion"), shard_set, ProcessGroup(World(), CUDA), folder, options
+    ).fit()
     assert outcome == "done"
     assert [path.name for path in folder.predictions("test").iterdir()] == ["rank_0.parquet"]

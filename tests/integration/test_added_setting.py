@@ -17,7 +17,7 @@ import torch
 from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.tasks import load
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
@@ -58,7 +58,7 @@ def test_found_resumed_and_collected(make_home: Callable[[], Path], tmp_path: Pa
     run = plan.run
     launcher.make_folder(run)
     launcher.write_run(plan)
-    link = Link(World(), torch.device("cpu"))
+    link = ProcessGroup(World(), torch.device("cpu"))
     asked = itertools.count()
     shard_set = ShardSet.open(plan.shard_set)
     callbacks = Callbacks(should_stop=lambda: next(asked) >= 2)

@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from fashion_dist.paths import RunDir
 from fashion_dist.report import make
 from fashion_dist.report.dataset_card import write_card
-from fashion_dist.report.run_data import Facts, read_facts
+from fashion_dist.report.run_data import RunData, read_facts
 from fashion_dist.tasks import deepfashion
 from shards import ShardSet
 
@@ -102,7 +102,7 @@ def pages(packed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     message = "rank 1 on a-node-with-a-long-name.cluster.example.org: the loss is not finite at epoch 1, step 10"
     failed = make_run(folder / "deepfashion-failed", RECIPE, shard_set, {}, state="failed", message=message)
 
-    def facts(*chosen: RunDir) -> list[Facts]:
+    def facts(*chosen: RunDir) -> list[RunData]:
         return read_facts(list(chosen))
 
     card = folder.parent / "set"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Ranks(Protocol):
     """What an evaluator needs of the process group."""
 
-    def sum_unequal(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_sum_ragged(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors added over the ranks in float64; a rank without a batch passes none."""
 
     def gather_arrays(self, mine: Arrays) -> list[dict[str, np.ndarray]]:
@@ -118,7 +118,7 @@ class SumEvaluator(Evaluator):
 
     def reduce(self, dist: Ranks) -> None:
         """See `Evaluator.reduce`."""
-        added = {name: value.cpu().numpy() for name, value in dist.sum_unequal(self._sums).items()}
+        added = {name: value.cpu().numpy() for name, value in dist.all_reduce_sum_ragged(self._sums).items()}
         samples = float(added.pop("samples"))
         losses = [name for name in added if name.startswith("loss:")]
         self._losses = {name.removeprefix("loss:"): float(added.pop(name)) / samples for name in losses}

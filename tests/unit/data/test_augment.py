@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data import augment
-from fashion_dist.data.augment import centre, crop_boxes, draw, image_ids
+from fashion_dist.data.augment import center_crop_params, crop_boxes, image_ids, sample_augmentation
 
 PLAIN = DataConfig(image_px=32, mean=(0, 0, 0), std=(1, 1, 1))
 FULL = DataConfig(
@@ -59,9 +59,9 @@ def test_whole_images_are_kept_when_nothing_is_cropped() -> None:
 
 
 def test_a_sample_is_treated_the_same_in_any_company() -> None:
-    together = draw(FULL, SIZES, IDS, seed=5, epoch=2)
+    together = sample_augmentation(FULL, SIZES, IDS, seed=5, epoch=2)
     for at in (np.array([7]), np.array([400, 3, 77])):
-        alone = draw(FULL, SIZES[at], IDS[at], seed=5, epoch=2)
+        alone = sample_augmentation(FULL, SIZES[at], IDS[at], seed=5, epoch=2)
         for field in ("boxes", "flips", "maps", "colours", "erased"):
             assert np.array_equal(getattr(alone, field), getattr(together, field)[at]), field
 
@@ -69,7 +69,7 @@ def test_a_sample_is_treated_the_same_in_any_company() -> None:
 @pytest.mark.parametrize("change", [{"seed": 6, "epoch": 2}, {"seed": 5, "epoch": 3}])
 def test_another_epoch_treats_it_otherwise(change: dict[str, int]) -> None:
     sizes = np.full((500, 2), 300, np.int32)
-    one, other = draw(FULL, sizes, IDS, seed=5, epoch=2), draw(FULL, sizes, IDS, **change)
+    one, other = sample_augmentation(FULL, sizes, IDS, seed=5, epoch=2), sample_augmentation(FULL, sizes, IDS, **change)
     assert np.mean((one.boxes == other.boxes).all(axis=1)) < 0.02
     assert 0.4 < np.mean(one.flips == other.flips) < 0.6
 
@@ -81,7 +81,9 @@ def test_a_repeat_is_treated_otherwise_and_a_first_time_is_its_id() -> None:
 
 
 def test_probabilities_are_kept() -> None:
-    made = draw(dataclasses.replace(FULL, flip=0.2, grayscale=0.1, erase=0.3, rand_ops=0), SIZES, IDS, 1, 1)
+    made = sample_augmentation(
+        dataclasses.replace(FULL, flip=0.2, grayscale=0.1, erase=0.3, rand_ops=0), SIZES, IDS, 1, 1
+    )
     assert 0.14 < made.flips.mean() < 0.26
     assert 0.24 < (made.erased[:, 2] > 0).mean() < 0.36
     gray = np.ptp(apply(made.colours, np.array([0.9, 0.2, 0.4])) * FULL.std + FULL.mean, axis=1) < 1e-5
@@ -92,50 +94,59 @@ def test_probabilities_are_kept() -> None:
 
 def test_colours_stay_in_their_ranges() -> None:
     rgb = np.array([0.8, 0.4, 0.1])
-    bright = apply(draw(dataclasses.replace(PLAIN, brightness=0.25), SIZES, IDS, 1, 1).colours, rgb) / rgb
+    bright = (
+        apply(sample_augmentation(dataclasses.replace(PLAIN, brightness=0.25), SIZES, IDS, 1, 1).colours, rgb) / rgb
+    )
     assert 0.75 <= bright.min() < 0.76 and 1.24 < bright.max() <= 1.25 + 1e-6
-    contrast = apply(draw(dataclasses.replace(PLAIN, contrast=0.5), SIZES, IDS, 1, 1).colours, rgb)
+    contrast = apply(sample_augmentation(dataclasses.replace(PLAIN, contrast=0.5), SIZES, IDS, 1, 1).colours, rgb)
     factors = (contrast - 0.5) / (rgb - 0.5)
     assert np.allclose(factors, factors[:, :1], atol=1e-4) and 0.5 <= factors.min() < 0.52
-    hue = apply(draw(dataclasses.replace(PLAIN, hue=60), SIZES, IDS, 1, 1).colours, np.array([0.3, 0.3, 0.3]))
+    hue = apply(
+        sample_augmentation(dataclasses.replace(PLAIN, hue=60), SIZES, IDS, 1, 1).colours, np.array([0.3, 0.3, 0.3])
+    )
     assert np.allclose(hue, 0.3, atol=2e-3)  # gray has no hue to turn
-    luma = apply(draw(dataclasses.replace(PLAIN, saturation=0.9), SIZES, IDS, 1, 1).colours, rgb) @ augment.LUMA
+    luma = (
+        apply(sample_augmentation(dataclasses.replace(PLAIN, saturation=0.9), SIZES, IDS, 1, 1).colours, rgb)
+        @ augment.LUMA
+    )
     assert np.allclose(luma, rgb @ augment.LUMA, atol=1e-5)
 
 
 def test_normalisation_is_the_last_step() -> None:
     data = DataConfig(image_px=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
-    assert np.allclose(apply(centre(data, SIZES).colours, np.array([0.6, 0.2, 0.5])), [[1, 0, 1]] * 500, atol=1e-6)
+    assert np.allclose(
+        apply(center_crop_params(data, SIZES).colours, np.array([0.6, 0.2, 0.5])), [[1, 0, 1]] * 500, atol=1e-6
+    )
 
 
 def test_evaluation_takes_the_centre() -> None:
     data = dataclasses.replace(PLAIN, eval_resize=1.25)
-    assert centre(data, np.array([[300, 200], [100, 301]], np.int32)).boxes.tolist() == [
+    assert center_crop_params(data, np.array([[300, 200], [100, 301]], np.int32)).boxes.tolist() == [
         [70, 20, 160, 160],
         [10, 110, 80, 80],
     ]
 
 
 def test_images_turn_and_shear_in_their_ranges() -> None:
-    turned = draw(dataclasses.replace(PLAIN, rotate=40), SIZES, IDS, 1, 1).maps
+    turned = sample_augmentation(dataclasses.replace(PLAIN, rotate=40), SIZES, IDS, 1, 1).maps
     assert turned is not None
     angles = np.rad2deg(np.arctan2(turned[:, 1, 0], turned[:, 0, 0]))
     assert -40 <= angles.min() < -38 and 38 < angles.max() <= 40 and abs(angles.mean()) < 4
     assert np.allclose(turned @ turned.transpose(0, 2, 1), np.eye(2), atol=1e-6)  # nothing grows
-    sheared = draw(dataclasses.replace(PLAIN, shear=20), SIZES, IDS, 1, 1).maps
+    sheared = sample_augmentation(dataclasses.replace(PLAIN, shear=20), SIZES, IDS, 1, 1).maps
     assert sheared is not None
     assert np.allclose(sheared[:, [0, 1], [0, 1]], 1)
     for row, column in ((0, 1), (1, 0)):
         degrees = np.rad2deg(np.arctan(sheared[:, row, column]))
         assert -20 <= degrees.min() < -19 and 19 < degrees.max() <= 20
-    assert draw(PLAIN, SIZES, IDS, 1, 1).maps is None and centre(FULL, SIZES).maps is None
+    assert sample_augmentation(PLAIN, SIZES, IDS, 1, 1).maps is None and center_crop_params(FULL, SIZES).maps is None
 
 
 def test_random_operations_change_with_magnitude() -> None:
     rgb = np.array([0.8, 0.4, 0.1])
 
     def spread(magnitude: float) -> float:
-        made = draw(dataclasses.replace(PLAIN, rand_ops=2, rand_magnitude=magnitude), SIZES, IDS, 1, 1)
+        made = sample_augmentation(dataclasses.replace(PLAIN, rand_ops=2, rand_magnitude=magnitude), SIZES, IDS, 1, 1)
         return float(np.abs(apply(made.colours, rgb) - rgb).mean())
 
     assert spread(0.0) < 1e-5 < spread(0.2) < spread(0.8)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.augment import draw
+from fashion_dist.data.augment import sample_augmentation
 from fashion_dist.data.cpu_transforms import Renderer
 
 SIDE = 32
@@ -15,7 +15,7 @@ PLAIN = DataConfig(image_px=SIDE, flip=0, crop_scale=(1, 1), mean=(0, 0, 0), std
 
 
 def turned(image: np.ndarray, map_: np.ndarray) -> torch.Tensor:
-    draws = draw(PLAIN, np.full((1, 2), SIDE), np.zeros(1, np.uint64), 0, 0)
+    draws = sample_augmentation(PLAIN, np.full((1, 2), SIDE), np.zeros(1, np.uint64), 0, 0)
     out = torch.empty((1, SIDE, SIDE, 3))
     renderer = Renderer(SIDE, 1)
     renderer.start(lambda _: image, dataclasses.replace(draws, maps=map_[None]), out).wait()

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.augment import Draws
-from fashion_dist.data.backends import CpuEngine, GpuEngine, PixelEngine
-from fashion_dist.data.batch_plan import Planner, Work
+from fashion_dist.data.augment import AugmentParams
+from fashion_dist.data.backends import CachedBackend, CpuBackend, GpuBackend
+from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.cache import Cache, areas
 from fashion_dist.data.dali import Decoder, Graph
 from fashion_dist.data.decode import CachedDecoder
@@ -23,9 +23,9 @@ TURNED = replace(DATA, rotate=60, shear=20)
 CPU = torch.device("cpu")
 
 
-def setting(shard_set: ShardSet, data: DataConfig = DATA) -> tuple[Planner, Work, list[np.ndarray]]:
+def setting(shard_set: ShardSet, data: DataConfig = DATA) -> tuple[BatchPlanner, Work, list[np.ndarray]]:
     split = shard_set.split("train")
-    planner = Planner(split, np.arange(len(split))[:, None], data, True, seed=1)
+    planner = BatchPlanner(split, np.arange(len(split))[:, None], data, True, seed=1)
     work = planner.work(np.arange(24), 0, np.zeros(24, np.int64))
     files = ShardFiles(split)
     images = [files.read(row) for row in work.rows.tolist()]
@@ -33,7 +33,9 @@ def setting(shard_set: ShardSet, data: DataConfig = DATA) -> tuple[Planner, Work
     return planner, work, images
 
 
-def engine_result(engine: CpuEngine | GpuEngine | PixelEngine, work: Work, images: list[np.ndarray]) -> torch.Tensor:
+def engine_result(
+    engine: CpuBackend | GpuBackend | CachedBackend, work: Work, images: list[np.ndarray]
+) -> torch.Tensor:
     missing = engine.missing(work.rows)
     engine.begin(work, [image if wanted else None for image, wanted in zip(images, missing, strict=True)])
     rendered = engine.finish(work)
@@ -49,10 +51,10 @@ def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet, da
         return CachedDecoder(24, 2, planner.stored_sizes, 0, cache)
 
     engines = {
-        "cpu": CpuEngine(decoder(None), 32, 2, torch.float32),
-        "graph": GpuEngine(Graph(32, 24, 2, None, encoded=True), torch.float32),
-        "pixels": PixelEngine(decoder(None), Graph(32, 24, 2, None, encoded=False), torch.float32, CPU),
-        "cached": PixelEngine(
+        "cpu": CpuBackend(decoder(None), 32, 2, torch.float32),
+        "graph": GpuBackend(Graph(32, 24, 2, None, encoded=True), torch.float32),
+        "pixels": CachedBackend(decoder(None), Graph(32, 24, 2, None, encoded=False), torch.float32, CPU),
+        "cached": CachedBackend(
             decoder(Cache(planner.sizes, int(areas(planner.sizes).sum()))),
             Graph(32, 24, 2, None, encoded=False),
             torch.float32,
@@ -75,8 +77,8 @@ def test_both_graphs_name_what_does_not_decode(photos_set: ShardSet) -> None:
     images[3] = images[3][: len(images[3]) // 2]
     images[11] = np.frombuffer(b"not an image at all" * 9, np.uint8)
     for engine in (
-        CpuEngine(CachedDecoder(24, 2, planner.stored_sizes, 0, None), 32, 1, torch.float32),
-        GpuEngine(Graph(32, 24, 2, None, encoded=True), torch.float32),
+        CpuBackend(CachedDecoder(24, 2, planner.stored_sizes, 0, None), 32, 1, torch.float32),
+        GpuBackend(Graph(32, 24, 2, None, encoded=True), torch.float32),
     ):
         engine.begin(work, list(images))
         wrong = engine.finish(work)
@@ -107,4 +109,4 @@ def test_an_image_of_another_size_than_the_index_says_is_damaged(photos_set: Sha
     wrong = decoder.probe(images[0], np.array([0, 0, *(planner.sizes[0] + 1)], np.int32))
     assert wrong is not None
     assert decoder.probe(images[0], np.array([0, 0, *planner.sizes[0]], np.int32)) is None
-    assert isinstance(work.draws, Draws)
+    assert isinstance(work.draws, AugmentParams)

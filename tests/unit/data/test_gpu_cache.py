@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.augment import draw
-from fashion_dist.data.backends import PixelEngine
+from fashion_dist.data.augment import sample_augmentation
+from fashion_dist.data.backends import CachedBackend
 from fashion_dist.data.batch_plan import Work
 from fashion_dist.data.cache import GpuCache, areas
 from fashion_dist.data.cpu_transforms import Renderer
@@ -27,7 +27,7 @@ def filled(sizes: np.ndarray) -> GpuCache:
 
 
 def work_of(data: DataConfig, rows: np.ndarray) -> Work:
-    return Work(rows, rows, draw(data, SIZES[rows], rows.astype(np.uint64), seed=3, epoch=1))
+    return Work(rows, rows, sample_augmentation(data, SIZES[rows], rows.astype(np.uint64), seed=3, epoch=1))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_block_is_rendered_like_on_the_cpu(data: DataConfig, dtype: torch.dtyp
     work = work_of(data, np.random.default_rng(0).permutation(COUNT)[:32])
     assert work.draws.flips.any() and not work.draws.flips.all()
     assert bool(data.erase) == bool(work.draws.erased[:, 2].any())
-    engine = PixelEngine(CachedDecoder(32, 1, SIZES, 0, cache), Graph(SIDE, 32, 1, None, encoded=False), dtype, CPU)
+    engine = CachedBackend(CachedDecoder(32, 1, SIZES, 0, cache), Graph(SIDE, 32, 1, None, encoded=False), dtype, CPU)
     assert not engine.missing(work.rows).any()
     engine.begin(work, [None] * 32)
     rendered = engine.finish(work)

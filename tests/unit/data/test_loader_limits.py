@@ -21,7 +21,7 @@ from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader, LoaderOptions
 from fashion_dist.data import shard_reader as fetching
 from fashion_dist.data.cpu_transforms import Renderer
-from fashion_dist.data.dali import NICE, step_back
+from fashion_dist.data.dali import NICE, lower_thread_priority
 from fashion_dist.data.shard_reader import Fetcher, ShardFiles
 from fashion_dist.errors import ConfigError, InputError
 from shards import ShardSet
@@ -283,7 +283,7 @@ def test_preparing_images_steps_back_and_never_forward(start: int) -> None:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, max(start, os.getpriority(os.PRIO_PROCESS, thread)))
         before = os.getpriority(os.PRIO_PROCESS, thread)
-        step_back()
+        lower_thread_priority()
         return before, os.getpriority(os.PRIO_PROCESS, thread)
 
     with ThreadPoolExecutor(1) as pool:

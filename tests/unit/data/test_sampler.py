@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashion_dist.data.sampler import (
-    Division,
+    BatchPartition,
     balanced_weights,
     epoch_order,
     eval_blocks,
@@ -56,8 +56,8 @@ def test_ranks_share_the_same_global_batches(
     batch_size = per_micro * world_size * accumulate
     count = batch_size + more
     order = epoch_order(np.arange(count) // 50, seed, epoch)
-    whole = Division(count, batch_size)
-    divided = Division(count, batch_size, world_size, accumulate)
+    whole = BatchPartition(count, batch_size)
+    divided = BatchPartition(count, batch_size, world_size, accumulate)
     assert divided.steps == whole.steps == count // batch_size
     for step in range(divided.steps):
         parts = [order[divided.positions(r, step, m)] for r in range(world_size) for m in range(accumulate)]
@@ -71,14 +71,14 @@ def test_ranks_share_the_same_global_batches(
 )
 def test_a_batch_that_does_not_divide_names_the_nearest(batch: int, ranks: int, accumulate: int, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        Division(1000, batch, ranks, accumulate)
+        BatchPartition(1000, batch, ranks, accumulate)
 
 
 def test_more_ranks_than_examples_is_refused() -> None:
     with pytest.raises(ConfigError, match="5 examples are fewer than 8 ranks"):
-        Division(5, 8, 8)
+        BatchPartition(5, 8, 8)
     with pytest.raises(ConfigError, match="more than the 5 examples there are; allowed: up to 4"):
-        Division(5, 6, 2)
+        BatchPartition(5, 6, 2)
 
 
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 9))

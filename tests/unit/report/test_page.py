@@ -14,7 +14,7 @@ from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from fashion_dist.report import make
-from fashion_dist.report.run_data import Facts, read_facts
+from fashion_dist.report.run_data import RunData, read_facts
 from fashion_dist.report.table import markdown
 from fashion_dist.tasks import deepfashion, fashion_mnist
 from shards import ShardSet
@@ -67,7 +67,7 @@ def read(page: Path) -> Reader:
     return found
 
 
-def facts_of(*folders: Path) -> list[Facts]:
+def facts_of(*folders: Path) -> list[RunData]:
     from fashion_dist.paths import RunDir
 
     return read_facts([RunDir(folder) for folder in folders])

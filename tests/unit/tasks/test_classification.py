@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary, load
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from shards import Schema, Split
 
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -94,7 +94,7 @@ def test_an_update_costs_what_its_batch_costs() -> None:
         for number, (outputs, targets) in enumerate(batches[1:], 1):
             evaluator.update(outputs, targets, torch.arange(8 * number, 8 * number + 8))
     assert 0 < sum(max(0, event.self_cpu_memory_usage) for event in seen.events()) < count * count
-    evaluator.reduce(Link(World(), torch.device("cpu")))
+    evaluator.reduce(ProcessGroup(World(), torch.device("cpu")))
     truth = torch.cat([targets["label"] for _, targets in batches])
     answers = torch.cat([outputs["label"].argmax(dim=1) for outputs, _ in batches])
     found = evaluator.compute()

@@ -19,7 +19,7 @@ from fashion_dist.models.heads import Head
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import ExampleSet, deepfashion, load
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.distributed import Link, World
+from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.optim import optim_phase_at
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.state import TrainState
@@ -127,7 +127,7 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_hom
     ]  # fmt: skip
     config = deepfashion.RECIPE.override(settings).check()
     shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
-    link, options = Link(World(), torch.device("cpu")), TrainerOptions(wandb="off", predict=())
+    link, options = ProcessGroup(World(), torch.device("cpu")), TrainerOptions(wandb="off", predict=())
 
     def weights(name: str) -> dict[str, torch.Tensor]:
         found = Checkpoints(tmp_path / "runs" / name / "checkpoints").load("step")
