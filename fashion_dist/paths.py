@@ -1,7 +1,7 @@
 """Every path formula of the working folder. Nothing else in the project joins these paths.
 
 HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
-  shards/<dataset>/                a shard set (shards/README.md), unless --shards or $FASHION_DIST_SHARDS is elsewhere
+  shards/<dataset>/                a shard set (docs/shard-format.md), unless --shards or $FASHION_DIST_SHARDS says
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
   weights/                         published weights that launching fetched for nodes without network
   sweeps/<sweep id>/               mode 0700

@@ -4,7 +4,7 @@
     train = ShardSet.open("workspace/shards/deep_fashion").split("train")
     train.columns("category")["category"]
 
-Format, guarantees and ways to read the tars without this package: shards/README.md.
+Format, guarantees and ways to read the tars without this package: docs/shard-format.md.
 """
 
 from __future__ import annotations

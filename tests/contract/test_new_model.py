@@ -1,4 +1,7 @@
-"""A file dropped into `fashion_dist/models` is a network with settings of its own, with no other edit."""
+"""A file dropped into `fashion_dist/models` is a network with settings of its own, with no other edit.
+
+The file is the one that docs/adding-a-model.md has the reader write.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +13,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pages
 import pytest
 
 from shards import ShardSet
 
 REPO = Path(__file__).parents[2]
-
-TOY = '''
-"""One convolution and an average."""
-
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-
-@dataclass(frozen=True)
-class Args:
-    """The network's own settings."""
-
-    width: int = 8
-    """Channels."""
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise ValueError(f"model.width = {self.width} is not possible; allowed: 1 or more")
-
-
-class Toy(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.conv = nn.Conv2d(3, width, 3)
-
-    def forward(self, images):
-        return torch.relu(self.conv(images)).mean((2, 3))
-
-
-def build(config, image_px):
-    args = Args(**config.args)
-    return Toy(args.width), args.width
-'''
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +27,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for part in ("fashion_dist", "shards", "jobs"):
         shutil.copytree(REPO / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "fashion_dist" / "models" / "toy.py").write_text(TOY)
+    for path, text in pages.saved_as(REPO / "docs" / "adding-a-model.md").items():
+        (folder / path).write_text(text)
     return folder
 
 
