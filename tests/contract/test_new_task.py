@@ -1,9 +1,10 @@
 """A file dropped into `fashion_dist/tasks` is a task: it goes from shards to its submission and a report, with no other
-edit; a file that lacks something is refused in a sentence that names it.
+edit; a file that lacks something is refused in a sentence that names it. The files are those of docs/adding-a-task.md.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pages
 import pytest
 from PIL import Image
 
@@ -20,61 +23,8 @@ from shards import ShardSet
 
 REPO = Path(__file__).parents[2]
 
-TOY = '''
-"""Which of two piles a garment lies on: those with even and those with odd numbers."""
-
-import dataclasses
-
-import numpy as np
-
-from fashion_dist.tasks import ReportView, Task, fashion_mnist
-from fashion_dist.tasks.common.evaluators import SumEvaluator
-
-
-class PileEvaluator(SumEvaluator):
-    def add_batch(self, outputs, targets):
-        known = targets["odd"] >= 0
-        right = (outputs["odd"][:, 0] > 0) == (targets["odd"] > 0.5)
-        self.add("right", (right & known).sum())
-        self.add("images", known.sum())
-
-    def metrics(self, sums):
-        return {"accuracy": float(sums["right"] / sums["images"])}
-
-
-class Piles(Task):
-    recipe = dataclasses.replace(fashion_mnist.RECIPE, task="piles")
-    columns = ("label",)
-    monitor = "accuracy"
-
-    def build_model(self, config, schema):
-        from fashion_dist.models.backbone import build_network
-        from fashion_dist.models.heads import Head
-
-        return build_network(config.model, {"odd": Head(1)}, config.data.image_px)
-
-    def targets(self, columns, config):
-        return {"odd": np.where(columns["label"] < 0, -1, columns["label"] % 2).astype(np.float32)}
-
-    def loss(self, outputs, targets, config):
-        import torch.nn.functional as F
-
-        return {"loss": F.binary_cross_entropy_with_logits(outputs["odd"][:, 0], targets["odd"])}
-
-    def evaluator(self, split, config):
-        return PileEvaluator(self, split, config)
-
-    def predictions(self, outputs, config):
-        odd = outputs["odd"][:, 0]
-        return {"odd": (odd > 0).cpu().numpy(), "probability": odd.sigmoid().cpu().numpy()}
-
-    def submission(self, columns, split, config):
-        lines = [f"{key} {int(odd)}\\n" for key, odd in zip(columns["key"], columns["odd"])]
-        return {"piles.txt": "".join(lines)}
-
-    def report_views(self):
-        return (ReportView("classes", truth="odd", answer="odd", probability="probability", names=("even", "odd")),)
-'''
+PAGE = pages.saved_as(REPO / "docs" / "adding-a-task.md")
+PHOTOS, PILES = (PAGE[f"fashion_dist/tasks/{name}.py"] for name in ("photos", "piles"))
 
 
 @pytest.fixture
@@ -90,18 +40,38 @@ def run(edition: Path, home: Path, command: str, *arguments: str) -> subprocess.
     return subprocess.run(script, capture_output=True, text=True, check=False, cwd=edition, env=env)
 
 
+def result_of(edition: Path, home: Path, command: str, *arguments: str) -> dict[str, str]:
+    done = run(edition, home, command, *arguments)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_a_few_lines_are_a_task_of_classes_in_folders(
+    mini_home: Path, mini_set: Callable[[str], ShardSet], edition: Path
+) -> None:
+    classes = mini_set("clipart").split("train").columns("label")["label"]
+    (edition / "fashion_dist" / "tasks" / "photos.py").write_text(PHOTOS)
+    job = partial(result_of, edition, mini_home)
+    job("pack", "--dataset", "image_folder", "--source", str(mini_home / "raw" / "clipart"), "--no-card")
+    small = ("data.image_px=32", "train.batch_size=4")
+    run_id = job("launch", "--task", "photos", "--debug", "--cluster", "local", "--wait", "--set", *small)["run_id"]
+    job("collect", run_id, "--out", str(edition / "out"))
+    header, *rows = csv.reader((edition / "out" / "test.csv").read_text().splitlines())
+    packed = ShardSet.open(mini_home / "shards" / "image_folder")
+    assert header == ["file", "class"]
+    assert sorted(file for file, _ in rows) == sorted(packed.split("test").columns("file")["file"])
+    assert {name for _, name in rows} <= set(packed.schema.names["label"])
+    assert len(packed.schema.names["label"]) == len(set(classes.tolist()))
+
+
 def test_a_toy_task_goes_from_shards_to_its_submission_and_a_report(
     mini_home: Path, mini_set: Callable[[str], ShardSet], edition: Path
 ) -> None:
     split = mini_set("fashion_mnist").split("test")
-    (edition / "fashion_dist" / "tasks" / "piles.py").write_text(TOY)
+    (edition / "fashion_dist" / "tasks" / "piles.py").write_text(PILES)
 
-    def job(command: str, *arguments: str) -> dict[str, str]:
-        done = run(edition, mini_home, command, *arguments)
-        assert done.returncode == 0, done.stderr
-        result: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-        return result
-
+    job = partial(result_of, edition, mini_home)
     settings = ("train.batch_size=8", "train.eval_batch_size=8")
     launch = ("--task", "piles", "--debug", "--cluster", "local", "--nodes", "2", "--wait")
     run_id = job("launch", *launch, "--set", *settings)["run_id"]
@@ -133,11 +103,11 @@ def test_a_toy_task_goes_from_shards_to_its_submission_and_a_report(
             r"piles.py cannot be trained as task 'piles': it defines no subclass of fashion_dist.tasks.Task",
         ),
         ("from fashion_dist.tasks.fashion_mnist import FashionMnist\n", "it defines no subclass"),
-        (re.sub(r"    def (loss|evaluator)\(", r"    def _\1(", TOY), "Piles lacks evaluator, loss"),
-        (TOY.replace("    monitor = ", "    metric = "), "Piles lacks monitor"),
-        (TOY + "\n\nclass Others(Piles):\n    pass\n", "it defines several tasks, Piles, Others; allowed: one"),
-        (TOY.replace('task="piles"', 'task="heaps"'), "Piles.recipe is of task 'heaps', not 'piles'"),
-        (TOY.replace('"classes", truth', '"bars", truth'), "unknown report view 'bars'; known: attributes, classes"),
+        (re.sub(r"    def (loss|evaluator)\(", r"    def _\1(", PILES), "Piles lacks evaluator, loss"),
+        (PILES.replace("    monitor = ", "    metric = "), "Piles lacks monitor"),
+        (PILES + "\n\nclass Others(Piles):\n    pass\n", "it defines several tasks, Piles, Others; allowed: one"),
+        (PILES.replace('task="piles"', 'task="heaps"'), "Piles.recipe is of task 'heaps', not 'piles'"),
+        (PILES.replace('"classes", truth', '"bars", truth'), "unknown report view 'bars'; known: attributes, classes"),
     ],
     ids=["no task", "another module's", "methods", "attribute", "several", "another name", "view"],
 )
