@@ -48,7 +48,7 @@ def test_reads_overlap_on_a_slow_disk(photos_set: ShardSet, monkeypatch: pytest.
         return pread(descriptor, size, offset)
 
     with make(photos_set) as loader:
-        monkeypatch.setattr(fetching.os, "pread", slow)
+        monkeypatch.setattr(fetching, "pread", slow)
         for epoch in range(4):
             assert sum(len(batch.index) for batch in loader.epoch(epoch)) == 80
     assert most[0] >= 16
