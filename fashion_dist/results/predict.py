@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fashion_dist.runs import OpenRun
+from fashion_dist.tasks import ExampleSet
 from fashion_dist.train.trainer import Trainer
 
 
@@ -12,5 +13,7 @@ def predict_run(run: OpenRun, split: str) -> None:
     Raises:
         CheckpointError: the run has no best weights yet.
     """
-    with Trainer.for_inference(run) as trainer, trainer.split_loader(split) as loader:
+    # The task's examples of `train` are drawn and augmented to learn from; here each image is wanted once.
+    images = ExampleSet.of_images(len(run.shard_set.split(split))) if split == "train" else None
+    with Trainer.for_inference(run) as trainer, trainer.split_loader(split, images) as loader:
         trainer.predict(loader)

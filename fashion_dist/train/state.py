@@ -150,7 +150,7 @@ class TrainState:
         )
 
     def update_best(self, metrics: Mapping[str, float], monitor: str) -> bool:
-        """Note these metrics as the best so far, if they are; returns whether.
+        """Note these metrics as the best so far, if they are; returns whether. Any number is better than NaN.
 
         Raises:
             ConfigError: `monitor` is not among them.
@@ -159,7 +159,9 @@ class TrainState:
             raise ConfigError(f"train.monitor = {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
         value, best = metrics[monitor], self.best
         higher = self.config.train.mode == "max"
-        if best and not (value > best["value"] if higher else value < best["value"]):
+        if best and not math.isnan(best["value"]) and not (value > best["value"] if higher else value < best["value"]):
+            return False
+        if best and math.isnan(value):
             return False
         self.best = {"metric": monitor, "value": value, "epoch": self.epoch}
         return True

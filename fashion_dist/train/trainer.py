@@ -108,7 +108,8 @@ class Trainer:
             CheckpointError: the run has no best weights yet.
         """
         # The average is a copy of the model's shape; best weights are its state, so one plain model is enough here.
-        config = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, ema=0.0, compile=False))
+        train = dataclasses.replace(run.config.train, ema=0.0, compile=False, fraction=1.0)
+        config = dataclasses.replace(run.config, train=train)
         task, dist = load(config.task), ProcessGroup(World(), World().device())
         model = task.build_model(config, run.shard_set.schema)
         trainer = cls(config, task, run.shard_set, dist, run.folder, options, model=model)

@@ -108,6 +108,9 @@ def test_a_task_goes_from_shards_to_its_submission(
     by_one = ordered_predictions(run.folder, split)
     assert by_two.keys() == by_one.keys()
     assert all(np.array_equal(values, by_one[column]) for column, values in by_two.items() if column != "index")
+    for whole in ("train", "val"):  # the run saw a hundredth of both
+        predict_run(run, whole)
+        assert len(ordered_predictions(run.folder, shard_set.split(whole))["key"]) == shard_set.splits[whole]
     job("collect", run_id, "--home", str(mini_home), "--out", str(tmp_path / "out"))
     CHECKS[name](tmp_path / "out", len(split))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,15 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_hom
         assert outcome == "done"
     whole, stopped = weights("whole"), weights("stopped")
     assert all(torch.equal(value, stopped[key]) for key, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"), [("max", [1, 2, 2], [True, True, False]), ("min", [2, 1, 3], [True, True, False])]
+)
+def test_any_number_is_better_than_none(mode: str, values: list[float], best: list[bool]) -> None:
+    made = made_state()
+    made.config = made.config.override([f"train.mode={mode}"])
+    assert made.update_best({"loss": math.nan}, "loss")  # there are weights to go on with
+    assert not made.update_best({"loss": math.nan}, "loss")
+    assert [made.update_best({"loss": value}, "loss") for value in values] == best
+    assert not made.update_best({"loss": math.nan}, "loss")
