@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,7 +291,10 @@ def cancel(job: JobRef) -> None:
         ask(["scancel", "--", job.job_id])
     elif job_status(job) == "running":
         pid = int(job.job_id)
-        if pid == 1 or not any(word.startswith("fashion_dist.") for word in _command_line(pid)):
+        deadline = time.monotonic() + 1  # a process that has just begun has no command line for a moment
+        while not (words := [word for word in _command_line(pid) if word]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if pid == 1 or not any(word.startswith("fashion_dist.") for word in words):
             raise ConfigError(
                 f"process {pid} is no job of fashion-dist and was not ended; {job.cancel_command} does so"
             )

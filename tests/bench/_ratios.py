@@ -100,9 +100,13 @@ def ratio(results: Mapping[str, Measured], mine: str, others: Sequence[str]) -> 
 
 
 def cpu_ratio(results: Mapping[str, Measured], mine: str, others: Sequence[str]) -> float | None:
-    """The same of images per second of processor time, which other users of the machine disturb less."""
+    """The same of images per second of processor time, which other users of the machine disturb less.
+
+    None without others, or where the clock of processor time did not move (it ticks a hundred times a second).
+    """
     best = [statistics.median(results[other].cpu_ms) for other in others if other in results]
-    return min(best) / statistics.median(results[mine].cpu_ms) if best else None
+    own = statistics.median(results[mine].cpu_ms)
+    return min(best) / own if best and own else None
 
 
 def cpu_seconds() -> Iterator[float]:

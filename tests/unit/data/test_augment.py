@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashion_dist.config import DataConfig
@@ -25,6 +25,7 @@ def apply(colours: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     return np.einsum("nij,j->ni", colours[:, :, :3] * 255, rgb) + colours[:, :, 3]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=40),
     st.floats(0.01, 1),
