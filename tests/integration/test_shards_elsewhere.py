@@ -57,7 +57,7 @@ def test_what_is_not_there_is_refused_by_name(tmp_path: Path, elsewhere: Path) -
 def test_trials_find_it_without_the_variable(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_DIST_SHARDS", str(elsewhere))
     asked = dataclasses.replace(request(tmp_path / "mine"), settings=())
-    question = sweeps.Question(asked, settings=("optim.lr=0.1,0.2",))
+    question = sweeps.SweepRequest(asked, settings=("optim.lr=0.1,0.2",))
     draft = sweeps.resolve(question)
     draft.sweep.folder.path.mkdir(parents=True)
     draft.sweep.write()
