@@ -65,7 +65,7 @@ def test_trials_find_it_without_the_variable(elsewhere: Path, tmp_path: Path, mo
     sweep = Sweep.read(draft.sweep.folder)
     first = sweep.trial(0)
     assert first is not None
-    array = SubmittedArray("local", 0, (0, 1), draft.ground.resources, code="0123456789ab")
+    array = SubmittedArray("local", 0, (0, 1), draft.context.resources, code="0123456789ab")
     plan = trial.plan_of(sweep, first, array)
     assert (plan.shard_set, plan.code) == (elsewhere / "deep_fashion", "0123456789ab")
 

@@ -42,7 +42,7 @@ def test_marks_add_up() -> None:
     before = clock.parts["process"]
     time.sleep(0.02)
     clock.record_phase("process")
-    assert clock.parts["process"] >= before + 0.02
+    assert clock.parts["process"] >= before + 0.019  # parts are whole milliseconds
 
 
 def test_runs_are_summed_up_by_medians() -> None:
