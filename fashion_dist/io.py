@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 import types
 import typing
@@ -93,10 +92,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step, for this user's eyes alone."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # O_EXCL and 0600
-    with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor
-        file.write(text)
-    Path(temporary).replace(path)
+    write_whole(path, text.encode(), durable=False, mode=0o600)
 
 
 def read_own(path: Path) -> bytes:
@@ -109,7 +105,7 @@ def read_own(path: Path) -> bytes:
         FileNotFoundError: there is none.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | OPEN_FLAGS)
     except OSError as error:
         if path.is_symlink():
             raise RunError(f"{path} is a link and is not read") from None

@@ -105,14 +105,15 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
-def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True, mode: int = 0o666) -> None:
     """Write `content` under a temporary name and give it its name: all or nothing, whenever it is killed.
 
-    `durable` makes that hold for power cuts, too. A link at `path` is replaced, and what it points to is left alone.
+    `durable` makes that hold for power cuts, too; `mode` is less the umask. A link at `path` is replaced, and what it
+    points to is left alone.
     """
     fresh = temporary(path)
     try:
-        with os.fdopen(create(fresh), "wb") as file:
+        with os.fdopen(create(fresh, mode), "wb") as file:
             file.write(content)
             file.flush()
             if durable:

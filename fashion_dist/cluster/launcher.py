@@ -15,7 +15,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fashion_dist.cluster.worker import TrainJob
     from shards import ShardSet
 
+_DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+"""DALI's builds, of which an environment holds one."""
 LOCAL_TIME_MIN = 60 * 24 * 365
 """A local job has no time limit unless one is asked for."""
 
@@ -280,24 +282,23 @@ def _require_writable(path: Path) -> None:
 
 
 def _require_dali() -> None:
-    names = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
-    there = [name for name in names if importlib.util.find_spec("nvidia") and _is_installed(name)]
-    how = f"pip install {names[1]}, or {names[0]} where the GPUs' driver is older than 580"
-    if not there:
+    how = f"pip install {_DALI[1]}, or {_DALI[0]} where the GPUs' driver is older than 580"
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         raise ConfigError(f"training needs NVIDIA DALI, which is not installed here (Linux only): {how}")
-    if len(there) > 1:
+    if len(there := _installed(_DALI)) > 1:
         both = " and ".join(there)
         raise ConfigError(
             f"{both} are installed, whose files are in each other's place: pip uninstall both, then {how}"
         )
 
 
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def _installed(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
@@ -480,13 +481,8 @@ def write_run(plan: RunSpec) -> None:
 
 
 def _versions() -> dict[str, str]:
-    dali = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
-    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *dali, "wandb")
-    found = {"python": sys.version.split()[0]}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *_DALI, "wandb")
+    return {"python": sys.version.split()[0], **_installed(names)}
 
 
 def dry_run(plan: RunSpec) -> str:
