@@ -75,7 +75,7 @@ def pack(
         plan = _plan(folder, dataset, opened, options, on_progress)
         done = _already(out, plan, replace)
         if done is not None:
-            shutil.rmtree(folder)
+            staging.remove(folder)
             return done
         staging.refuse_strangers(out, staging.ours(out), _names(plan), every_tar=True)
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
@@ -145,8 +145,8 @@ def _unplanned_removed(folder: Path, created: list[Path]) -> Iterator[None]:
         yield
     except InputError:
         if not staging.is_needed(folder):
-            shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
+                staging.remove(folder)
                 for made in created:
                     made.rmdir()
         raise

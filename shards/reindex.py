@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +90,7 @@ def reindex(
         finally:
             staging.clear(fresh)
             if not staging.is_needed(fresh) or (out / MANIFEST).exists():
-                shutil.rmtree(fresh)
+                staging.remove(fresh)
 
 
 def _reindex(

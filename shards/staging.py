@@ -39,7 +39,10 @@ def begin(out: Path) -> Path:
         odd, lock = [], False
         for entry in entries:
             lock = lock or entry.name == "lock"
-            kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+            try:
+                kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+            except FileNotFoundError:  # a worker of a packer that was killed just now renamed it
+                continue
             folder = kind == stat.S_IFDIR and entry.name in _FOLDERS
             if not folder and not (kind == stat.S_IFREG and _FILES.fullmatch(entry.name)):
                 odd.append(entry.name)
@@ -59,6 +62,14 @@ def clear(staging: Path, keep: Collection[str] = ()) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def remove(staging: Path) -> None:
+    """Remove the folder; whenever that is killed, `begin` takes what is left, for the lock goes last."""
+    (staging / _OURS).unlink(missing_ok=True)
+    clear(staging)
+    (staging / "lock").unlink(missing_ok=True)
+    staging.rmdir()
 
 
 def is_needed(staging: Path) -> bool:

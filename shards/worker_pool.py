@@ -43,7 +43,7 @@ class Pool:
             context = multiprocessing.get_context("spawn")
             # Without locks: a worker that is killed while it holds one would stop all others for good.
             self._done, self._stop = context.RawArray("q", _SLOTS), context.RawValue("b", 0)
-            self._executor = ProcessPoolExecutor(workers, context, _start, (self._done, self._stop))
+            self._executor = ProcessPoolExecutor(workers, context, _start, (self._done, self._stop, os.getpid()))
             if prepare is not None:
                 with _main_left_out():
                     for _ in range(workers):
@@ -119,11 +119,10 @@ def _here(function: Callable[[T, Count], R], items: Sequence[T], on_done: Callab
     return [function(item, count) for item in items]
 
 
-def _start(done: Any, stop: Any) -> None:
-    """Sets up a worker; it ends itself when told to, or when its parent was killed."""
+def _start(done: Any, stop: Any, parent: int) -> None:
+    """Sets up a worker; it ends itself when told to, or when `parent` was killed, be it before this began."""
     _Worker.done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to act on
-    parent = os.getppid()
 
     def watch() -> None:
         while not stop.value and os.getppid() == parent:

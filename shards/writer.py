@@ -297,9 +297,10 @@ def _name_finally(plan: Plan, manifest: Manifest, out: Path) -> None:
 
 def commit(manifest: Manifest, out: Path, folder: Path) -> None:
     """Writes the manifest, which makes the folder a set, and removes the staging folder."""
-    write_whole(out / MANIFEST, manifest.encoded())
+    write_whole(folder / MANIFEST, manifest.encoded())  # a killed packer leaves no temporary file outside `folder`
+    (folder / MANIFEST).replace(out / MANIFEST)
     fsync_folder(out)
-    shutil.rmtree(folder)
+    staging.remove(folder)
 
 
 def _summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, int]]:

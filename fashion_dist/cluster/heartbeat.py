@@ -51,7 +51,8 @@ class HeartbeatThread(threading.Thread):
         self.signals: list[str] = []
         self._run, self._rank_info, self._owner = run, rank_info, owner
         self._stalled_s, self._beat_s = stalled_s, beat_s
-        self._parent = os.getppid()
+        # Where the controller may have died before this began, its number is known from elsewhere.
+        self._parent = int(os.environ.get("SUBMITIT_LOCAL_JOB_ID", os.getppid()))
         self._over = threading.Event()
         self._stop_at = float("inf")
         self._beats = 0

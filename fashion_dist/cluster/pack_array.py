@@ -42,7 +42,6 @@ def _run(nodes: int, resources: Resources) -> RunShards:
         submitit_executor.run_array(
             write_part,
             shares,
-            cluster="slurm",
             resources=resources,
             folder=folder,
             name=f"pack-{plan.dataset}",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import re
 import shlex
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +31,6 @@ from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import OTHERS_WRITE, write_json
-from shards.portable import cpus
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -306,19 +303,18 @@ class _LocalController(Controller):  # type: ignore[misc]
 
 
 def run_array(
-    function: Callable[[A], R], arguments: Sequence[A], *, cluster: Cluster, resources: Resources, folder: Path,
-    name: str, max_parallel: int = 0, on_progress: Callable[[int, int], None] | None = None,
+    function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
+    max_parallel: int = 0, on_progress: Callable[[int, int], None] | None = None,
 ) -> list[R]:  # fmt: skip
-    """`[function(a) for a in arguments]`, each in its own array task, or in this machine's processes.
+    """`[function(a) for a in arguments]`, each in a task of a Slurm array.
 
     Args:
         function: a module's function; its results come back by pickle.
         arguments: one per task, picklable.
-        cluster: where.
-        resources: what each task asks for on Slurm.
+        resources: what each task asks for.
         folder: for scripts, pickles and logs; on the filesystem that the nodes share.
         name: the array's name.
-        max_parallel: tasks that run at once; 0 is no bound on Slurm, and one per CPU locally.
+        max_parallel: tasks that run at once; 0 is no bound.
         on_progress: called with (finished, all).
 
     Raises:
@@ -326,8 +322,6 @@ def run_array(
     """
     say = on_progress or (lambda _done, _all: None)
     say(0, len(arguments))
-    if cluster == "local":
-        return _run_here(function, arguments, max_parallel, say)
     jobs = submit_array(function, arguments, resources=resources, folder=folder, name=name, max_parallel=max_parallel)
     waiting = {job.job_id for job in jobs}
     arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
@@ -432,28 +426,6 @@ def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
     if outcome != "success":
         raise RunError(f"task {job_id} failed: {str(value).strip().splitlines()[-1]}; its log is {paths.stderr}")
     return value
-
-
-def _run_here(
-    function: Callable[[A], R], arguments: Sequence[A], max_parallel: int, say: Callable[[int, int], None]
-) -> list[R]:
-    workers = min(max_parallel or len(cpus()), len(arguments)) or 1
-    if workers == 1:
-        results = []
-        for index, argument in enumerate(arguments):
-            results.append(function(argument))
-            say(index + 1, len(arguments))
-        return results
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        tasks = [pool.submit(function, argument) for argument in arguments]
-        try:
-            for done, task in enumerate(as_completed(tasks), start=1):
-                task.result()
-                say(done, len(arguments))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [task.result() for task in tasks]
 
 
 def local_command(folder: Path) -> str:

@@ -61,9 +61,10 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
         before = _read_drawn(drawn)
         if before == told:
             return
-    if os.path.lexists(folder) and not drawn.exists():
-        raise InputError(f"{folder} was not drawn by us (no {DRAWN}), so it is kept; move it away")
     fresh = folder.with_name(folder.name + ".tmp")
+    replacing = (fresh / DRAWN).exists()  # killed while the folder was being removed
+    if os.path.lexists(folder) and not drawn.exists() and not replacing:
+        raise InputError(f"{folder} was not drawn by us (no {DRAWN}), so it is kept; move it away")
     for old in (folder, fresh):
         _require_drawn(old)
     shutil.rmtree(fresh, ignore_errors=True)

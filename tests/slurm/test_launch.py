@@ -126,7 +126,7 @@ def test_an_array_is_a_map(slurm_cluster: SlurmCluster, tmp_path: Path, monkeypa
 
     def run(numbers: list[int], folder: Path) -> list[int]:
         return submitit_executor.run_array(
-            squared, numbers, cluster="slurm", resources=Resources(time_min=5), folder=folder, name="squares",
+            squared, numbers, resources=Resources(time_min=5), folder=folder, name="squares",
             max_parallel=2, on_progress=lambda done, _: said.append(done),
         )  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_a_single_task_is_no_array(
     slurm_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    arguments = {"cluster": "slurm", "resources": Resources(time_min=5), "folder": tmp_path, "name": "one"}
+    arguments = {"resources": Resources(time_min=5), "folder": tmp_path, "name": "one"}
     assert submitit_executor.run_array(squared, [7], **arguments) == [49]  # type: ignore[arg-type]
 
 

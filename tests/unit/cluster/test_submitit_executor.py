@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from calls import AgainTwice, FirstKillsItself, NoteEnvironment, UntilWarned, refuse_three, square
+from calls import AgainTwice, FirstKillsItself, NoteEnvironment, UntilWarned
 
 from fashion_dist.cluster import slurm, submitit_executor
 from fashion_dist.cluster.failures import exits_file
@@ -97,22 +97,3 @@ def test_a_script_holds_names_as_data(tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
     with pytest.raises(ConfigError, match="control characters"):
         submitit_executor.script(resources, tmp_path, "name\nsrun rm -rf /", "")
-
-
-def test_an_array_here_is_a_map_with_progress(tmp_path: Path) -> None:
-    said: list[tuple[int, int]] = []
-    results = submitit_executor.run_array(
-        square, [1, 2, 3, 4], cluster="local", resources=Resources(), folder=tmp_path, name="x", max_parallel=2,
-        on_progress=lambda done, total: said.append((done, total)),
-    )  # fmt: skip
-    assert results == [1, 4, 9, 16]
-    assert said == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_array_here_ends_with_the_first_error(workers: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="three is refused"):
-        submitit_executor.run_array(
-            refuse_three, [1, 2, 3, 4], cluster="local", resources=Resources(), folder=tmp_path, name="x",
-            max_parallel=workers,
-        )  # fmt: skip
