@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fashion_dist.io import read_json
@@ -63,18 +64,24 @@ class _Gpus:
         import pynvml
 
         self._nvml: Any = pynvml
-        self._handles: list[Any] = []
+        self._handles: dict[int, Any] = {}
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(at) for at in range(pynvml.nvmlDeviceGetCount())]
+            for at in range(pynvml.nvmlDeviceGetCount()):
+                with contextlib.suppress(pynvml.NVMLError):  # a card that fails takes no other's figures with it
+                    self._handles[at] = pynvml.nvmlDeviceGetHandleByIndex(at)
 
     def sample(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for at, handle in enumerate(self._handles):
-            with contextlib.suppress(self._nvml.NVMLError):
-                found[f"gpu{at}_percent"] = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu
-                found[f"gpu{at}_memory_gb"] = self._nvml.nvmlDeviceGetMemoryInfo(handle).used / 1e9
-                found[f"gpu{at}_power_w"] = self._nvml.nvmlDeviceGetPowerUsage(handle) / 1e3
+        nvml, found = self._nvml, {}
+        figures: dict[str, Callable[[Any], float]] = {
+            "percent": lambda handle: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+            "memory_gb": lambda handle: nvml.nvmlDeviceGetMemoryInfo(handle).used / 1e9,
+            "power_w": lambda handle: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        }
+        for at, handle in self._handles.items():
+            for name, ask in figures.items():
+                with contextlib.suppress(nvml.NVMLError):  # a slice of a card (MIG) does not know all of them
+                    found[f"gpu{at}_{name}"] = ask(handle)
         return found
 
 

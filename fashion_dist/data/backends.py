@@ -10,6 +10,7 @@ that decoding goes on while the batch before is rendered.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,11 +24,11 @@ from fashion_dist.data.batch import Buffers
 from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.cache import Cache, GpuCache, PixelCache, choose
 from fashion_dist.data.cpu_transforms import Rendered, Renderer, render_block
-from fashion_dist.data.dali import Graph
+from fashion_dist.data.dali import PROBE_JPEG, Graph, reason_of
 from fashion_dist.data.decode import CachedDecoder
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.shard_reader import Encoded
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, RunError
 from shards.portable import cpus
 
 
@@ -107,10 +108,11 @@ class GpuBackend:
 
     def begin(self, work: Work, encoded: Sequence[Encoded | None]) -> None:
         """Begin to decode and render."""
-        self._begun = [image for image in encoded if image is not None]
-        assert len(self._begun) == len(work.rows), "without a cache every image is fetched"
-        if self._begun:
-            self._graph.start(self._begun, work.draws)
+        begun = [image for image in encoded if image is not None]
+        assert len(begun) == len(work.rows), "without a cache every image is fetched"
+        if begun:
+            self._graph.start(begun, work.draws)
+        self._begun = begun
 
     def finish(self, work: Work) -> Rendered | dict[int, str]:
         """Take the batch, or try its images one by one."""
@@ -122,9 +124,15 @@ class GpuBackend:
         except RuntimeError as error:
             tried = {i: self._graph.probe(image, work.draws.where(np.array([i]))) for i, image in enumerate(begun)}
             wrong = {i: reason for i, reason in tried.items() if reason is not None}
-            if not wrong:
-                raise error  # not an image's fault: the GPU's
+            if not wrong or self._graph_fails(work):
+                raise RunError(f"DALI does not work on this GPU: {reason_of(error)}") from error
             return wrong
+
+    def _graph_fails(self, work: Work) -> bool:
+        """Whether an image that is good for certain is refused as well."""
+        square = np.array([[0, 0, 8, 8]], np.int32)
+        draws = dataclasses.replace(work.draws.where(np.array([0])), boxes=square)
+        return self._graph.probe(np.frombuffer(PROBE_JPEG, np.uint8), draws) is not None
 
     def probe(self, image: Encoded, row: int) -> str | None:
         """Left to the batch: it is tried with the crop that it will have."""
@@ -170,14 +178,30 @@ class CachedBackend:
         block = self._decoder.block(work, self._graph.side) if work.draws.plain else None
         if isinstance(block, Tensor):
             return Rendered(render_block(block, work.rows, work.draws, self._dtype), [])
-        self._graph.start([self._contiguous(decoded.pixels(i)) for i in range(len(work.rows))], work.draws)
+        images: list[np.ndarray | Tensor] = [decoded.pixels(i) for i in range(len(work.rows))]
+        if self._device.type == "cpu":
+            self._graph.start([np.ascontiguousarray(image) for image in images], work.draws)
+        else:
+            self._graph.start(to_device(images, self._device), work.draws)
         return Rendered(_tensor(self._graph.finish(), self._dtype), [])
 
-    def _contiguous(self, pixels: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        if isinstance(pixels, np.ndarray):
-            pixels = np.ascontiguousarray(pixels)
-            return pixels if self._device.type == "cpu" else torch.from_numpy(pixels).to(self._device)
-        return pixels.contiguous()
+
+def to_device(images: Sequence[np.ndarray | Tensor], device: torch.device) -> list[Tensor]:
+    """Images uint8 [height, width, 3], contiguous and on the device, those from the CPU by one copy.
+
+    One that is asynchronous from pinned memory: image by image from pageable memory, each would wait for the step
+    that the GPU has queued.
+    """
+    here = {i: image for i, image in enumerate(images) if isinstance(image, np.ndarray)}
+    sizes = [image.size for image in here.values()]
+    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for part, image in zip(torch.split(packed, sizes), here.values(), strict=True):
+        part.view(image.shape).numpy()[...] = image
+    there = dict(zip(here, torch.split(packed.to(device, non_blocking=True), sizes), strict=True))
+    return [
+        there[i].view(image.shape) if isinstance(image, np.ndarray) else image.contiguous()
+        for i, image in enumerate(images)
+    ]
 
 
 def _tensor(dlpack: Any, dtype: torch.dtype) -> Tensor:
@@ -214,7 +238,7 @@ def make_backend(
         cache = GpuCache(planner.sizes, choice.capacity, device)
     reduced = planner.sizes is not planner.stored_sizes
     if on_gpu and cache is None and not reduced:
-        graph = Graph(data.image_px, max_images, threads, device.index, True, options.hw_decoder_load)
+        graph = Graph(data.image_px, max_images, threads, device.index, True)
         return GpuBackend(graph, dtype), choice.told
     decoder = CachedDecoder(max_images, threads, planner.stored_sizes, data.cache_px, cache)
     if on_gpu:

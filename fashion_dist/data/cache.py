@@ -17,6 +17,9 @@ from fashion_dist.data.memory import Block, free_bytes
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.errors import ConfigError
 
+_OF_GPU = 4
+"""The share of a GPU's free memory that a cache takes unasked: training's and validation's are made before optimizer
+and activations have their place."""
 _WORTH = 0.5
 """`auto` keeps part of a split if at least that share of its images fits."""
 
@@ -62,7 +65,7 @@ def choose(options: LoaderOptions, sizes: np.ndarray, gpu_free: int | None) -> C
     sums = np.cumsum(areas(sizes))
     asked, free = int(options.cache_gb * 1e9), free_bytes()
     on_gpu = gpu_free is not None and (
-        options.cache == "gpu" or (options.cache == "auto" and sums[-1] <= (asked or gpu_free // 2))
+        options.cache == "gpu" or (options.cache == "auto" and sums[-1] <= (asked or gpu_free // _OF_GPU))
     )
     limit = gpu_free if on_gpu and gpu_free is not None else free
     place: Literal["ram", "gpu"] = "gpu" if on_gpu else "ram"
@@ -70,7 +73,7 @@ def choose(options: LoaderOptions, sizes: np.ndarray, gpu_free: int | None) -> C
         raise ConfigError(
             f"--cache-gb {options.cache_gb:g} is more than the {limit / 1e9:.1f} GB free for --cache {place}"
         )
-    kept = int(np.searchsorted(sums, asked or limit // 2, side="right"))
+    kept = int(np.searchsorted(sums, asked or limit // (_OF_GPU if on_gpu else 2), side="right"))
     if options.cache == "auto" and kept < _WORTH * len(sizes):
         return Choice("none", 0, f"cache: none; only {kept} of {len(sizes)} decoded images would fit in {place}")
     capacity = int(sums[kept - 1]) if kept else 0

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -129,21 +130,12 @@ class Graph:
         threads: DALI's worker threads on the CPU.
         device_id: the GPU; None builds the same graph of CPU operators.
         encoded: images come as files, else as RGB pixels of the crop box.
-        hw_decoder_load: share of the JPEGs for the GPU's hardware decoder.
     """
 
-    def __init__(
-        self,
-        side: int,
-        max_images: int,
-        threads: int,
-        device_id: int | None,
-        encoded: bool,
-        hw_decoder_load: float = 0.65,
-    ) -> None:
+    def __init__(self, side: int, max_images: int, threads: int, device_id: int | None, encoded: bool) -> None:
         self._encoded = encoded
         self._device_id = device_id
-        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded, hw_decoder_load)
+        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded)
         self.side = side
         self._pipe: Any = None
 
@@ -192,9 +184,10 @@ class Graph:
         return images.as_tensor()
 
     def discard(self) -> None:
-        """Forget the batch that was begun."""
-        with contextlib.suppress(RuntimeError):
-            self.finish()
+        """Forget the batch that was begun, if the pipeline was built at all."""
+        if self._pipe is not None:
+            with contextlib.suppress(RuntimeError):
+                self.finish()
 
     def probe(self, image: np.ndarray, draws: AugmentParams) -> str | None:
         """What is wrong with one image, or None; only while no batch is under way."""
@@ -224,14 +217,26 @@ def lower_thread_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
+PROBE_JPEG = bytes.fromhex(
+    "ffd8ffe000104a46494600010100000100010000ffdb004300100b0c0e0c0a100e0d0e1211101318281a181616183123251d283a333d3c39"
+    "33383740485c4e404457453738506d51575f626768673e4d71797064785c656763ffc0000b080008000801011100ffc40014000100000000"
+    "000000000000000000000000ffc40014100100000000000000000000000000000000ffda0008010100003f003fffd9"
+)
+"""A gray JPEG of 8 x 8 pixels, which every decoder decodes."""
+
+_CODES = {3: "a bad code stream", 4: "an unsupported code stream", 7: "made for other GPUs", 8: "an internal error"}
+"""Of nvimgcodecStatus_t."""
+
+
 def reason_of(error: Exception) -> str:
-    """The one telling line of DALI's message."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [
-        line for line in lines if line and not line.startswith(("Critical error", "Error in", "which was", "File "))
-    ]
-    told = [line for line in told if "encountered" not in line and "C++ context" not in line and "fn." not in line]
-    return told[0][:200] if told else lines[0][:200]
+    """What DALI says went wrong: of its message, what stands behind the traceback of the pipeline's definition."""
+    text = str(error).partition("encountered:")[2] or str(error)
+    told = [line.strip() for line in text.splitlines()]
+    told = [line for line in told if line and not line.startswith(("Critical error", "Current pipeline object"))]
+    reason = told[0][:200] if told else str(error)[:200]
+    if match := re.fullmatch(r"nvImageCodec failure: '#(\d+)'", reason):
+        return f"nvImageCodec reports {_CODES.get(int(match[1]), 'an error')} (#{match[1]})"
+    return "DALI cannot decode it" if reason.startswith("Failed to decode sample #0") else reason
 
 
 def import_dali() -> None:
@@ -249,27 +254,36 @@ def _decode_pipeline(max_images: int, threads: int) -> Any:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
         anchor = fn.external_source(name="anchor", dtype=types.INT32, ndim=1)
         shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
-        return _slice(encoded, anchor, shape, "cpu")
+        return _slice(encoded, anchor, shape)
 
     pipe = graph()
     pipe.build()
     return pipe
 
 
-def _slice(encoded: Any, anchor: Any, shape: Any, device: str, **arguments: Any) -> Any:
+_BOX: dict[str, Any] = {"axis_names": "WH", "normalized_anchor": False, "normalized_shape": False}
+
+
+def _slice(encoded: Any, anchor: Any, shape: Any) -> Any:
     from nvidia.dali import fn, types
 
-    return fn.decoders.image_slice(
-        encoded,
-        anchor,
-        shape,
-        device=device,
-        axis_names="WH",
-        normalized_anchor=False,
-        normalized_shape=False,
-        output_type=types.RGB,
-        **arguments,
-    )
+    return fn.decoders.image_slice(encoded, anchor, shape, device="cpu", output_type=types.RGB, **_BOX)
+
+
+def _decode_on_gpu(encoded: Any, anchor: Any, shape: Any) -> Any:
+    """The whole image on the GPU, then the box.
+
+    nvImageCodec 0.9.0 is reported to crash where it decodes regions on H100, B200 and A100 (NVIDIA/nvImageCodec#55).
+    The hardware decoder has no share: the batch would decide which images it gets, its pixels differ in their last
+    bits from CUDA's, and on H100 it is reported to write without regard to the order of streams (torchcodec PR 1634).
+    """
+    from nvidia.dali import fn, types
+
+    images = fn.decoders.image(
+        encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0.0,
+        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does on the CPU
+    )  # fmt: skip
+    return fn.slice(images, anchor, shape, **_BOX)
 
 
 def _graph_pipeline(
@@ -277,7 +291,6 @@ def _graph_pipeline(
     threads: int,
     device_id: int | None,
     encoded: bool,
-    hw_decoder_load: float,
     side: int,
     turned: bool,
 ) -> Any:
@@ -295,10 +308,7 @@ def _graph_pipeline(
         if encoded:
             files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
             anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
-            if device == "gpu":
-                images = _slice(files, anchor, shape, "mixed", hw_decoder_load=hw_decoder_load)
-            else:
-                images = _slice(files, anchor, shape, "cpu")
+            images = _decode_on_gpu(files, anchor, shape) if device == "gpu" else _slice(files, anchor, shape)
         else:
             images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
         images = fn.resize(images, resize_x=side, resize_y=side, interp_type=types.INTERP_LINEAR, antialias=True)

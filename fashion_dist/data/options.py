@@ -13,12 +13,12 @@ class LoaderOptions:
     """Settings of the loader that are no part of the run id, because results do not depend on them."""
 
     cache: Literal["none", "ram", "gpu", "auto"] = "none"
-    """Keep decoded images, so that none is decoded twice: not at all, in memory shared by the ranks of a node, on the
-    GPU, or where they fit. Batches are the same bits with and without; but a GPU that caches takes its pixels from the
-    CPU's libjpeg-turbo, whose last bits are not nvJPEG's."""
+    """Keep decoded images: not at all, in memory shared by the ranks of a node, so that none is decoded twice, on the
+    GPU, where each rank keeps what it has seen itself, or where they fit. Batches are the same bits with and without;
+    but a GPU that caches takes its pixels from the CPU's libjpeg-turbo, whose last bits are not nvJPEG's."""
     cache_gb: float = 0.0
-    """Largest size of the cache on a node, in 10^9 bytes; 0 is half of what is free at the start. What does not fit
-    is decoded every time."""
+    """Largest size of the cache on a node, in 10^9 bytes; 0 is half of what is free at the start, on a GPU a quarter.
+    What does not fit is decoded every time."""
     stage: str = "off"
     """Copy the shards to a node's own disk first: `off`, `auto` ($SLURM_TMPDIR, else $TMPDIR), or a folder."""
     bad_samples: Literal["fail", "skip"] = "fail"
@@ -27,8 +27,6 @@ class LoaderOptions:
     """Threads of this rank that decode; 0 is this process's cores divided by the ranks of the node."""
     read_threads: int = 64
     """Most reads under way at once; threads start only when reads are slow."""
-    hw_decoder_load: float = 0.65
-    """Share of JPEGs given to the GPU's hardware decoder, where it has one."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "cache_gb"):
@@ -36,10 +34,6 @@ class LoaderOptions:
                 raise ConfigError(f"loader option {name} = {getattr(self, name)} is not possible; allowed: 0 or more")
         if self.read_threads < 1:
             raise ConfigError(f"loader option read_threads = {self.read_threads} is not possible; allowed: 1 or more")
-        if not 0 <= self.hw_decoder_load <= 1:
-            raise ConfigError(
-                f"loader option hw_decoder_load = {self.hw_decoder_load} is not possible; allowed: 0 to 1"
-            )
         if self.bad_samples not in ("fail", "skip"):
             raise ConfigError(f"--bad-samples {self.bad_samples!r} is not possible; allowed: fail, skip")
         if self.cache not in ("none", "ram", "gpu", "auto"):

@@ -17,8 +17,6 @@ Legend: N examples, k images each, P = k (k - 1) / 2 pairs, C embedding.
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,8 +65,8 @@ class PairNetwork(nn.Module):
             return {"embedding": self.embed(images)}
         count, k = images.shape[:2]
         rows = self.embed(images.flatten(0, 1)).reshape(count, k, -1)
-        left, right = zip(*itertools.combinations(range(k), 2), strict=True)
-        return {"score": pair_scores(rows[:, list(left)], rows[:, list(right)])}
+        left, right = torch.triu_indices(k, k, 1, device=rows.device)  # a list would be copied there and waited for
+        return {"score": pair_scores(rows[:, left], rows[:, right])}
 
     def embed(self, images: Tensor) -> Tensor:
         """Images [M, 3, H, W] -> rows [M, C + 1]: a scaled unit vector, a place, and the image's own term."""

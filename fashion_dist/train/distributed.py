@@ -17,6 +17,7 @@ import hmac
 import json
 import math
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from fashion_dist.train.sealed_store import SealedStore, listen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+ABORT_S = 10.0
+"""Longest wait for NCCL to give up its collectives when a rank has failed."""
 
 
 @dataclass(frozen=True)
@@ -211,11 +215,12 @@ def init_process_group(
         return
     timeout = timedelta(seconds=timeout_s)
     store, secret = _open_store(world, rendezvous, "127.0.0.1" if world.nodes == 1 else address, timeout)
-    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
+        own_card = device.type == "cuda" and (world.nodes > 1 or _cards_differ(store, world, device))
+        backend = "nccl" if own_card else "gloo"
         dist.init_process_group(
             backend, store=store, rank=world.rank, world_size=world.world_size, timeout=timeout,
-            device_id=device if device.type == "cuda" else None,
+            device_id=device if own_card else None,
         )  # fmt: skip
         control = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(control, dist.ProcessGroup), "every rank is a member of the control group"
@@ -234,8 +239,30 @@ def init_process_group(
         rendezvous.unlink(missing_ok=True)
     try:
         yield ProcessGroup(world, device, control)
-    finally:
+    except BaseException:
+        _leave_failed(backend)
+        raise
+    dist.destroy_process_group()
+
+
+def _cards_differ(store: SealedStore, world: World, device: torch.device) -> bool:
+    """Whether no two ranks of this one node share a GPU; NCCL refuses those that do, gloo takes them."""
+    store.set(f"card/{world.rank}", str(torch.cuda.get_device_properties(device).uuid))
+    return len({bytes(store.get(f"card/{rank}")) for rank in range(world.world_size)}) == world.world_size
+
+
+def _leave_failed(backend: str) -> None:
+    """Leave the groups of a job that has failed, without waiting for peers that are gone.
+
+    Destroying NCCL's group waits for the collectives under way, for good where a peer is gone (pytorch PR 141510,
+    torchtitan PR 1342), and so the cause of it all would never be reported.
+    """
+    if backend != "nccl":
         dist.destroy_process_group()
+        return
+    aside = threading.Thread(target=dist.distributed_c10d._abort_process_group, daemon=True)
+    aside.start()
+    aside.join(ABORT_S)
 
 
 def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta) -> tuple[SealedStore, bytes]:

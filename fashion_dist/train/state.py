@@ -32,8 +32,9 @@ def cpu_computes_bf16() -> bool:
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The autocast type that `train.precision` means on this hardware."""
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_computes_bf16()
-        return torch.bfloat16 if fast else torch.float32
+        if device.type == "cuda":  # emulated, as on Turing, bf16 does without tensor cores; fp16 has them there
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if cpu_computes_bf16() else torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 

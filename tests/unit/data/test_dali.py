@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.augment import AugmentParams
-from fashion_dist.data.backends import CachedBackend, CpuBackend, GpuBackend
+from fashion_dist.data.backends import CachedBackend, CpuBackend, GpuBackend, to_device
 from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.cache import Cache, areas
 from fashion_dist.data.dali import Decoder, Graph
@@ -110,3 +112,52 @@ def test_an_image_of_another_size_than_the_index_says_is_damaged(photos_set: Sha
     assert wrong is not None
     assert decoder.probe(images[0], np.array([0, 0, *planner.sizes[0]], np.int32)) is None
     assert isinstance(work.draws, AugmentParams)
+
+
+def test_the_reason_is_dali_s_own_and_no_line_of_ours() -> None:
+    cut = setting_free_jpeg()[:120]
+    decoder, box = Decoder(2, 1), np.array([[0, 0, 8, 8]], np.int32)
+    for data, told in (
+        (b"\xff\xd8\xff" + bytes(500), "bad code stream"),
+        (b"no picture at all" * 9, "unsupported code"),
+    ):
+        assert told in str(decoder.probe(np.frombuffer(data, np.uint8), box[0]))
+    assert (
+        "dali.py" not in (reason := str(decoder.probe(np.frombuffer(cut, np.uint8), box[0]))) and "_slice" not in reason
+    )
+
+
+def setting_free_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def no_kernel_image(side: int, turned: bool) -> None:
+    raise RuntimeError(f"no kernel image for this GPU ({side}, {turned})")
+
+
+def test_a_batch_of_damaged_images_is_told_apart_from_a_gpu_that_does_not_work(photos_set: ShardSet) -> None:
+    _, work, images = setting(photos_set)
+    two, garbage = work.part(slice(0, 2)), np.zeros(300, np.uint8)
+    backend = GpuBackend(Graph(32, 24, 2, None, encoded=True), torch.float32)
+    backend.begin(two, [garbage, garbage])
+    wrong = backend.finish(two)
+    assert isinstance(wrong, dict) and set(wrong) == {0, 1}
+    broken = Graph(32, 24, 2, None, encoded=True)
+    broken._build = no_kernel_image  # type: ignore[assignment]
+    backend = GpuBackend(broken, torch.float32)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        backend.begin(two, images[:2])
+    backend.drop()  # nothing was begun, and nothing else is reported
+    broken.discard()
+
+
+def test_images_of_the_cpu_and_of_the_device_come_as_one_batch() -> None:
+    mixed = [
+        np.full((2, 3, 3), 1, np.uint8),
+        torch.full((1, 1, 3), 2, dtype=torch.uint8),
+        np.full((4, 1, 3), 3, np.uint8),
+    ]
+    found = to_device([np.flip(mixed[0], 0), *mixed[1:]], CPU)
+    assert all(torch.equal(mine, torch.as_tensor(image)) for mine, image in zip(found, mixed, strict=True))

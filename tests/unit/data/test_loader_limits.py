@@ -258,7 +258,7 @@ def test_what_cannot_be_is_refused(photos_set: ShardSet) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             make(photos_set, **settings)
-    for wrong in ({"cache": "disk"}, {"bad_samples": "ignore"}, {"threads": -1}, {"hw_decoder_load": 2.0}):
+    for wrong in ({"cache": "disk"}, {"bad_samples": "ignore"}, {"threads": -1}):
         with pytest.raises(ConfigError):
             LoaderOptions(**wrong)  # type: ignore[arg-type]
 
