@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import tyro
 
 from fashion_dist.errors import ConfigError, FashionDistError, InputError, ShardsError, unknown
+from shards.typed_json import is_sound
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -145,11 +146,15 @@ def parse(args_type: type[A], argv: Sequence[str], prog: str | None = None) -> A
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(args_type, prog=prog, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
+            args = tyro.cli(args_type, prog=prog, args=list(argv), config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         if stop.code == EXIT_DONE:
             raise
-    raise ConfigError(_one_line(stderr.getvalue()))
+        raise ConfigError(_one_line(stderr.getvalue())) from None
+    for name, value in vars(args).items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and not is_sound(value):
+            raise ConfigError(f"--{name.replace('_', '-')} takes a finite number of at most 64 bits, not {value}")
+    return args
 
 
 def _refuse_unknown_flags(args_type: type[CommonArgs], argv: Sequence[str]) -> None:

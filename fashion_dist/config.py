@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fashion_dist.errors import ConfigError, unknown
+from shards import typed_json
+from shards.typed_json import parse_object
 
 Scalar = bool | int | float | str
 T = TypeVar("T")
@@ -211,7 +213,8 @@ class DataConfig:
         _require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
         _require(0 <= self.rotate <= 180, "data.rotate", self.rotate, "0 to 180 degrees")
         _require(0 <= self.shear <= 45, "data.shear", self.shear, "0 to 45 degrees")
-        _require(min(self.std) > 0, "data.std", self.std, "each above 0")
+        _require(all(0 < s <= 100 for s in self.std), "data.std", self.std, "each above 0, at most 100")
+        _require(all(abs(m) <= 100 for m in self.mean), "data.mean", self.mean, "each from -100 to 100")
 
 
 @dataclass(frozen=True)
@@ -373,21 +376,24 @@ class Config:
         """The configuration that `to_json` wrote, today or before fields were added.
 
         Raises:
-            ConfigError: it has settings that are gone; names them.
+            InputError: it is no configuration, or has settings that are gone; names them.
         """
-        config, gone = cls.read(text)
+        config, gone = cls.read(parse_object(text, "the configuration"))
         if gone:
             raise ConfigError(f"the configuration has {gone_settings(gone)}")
         return config
 
     @classmethod
-    def read(cls, text: str) -> tuple[Config, dict[str, Any]]:
-        """`from_json` of what any edition wrote: the configuration, and the settings in it that are gone.
+    def read(cls, values: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+        """What the JSON object of any edition's `to_json` means, and the settings in it that are gone.
 
         Settings are gone when there is no such field, or the field does not take such a value, any more.
+
+        Raises:
+            InputError: a value is of another type, or the task's name is missing.
         """
         gone: dict[str, Any] = {}
-        return _build(cls, json.loads(text), "", gone), gone
+        return _build(cls, values, "", gone), gone
 
     def run_id(self, data_hash: str, weights: str = "") -> str:
         """`<task>-<10 hex digits>`: the same for the same configuration, shard set and weights, wherever they lie.
@@ -476,12 +482,15 @@ def _build(kind: type[T], values: Mapping[str, Any], prefix: str, gone: dict[str
                 gone[prefix + key] = value
         elif hint is None and kind is ModelConfig and "args" not in values:
             args[key] = value  # of the first edition, where a network's own settings stood beside the others
-        elif hint is None or (get_origin(hint) is Literal and value not in get_args(hint)):
+        elif hint is None or (get_origin(hint) is Literal and type(value) is str and value not in get_args(hint)):
             gone[prefix + key] = value
         else:
-            made[key] = tuple(value) if isinstance(value, list) else value
+            made[key] = typed_json.parse_value(hint, value, prefix + key, "the configuration")
     if args:
-        made["args"] = args
+        made["args"] = typed_json.parse_value(hints["args"], args, f"{prefix}args", "the configuration")
+    for f in fields:
+        if f.name not in made and f.default is f.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"the configuration has no {prefix}{f.name}")
     try:
         return kind(**made)
     except ConfigError:
@@ -532,6 +541,6 @@ def parse_value(key: str, text: str, hint: Any) -> Any:
     except ValueError:
         article = "a whole number" if hint is int else "a number"
         raise ConfigError(f"{key} takes {article}, not {text!r}") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{key} takes a finite number, not {text!r}")
+    if not typed_json.is_sound(value):
+        raise ConfigError(f"{key} takes a finite number of at most 64 bits, not {text!r}")
     return value

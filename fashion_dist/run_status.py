@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import InputError
 from fashion_dist.io import parse_dataclass, read_object, write_text
 
 Phase = Literal["starting", "training", "evaluating", "predicting"]
@@ -45,7 +45,7 @@ class RunState:
         """The state in `path`, or None where there is none that can be read."""
         try:
             return cls.load(path)
-        except ConfigError:
+        except InputError:
             return None
 
     @classmethod
@@ -53,7 +53,7 @@ class RunState:
         """The state in `path`, or None where there is none.
 
         Raises:
-            ConfigError: it cannot be read: `FILE: why`.
+            InputError: it cannot be read: `FILE: why`.
         """
         values = read_object(path)
         if not values:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import tasks
 from fashion_dist.config import Config, gone_settings
-from fashion_dist.errors import CheckpointError, ConfigError
+from fashion_dist.errors import CheckpointError, ConfigError, InputError
+from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.paths import Home, RunDir
 
@@ -51,16 +51,13 @@ def run_id(config: Config, home: Home, data_hash: str) -> str:
     return dataclasses.replace(config, options=options).run_id(data_hash, pretrained.content(config.model, home))
 
 
-def parse_config(text: str) -> tuple[Config, dict[str, Any]]:
+def parse_config(values: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """`Config.read` with the task's own options: those `added` later are as before, and unknown ones are gone.
 
     Raises:
-        ConfigError: it cannot be read, or its task is gone.
+        InputError: it cannot be read, or its task is gone.
     """
-    try:
-        config, gone = Config.read(text)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"it cannot be read: {error}") from None
+    config, gone = Config.read(values)
     if config.task not in tasks.names():
         raise ConfigError(f"its task {config.task!r} is gone; known: {', '.join(tasks.names())}")
     task = tasks.load(config.task)
@@ -73,12 +70,47 @@ def read_config(run: RunDir) -> tuple[Config, dict[str, Any]]:
     """The configuration with which a run began, and the settings in it that are gone.
 
     Raises:
-        ConfigError: it cannot be read, or its task is gone; names the run.
+        ConfigError: it cannot be read, or its task is gone; names the run and the file.
     """
     try:
-        return parse_config(run.config.read_text())
-    except (ConfigError, OSError) as error:
+        if values := read_object(run.config):
+            return parse_config(values)
+        raise ConfigError("it is not there, or empty")
+    except InputError as error:
         raise ConfigError(f"the configuration of run {run.run_id}, {run.config}: {error}") from None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run was made from: the content of run.json.
+
+    Args:
+        shard_set: the set's folder.
+        data_hash: of the set.
+        weights: what identifies the content of the weights that it began with; empty where that was not noted.
+        weights_sha256: of their file, where there is one and that was noted.
+        run_id: the run's.
+        command: what the user typed.
+        created: Unix time.
+        versions: of Python and the libraries.
+    """
+
+    shard_set: str
+    data_hash: str
+    weights: str = ""
+    weights_sha256: str = ""
+    run_id: str = ""
+    command: str = ""
+    created: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_facts(run: RunDir) -> RunFacts:
+    """What a run was made from; raises InputError where that cannot be read: `FILE: why`."""
+    values = read_object(run.run)
+    if not values:
+        raise ConfigError(f"{run.run}: not there, or empty")
+    return parse_dataclass(RunFacts, values, run.run)
 
 
 def own_config(run: RunDir) -> Config:
@@ -158,9 +190,9 @@ def open_folder(folder: RunDir, *, strict: bool = True, moved: Home | None = Non
     config, gone = read_config(folder)
     if strict:
         require_none_gone(folder, gone)
-    made = json.loads(folder.run.read_text())
-    shard_set = ShardSet.open(moved.shard_set(config.dataset) if moved is not None else made["shard_set"])
-    if shard_set.data_hash != made["data_hash"]:
+    made = read_facts(folder)
+    shard_set = ShardSet.open(moved.shard_set(config.dataset) if moved is not None else made.shard_set)
+    if shard_set.data_hash != made.data_hash:
         raise CheckpointError(
             f"{shard_set.path} has changed since run {folder.run_id} was made; launch the task again for a run on it"
         )
@@ -173,8 +205,8 @@ def require_weights(run: OpenRun) -> None:
     Raises:
         ConfigError: they are not there, or are others.
     """
-    made = json.loads(run.folder.run.read_text())
-    if "weights" in made and pretrained.content(run.config.model, run.folder.home) != made["weights"]:
+    made = read_facts(run.folder)
+    if made.weights and pretrained.content(run.config.model, run.folder.home) != made.weights:
         raise ConfigError(
             f"the weights {run.config.model.weights} have changed since run {run.folder.run_id} was made; "
             f"launch the task again for a run with them"

@@ -7,17 +7,20 @@ per shard, so that a split's columns are read without the others'.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.manifest import fsync_files
-from shards.safe_io import create, temporary
+from shards.safe_io import create, require_regular, temporary
 from shards.schema import Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 PLACES = ("offset", "size", "crc32", "key", "width", "height")
 """What a shard's rows hold beside the facts."""
@@ -45,6 +48,13 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     return pa.schema(fields)
 
 
+def open_table(path: Path) -> pq.ParquetFile:
+    """A Parquet file of a set, whose pages are verified as they are read, where they were written with checksums."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(require_regular(path), memory_map=True, page_checksum_verification=True)
+
+
 def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:
     """Writes the index under a temporary name, fsyncs it and names it.
 
@@ -61,7 +71,9 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
     try:
         with (
             os.fdopen(create(fresh), "wb") as file,
-            pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=["split"]) as writer,
+            pq.ParquetWriter(
+                file, columns, compression="zstd", use_dictionary=["split"], write_page_checksum=True
+            ) as writer,
         ):
             for number, (split, rows) in enumerate(shards):
                 count = len(rows["key"])
@@ -73,6 +85,14 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def table_hash(table: Any) -> str:
+    """SHA-256 of a table's rows, the same whatever version of Parquet wrote them."""
+    digest = hashlib.sha256(json.dumps(table.column_names).encode())
+    for batch in table.combine_chunks().to_batches(max_chunksize=10_000):
+        digest.update(json.dumps(batch.to_pylist(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def dali_index(samples: Iterable[Sequence[tuple[str, int, int, str]]]) -> bytes:

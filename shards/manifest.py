@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from typing import Any
 from shards.errors import DamageError, InputError
 from shards.safe_io import name_fault, read_regular
 from shards.schema import Schema, split_fault
+from shards.typed_json import parse_dataclass, parse_object
 
 FORMAT = "fashion-dist shards 1"
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 CARD = "card.html"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 SCHEMA_MEMBER = "__shards__/schema.json"
 """First member of each tar, so that a set is rebuilt from its tars alone; WebDataset readers skip it."""
 
@@ -121,34 +124,22 @@ class Manifest:
 
         Raises:
             FileNotFoundError: there is none.
-            InputError: it was written by another version, is a link, or holds a name that leads out of the set.
+            InputError: it was written by another version, is a link, or a name in it leads out of the set.
             DamageError: it is not what was written.
         """
         path = folder / MANIFEST
+        content = read_regular(path)
         try:
-            value = json.loads(read_regular(path))
-            if value["format"] != FORMAT:
-                raise InputError(f"{path} is in the format {value['format']!r}; this version reads {FORMAT!r}")
-            manifest = cls(
-                dataset=value["dataset"],
-                schema=Schema.from_json(value["schema"]),
-                shards=tuple(Shard(**shard) for shard in value["shards"]),
-                tables=value["tables"],
-                options=value["options"],
-                source_hash=value["source_hash"],
-                rejected=value["rejected"],
-                converted=value["converted"],
-                tar_folder=value["tar_folder"],
-                card=value.get("card", False),
-            )
-            fault = manifest._fault()
-        except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise DamageError(str(path), "", 0, f"not a manifest: {type(error).__name__}: {error}") from None
-        if fault is not None:
+            value = parse_object(content, "not a manifest")
+            found = value.get("format", FORMAT)
+            manifest = parse_dataclass(cls, value, "not a manifest") if found == FORMAT else None
+        except InputError as error:
+            raise DamageError(str(path), "", 0, str(error)) from None
+        if manifest is None:
+            raise InputError(f"{path} is in the format {str(found)[:80]!r}; this version reads {FORMAT!r}")
+        if (fault := manifest._fault()) is not None:
             raise InputError(f"{path}: {fault}")
-        if manifest.data_hash != value["data_hash"]:
+        if manifest.data_hash != value.get("data_hash"):
             raise DamageError(str(path), "", 0, "its data_hash is not that of its own shards and schema")
         return manifest
 
@@ -162,7 +153,9 @@ class Manifest:
             fault = name_fault(shard.name) or split_fault(shard.split)
             if fault is None and not shard.name.endswith(".tar"):
                 fault = f"shard {shard.name!r} is no .tar file"
-            if fault is None and not all(type(n) is int and n >= 0 for n in (shard.samples, shard.size)):
+            if fault is None and not _SHA256.fullmatch(shard.sha256):
+                fault = f"shard {shard.name!r} has no SHA-256"
+            if fault is None and not 0 <= shard.samples <= shard.size:
                 fault = f"shard {shard.name!r} has {shard.samples!r} samples in {shard.size!r} bytes"
             if fault is not None:
                 return fault
@@ -174,10 +167,8 @@ class Manifest:
             if f"{table}.parquet" == INDEX:
                 return f"table {table!r} would be the index"
         where = self.tar_folder
-        if where is not None and (not isinstance(where, str) or not where.startswith("/") or "/../" in f"{where}/"):
+        if where is not None and (not where.startswith("/") or "/../" in f"{where}/"):
             return f"tar_folder {where!r} is not an absolute path without .. in it"
-        if type(self.card) is not bool or type(self.rejected) is not int:
-            return "card is no truth, or rejected no number"
         return None
 
 

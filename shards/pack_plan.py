@@ -32,10 +32,12 @@ import numpy as np
 
 from shards import tar
 from shards.errors import NO_SPACE, InputError, RowsError, SpaceError
+from shards.index import table_hash
 from shards.portable import pread
 from shards.readers import Rejected, Source
 from shards.safe_io import create, read_regular, temporary, write_whole
 from shards.schema import Record, Schema, encode_key, folded, key_fault, split_fault, split_order
+from shards.typed_json import parse_dataclass, parse_object
 
 MB = 10**6
 AUTO_SHARD_MB, AUTO_SHARDS, AUTO_LEAST_MB = 64, 8, 4
@@ -138,19 +140,14 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
-        """The plan staged in `folder`; raises FileNotFoundError when there is none yet."""
-        value = json.loads(read_regular(folder / "plan.json"))
-        return cls(
-            folder=folder,
-            dataset=value["dataset"],
-            schema=Schema.from_json(value["schema"]),
-            shards=tuple(ShardPlan(**shard) for shard in value["shards"]),
-            options=PackOptions(**value["options"]),
-            source_hash=value["source_hash"],
-            fingerprint=value["fingerprint"],
-            tables=value["tables"],
-            rejected=tuple(Rejected(**item) for item in value["rejected"]),
-        )
+        """The plan staged in `folder`.
+
+        Raises:
+            FileNotFoundError: there is none yet.
+            InputError: it is no plan.
+        """
+        path = folder / "plan.json"
+        return parse_dataclass(cls, {**parse_object(read_regular(path), path), "folder": folder}, path)
 
     def entries(self, shard: ShardPlan) -> Iterator[Entry]:
         """The records of one shard, in order."""
@@ -373,21 +370,13 @@ def shard_count(total: int, shard_mb: float) -> int:
     return max(-(-total // (AUTO_SHARD_MB * MB)), min(AUTO_SHARDS, -(-total // (AUTO_LEAST_MB * MB))))
 
 
-def table_hash(table: Any) -> str:
-    """SHA-256 of a table's rows, the same whatever version of Parquet wrote them."""
-    digest = hashlib.sha256(json.dumps(table.column_names).encode())
-    for batch in table.combine_chunks().to_batches(max_chunksize=10_000):
-        digest.update(json.dumps(batch.to_pylist(), sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
 def write_table(path: Path, table: Any) -> str:
     """Writes a table beside the shards; returns its hash."""
     import pyarrow.parquet as pq
 
     fresh = temporary(path)
     with os.fdopen(create(fresh), "wb") as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

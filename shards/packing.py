@@ -103,12 +103,12 @@ def _plan(folder: Path, dataset: str, source: readers.Source, options: PackOptio
     plan = planning.make(fresh, dataset, source, options, on_progress)
     try:
         staged = Plan.load(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         staged = None
     if staged is None or staged.fingerprint != plan.fingerprint:
         staging.clear(folder, keep=("planning",))
-        for path in fresh.iterdir():
-            path.replace(folder / path.name)
+    for path in fresh.iterdir():  # also of the same plan, whose files may have been damaged
+        path.replace(folder / path.name)
     shutil.rmtree(fresh)
     plan = dataclasses.replace(plan, folder=folder)
     plan.save()

@@ -14,7 +14,7 @@ from shards import index, staging, worker_pool
 from shards.errors import InputError, RowsError
 from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder
-from shards.pack_plan import OnProgress, table_hash
+from shards.pack_plan import OnProgress
 from shards.readers import Rejected
 from shards.readers._folders import natural
 from shards.safe_io import name_fault, require_regular, write_whole
@@ -266,14 +266,13 @@ def _doubled(order: Sequence[_Summary], fresh: Path) -> list[str]:
 def _tables(out: Path) -> dict[str, str]:
     """The tables that an earlier packing left beside the tars."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     found = {}
     for path in sorted(path for path in out.glob("*.parquet") if path.name != INDEX):
         try:
             if (fault := name_fault(path.name)) is not None:
                 raise InputError(f"{path}: {fault}; rename it, or use --out DIR")
-            found[path.stem] = table_hash(pq.read_table(require_regular(path)))
+            found[path.stem] = index.table_hash(index.open_table(path).read())
         except (OSError, pa.ArrowException) as error:
             told = str(error).splitlines()[0]
             raise InputError(f"{path} cannot be read as a table: {told}; move it away, or use --out DIR") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
+from shards.typed_json import parse_dataclass
 
 SPLITS = ("train", "val", "test")
 MAX_NAME_BYTES = 100
@@ -80,9 +81,16 @@ class Schema:
         return {"facts": dict(self.columns), "names": {name: list(words) for name, words in self.names.items()}}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Schema:
-        """What `to_json` made."""
-        return cls(dict(value["facts"]), {name: tuple(words) for name, words in value["names"].items()})
+    def from_json(cls, value: Any, where: object = "the schema") -> Schema:
+        """What `to_json` made; raises InputError where it is something else, naming `where` it stands."""
+        made = parse_dataclass(_SchemaJson, value, where)
+        return cls(made.facts, made.names)
+
+
+@dataclass(frozen=True)
+class _SchemaJson:
+    facts: Mapping[str, str]
+    names: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)

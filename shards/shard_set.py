@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from shards import program
+from shards import index, program
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, MANIFEST, Manifest
-from shards.safe_io import require_regular
 from shards.schema import Schema
 
 if TYPE_CHECKING:
@@ -91,13 +90,25 @@ class ShardSet:
         return Split(name, self.schema, self.path, self.tar_folder, shard_names, row0, self.splits[name])
 
     def table(self, name: str) -> pa.Table:
-        """The table `name` beside the shards, such as outfits; raises InputError naming those there are."""
-        import pyarrow.parquet as pq
+        """The table `name` beside the shards, such as outfits.
+
+        Raises:
+            InputError: there is none; names those there are.
+            DamageError: its rows are not those that were packed.
+        """
+        import pyarrow as pa
 
         if name not in self.manifest.tables:
             known = ", ".join(self.manifest.tables) or "none"
             raise InputError(f"{self.path} has no table {name!r}; it has: {known}")
-        return pq.read_table(require_regular(self.path / f"{name}.parquet"), memory_map=True)
+        path = self.path / f"{name}.parquet"
+        try:
+            table = index.open_table(path).read()
+        except (OSError, pa.ArrowException) as error:
+            raise DamageError(path.name, "", 0, f"cannot be read: {error}") from None
+        if index.table_hash(table) != self.manifest.tables[name]:
+            raise DamageError(path.name, "", 0, "its rows are not those that the manifest has the hash of")
+        return table
 
 
 class Keys(Sequence[str]):
@@ -235,10 +246,9 @@ class Split:
     def _read(self, name: str) -> pa.Table:
         """One column of this split, from the row groups that hold it."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         try:
-            file = pq.ParquetFile(require_regular(self.path / INDEX), memory_map=True)
+            file = index.open_table(self.path / INDEX)
             groups: list[int] = []
             before = position = 0
             for group in range(file.num_row_groups):
@@ -253,6 +263,8 @@ class Split:
             fix = f"`{program.command('pack')} --reindex {self.path}` rebuilds it"
             raise DamageError(INDEX, "", 0, f"column {name} cannot be read: {error}; {fix}") from None
         table = table.slice(self.row0 - before, self.samples)
+        if table.column_names != [name]:
+            raise DamageError(INDEX, "", 0, f"it has no column {name}")
         if len(table) != self.samples:
             raise DamageError(INDEX, "", 0, f"{len(table)} rows of split {self.name}, the manifest says {self.samples}")
         return table

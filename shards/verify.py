@@ -12,10 +12,10 @@ from typing import Any
 from shards import index, worker_pool
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, REJECTED, Manifest, Shard
-from shards.pack_plan import OnProgress, table_hash
+from shards.pack_plan import OnProgress
 from shards.portable import pread
 from shards.reindex import stored
-from shards.safe_io import is_regular, open_regular, read_regular, require_regular
+from shards.safe_io import is_regular, open_regular, read_regular
 from shards.scan import Scanned, scan
 from shards.shard_set import ShardSet
 
@@ -55,19 +55,19 @@ def verify(
 def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
     """Faults of everything but the tars, and whether the index can be read shard by shard."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     faults: list[Fault] = []
     manifest, folder = shard_set.manifest, shard_set.path
     readable = False
     try:
-        metadata = pq.read_metadata(require_regular(folder / INDEX))
+        file = index.open_table(folder / INDEX)
+        metadata = file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         readable = counts == [shard.samples for shard in manifest.shards]
         if not readable:
             faults.append(Fault(INDEX, "", f"its rows per shard are {counts[:8]}..., not those of the manifest"))
         wanted = index.arrow_schema(manifest.schema)
-        if not pq.read_schema(folder / INDEX).equals(wanted):
+        if not file.schema_arrow.equals(wanted):
             faults.append(Fault(INDEX, "", f"its columns are not those of the schema: {', '.join(wanted.names)}"))
             readable = False
     except (OSError, pa.ArrowException) as error:
@@ -75,7 +75,7 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
     for name, told in manifest.tables.items():
         path = folder / f"{name}.parquet"
         try:
-            if table_hash(pq.read_table(require_regular(path))) != told:
+            if index.table_hash(index.open_table(path).read()) != told:
                 faults.append(Fault(path.name, "", "its rows are not those that were packed"))
         except (OSError, pa.ArrowException) as error:
             faults.append(Fault(path.name, "", f"cannot be read: {error}"))
@@ -112,9 +112,7 @@ def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any])
 
 
 def _index_rows(folder: Path, number: int) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = pq.ParquetFile(folder / INDEX).read_row_group(number).to_pylist()
+    rows: list[dict[str, Any]] = index.open_table(folder / INDEX).read_row_group(number).to_pylist()
     return rows
 
 

@@ -8,8 +8,9 @@ import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from shards.portable import READ_FLAGS
 from shards.readers import Rejected
 from shards.safe_io import create, is_regular, read_regular, temporary, write_whole
 from shards.schema import Schema
+from shards.typed_json import parse_dataclass, parse_object
 
 _CHUNK = 1 << 20
 _CHUNKS_HELD = 8
@@ -103,13 +105,38 @@ def rows_path(folder: Path, shard: ShardPlan) -> Path:
 
 def is_finished(plan: Plan, shard: ShardPlan, out: Path) -> bool:
     """Whether the shard was written, by this run or an earlier one."""
-    tars = (plan.folder / f"{shard.name}.tar", out / f"{shard.name}.tar")
+    places = (plan.folder, out)
     try:
-        head, rows = map(json.loads, read_regular(rows_path(plan.folder, shard)).splitlines())
-    except (FileNotFoundError, ValueError):
+        head, _ = _read_rows(plan, shard)
+        tars = [path for folder in places if is_regular(path := folder / f"{shard.name}.tar")]
+        indices = [read_regular(path) for folder in places if is_regular(path := folder / f"{shard.name}.idx")]
+    except (FileNotFoundError, InputError):
         return False
-    whole = len(rows["facts"]) == head["samples"]
-    return whole and any(is_regular(path) and path.stat().st_size == head["bytes"] for path in tars)
+    has_index = any(hashlib.sha256(content).hexdigest() == head.index_sha256 for content in indices)
+    return has_index and any(path.stat().st_size == head.bytes for path in tars)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The first line of a finished shard's rows: what the manifest will say, and hashes of the small files."""
+
+    samples: int
+    bytes: int
+    sha256: str
+    rejected: tuple[tuple[str, str, str], ...]
+    converted: Mapping[str, int]
+    rows_sha256: str
+    index_sha256: str
+
+
+def _read_rows(plan: Plan, shard: ShardPlan) -> tuple[_Head, bytes]:
+    """What is known of a finished shard, and the line of its columns; InputError where it is not what was written."""
+    path = rows_path(plan.folder, shard)
+    line, _, rows = read_regular(path).partition(b"\n")
+    head = parse_dataclass(_Head, parse_object(line, path), path)
+    if hashlib.sha256(rows).hexdigest() != head.rows_sha256:
+        raise InputError(f"{path}: not what was written; move it away, and its shard is packed again")
+    return head, rows
 
 
 def write_shards(plan: Plan, shards: Sequence[ShardPlan], on_samples: Callable[[int], Any]) -> None:
@@ -157,8 +184,9 @@ def _end_shard(plan: Plan, shard: ShardPlan, archive: _Tar, rows: _Rows, fresh: 
         archive.sync()
         fresh.replace(plan.folder / f"{shard.name}.tar")
         # These need no fsync of their own: a power cut leaves rows that do not parse, and the shard is written again.
-        write_whole(plan.folder / f"{shard.name}.idx", index.dali_index(rows.members()), durable=False)
-        rows_json = rows.to_json(archive.hash.hexdigest(), archive.size)
+        dali_index = index.dali_index(rows.members())
+        write_whole(plan.folder / f"{shard.name}.idx", dali_index, durable=False)
+        rows_json = rows.to_json(archive.hash.hexdigest(), archive.size, hashlib.sha256(dali_index).hexdigest())
         write_whole(rows_path(plan.folder, shard), rows_json, durable=False)
     except OSError as error:
         archive.file.close()
@@ -186,17 +214,15 @@ class _Rows:
             members.append([(ext, offset, size, f"{key}.{ext}"), ("json", after, len(facts.encode()), f"{key}.json")])
         return members
 
-    def to_json(self, sha256: str, size: int) -> bytes:
+    def to_json(self, sha256: str, size: int, index_sha256: str) -> bytes:
         """A line about the shard, and a line of its columns."""
-        head = {
-            "samples": len(self.places),
-            "bytes": size,
-            "sha256": sha256,
-            "rejected": self.rejected,
-            "converted": self.converted,
-        }
         columns = dict(zip(index.PLACES, zip(*self.places, strict=True), strict=True)) if self.places else {}
-        return (json.dumps(head) + "\n" + json.dumps({**columns, "facts": self.facts}, ensure_ascii=False)).encode()
+        rows = json.dumps({**columns, "facts": self.facts}, ensure_ascii=False).encode()
+        rows_sha256 = hashlib.sha256(rows).hexdigest()
+        head = _Head(
+            len(self.places), size, sha256, tuple(self.rejected), self.converted, rows_sha256, index_sha256
+        )  # fmt: skip
+        return json.dumps(vars(head)).encode() + b"\n" + rows
 
 
 def _fill(plan: Plan, shard: ShardPlan, archive: _Tar, on_samples: Callable[[int], Any]) -> _Rows:
@@ -308,22 +334,19 @@ def _summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, i
     rejected = list(plan.rejected)
     converted: dict[str, int] = {}
     for shard in plan.shards:
-        with rows_path(plan.folder, shard).open("rb") as file:
-            head = json.loads(file.readline())
-        rejected += [Rejected(*item) for item in head["rejected"]]
-        for name, count in head["converted"].items():
+        head, _ = _read_rows(plan, shard)
+        rejected += [Rejected(*item) for item in head.rejected]
+        for name, count in head.converted.items():
             converted[name] = converted.get(name, 0) + count
-        if head["samples"]:
-            shards.append(Shard(f"{shard.name}.tar", shard.split, head["samples"], head["bytes"], head["sha256"]))
+        if head.samples:
+            shards.append(Shard(f"{shard.name}.tar", shard.split, head.samples, head.bytes, head.sha256))
     return tuple(shards), rejected, converted
 
 
 def _index_rows(plan: Plan, kept: Container[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for shard in plan.shards:
         if f"{shard.name}.tar" in kept:
-            with rows_path(plan.folder, shard).open("rb") as file:
-                file.readline()
-                rows = json.loads(file.readline())
+            rows = json.loads(_read_rows(plan, shard)[1])
             facts = json.loads(f"[{','.join(rows.pop('facts'))}]")
             yield shard.split, rows | {name: [item[name] for item in facts] for name in plan.schema.columns}
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.errors import ConfigError
 from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
 from shards.errors import InputError
@@ -103,7 +102,7 @@ def read(run: RunDir, attempt: int, problems: list[str] | None = None) -> list[F
     for path in run.errors.glob("rank_*.json"):
         try:
             found.append(parse_dataclass(Failure, read_object(path), path))
-        except ConfigError as error:
+        except InputError as error:
             if problems is not None:
                 problems.append(str(error))
     return sorted((failure for failure in found if failure.attempt == attempt), key=lambda failure: failure.rank)
@@ -236,7 +235,7 @@ class Exits:
 def _killed_by_signal(path: Path, problems: list[str]) -> dict[int, str]:
     try:
         codes = parse_dataclass(Exits, read_object(path), path).exit_codes
-    except ConfigError as error:
+    except InputError as error:
         problems.append(str(error))
         codes = ()
     return {rank: f"killed by signal {-code}" for rank, code in enumerate(codes) if code is not None and code < 0}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fashion_dist.cluster import machine
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import InputError
 from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
 
@@ -75,7 +75,7 @@ class JobRecord:
 
     @classmethod
     def read(cls, run: RunDir) -> JobRecord | None:
-        """The run's last submission, or None; raises ConfigError where it cannot be read: `FILE: why`."""
+        """The run's last submission, or None; raises InputError where it cannot be read: `FILE: why`."""
         values = read_object(run.job)
         return parse_dataclass(cls, values, run.job) if values else None
 
@@ -98,14 +98,14 @@ class LockOwner:
 
     @classmethod
     def read(cls, run: RunDir) -> LockOwner | None:
-        """Who holds the folder, gone or not; raises ConfigError where it cannot be read: `FILE: why`."""
+        """Who holds the folder, gone or not; raises InputError where it cannot be read: `FILE: why`."""
         values = read_object(run.lock)
         return parse_dataclass(cls, values, run.lock) if values.get("job") else None
 
     @classmethod
     def peek(cls, run: RunDir) -> LockOwner | None:
         """Who holds the folder; None where that cannot be read now, for who looks again."""
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(InputError):
             return cls.read(run)
         return None
 
@@ -150,14 +150,14 @@ class Attempt:
 
 
 def attempts(run: RunDir) -> list[Attempt]:
-    """Every start of the run, oldest first; raises ConfigError where they cannot be read: `FILE: why`."""
+    """Every start of the run, oldest first; raises InputError where they cannot be read: `FILE: why`."""
     return [parse_dataclass(Attempt, values, run.attempts) for values in _noted(run)]
 
 
 def _noted(run: RunDir) -> list[dict[str, Any]]:
     found = read_object(run.attempts).get("attempts", [])
     if not isinstance(found, list):
-        raise ConfigError(f"{run.attempts}: attempts is no list")
+        raise InputError(f"{run.attempts}: attempts is no list")
     return found
 
 

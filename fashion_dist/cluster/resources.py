@@ -59,12 +59,13 @@ class Resources:
 
     def __post_init__(self) -> None:
         least = {"nodes": 1, "time_min": 1}
+        most = {"nodes": 100_000, "gpus_per_node": 1000, "tasks_per_node": 10_000}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and value < least.get(field.name, 0):
-                raise ConfigError(
-                    f"{field.name} = {value} is not possible; allowed: {least.get(field.name, 0)} or more"
-                )
+            low, high = least.get(field.name, 0), most.get(field.name, 10_000_000)
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                allowed = f"{low} or more" if value < low else f"{low} to {high:,}"
+                raise ConfigError(f"{field.name} = {value} is not possible; allowed: {allowed}")
             for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ():
                 if not text.isprintable():
                     raise ConfigError(f"{field.name} has a control character in {text!r}")

@@ -15,7 +15,7 @@ from fashion_dist.cluster.failures import Failure, JobLog
 from fashion_dist.cluster.job_record import Attempt, JobRecord, LockOwner
 from fashion_dist.cluster.queue_view import QueueView
 from fashion_dist.cluster.slurm import JobRef, JobStatus
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import InputError
 from fashion_dist.io import read_object
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
@@ -68,7 +68,7 @@ class RunSnapshot:
         def of(read: Callable[[], T]) -> T | None:
             try:
                 return read()
-            except ConfigError as error:
+            except InputError as error:
                 problems.append(str(error))
                 return None
 
@@ -126,10 +126,10 @@ def _read_config(run: RunDir) -> dict[str, Any]:
     """Only what a table needs is looked at: what trains or predicts reads the configuration by `runs.read_config`."""
     values = read_object(run.config)
     if not isinstance(values.get("task", ""), str):
-        raise ConfigError(f"{run.config}: task is no text")
+        raise InputError(f"{run.config}: task is no text")
     train = values.get("train", {})
     if not isinstance(train, dict) or not isinstance(train.get("batch_size", 0), int):
-        raise ConfigError(f"{run.config}: train.batch_size is no number")
+        raise InputError(f"{run.config}: train.batch_size is no number")
     return values
 
 

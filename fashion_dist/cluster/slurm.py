@@ -65,7 +65,7 @@ class JobRef:
         return cls("local", str(pid), socket.gethostname(), process_started(pid) or 0)
 
     @classmethod
-    def from_json(cls, values: Any, where: Path) -> JobRef | None:
+    def from_json(cls, values: Any, where: object) -> JobRef | None:
         """What `to_json` gave; None where there is no job in it.
 
         Raises:

@@ -249,20 +249,43 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(f"weights {path} are not a file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     import torch
 
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; each means that this is no state dict
-        raise ConfigError(f"weights {path} are not a state dict: {error}") from error
+        raise ConfigError(f"weights {path} are not a state dict: {why_not_loaded(error)}") from None
     loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(map(_is_entry, loaded.items())):
         raise ConfigError(f"weights {path} are not a state dict of tensors")
+    if bad := sorted(key for key, value in loaded.items() if not torch.isfinite(value).all()):
+        raise ConfigError(f"weights {path} hold NaN or infinity in {_some(bad)}")
     return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    import torch
+
+    key, value = item
+    dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
+    return isinstance(key, str) and dense
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Why a file of tensors was refused, in our words: torch's advise to load what may run code."""
+    words = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    if found := re.search(r"GLOBAL (\S+)", words):
+        return (
+            f"it holds {found[1]!r}, which may run code; only tensors and plain values are loaded: save a state_dict()"
+        )
+    if "weights_only" in words:
+        return "it holds more than tensors and plain values, and is not loaded: save a state_dict()"
+    return " ".join(words.split())[:200] or type(error).__name__
 
 
 def _some(names: list[str], shown: int = 6) -> str:

@@ -15,7 +15,7 @@ from fashion_dist.cluster import slurm
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_snapshot import STATES
 from fashion_dist.cluster.run_view import RunView, read_run_views, typed
-from fashion_dist.errors import ConfigError, RunError, unknown
+from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.monitor import sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.table import COLUMNS, page, table
@@ -66,7 +66,7 @@ def look_at_all(runs: Sequence[RunDir], sweeps: Sequence[SweepDir]) -> Overview:
 def _read_sweep(sweep: SweepDir, scheduler: Scheduler, known: Mapping[str, RunView]) -> SweepView | UnreadableSweep:
     try:
         return read_sweep_view(sweep, scheduler, known)
-    except (ConfigError, RunError, OSError) as error:
+    except (InputError, RunError, OSError) as error:
         return UnreadableSweep(sweep.sweep_id, f"unreadable: {error}")
 
 
@@ -124,7 +124,7 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
 def _going_on(run: RunDir) -> str:
     try:
         own_config(run)
-    except ConfigError as error:
+    except InputError as error:
         return f"no: {error}"
     return typed("launch", run)
 

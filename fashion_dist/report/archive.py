@@ -122,7 +122,7 @@ def _readme(facts: RunData, changed: bool) -> str:
     code = f"code/ is commit {of}" + (" with the changes in code.diff applied" if changed else "") if of else "code/"
     return (
         f"Run {facts.run_id} of task {facts.config.task}\n"
-        f"made by: {facts.made.get('command', 'not written down')}\n\n"
+        f"made by: {facts.made.command or 'not written down'}\n\n"
         f"{code}, as it was when this archive was made.\n"
         f"run/ has the settings, everything that was measured, and the submission files.\n"
         f"report/index.html opens in any browser, offline.\n"

@@ -16,12 +16,12 @@ import numpy as np
 from fashion_dist.report import near_duplicates
 from fashion_dist.report.blocks import Page, Picture, Section, Sheet, Shot, Table
 from fashion_dist.report.page import render
-from shards import worker_pool
+from shards import index, worker_pool
 from shards.errors import InputError
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED
 from shards.pack_plan import OnProgress
 from shards.portable import pread
-from shards.safe_io import open_regular, read_regular, require_regular, write_whole
+from shards.safe_io import open_regular, read_regular, write_whole
 from shards.schema import Schema
 from shards.shard_set import ShardSet, Split
 
@@ -110,14 +110,11 @@ def _look_at_all(
 
 
 def _look_at_shard(job: tuple[Path, int, int, tuple[int, ...], bool], count: Callable[[int], Any]) -> _Looks:
-    import pyarrow.parquet as pq
 
     folder, number, first, wanted, closely = job
     shard_set = ShardSet.open(folder)
     shard = shard_set.manifest.shards[number]
-    places = (
-        pq.ParquetFile(require_regular(folder / INDEX)).read_row_group(number, columns=["offset", "size"]).to_pydict()
-    )
+    places = index.open_table(folder / INDEX).read_row_group(number, columns=["offset", "size"]).to_pydict()
     hashes = np.zeros(shard.samples if closely else 0, np.uint64)
     looks = np.zeros((len(hashes), near_duplicates.LOOK_PX**2), np.uint8)
     thumbs: dict[int, bytes] = {}

@@ -105,14 +105,14 @@ def _made_by() -> str:
 
 def _subtitle(facts: RunData, chosen: SplitPredictions | None) -> str:
     of = f"; judged on {len(chosen.rows):,} images of {chosen.split.name}" if chosen is not None else ""
-    created = facts.made.get("created")
+    created = facts.made.created
     when = f", made {time.strftime('%Y-%m-%d %H:%M', time.localtime(created))}" if created else ""
     return f"Run {facts.run_id}{when}{of}"
 
 
 def _head(facts: RunData, judged: dict[str, list[scores.Figure]]) -> list[tuple[str, str]]:
     lines = [
-        ("command", str(facts.made.get("command", "not written down"))),
+        ("command", facts.made.command or "not written down"),
         ("state", run_sections.state_sentence(facts)),
     ]
     best = facts.view.progress.best

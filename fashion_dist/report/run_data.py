@@ -14,9 +14,9 @@ from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, view_snapshots
 from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
-from fashion_dist.io import read_json
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.runs import read_config
+from fashion_dist.runs import RunFacts, read_config
+from fashion_dist.runs import read_facts as read_made
 from fashion_dist.tasks import Task, load
 from fashion_dist.tracking.metrics_log import read_metrics
 from shards import ShardSet
@@ -46,7 +46,7 @@ class RunData:
     run: RunDir
     config: Config
     view: RunView
-    made: dict[str, Any]
+    made: RunFacts
     snapshot: RunSnapshot
     points: Sequence[dict[str, Any]]
     damaged: int = 0
@@ -180,17 +180,18 @@ def _read(snapshot: RunSnapshot, view: RunView) -> RunData:
     if snapshot.problems:
         raise ConfigError(f"run {run.run_id} is {view.detail}")
     config, gone = read_config(run)
-    made, points = read_json(run.run), read_metrics(run.metrics)
+    made, points = RunFacts("", ""), read_metrics(run.metrics)
     notes: list[str] = []
     if gone:
         notes.append(f"The run was made with {gone_settings(gone)}; its network is not built, only its answers shown.")
     shard_set = None
     try:
-        shard_set = ShardSet.open(made["shard_set"])
-        if shard_set.data_hash != made["data_hash"]:
+        made = read_made(run)
+        shard_set = ShardSet.open(made.shard_set)
+        if shard_set.data_hash != made.data_hash:
             shard_set = None
-            notes.append(f"The shard set {made['shard_set']} has changed since; its images and labels are not shown.")
-    except (ShardsError, FashionDistError, KeyError) as error:
+            notes.append(f"The shard set {made.shard_set} has changed since; its images and labels are not shown.")
+    except (ShardsError, FashionDistError) as error:
         notes.append(f"The shard set cannot be opened, so images and labels are not shown: {error}")
     damaged = _damaged(run, len(points))
     if damaged:

@@ -49,7 +49,7 @@ def what_was_run(facts: RunData) -> Section:
         blocks.append(_starts(facts))
     everything = [(key, plain_json(value)) for key, value in config.flat().items()]
     blocks.append(Table("All settings", ("setting", "value"), everything, folded=True))
-    versions = sorted(dict(facts.made.get("versions", {})).items())
+    versions = sorted(facts.made.versions.items())
     if versions:
         blocks.append(Table("Versions", ("package", "version"), versions, folded=True))
     return Section("run", "What was run", [s for s in sentences if s], blocks)

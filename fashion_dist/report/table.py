@@ -35,7 +35,7 @@ def _row(facts: RunData) -> tuple[str, ...]:
 
 def command_of(facts: RunData) -> str:
     """The command that made the run, without the folder it was made in."""
-    return re.sub(r" --(home|wait|json)(?=[ =]|$)((?<=home)[ =]('[^']*'|\S+))?", "", str(facts.made.get("command", "")))
+    return re.sub(r" --(home|wait|json)(?=[ =]|$)((?<=home)[ =]('[^']*'|\S+))?", "", facts.made.command)
 
 
 def _cell(text: str) -> str:

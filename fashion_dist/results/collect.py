@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, InputError, RunError
+from fashion_dist.errors import ConfigError, DamageError, InputError, RunError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
-from shards import ShardSet, Split, program
+from shards import ShardSet, Split, index, program
 
 
 def collect(
@@ -132,15 +132,26 @@ def read_predictions(run: RunDir, split: str) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: there are none.
+        DamageError: a file is not what was written.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     folder = run.predictions(split)
     files = sorted(folder.glob("rank_*.parquet"))
     if not files:
         hint = f"{program.command('status')} {run.run_id} shows how far it is"
         raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
-    tables = [pq.read_table(file) for file in files]
+    tables = []
+    for path in files:
+        try:
+            tables.append(index.open_table(path).read())
+        except (OSError, pa.ArrowException) as error:
+            raise DamageError(path.name, "", 0, f"{path} cannot be read: {error}; predict again") from None
+    columns = {tuple(table.schema) for table in tables}
+    if len(columns) != 1 or "key" not in tables[0].column_names:
+        raise DamageError(
+            folder.name, "", 0, f"its files in {folder} have different columns, or no keys; predict again"
+        )
     return {name: np.concatenate([_numpy(table[name]) for table in tables]) for name in tables[0].column_names}
 
 

@@ -17,38 +17,40 @@ from fashion_dist.sweep.spec import Parameter, Spec
 
 Settings = dict[str, Any]
 
-MOST_WITHOUT_ASKING = 10_000
+MOST_WITHOUT_ASKING, MOST = 10_000, 1_000_000
 
 
 def count(spec: Spec, seeds: int) -> int:
     """How many trials the sweep has, without making any."""
     if spec.method != "grid":
         return spec.run_cap * seeds
-    points = math.prod(len(choices(parameter)) for parameter in spec.parameters)
+    points = math.prod(parameter.points or len(choices(parameter)) for parameter in spec.parameters)
     return (min(points, spec.run_cap) if spec.run_cap else points) * seeds
 
 
 def require_few(spec: Spec, seeds: int, yes: bool) -> None:
-    """Refuse an accident: thousands of jobs nobody meant."""
-    if (trials := count(spec, seeds)) > MOST_WITHOUT_ASKING and not yes:
-        raise ConfigError(f"this sweep has {trials:,} trials; allowed without --yes: {MOST_WITHOUT_ASKING:,}")
+    """Refuse an accident: thousands of jobs nobody meant, and what no list in memory holds."""
+    if (trials := count(spec, seeds)) > (MOST if yes else MOST_WITHOUT_ASKING):
+        how = "" if yes else " without --yes"
+        raise ConfigError(f"this sweep has {trials:,} trials; allowed{how}: {MOST if yes else MOST_WITHOUT_ASKING:,}")
 
 
 def expand(spec: Spec, seed: int) -> list[Settings]:
     """The settings of every trial of a `grid` or `random` sweep, each distinct, in order."""
     assert spec.method != "bayes", "a search knows a trial's settings when the trial starts"
     if spec.method == "grid":
-        lists = [[(parameter.key, value) for value in choices(parameter)] for parameter in spec.parameters]
+        most = spec.run_cap or None  # of a list of this length, a product that is cut there sees no more
+        lists = [[(parameter.key, value) for value in choices(parameter, most)] for parameter in spec.parameters]
         points: Iterable[Settings] = (dict(point) for point in itertools.product(*lists))
         return list(itertools.islice(points, spec.run_cap or None))
     drawn = (draw(spec.parameters, seed, trial) for trial in range(spec.run_cap))
     return list({repr(point): point for point in drawn}.values())
 
 
-def choices(parameter: Parameter) -> list[Any]:
-    """The distinct values of a parameter that can be counted; 1.0 and 1 are one value, as for W&B."""
+def choices(parameter: Parameter, most: int | None = None) -> list[Any]:
+    """The distinct values of a parameter that can be counted, of a range the first `most`; 1.0 and 1 are one value."""
     if parameter.kind == "int_uniform":
-        return list(range(int(parameter.low), int(parameter.high) + 1))
+        return list(range(int(parameter.low), int(parameter.high) + 1)[:most])
     found: dict[tuple[bool, str], Any] = {}
     for value in parameter.values:
         whole = isinstance(value, float) and value.is_integer()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fashion_dist.config import Config, require_setting
 from fashion_dist.errors import ConfigError, unknown
+from shards.typed_json import is_sound
 
 Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]
 
@@ -30,6 +31,7 @@ _KEYS: dict[Kind, tuple[str, ...]] = {
     "log_uniform_values": ("min", "max"),
     "normal": ("mu", "sigma"),
 }
+_MOST_RUNGS, _MOST_EPOCHS = 64, 1 << 40
 _WANDB_CHOICE = "categorical_w_probabilities"
 
 
@@ -52,6 +54,11 @@ class Parameter:
     probabilities: tuple[float, ...] = ()
     low: float = 0.0
     high: float = 0.0
+
+    @property
+    def points(self) -> int:
+        """How many values a range of whole numbers has; 0 for other kinds."""
+        return int(self.high) - int(self.low) + 1 if self.kind == "int_uniform" else 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigError(f"{path} is not a sweep: nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a sweep: allowed: a mapping with method and parameters")
@@ -144,7 +153,7 @@ def parse(values: Mapping[str, Any], where: str, keys: Sequence[str]) -> Spec:
     if method not in _METHODS:
         raise ConfigError(f"{where}: method is {method!r}; allowed: {', '.join(_METHODS)}")
     name = values.get("name", "")
-    if not isinstance(name, str) or not name.isprintable():
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
         raise ConfigError(f"{where}: name is {name!r}; allowed: one line of text")
     run_cap = values.get("run_cap", 0)
     if not _is_int(run_cap) or run_cap < 0 or (run_cap == 0 and "run_cap" in values):
@@ -199,19 +208,20 @@ def _halving(values: object, where: str) -> HyperbandConfig:
         raise ConfigError(f"{where}: early_terminate.type is {values.get('type')!r}; allowed: hyperband")
     eta, least, most, count = (values.get(key) for key in ("eta", "min_iter", "max_iter", "s"))
     eta = 3 if eta is None else eta
-    if not _is_number(eta) or eta <= 1:
-        raise ConfigError(f"{where}: early_terminate.eta is {eta!r}; allowed: a number above 1")
+    if not _is_number(eta) or not 1 < eta <= 1000:
+        raise ConfigError(f"{where}: early_terminate.eta is {eta!r}; allowed: a number above 1, at most 1000")
     for name, value in (("min_iter", least), ("max_iter", most), ("s", count)):
-        if value is not None and (not _is_int(value) or value < 1):
+        if value is not None and (not _is_int(value) or not 1 <= value < _MOST_EPOCHS):
             raise ConfigError(f"{where}: early_terminate.{name} is {value!r}; allowed: a whole number of 1 or more")
     if (least is None) == (most is None) or (most is not None and count is None):
         raise ConfigError(f"{where}: early_terminate needs min_iter, or max_iter with s")
+    steps = range(min(count or 32, _MOST_RUNGS))
     if least is not None:
-        rungs = [int(least * eta**k) for k in range(count or 32)]
+        rungs = [least * eta**k for k in steps]
     else:
-        assert most is not None and count is not None
-        rungs = [int(most / eta**k) for k in range(1, count + 1)]
-    return HyperbandConfig(tuple(sorted({rung for rung in rungs if rung >= 1})), float(eta))
+        assert most is not None
+        rungs = [most / eta ** (k + 1) for k in steps]
+    return HyperbandConfig(tuple(sorted({int(rung) for rung in rungs if 1 <= rung < _MOST_EPOCHS})), float(eta))
 
 
 def _parameters(values: object, where: str, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:
@@ -270,7 +280,7 @@ def _kind(key: str, entry: Mapping[str, Any], where: str) -> Kind:
     named = entry.get("distribution")
     if named is not None:
         kinds: dict[str, Kind] = {kind: kind for kind in _KEYS} | {_WANDB_CHOICE: "categorical"}
-        if named not in kinds:
+        if not isinstance(named, str) or named not in kinds:
             raise ConfigError(f"{where}: parameter {key}: {unknown('distribution', str(named), kinds)}")
         return kinds[named]
     if "value" in entry:
@@ -286,7 +296,8 @@ def _choice(key: str, entry: Mapping[str, Any], where: str) -> Parameter:
     values, odds = entry.get("values"), entry.get("probabilities", ())
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{where}: parameter {key} has no values to try; allowed: a list of at least one")
-    if odds and (len(odds) != len(values) or not all(_is_number(p) and p >= 0 for p in odds)):
+    listed = isinstance(odds, list | tuple) and (not odds or len(odds) == len(values))
+    if not listed or not all(_is_number(p) and p >= 0 for p in odds):
         raise ConfigError(f"{where}: parameter {key}: allowed: one probability of 0 or more for each of the values")
     if odds and not math.isclose(sum(odds), 1.0, abs_tol=1e-6):
         raise ConfigError(f"{where}: parameter {key}: its probabilities add up to {sum(odds):g}; allowed: 1")
@@ -305,8 +316,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int and is_sound(value)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_sound(value)

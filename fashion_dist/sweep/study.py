@@ -1,8 +1,8 @@
 """Optuna's journal in the sweep's folder: parameters when a trial starts, and who is worth another epoch.
 
-The only importer of optuna. All trials are there from the start, waiting, in Optuna's numbers the sweep's own: so a
-task that starts, dies and starts again takes up one and the same trial, and none can be doubled. The journal is a file
-made for shared filesystems; there is no server and no agent.
+The only importer of optuna beside `journal`. All trials are there from the start, waiting, in Optuna's numbers the
+sweep's own: so a task that starts, dies and starts again takes up one and the same trial, and none can be doubled. The
+journal is a file made for shared filesystems; there is no server and no agent.
 
 Early stopping is asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter
 Tuning", in its stopping form): at a rung a trial goes on only among the best 1/eta of those that reached it. A decision
@@ -75,7 +75,7 @@ class Study:
         known = self.sweep.trial(number)
         with run_lock.file_lock(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
-            frozen = study.trials[number]
+            frozen = self._frozen(study, number)
             if frozen.state == _states().WAITING:
                 study._storage.set_trial_state_values(frozen._trial_id, _states().RUNNING)
             if known is not None:
@@ -138,7 +138,7 @@ class Study:
                 for frozen in study.trials
                 if frozen.number != number and epoch in frozen.intermediate_values
             ]
-            mine = study.trials[number]
+            mine = self._frozen(study, number)
             if epoch not in mine.intermediate_values:
                 study._storage.set_trial_intermediate_value(mine._trial_id, epoch, value)
             on, place, places = goes_on(value, others, halving.eta, self.sweep.base.train.mode == "max")
@@ -151,11 +151,18 @@ class Study:
             )
         return not on
 
+    def _frozen(self, study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
+        """The trial of that number; raises RunError where the journal has lost the line that made it."""
+        if number >= len(study.trials):
+            raise RunError(f"{self.sweep.folder.journal}: trial {number} is not in it; its beginning is damaged")
+        return study.trials[number]
+
     def _storage(self) -> Any:
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
 
-        return JournalStorage(JournalFileBackend(str(self.sweep.folder.journal)))
+        from fashion_dist.sweep.journal import Journal
+
+        return JournalStorage(Journal(self.sweep.folder.journal))
 
     def _open(self, number: int) -> optuna.Study:
         import optuna

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import runs
@@ -18,7 +17,7 @@ from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import RETIRED, Config, gone_settings
-from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import RunDir, SweepDir
@@ -169,8 +168,8 @@ class Sweep:
                 None if trial is None else parse_dataclass(Trial, {**trial, "number": number}, folder.sweep)
                 for number, trial in enumerate(made.trials)
             )
-            base, gone = runs.parse_config(json.dumps(made.base))
-        except ConfigError as error:
+            base, gone = runs.parse_config(made.base)
+        except InputError as error:
             raise ConfigError(f"the configuration of sweep {folder.sweep_id}, {folder.sweep}: {error}") from None
         return cls(
             folder, made.name, made.sweep, request, base, made.data_hash, made.seed, made.seeds, trials, made.command,
@@ -239,11 +238,11 @@ class SubmittedArray:
         return JobRef("slurm", f"{self.job.job_id}_{number - self.first}")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: Path) -> SubmittedArray:
+    def from_json(cls, values: Mapping[str, Any], where: object) -> SubmittedArray:
         """What `to_json` gave, from the file `where`."""
         numbers = values.get("numbers") if isinstance(values, Mapping) else None
         if not isinstance(numbers, str) or not _RANGES.fullmatch(numbers):
-            raise ConfigError(f"{where}: the trials of a submission are not {str(numbers)[:60]!r}; allowed: 0-2,5")
+            raise InputError(f"{where}: the trials of a submission are not {str(numbers)[:60]!r}; allowed: 0-2,5")
         return parse_dataclass(cls, {**values, "numbers": parse_ranges(numbers)}, where)
 
     def to_json(self) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def read_arrays(folder: SweepDir) -> list[SubmittedArray]:
     """Every submission of the sweep, oldest first."""
     found = read_object(folder.arrays).get("arrays", [])
     if not isinstance(found, list):
-        raise ConfigError(f"{folder.arrays}: arrays is no list")
+        raise InputError(f"{folder.arrays}: arrays is no list")
     return [SubmittedArray.from_json(values, folder.arrays) for values in found]
 
 

@@ -127,7 +127,7 @@ def read_sweep_view(
 
     Raises:
         RunError: there is no sweep.
-        ConfigError: it cannot be read: `FILE: why`.
+        InputError: it cannot be read: `FILE: why`.
     """
     scheduler = scheduler or Scheduler()
     sweep, arrays = Sweep.read(folder), read_arrays(folder)

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fashion_dist.io import append, write_text
+from fashion_dist.errors import InputError
+from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.wandb_media import Media
+from shards.typed_json import is_sound
 
 logger = logging.getLogger(__name__)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, oldest first; a torn or damaged line is passed over."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
+    """The lines of a metrics.jsonl, oldest first; a torn line, or one of other things than numbers, is passed over."""
     points: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            point = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(point, dict) and isinstance(point.get("step"), int) and isinstance(point.get("split"), str):
-            points.append(point)
+    for line in read_lines(path):
+        with contextlib.suppress(InputError):
+            head = vars(parse_dataclass(_Head, line, path))
+            if all(value is None or is_sound(value) for name, value in line.items() if name not in head):
+                points.append({**head, **line})
     return points
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What every line has beside its metrics."""
+
+    split: str
+    step: int
+    epoch: float
+    attempt: int = 1
+    time: float = 0.0
 
 
 class Tracker(Protocol):

@@ -10,6 +10,7 @@ sync goes on with the first line that did not arrive, and sends none twice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -18,14 +19,15 @@ import netrc
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError
-from fashion_dist.io import append, read_lines, write_text
+from fashion_dist.errors import ConfigError, InputError
+from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.tracking.wandb_media import Media
@@ -216,14 +218,29 @@ def _artifact_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:120]
 
 
+@dataclass(frozen=True)
+class SyncLine:
+    """A line of `synced.jsonl`: a row that was sent to a server, or how many had arrived there."""
+
+    target: str
+    key: str | None = None
+    arrived: int | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> list[SyncLine]:
+        """All lines, oldest first; a torn one, or one of another kind, is passed over."""
+        found = []
+        for line in read_lines(path):
+            with contextlib.suppress(InputError):
+                found.append(parse_dataclass(cls, line, path))
+        return found
+
+
 class SyncRecord:
     """`synced.jsonl`: which rows one W&B server was sent, in order; written before they are sent."""
 
     def __init__(self, path: Path, target: str) -> None:
         self._path, self._target = path, target
-
-    def _mine(self) -> list[dict[str, Any]]:
-        return [line for line in read_lines(self._path) if line.get("target") == self._target]
 
     def agree(self, rows: int, first: Sequence[str]) -> list[str]:
         """The keys of the `rows` rows that the server has; noted ones beyond did not arrive and are forgotten.
@@ -232,12 +249,14 @@ class SyncRecord:
             rows: how many it has.
             first: what they are where nobody noted it: the first lines of the file.
         """
-        keys = [line["key"] for line in self._mine() if "key" in line]
+        lines = SyncLine.read(self._path)
+        keys = [line.key for line in lines if line.target == self._target and line.key is not None]
         kept = keys[:rows] if len(keys) >= rows else [*keys, *first[len(keys) : rows]]
         if kept != keys:
-            others = [line for line in read_lines(self._path) if line.get("target") != self._target]
-            lines = [*others, *({"target": self._target, "key": key} for key in kept)]
-            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+            lines = [line for line in lines if line.target != self._target]
+            lines += [SyncLine(self._target, key) for key in kept]
+            told = ({name: value for name, value in vars(line).items() if value is not None} for line in lines)
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in told))
         return kept
 
     def add(self, key: str) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import OwnFiles, read_lines
+from fashion_dist.io import OwnFiles
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
-from fashion_dist.tracking.wandb_run import WandbRun, key_of, pictures_key
+from fashion_dist.tracking.wandb_run import SyncLine, WandbRun, key_of, pictures_key
 from shards.safe_io import refuse_link, some
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def is_synced(run: RunDir, media: Media | None) -> bool:
         wanted.add(f"shown {media.fingerprint}")
     if media is not None and media.pictures:
         wanted.add(pictures_key(media.pictures))
-    lines = read_lines(run.synced)
-    for target, rows in {line["target"]: line["arrived"] for line in lines if "arrived" in line}.items():
-        keys = [line["key"] for line in lines if line.get("target") == target and "key" in line]
+    lines = SyncLine.read(run.synced)
+    for target, rows in {line.target: line.arrived for line in lines if line.arrived is not None}.items():
+        keys = [line.key for line in lines if line.target == target and line.key is not None]
         if len(keys) == rows and wanted <= set(keys):
             return True
     return False

@@ -33,8 +33,10 @@ import torch
 
 from fashion_dist.config import Config
 from fashion_dist.errors import CheckpointError, InputError
+from fashion_dist.io import parse_dataclass, read_object
+from fashion_dist.models import pretrained
 from fashion_dist.runs import differences, parse_config
-from shards.safe_io import create, refuse_link, remove_folder
+from shards.safe_io import create, read_regular, refuse_link, remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,14 @@ class Saved:
 
     def require_own(self, config: Config, data_hash: str) -> None:
         """Raise CheckpointError where it was not saved by a run of this configuration and shard set."""
-        if self.facts["data_hash"] != data_hash:
+        if self.facts.get("data_hash") != data_hash:
             raise CheckpointError(f"checkpoint {self.path} is of another shard set; --fresh starts over beside it")
-        saved, gone = parse_config(json.dumps(self.facts["config"]))
+        try:
+            saved, gone = parse_config(self.facts.get("config", {}))
+        except InputError as error:
+            raise CheckpointError(
+                f"checkpoint {self.path}: its manifest: {error}; --fresh starts over beside it"
+            ) from None
         if other := [*gone, *differences(saved, config)]:
             raise CheckpointError(
                 f"checkpoint {self.path} is of another recipe ({', '.join(other)}); --fresh starts over beside it"
@@ -178,17 +185,28 @@ def _remove(folder: Path) -> None:
 
 def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[str, Any]]:
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        data = (folder / _STATE).read_bytes()
-    except (OSError, ValueError) as error:
+        values = read_object(folder / _MANIFEST)
+        manifest = parse_dataclass(_Manifest, values, folder / _MANIFEST)
+        data = read_regular(folder / _STATE)
+    except (OSError, InputError) as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
+    if hashlib.sha256(data).hexdigest() != manifest.sha256:
         raise CheckpointError(f"checkpoint {folder} is damaged: {_STATE} is not what its manifest says")
     try:
         state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except Exception as error:  # torch.load raises many kinds; each means that this file is no checkpoint of ours
-        raise CheckpointError(f"checkpoint {folder} is refused: {error}") from error
-    return Saved(folder, manifest["step"], manifest), state
+        raise CheckpointError(f"checkpoint {folder} is refused: {pretrained.why_not_loaded(error)}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {folder} is refused: {_STATE} holds no state")
+    return Saved(folder, manifest.step, values), state
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What every checkpoint's manifest says, beside the facts of its run."""
+
+    step: int
+    sha256: str
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:

@@ -79,7 +79,7 @@ def write_predictions(
     if mine:
         table = pa.table({name: _arrow(values) for name, values in mine.items()})
         table = table.add_column(1, "key", pa.array(keys(mine["index"])))
-        pq.write_table(table, temporary / f"rank_{dist.world.rank}.parquet")
+        pq.write_table(table, temporary / f"rank_{dist.world.rank}.parquet", write_page_checksum=True)
     dist.barrier()
     if dist.world.is_main:
         remove_folder(folder, _FILES)

@@ -103,7 +103,7 @@ def test_whole_numbers_are_the_same_however_they_are_written() -> None:
 def test_gone_settings_are_named_and_the_rest_is_read() -> None:
     stored = json.loads(RECIPE.override(["train.epochs=7"]).to_json())
     stored["optim"] |= {"lookahead": 3, "name": "lion", "momentum": -1.0}
-    config, gone = Config.read(json.dumps(stored))
+    config, gone = Config.read(stored)
     assert gone == {"optim.lookahead": 3, "optim.name": "lion", "optim.momentum": -1.0}
     assert config.train.epochs == 7 and config.optim.lr == RECIPE.optim.lr
     with pytest.raises(ConfigError, match=r"optim.lookahead = 3, optim.* and .*|which are gone") as refused:

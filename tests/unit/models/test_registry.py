@@ -175,11 +175,11 @@ def test_a_configuration_of_the_first_edition_is_read_and_says_what_is_gone() ->
              "grain": False, "sketch": False, "edges": False}  # fmt: skip
     values["model"] = {k: v for k, v in values["model"].items() if k != "args"} | model
     values["data"] |= {"start_px": 0, "grow_until": 0.75}
-    config, gone = Config.read(json.dumps(values))
+    config, gone = Config.read(values)
     assert gone == {"model.recolour": 0.8} and config.flat()["model.pool"] == "max"
     assert config.data == RECIPE.data
     values["model"]["grain"] = values["data"]["start_px"] = 64
-    _, gone = Config.read(json.dumps(values))
+    _, gone = Config.read(values)
     assert gone == {"model.recolour": 0.8, "model.grain": 64, "data.start_px": 64, "data.grow_until": 0.75}
     with pytest.raises(ConfigError, match=r"model\.grain = 64, .*which are gone"):
         Config.from_json(json.dumps(values))

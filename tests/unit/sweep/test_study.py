@@ -160,3 +160,18 @@ def test_only_rungs_are_looked_at_and_every_decision_has_its_reason(tmp_path: Pa
     ]  # fmt: skip
     assert said[1]["reason"] == "after 2 epochs 0.4 is number 2 of 2 that got so far; one goes on"
     assert decisions.given_up(sweep.folder) == {1: said[1]["reason"]}
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"torn {\n", b"[]\n", b'{"op_code": 99}\n', b'{"op_code": 5, "worker_id": 1}\n', b"\xff"]
+)
+def test_a_line_of_something_else_in_the_journal_ends_no_trial(line: bytes, tmp_path: Path) -> None:
+    sweep = bayes(tmp_path, 3)
+    first = Study(sweep).begin(0)
+    with sweep.folder.journal.open("ab") as file:
+        file.write(line)
+    assert Study(sweep).begin(1) != first
+    sweep.folder.trial(1).unlink()
+    again = Study(sweep)
+    assert again.begin(1) == Study(sweep).begin(1)  # what was written behind the line is read
+    assert len(again._open(0).trials) == 3
