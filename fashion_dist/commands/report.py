@@ -9,7 +9,6 @@ fashion-dist report RUN RUN --table           only the table of results, as Mark
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +40,8 @@ class Args(cli.CommonArgs):
     """Print the table of results as Markdown, and make no page."""
     archive: bool = False
     """Also one zip of code, settings, report, submissions and the best model, of one run."""
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """Show the pictures of one run in W&B too; auto does with WANDB_API_KEY."""
+    wandb: Literal["auto", "online", "offline", "off"] = "off"
+    """Show the pictures of one run in W&B too, or do not; auto as the run was launched, online where there is a key."""
 
 
 def main(args: Args) -> cli.Result:
@@ -71,7 +70,7 @@ def main(args: Args) -> cli.Result:
         return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
     result = _of_one(found[0], made.page)
-    if args.wandb != "auto" or os.environ.get("WANDB_API_KEY"):
+    if args.wandb != "off":
         result = replace(result, data={**result.data, "wandb": make.share(found[0], made.album, args.wandb)})
     if args.archive:
         from fashion_dist.report.archive import write_archive

@@ -211,6 +211,8 @@ def share(facts: RunData, album: FigureWriter, mode: WandbMode) -> bool:
     if facts.view.is_active or mode == "off":
         return False
     record = facts.snapshot.record
+    if mode == "auto" and record is not None:
+        mode = record.options.wandb
     group = Path(record.sweep).name if record is not None else ""
     return show_pictures(facts.run, facts.config, mode, group, album.paths)
 

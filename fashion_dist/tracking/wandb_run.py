@@ -18,6 +18,7 @@ import math
 import netrc
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,53 @@ logger = logging.getLogger(__name__)
 WandbMode = Literal["auto", "online", "offline", "off"]
 
 
+def allowed_mode(asked: WandbMode) -> Literal["online", "offline", "off"]:
+    """What W&B may do: the lesser of what a command asks for and what `WANDB_MODE` says; `auto` sends with a key."""
+    said = os.environ.get("WANDB_MODE", "").lower()
+    if asked == "off" or said == "disabled":
+        return "off"
+    if asked == "offline" or said in ("offline", "dryrun"):
+        return "offline"
+    return "online" if asked == "online" or os.environ.get("WANDB_API_KEY") else "offline"
+
+
+def require_safe_server(url: str) -> None:
+    """Refuse to send the key in clear.
+
+    Raises:
+        ConfigError: the server is on another machine and is not spoken to over TLS.
+    """
+    parts = urlparse(url)
+    loopback = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise ConfigError(f"W&B at {url} would be sent the key in clear; allowed: https://, or http:// on this machine")
+
+
+def _client() -> Any:
+    """The module wandb with its settings of the environment and the user's own folder.
+
+    It also believes `./wandb/settings`, where the server's address may stand, and the current folder may be anybody's:
+    so it reads its settings, once in a process, in an empty folder.
+    """
+    import wandb
+
+    here = os.open(".", os.O_RDONLY)
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            os.chdir(empty)
+            try:
+                wandb.setup()
+            finally:
+                os.chdir(here)
+    finally:
+        os.close(here)
+    return wandb
+
+
 def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -> WandbRun | None:
     """W&B's side of a run with all lines so far; None where it is off, or does not start."""
-    if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    if mode == "off" or os.environ.get("WANDB_MODE") == "disabled":
+    mode = allowed_mode(mode)
+    if mode == "off":
         return None
     try:
         feed = WandbRun.open(run, config, mode, group, run.path)
@@ -96,8 +139,9 @@ class WandbRun:
             group: under which W&B shows it.
             folder: where W&B's own files go.
         """
-        import wandb
-
+        wandb = _client()
+        if mode == "online":
+            require_safe_server(str(wandb.setup().settings.base_url))
         started = wandb.init(
             id=run.run_id, name=run.run_id, project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
             mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
@@ -276,12 +320,16 @@ def require_key() -> None:
     """Refuse to sync without a key; it is read from the environment or the netrc file, and written nowhere.
 
     Raises:
-        ConfigError: there is none for the server.
+        ConfigError: there is none for the server, it would be sent in clear, or `WANDB_MODE` forbids to send.
     """
-    import wandb
-
+    if allowed_mode("online") != "online":
+        raise ConfigError(
+            f"WANDB_MODE={os.environ['WANDB_MODE']} forbids to send anything; unset it, or use --to-folder DIR"
+        )
     named = os.environ.get("WANDB_BASE_URL")
-    host = urlparse(named or wandb.Settings().base_url).hostname or ""
+    url = named or str(_client().setup().settings.base_url)
+    require_safe_server(url)
+    host = urlparse(url).hostname or ""
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
         kept = netrc.netrc(path) if path.is_file() else None

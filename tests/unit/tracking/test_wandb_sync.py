@@ -19,7 +19,7 @@ from fashion_dist.tasks.clipart import RECIPE
 from fashion_dist.tracking import wandb_run, wandb_sync
 from fashion_dist.tracking.metrics_log import MetricsLogger
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
-from fashion_dist.tracking.wandb_run import SyncRecord, start_wandb
+from fashion_dist.tracking.wandb_run import SyncRecord, WandbRun, start_wandb
 
 KEY = "f" * 40
 SYSTEM = {1: (20, 60), 2: (100,), 3: (180,)}
@@ -207,6 +207,50 @@ def test_notes_agree_with_what_the_server_has(tmp_path: Path) -> None:
     assert note.agree(2, []) == ["1", "2"]
     assert note.agree(4, ["1", "2", "y", "z"]) == ["1", "2", "y", "z"]
     assert note.agree(0, []) == [] and other.agree(1, []) == ["x"]
+
+
+def test_a_file_in_the_current_folder_names_no_server(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's client reads `./wandb/settings`, also one that a downloaded folder holds."""
+    monkeypatch.delenv("WANDB_BASE_URL")
+    for name in ("wandb", ".wandb"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings").write_text(f"[default]\nbase_url = {server.url}\n")
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(wandb_run, "require_safe_server", asked.append)
+    run = requeued_run(tmp_path)
+    wandb_run.require_key()
+    naive = importlib.import_module("wandb").Settings()
+    assert asked == [naive.base_url] and Path.cwd() == tmp_path
+    naive.update_from_system_settings()
+    assert naive.base_url == server.url, "the trap works"
+    WandbRun.open(run, RECIPE, "offline", "", run.path).finish()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("url", ["http://wandb.example.org", "ftp://127.0.0.1", "http://localhost.example.org"])
+def test_the_key_is_not_sent_in_clear(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    with pytest.raises(ConfigError, match="in clear; allowed: https"):
+        wandb_run.require_key()
+
+
+@pytest.mark.parametrize(("said", "asked", "mode"), [
+    ("offline", "online", "offline"), ("offline", "auto", "offline"), ("disabled", "online", "off"),
+    ("online", "offline", "offline"), ("", "auto", "online"), ("online", "off", "off"), ("dryrun", "auto", "offline"),
+])  # fmt: skip
+def test_the_environment_can_only_lessen_what_is_sent(
+    said: str, asked: wandb_run.WandbMode, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", said)
+    assert wandb_run.allowed_mode(asked) == mode
+    if mode != "online" and said not in ("", "online"):
+        with pytest.raises(ConfigError, match=f"WANDB_MODE={said} forbids"):
+            wandb_run.require_key()
 
 
 def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
