@@ -221,6 +221,13 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
 
+    def tell(self, text: str) -> None:
+        """Shows a line of text, above the bars where there are any."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        elif self._enabled:
+            print(text, file=sys.stderr, flush=True)
+
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Shows that `done` of `total` items of `stage` are finished."""
         if not self._enabled:

@@ -35,6 +35,7 @@ def pack(
     run_shards: RunShards | None = None,
     replace: bool = False,
     on_progress: OnProgress = _silent,
+    on_found: Callable[[str], object] = lambda _found: None,
 ) -> Manifest:
     """Packs `source`, laid out as `dataset`, into the shard set `out`.
 
@@ -51,6 +52,7 @@ def pack(
         run_shards: writes the shards it is given in another way, such as an array job.
         replace: pack again over the packed set in `out`; tars that were only indexed are never removed.
         on_progress: called as (stage, done, total).
+        on_found: called with what the source holds, in words, before anything is packed.
 
     Raises:
         InputError: the source, an option or the folder is not as it must be, or it holds tars or files with our names
@@ -61,7 +63,11 @@ def pack(
     if workers < 1:
         raise InputError(f"workers {workers} is not possible; allowed: 1 or more")
     reader = readers.load(dataset)
-    opened = reader.read(source, read_options or readers.ReadOptions())
+    read_options = read_options or readers.ReadOptions()
+    read_options.refuse_unused(reader.uses, dataset)
+    opened = reader.read(source, read_options)
+    if opened.found:
+        on_found(opened.found)
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     folder = staging.begin(out)

@@ -12,11 +12,11 @@ from typing import Any
 
 from shards import index, staging, worker_pool
 from shards.errors import InputError, RowsError
+from shards.labels import natural
 from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder
 from shards.pack_plan import OnProgress
 from shards.readers import Rejected
-from shards.readers._folders import natural
 from shards.safe_io import name_fault, require_regular, write_whole
 from shards.scan import Scanned, scan
 from shards.schema import RESERVED, Schema, folded, split_fault, split_order

@@ -2,7 +2,7 @@
 
 `recorded_sweep.csv` was made of the first 1,600 training images of Fashion-MNIST (801 to train on, 799 to validate):
 
-    python jobs/pack.py --dataset fashion_mnist --source DIR --val-fraction 0.5
+    python jobs/pack.py --dataset fashion_mnist --source DIR --val 0.5
     python jobs/sweep.py --task fashion_mnist --cluster local --cache ram --wandb off \\
         --set optim.lr=0.0001,0.0002,0.0005,0.001,0.002,0.005,0.01,0.02,0.05 model.dropout=0,0.3,0.6 \\
         train.epochs=9 train.batch_size=50 train.ema=0 train.patience=0 optim.warmup_epochs=0 train.keep=1

@@ -6,7 +6,9 @@ import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
@@ -14,21 +16,28 @@ from fashion_dist.paths import Home
 from shards import program
 from shards.portable import cpus
 
+if TYPE_CHECKING:
+    from shards import ReadOptions
+    from shards.manifest import Manifest
+    from shards.schema import Schema
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args(cli.CommonArgs):
     """Pack a raw data set into shards, or check or index what is packed."""
 
     dataset: str = ""
-    """The source's layout: deep_fashion, polyvore_outfits, clipart, fashion_mnist, image_folder; or synthetic."""
+    """The source's layout: image_folder or table; deep_fashion, polyvore_outfits, clipart, fashion_mnist; synthetic."""
     source: str = ""
-    """The folder of the raw data set, or the folder it stands in; without one, synthetic is drawn."""
+    """The folder of the raw data set, or the folder it stands in; or the table; without one, synthetic is drawn."""
+    name: str = ""
+    """What to call the set: it goes to HOME/shards/NAME; else the name of --dataset."""
     verify: str = ""
     """Check every byte of the shard set in this folder, and nothing else."""
     reindex: str = ""
     """Make a shard set of the WebDataset tars in this folder, and nothing else."""
     out: str = ""
-    """The set's folder; else HOME/shards/DATASET, or the folder of --reindex."""
+    """The set's folder; else HOME/shards/NAME, or the folder of --reindex."""
     workers: int = 0
     """Processes on this machine, or of each array task; 0 is one per CPU."""
     nodes: int = 0
@@ -55,8 +64,32 @@ class Args(cli.CommonArgs):
     """Keep these attributes, numbered in this order."""
     variant: str = ""
     """Of polyvore_outfits: disjoint (default) or nondisjoint."""
-    val_fraction: float = 0.1
-    """Part of the training images to hold out where the source has no validation split."""
+    val: Annotated[float, tyro.conf.arg(aliases=("--val-fraction",))] = 0.1
+    """Part of the training images to hold out for validation where the source has no split for it, of each class."""
+    test: float = 0.0
+    """Of a table: part of the images to hold out for testing."""
+    layout: Literal["", "classes", "splits"] = ""
+    """Of image_folder: whether its folders are classes or splits, where they could be both."""
+    class_depth: int = 1
+    """Of image_folder: how many folders deep the classes' folders lie."""
+    domain: str = ""
+    """Of clipart: the domain of Office-Home to take, such as Art; else Clipart."""
+    unlabelled: bool = False
+    """Pack images without labels, of image_folder all those below the source, as the split test."""
+    unknown: Literal["fail", "skip"] = "fail"
+    """Stop at images of classes that training lacks, and at rows without a label; or leave them out and list them."""
+    path_column: str = ""
+    """Of a table: the column of paths, where it has no usual name."""
+    label_column: str = ""
+    """Of a table: the column of labels, where it has no usual name; A,B keeps several."""
+    label_columns: str = ""
+    """Of a table: columns of 0 and 1, a label each: A,B,C."""
+    split_column: str = ""
+    """Of a table: the column of splits, where it has no usual name."""
+    group_column: str = ""
+    """Of a table: rows that are alike in this column go to one split."""
+    classes: str = ""
+    """A file of class names, by number: one a line, a JSON list, or a JSON object of number: name."""
     no_card: bool = False
     """Do not draw card.html, which decodes each image once more, small."""
 
@@ -77,18 +110,16 @@ def _workers(args: Args) -> int:
 
 def _pack(args: Args) -> cli.Result:
     from fashion_dist.report.dataset_card import write_card
-    from shards import PackOptions, ReadOptions, pack, readers
+    from shards import PackOptions, pack, readers
 
     reader = readers.load(args.dataset)
     if not args.source and reader.draw is None:
         raise ConfigError(f"--source DIR is needed: the folder that holds {reader.layout}")
     home = Home.find(args.home)
     source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
-    out = Path(args.out).absolute() if args.out else home.shards / args.dataset
+    out = Path(args.out).absolute() if args.out else home.shards / (args.name or args.dataset)
     options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad)
-    read_options = ReadOptions(
-        args.categories, args.attributes, args.variant, args.val_fraction, seed=args.seed, strict=args.strict
-    )
+    read_options = _read_options(args, frozenset({home.path.resolve(), home.shards.resolve(), out.resolve()}))
     run_shards = None
     if args.nodes:
         from fashion_dist.cluster.pack_array import on_slurm
@@ -107,6 +138,7 @@ def _pack(args: Args) -> cli.Result:
             run_shards=run_shards,
             replace=args.replace,
             on_progress=progress,
+            on_found=progress.tell,
         )
         if not args.no_card and not (out / "card.html").exists():
             write_card(out, workers=_workers(args), on_progress=progress)
@@ -117,27 +149,70 @@ def _pack(args: Args) -> cli.Result:
         f"packed {args.dataset}: {counts} images in {len(manifest.shards)} shards"
         + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
         paths={"shard set": out, **card, **rejected},
-        next={**_training(args, out), "check every byte": f"{program.command('pack')} --verify {out}"},
+        next=_next(args, out, manifest),
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )
 
 
-def _training(args: Args, out: Path) -> dict[str, str]:
-    """The command that trains on the new set, where it lies where training looks for it."""
+def _read_options(args: Args, exclude: frozenset[Path]) -> ReadOptions:
+    from shards import ReadOptions
+
+    def listed(text: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+
+    return ReadOptions(
+        args.categories,
+        args.attributes,
+        args.variant,
+        args.val,
+        seed=args.seed,
+        strict=args.strict,
+        skip_bad=args.skip_bad,
+        labelled=not args.unlabelled,
+        exclude=exclude,
+        layout=args.layout,
+        class_depth=args.class_depth,
+        domain=args.domain,
+        unknown=args.unknown,
+        path_column=args.path_column,
+        label_columns=listed(args.label_column),
+        label_bits=listed(args.label_columns),
+        split_column=args.split_column,
+        group_column=args.group_column,
+        classes=Path(args.classes).expanduser() if args.classes else None,
+        test_fraction=args.test,
+    )
+
+
+def _next(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
+    """What to type next: training, where there is something to learn, and checking."""
+    check = f"{program.command('pack')} --verify {shlex.quote(str(out))}"
+    return {**_training(args, out, manifest.schema), "check every byte": check}
+
+
+def _training(args: Args, out: Path, schema: Schema) -> dict[str, str]:
+    """The command that trains on the new set, from wherever it lies."""
     from fashion_dist import tasks
 
-    own = Home.find(args.home)
-    if out != own.shards / args.dataset:
-        return {}
-    elsewhere = f" --shards {shlex.quote(str(own.shards))}" if own.elsewhere not in (None, own.shards) else ""
-    home = f" --home {args.home}" if args.home else ""
-    fitting = []
-    for name in tasks.names():
+    fitting = ["deepfashion"] if args.dataset == "synthetic" else []
+    for name in tasks.names() if args.dataset else []:
         with contextlib.suppress(ConfigError):  # of a task that is being written; launching it says what it lacks
-            fitting += [f"--task {name}"] if tasks.load(name).recipe.dataset == args.dataset else []
-    if args.dataset == "synthetic":
-        fitting = ["--task deepfashion --dataset synthetic"]
-    return {"train on it": f"{program.command('launch')} {fitting[0]}{home}{elsewhere}"} if fitting else {}
+            fitting += [name] if tasks.load(name).recipe.dataset == args.dataset else []
+    labels = [name for name in schema.columns if name in schema.names]
+    single = [name for name in labels if schema.columns[name] == "int"]
+    task = next(iter(fitting), ("classification" if single else "multilabel") if labels else "")
+    if not task:
+        return {}
+    home = Home.find(args.home)
+    usual = home.elsewhere if home.elsewhere is not None else home.shards
+    words = [program.command("launch"), "--task", task]
+    if task not in tasks.names() or tasks.load(task).recipe.dataset != out.name:
+        words += ["--dataset", shlex.quote(out.name)]
+    if not fitting and len(single or labels) > 1:
+        words += ["--set", f"task.label={(single or labels)[0]}"]
+    words += ["--home", shlex.quote(args.home)] if args.home else []
+    words += ["--shards", shlex.quote(str(out.parent))] if out.parent != usual else []
+    return {"train on it": " ".join(words)}
 
 
 def _verify(args: Args) -> cli.Result:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,17 @@ class ReadOptions:
         val_fraction: part of the training images to hold out where the source has no validation split.
         seed: of that choice, and of whatever a reader draws.
         strict: rows that would be counted and left out stop the packing.
+        skip_bad: files and rows that cannot be used are counted and left out instead of stopping.
+        labelled: whether there have to be labels; without, any images are taken.
+        exclude: resolved folders inside of the source that are none of it, such as the one that is written to.
+        layout: whether folders are `classes` or `splits`, where both are possible.
+        class_depth: how many folders deep the classes' folders lie; a class is named by its path.
+        domain: which of a source's several collections.
+        unknown: whether images of labels that the training images lack `fail` or are left out (`skip`).
+        path_column, label_columns, split_column, group_column: names in a table, where they are not the usual ones.
+        label_bits: columns of 0 and 1, a label each.
+        classes: a file of class names, by number.
+        test_fraction: part to hold out where the source has no test split.
     """
 
     categories: tuple[str, ...] = ()
@@ -38,6 +49,30 @@ class ReadOptions:
     val_fraction: float = 0.1
     seed: int = 0
     strict: bool = False
+    skip_bad: bool = False
+    labelled: bool = True
+    exclude: frozenset[Path] = frozenset()
+    layout: str = ""
+    class_depth: int = 1
+    domain: str = ""
+    unknown: str = "fail"
+    path_column: str = ""
+    label_columns: tuple[str, ...] = ()
+    label_bits: tuple[str, ...] = ()
+    split_column: str = ""
+    group_column: str = ""
+    classes: Path | None = None
+    test_fraction: float = 0.0
+
+    def refuse_unused(self, used: Collection[str], dataset: str) -> None:
+        """Raises InputError where something is chosen that a reader has no use for."""
+        for option in fields(self):
+            everywhere = option.name in ("seed", "strict", "skip_bad", "exclude")
+            if not everywhere and option.name not in used and getattr(self, option.name) != option.default:
+                raise InputError(
+                    f"{dataset} has no use for {option.name}={getattr(self, option.name)}; "
+                    f"it takes: {', '.join(used) or 'none'}"
+                )
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,7 @@ class Source:
         problems: filled while the records are streamed, one sentence a bad row; any of them stops the packing.
         rejected: filled likewise with what is counted, listed and left out.
         total: number of records, where it is known before.
+        found: what there is, in words, where that is known before.
     """
 
     schema: Schema
@@ -70,6 +106,7 @@ class Source:
     problems: list[str] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     total: int = 0
+    found: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +117,7 @@ class Reader:
         layout: one sentence on what the source folder holds, for messages.
         read: (source folder, options) -> the opened source; raises `InputError` when it is not laid out so.
         draw: for data sets that are drawn instead of found: (folder to draw into, seed, workers, on_progress).
-        uses: the `ReadOptions` that change anything here, beside seed and strict.
+        uses: the `ReadOptions` that change anything here, beside seed, strict, skip_bad and exclude.
     """
 
     layout: str

@@ -9,7 +9,9 @@ from pathlib import Path
 from shards.errors import InputError
 
 
-def rows(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def rows(
+    path: Path, required: Sequence[str], delimiter: str = ","
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Column names, and (line number, cells) of each row that is not blank.
 
     Raises:
@@ -17,7 +19,7 @@ def rows(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    stream = _rows(path)
+    stream = _rows(path, delimiter)
     _, header = next(stream, (0, []))
     header = [name.strip() for name in header]
     missing = [name for name in required if name not in header]
@@ -32,9 +34,9 @@ def rows(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple
     return header, stream
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             for cells in reader:
                 if cells:

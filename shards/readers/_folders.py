@@ -1,72 +1,158 @@
-"""Trees with a folder per class, for `clipart` and `image_folder`."""
+"""Trees of images in folders: what is an image, what is left out, which folder is a split, what is held out."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.labels import natural, shown
+from shards.readers import Rejected
 
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-IGNORED = frozenset({"Thumbs.db", "desktop.ini"})
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts `2` before `10`, and `img2` before `img10`."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part) for part in parts)
-
-
-def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, whatever of its usual names it has."""
-    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
-
-
-def classes(folder: Path) -> list[str]:
-    """Names of the class folders, sorted as numbers where they are numbers."""
-    with os.scandir(folder) as entries:
-        return sorted((e.name for e in entries if e.is_dir() and not e.name.startswith(".")), key=natural)
+_SPLIT = re.compile(r"(train|training|trn|val|valid|validation|dev|test|testing)([ _.-]?(set|data|split|images|imgs))?")
+_SPLIT_OF = {"train": "train", "training": "train", "trn": "train", "test": "test", "testing": "test"}
+_SYSTEM = frozenset({
+    "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini",
+})  # fmt: skip
+_SIDE = frozenset({
+    "xml", "txt", "json", "jsonl", "csv", "tsv", "parquet", "md", "html", "htm", "yaml", "yml", "mat", "npy", "npz",
+    "pkl", "log", "db", "py", "rst",
+})  # fmt: skip
+"""Endings of files that lie beside images and are none."""
+_UNREADABLE = frozenset({
+    "heic", "heif", "raw", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2", "svg", "pdf", "mp4", "mov", "avi", "jxl",
+})  # fmt: skip
+"""Endings of images that nothing here reads."""
 
 
-def files(folder: Path, problems: list[str], below: str = "") -> Iterator[str]:
-    """Paths of all files under `folder`, relative to it, in natural order; hidden files are none of ours.
+def split_of(name: str) -> str | None:
+    """The split that a folder, a table or a cell of this name stands for: `Training_Set` is train."""
+    match = _SPLIT.fullmatch(name.strip().lower())
+    return _SPLIT_OF.get(match.group(1), "val") if match else None
 
-    Links to folders are noted in `problems`: they may lead out of the source, or round in circles.
+
+def ending(name: str) -> str:
+    """`jpg` of `a.JPG`."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+@dataclass
+class Walk:
+    """Goes through the folders of a source, and counts what it leaves out.
+
+    Args:
+        skip_bad: files in formats that nothing reads are listed in `rejected` instead of stopping.
+        exclude: folders that are none of the source, such as the one that is written to.
+        problems, rejected: as in `Source`.
     """
-    with os.scandir(folder / below) as entries:
-        found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural(e.name))
-    for entry in found:
-        name = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir():
-            if entry.is_symlink():
-                problems.append(f"{folder / name}: a symbolic link to a folder; copy what it points to")
+
+    skip_bad: bool = False
+    exclude: frozenset[Path] = frozenset()
+    problems: list[str] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    system: Counter[str] = field(default_factory=Counter)
+    side: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[str, list[str]] = field(default_factory=dict)
+
+    def folders(self, folder: Path) -> list[str]:
+        """Names of the folders in `folder`, sorted as numbers where they are numbers."""
+        return [name for name, is_folder in self._entries(folder) if is_folder]
+
+    def images(self, folder: Path) -> list[str]:
+        """Paths of all images under `folder`, relative to it, in natural order."""
+        found: list[str] = []
+        self._images(folder, "", found, deep=True)
+        return found
+
+    def loose(self, folder: Path) -> list[str]:
+        """Names of the images that stand in `folder` itself."""
+        found: list[str] = []
+        self._images(folder, "", found, deep=False)
+        return found
+
+    def _images(self, folder: Path, below: str, found: list[str], *, deep: bool) -> None:
+        for name, is_folder in self._entries(folder / below):
+            path = f"{below}/{name}" if below else name
+            if is_folder:
+                if deep and (folder / path).is_symlink():  # it may lead out of the source, or round in circles
+                    self.problems.append(f"{folder / path}: a symbolic link to a folder; copy what it points to")
+                elif deep:
+                    self._images(folder, path, found, deep=True)
+            elif ending(name) in _SIDE:
+                self.side[f".{ending(name)}"] += 1
+            elif ending(name) in _UNREADABLE:
+                self.unreadable.setdefault(ending(name), []).append(str(folder / path))
             else:
-                yield from files(folder, problems, name)
-        elif entry.name not in IGNORED:
-            yield name
+                found.append(path)
+
+    def _entries(self, folder: Path) -> list[tuple[str, bool]]:
+        kept = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if (
+                    entry.name.startswith(".")
+                    or entry.name.lower() in _SYSTEM
+                    or (entry.is_dir() and self.exclude and (folder / entry.name).resolve() in self.exclude)
+                ):
+                    self.system[str(folder / entry.name)] = 1
+                else:
+                    kept.append((entry.name, entry.is_dir()))
+        return sorted(kept, key=lambda entry: natural(entry[0]))
+
+    def finish(self) -> None:
+        """Notes the files in formats that nothing reads, as problems or as what was left out."""
+        for kind, paths in self.unreadable.items():
+            told = f"{kind.upper()} is read by nothing here; convert it, as with `magick mogrify -format jpg *.{kind}`"
+            if self.skip_bad:
+                self.rejected += [Rejected(path, "", told) for path in paths]
+            else:
+                count = f"{len(paths)} .{kind} file{'s' * (len(paths) > 1)}, the first {paths[0]}"
+                self.problems.append(f"{count}: {told}, or leave them out with --skip-bad")
+
+    def left_out(self) -> str:
+        """What was left out, in words; empty where nothing was."""
+        told = []
+        if self.system:
+            names = shown(sorted({Path(path).name for path in self.system}))
+            told.append(f"{len(self.system)} hidden or system files and folders ({names})")
+        if self.side:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.side.items()))
+            told.append(f"{sum(self.side.values())} files that are no images ({kinds})")
+        if self.skip_bad and self.unreadable:
+            kinds = ", ".join(f".{kind} {len(paths)}" for kind, paths in sorted(self.unreadable.items()))
+            told.append(f"images that nothing here reads ({kinds})")
+        return f"; left out: {', '.join(told)}" if told else ""
 
 
-def loose_files(folder: Path) -> list[str]:
-    """Names of the files that stand in `folder` itself."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_file() and not e.name.startswith(".") and e.name not in IGNORED)
+def keys(files: Sequence[str]) -> list[str]:
+    """The files' paths without extension; with it where that would give two files of a folder one key."""
+    stems = [without_extension(file) for file in files]
+    counts = Counter(stem.lower() for stem in stems)
+    taken = [file if counts[stem.lower()] > 1 else stem for file, stem in zip(files, stems, strict=True)]
+    again = Counter(key.lower() for key in taken)  # a.jpg, a.png and a.jpg.png
+    return [file if again[key.lower()] > 1 else key for file, key in zip(files, taken, strict=True)]
 
 
-def held_out(keys_of_class: Iterable[Sequence[str]], fraction: float, seed: int) -> set[str]:
-    """The keys to hold out for validation: the same fraction of every class, chosen by a hash of seed and key.
+def held_out(keys_of_class: Iterable[Sequence[str]], fraction: float, seed: int | str) -> set[str]:
+    """The keys to hold out: the same fraction of every class, chosen by a hash of seed and key.
+
+    A class of two or more keeps at least one and gives at least one.
 
     Raises:
         InputError: the fraction is not between 0 and 1.
     """
     if not 0 <= fraction < 1:
-        raise InputError(f"val-fraction {fraction:g} is not possible; allowed: 0 to below 1")
+        raise InputError(f"a fraction of {fraction:g} cannot be held out; allowed: 0 to below 1")
     chosen: set[str] = set()
-    for keys in keys_of_class:
-        ordered = sorted(keys, key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest())
-        chosen.update(ordered[: round(fraction * len(ordered))])
+    for of_class in keys_of_class:
+        ordered = sorted(of_class, key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest())
+        count = max(1, min(len(ordered) - 1, round(fraction * len(ordered)))) if fraction and len(ordered) > 1 else 0
+        chosen.update(ordered[:count])
     return chosen
 
 

@@ -1,7 +1,7 @@
 """Fashion-MNIST: IDX files, raw or gzipped, stored as lossless gray PNG.
 
 Facts: `row` (position in its file), `label`. A tenth of every class of the training images becomes the validation
-split (`--val-fraction`). Files as large as the published ones must be the published ones, by MD5.
+split (`--val`). Files as large as the published ones must be the published ones, by MD5.
 
 Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms, 2017.
 """

@@ -213,7 +213,7 @@ def test_a_class_only_validation_has_is_refused(tmp_path: Path) -> None:
     layouts.put(source / "valid" / "loose.png", layouts.image(2, "PNG"))
     with pytest.raises(RowsError) as caught:
         pack("clipart", source, tmp_path / "out")
-    assert "valid/11: a class that" in str(caught.value)
+    assert "valid: 1 image of classes that the training folders lack: '11' (1); --unknown skip" in str(caught.value)
     assert "valid/loose.png: beside the class folders" in str(caught.value)
 
 

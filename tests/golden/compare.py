@@ -112,7 +112,8 @@ def unpack_inputs(folder: Path, datasets: Iterable[str]) -> None:
 
 def pack_argv(raw: Path, dataset: str, out: Path) -> list[str]:
     """The arguments of jobs/pack.py for a frozen input."""
-    flags = ["--workers", "1", "--val-fraction", "0.2", "--no-card", "--json"]
+    flags = ["--workers", "1", "--no-card", "--json"]
+    flags += ["--val-fraction", "0.2"] if dataset in ("clipart", "fashion_mnist") else []
     return ["--dataset", dataset, "--source", str(raw / dataset), "--out", str(out), *flags]
 
 
