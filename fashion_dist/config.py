@@ -246,7 +246,7 @@ class TrainConfig:
     monitor: str = ""
     """The validation metric that `best` and early stopping mean; empty is the task's own."""
     mode: Literal["max", "min"] = "max"
-    """Whether more of `monitor` is better."""
+    """Whether more of `monitor` is better; follows from the metric, and need not be set."""
     patience: int = 0
     """Epochs without a better `monitor` before training stops early; 0 never stops early."""
     seed: int = 0

@@ -157,7 +157,9 @@ class LaunchContext:
             check_timm(config.model)
         if config.model.weights == "imagenet":
             pretrained.published(config.model.name)
+        tasks.require_monitor(config, self.shard_set.schema)
         self.task.validate(self.shard_set, config)
+        require_drawn_by(config, self.shard_set)
         require_divisible(config, self.resources)
         samples = self.shard_set.splits["train"]
         if samples < config.train.batch_size:
@@ -239,7 +241,12 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     config = resolve_config(task.recipe, request)
     from shards import ShardSet
 
+    config = dataclasses.replace(config, dataset=config.dataset or _only_set(home, task))
     shard_set = ShardSet.open(home.shard_set(config.dataset))
+    _require_splits(config, shard_set)
+    if task.overrides("recipe_for"):
+        config = resolve_config(task.recipe_for(shard_set), dataclasses.replace(request, dataset=config.dataset))
+    config = task.resolve(shard_set, config)
     _require_facts(config, task, shard_set)
     cluster = choose_cluster(request.cluster)
     resources = resolve_resources(request, cluster)
@@ -256,7 +263,38 @@ def resolve_config(recipe: Config, request: LaunchRequest) -> Config:
     config = config.override(request.settings)
     if pretrained.is_file(config.model):
         config = config.override([f"model.weights={pretrained.require_file(config.model.weights)}"])
-    return registry.resolve(config).check()
+    return tasks.directed(
+        registry.resolve(config).check(), {text.partition("=")[0].strip() for text in request.settings}
+    )
+
+
+def _only_set(home: Home, task: tasks.Task) -> str:
+    """The data set of a task that has none of its own: `--shards` may name the one folder that it can be.
+
+    Raises:
+        ConfigError: it does not; names those that are packed.
+    """
+    place = home.shard_set("")
+    if (place / "manifest.json").is_file():
+        return place.name
+    packed = sorted(path.parent.name for path in place.glob("*/manifest.json"))
+    make = f"{program.command('pack')} --dataset image_folder --source DIR"
+    having = f"packed in {place}: {', '.join(packed)}" if packed else f"none is packed in {place} yet: {make}"
+    raise ConfigError(f"task {task.recipe.task!r} needs --dataset with the name of a shard set; {having}")
+
+
+def require_drawn_by(config: Config, shard_set: ShardSet) -> None:
+    """Refuse `data.balance` or `data.weigh` by a target that the task does not have, or has not in that form."""
+    for key, name in (("data.balance", config.data.balance), ("data.weigh", config.data.weigh)):
+        if not name:
+            continue
+        targets = tasks.load(config.task).build_examples(shard_set.split("train"), config).targets
+        if name not in targets:
+            raise unknown(f"target ({key})", name, targets)
+        values = targets[name]
+        if values.ndim != 1 or (key == "data.balance" and (values.dtype.kind != "i" or not (values >= 0).any())):
+            what = "one class" if key == "data.balance" else "one number"
+            raise ConfigError(f"{key} = {name!r} is not possible; allowed: a target with {what} per example")
 
 
 def require_shards(shard_set: ShardSet) -> None:
@@ -301,14 +339,17 @@ def _installed(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
+def _require_splits(config: Config, shard_set: ShardSet) -> None:
     for name in ("train", "val"):
         if not shard_set.splits.get(name):
             having = ", ".join(f"{split} ({count})" for split, count in shard_set.splits.items())
             raise ConfigError(
                 f"shard set {config.dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
             )
-    missing = [fact for fact in task.columns if fact not in shard_set.schema.columns]
+
+
+def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
+    missing = [fact for fact in task.columns_of(config) if fact not in shard_set.schema.columns]
     if missing:
         raise ConfigError(
             f"task {config.task!r} needs the fact{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which "

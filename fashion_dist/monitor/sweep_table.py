@@ -77,8 +77,8 @@ def _columns(rows: Sequence[Sequence[str]], width: int, right: Sequence[int]) ->
 def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]]) -> str:
     """Everything about one sweep: its trials, the best, and what to type."""
     sweep, best = view.sweep, view.best
-    metric = sweep.metric or "the task's own"
-    rows = [("state", counts(view)), ("metric", f"{metric}, its {sweep.base.train.mode}imum is best")]
+    monitor = sweep.monitor
+    rows = [("state", counts(view)), ("metric", f"{monitor.metric}, its {monitor.mode}imum is best")]
     if best is not None:
         told = ", ".join(f"{key}={_short(best.settings.get(key))}" for key in sweep.varied)
         value = f"{best.view.progress.best.get('metric', '')} {best.value:.4f}"

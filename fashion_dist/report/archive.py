@@ -185,7 +185,7 @@ def _classes(facts: RunData, widths: dict[str, int]) -> dict[str, list[str]]:
     schema = facts.shard_set.schema
     named = {name: list(found) for name, found in schema.names.items()}
     if classes := facts.task.class_names(schema, facts.config):
-        named["label"] = list(classes)
+        named |= {"label": list(classes), "labels": list(classes)}
     return {name: named[name] for name, width in widths.items() if len(named.get(name, ())) == width}
 
 
@@ -194,16 +194,19 @@ def _preprocessing(
 ) -> dict[str, Any]:
     """From a picture file to an image, and from the network's outputs to probabilities."""
     assert facts.shard_set is not None
-    config, kinds = facts.config, facts.shard_set.schema.columns
+    config = facts.config
+    of_labels = [view.truth for view in facts.task.report_views() if view.kind == "attributes"]
     options = {**facts.task.recipe.options, **config.options}
     outputs: dict[str, dict[str, Any]] = {}
     for name in classes or widths:
-        several = name in classes and name in kinds and kinds[name] != "int"
+        several = name in classes and name in of_labels
         outputs[name] = {"activation": "sigmoid" if several else "softmax" if name in classes else "none"}
         if several:
             given = [float(part) for part in str(options.get("thresholds", "")).split(",") if part]
             outputs[name]["thresholds"] = given or [options.get("threshold", 0.5)] * widths[name]
-            outputs[name]["note"] = "An attribute is named from its threshold on; the most probable one always is."
+            outputs[name]["at_least_one"] = facts.task.names_at_least_one
+            always = "; the most probable one always is" * facts.task.names_at_least_one
+            outputs[name]["note"] = f"A label is named from its threshold on{always}."
     if isinstance(model, PairNetwork):
         outputs["embedding"]["note"] = PAIRS
     data = config.data

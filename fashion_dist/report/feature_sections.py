@@ -43,8 +43,9 @@ def sections(facts: RunData, split: Split, album: FigureWriter, say: Callable[[s
 def _groups(facts: RunData, split: Split) -> tuple[np.ndarray, Sequence[str]]:
     """What colours the split's images: their class, else the first named fact; int [N] and the names."""
     schema, task, config = split.schema, facts.task, facts.config
-    if classes := task.class_names(schema, config):
-        return np.asarray(task.targets(split.columns(*task.columns), config)["label"]), list(classes)
+    classes, targets = task.class_names(schema, config), task.image_targets(split, config)
+    if classes and "label" in targets:
+        return np.asarray(targets["label"]), list(classes)
     for fact in ("category", "semantic", *schema.names):
         if fact in schema.names and schema.columns.get(fact) == "int":
             return np.asarray(split.columns(fact)[fact]), list(schema.names[fact])

@@ -82,7 +82,8 @@ class Model:
                 ranked = ranked[:SHOWN]
             elif output["activation"] == "sigmoid":
                 least = output["thresholds"]
-                ranked = [k for k in ranked if values[k] >= least[k] or values[k] == values.max()]
+                always = values.max() if output["at_least_one"] else float("inf")
+                ranked = [k for k in ranked if values[k] >= least[k] or values[k] == always]
             else:
                 lines.append(f"  {name}  {' '.join(f'{value:.4f}' for value in values.flatten().tolist())}")
                 continue

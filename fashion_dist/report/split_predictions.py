@@ -56,7 +56,7 @@ def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Split
     chosen = {name: values[places[rows]] for name, values in columns.items() if name not in ("key", "index")}
     if not len(rows):
         return None
-    targets = {k: np.asarray(v)[rows] for k, v in task.targets(split.columns(*task.columns), config).items()}
+    targets = {k: np.asarray(v)[rows] for k, v in task.image_targets(split, config).items()}
     return SplitPredictions(split, rows, chosen, targets, note)
 
 

@@ -92,9 +92,8 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
             f"allowed: two runs on the same images"
         )
     tasks = (load(first.config.task), load(second.config.task))
-    target, config = _common(tasks, (first, second))
     part = first.shard_set.split(split)
-    truth = _truth(target, part, config)
+    target, config, truth = _common(tasks, (first, second), part)
     known = truth >= 0
     if not known.any():
         raise ConfigError(f"split {split!r} of {part.path} has no labels to compare by")
@@ -109,14 +108,17 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
     return Comparison((names[0], names[1]), truth[known], stacked, classes)
 
 
-def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun]) -> tuple[Task, Config]:
-    """The task whose classes both can answer in, and the configuration of its run."""
+def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun], part: Split) -> tuple[Task, Config, np.ndarray]:
+    """The task whose classes both can answer in, the configuration of its run, and the truth in these, int64 [N]."""
     names = [task.recipe.task for task in tasks]
     for at in (1, 0):
-        target, other = tasks[at], tasks[1 - at]
-        shared = other is target or names[1 - at] in target.coarse_labels_from
-        if shared and target.class_names(runs[at].shard_set.schema, runs[at].config):
-            return target, runs[at].config
+        target, other, config = tasks[at], tasks[1 - at], runs[at].config
+        classes = target.class_names(part.schema, config)
+        same = other is target and list(other.class_names(part.schema, runs[1 - at].config)) == list(classes)
+        if classes and (same or names[1 - at] in target.coarse_labels_from):
+            targets = target.image_targets(part, config)
+            if "label" in targets:
+                return target, config, np.asarray(targets["label"])
     raise ConfigError(
         f"tasks {names[0]!r} and {names[1]!r} have no classes in common; allowed: two runs of one task of classes, or "
         f"of two of which one merges the other's classes, as fashion_mnist_binary does fashion_mnist's"
@@ -125,10 +127,6 @@ def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun]) -> tuple[Ta
 
 def _merge(task: Task, target: Task) -> Callable[[np.ndarray], np.ndarray] | None:
     return None if task is target else target.coarse_labels_from[task.recipe.task]
-
-
-def _truth(target: Task, part: Split, config: Config) -> np.ndarray:
-    return np.asarray(target.targets(part.columns(*target.columns), config)["label"])
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

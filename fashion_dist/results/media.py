@@ -25,12 +25,15 @@ from shards import ShardSet, Split
 from shards.safe_io import is_regular
 
 EXAMPLES = 32
+CONFUSABLE = 400
+"""Most classes of a confusion matrix that is shown; W&B takes 200,000 cells of a table."""
 
 
 def run_media(run: RunDir, config: Config, shard_set: ShardSet, split: str = "test") -> Media:
     """What there is to see of a run now; parts that it does not have yet are left out."""
     measured = sorted(run.measures(split).parent.glob("*/confusion.csv"))
     confusions = {path.parent.name: _read_confusion(path) for path in measured}
+    confusions = {name: found for name, found in confusions.items() if len(found[0]) <= CONFUSABLE}
     artifacts = _artifacts(run, config, shard_set)
     summary = _summary(run)
     seen = [path for item in artifacts for path in (*item.files, *item.references)]
@@ -105,7 +108,7 @@ def _class_names(config: Config, part: Split) -> Mapping[str, Sequence[str]]:
     task = load(config.task)
     names: dict[str, Sequence[str]] = dict(part.schema.names)
     if classes := task.class_names(part.schema, config):
-        names["label"] = classes
+        names |= {"label": classes, "labels": classes}
     return names
 
 

@@ -94,7 +94,7 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
     expand.require_few(searched, sweep_request.seeds, sweep_request.yes)
     context = launcher.prepare(sweep_request.request)
     request = dataclasses.replace(sweep_request.request, shards=str(context.home.elsewhere or ""))
-    base = _monitored(context.config, searched, task.monitor)
+    base = _monitored(context.config, searched, where)
     sweep = Sweep(
         context.home.sweep_dir("unnamed"), "", raw, request, base, context.shard_set.data_hash, sweep_request.seed,
         sweep_request.seeds, (), program.typed(), time.time(),
@@ -164,14 +164,25 @@ def _require_repeats(searched: Spec, sweep_request: SweepRequest, where: str) ->
         raise ConfigError(f"--seeds {sweep_request.seeds} and {where} both choose train.seed; allowed: either")
 
 
-def _monitored(config: Config, searched: Spec, usual: str) -> Config:
-    """`config`, whose best weights are best by the sweep's metric."""
+def _monitored(config: Config, searched: Spec, where: str) -> Config:
+    """`config`, whose best weights are best by the sweep's metric.
+
+    Raises:
+        ConfigError: the sweep's goal is not the metric's.
+    """
     if not searched.metric:
         return config
-    mode = "max" if searched.goal == "maximize" else "min"
-    if searched.metric != (config.train.monitor or usual):
+    if searched.metric != tasks.load(config.task).monitored(config).metric:
         config = config.override([f"train.monitor={searched.metric}"])
-    return config if config.train.mode == mode else config.override([f"train.mode={mode}"])
+    config = tasks.directed(config)
+    goal = "maximize" if config.train.mode == "max" else "minimize"
+    asked = dict(searched.raw["metric"]).get("goal", goal)  # where it says none, the metric's, not W&B's `minimize`
+    if asked != goal:
+        raise ConfigError(
+            f"{where}: metric.goal is {asked!r}, and of {searched.metric} {goal[:3]}imum is best; "
+            f"allowed: goal: {goal}, or none"
+        )
+    return config
 
 
 def _points(sweep: Sweep, searched: Spec) -> list[expand.Settings]:
@@ -193,7 +204,7 @@ def _require(context: LaunchContext, searched: Spec, configs: Sequence[Config]) 
                 f"allowed: a first look after 1 to {train.epochs - 1}"
             )
         sizes = (train.batch_size, train.accumulate)
-        part = repr((config.model, config.options, data.balance, data.weigh, sizes))
+        part = repr((config.model, config.options, data.balance, data.weigh, sizes, train.monitor, train.mode))
         if part not in seen:
             seen.add(part)
             context.require(config)

@@ -12,11 +12,11 @@ follows from the values in the journal alone, so it can be asked for again after
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fashion_dist import tasks
 from fashion_dist.cluster import run_lock
 from fashion_dist.errors import RunError
 from fashion_dist.io import write_json
@@ -25,6 +25,7 @@ from fashion_dist.run_status import RunState
 from fashion_dist.sweep import decisions
 from fashion_dist.sweep.spec import Parameter
 from fashion_dist.sweep.sweep_record import Sweep, Trial
+from fashion_dist.tasks import Monitor
 from fashion_dist.tracking.metrics_log import read_metrics
 
 if TYPE_CHECKING:
@@ -36,16 +37,20 @@ CANDIDATES = 100
 """Points that TPE weighs for a trial; with Optuna's 24 it came closer to the best of a recorded sweep less often."""
 
 
-def goes_on(value: float, others: Sequence[float], eta: float, maximize: bool) -> tuple[bool, int, int]:
+def goes_on(value: float, others: Sequence[float], eta: float, monitor: Monitor) -> tuple[bool, int, int]:
     """Whether a trial is among the best 1/eta at a rung, its place from 1, and how many may go on.
+
+    One whose value is NaN goes on only where there is nobody to be compared with.
 
     Args:
         value: the trial's own.
         others: of the trials that reached the rung before.
         eta: see the module.
-        maximize: whether more is better.
+        monitor: which values are better.
     """
-    place = 1 + sum(other > value if maximize else other < value for other in others)
+    place = 1 + sum(monitor.is_better(other, value) for other in others)
+    if math.isnan(value):
+        place = 1 + len(others)
     places = max(1, int((len(others) + 1) / eta))  # the first to arrive has nobody to be compared with
     return place <= places, place, places
 
@@ -65,7 +70,7 @@ class Study:
         with _quiet():
             study = optuna.create_study(
                 storage=self._storage(), study_name="sweep",
-                direction="maximize" if self.sweep.base.train.mode == "max" else "minimize",
+                direction="maximize" if self.sweep.monitor.mode == "max" else "minimize",
             )  # fmt: skip
             for _ in self.sweep.trials:
                 study.enqueue_trial({})
@@ -130,7 +135,7 @@ class Study:
         halving = self.sweep.spec.halving
         if halving is None or epoch not in halving.rungs:
             return False
-        value = _value_after(run, epoch, self.sweep.metric or tasks.load(self.sweep.base.task).monitor)
+        value = _value_after(run, epoch, self.sweep.monitor.metric)
         with run_lock.file_lock(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
             others = [
@@ -141,7 +146,7 @@ class Study:
             mine = self._frozen(study, number)
             if epoch not in mine.intermediate_values:
                 study._storage.set_trial_intermediate_value(mine._trial_id, epoch, value)
-            on, place, places = goes_on(value, others, halving.eta, self.sweep.base.train.mode == "max")
+            on, place, places = goes_on(value, others, halving.eta, self.sweep.monitor)
             reason = (
                 f"after {epoch} epochs {value:.6g} is number {place} of {len(others) + 1} that got so far; "
                 f"{'one goes' if places == 1 else f'{places} go'} on"
@@ -205,8 +210,8 @@ def suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
 
 def _value_after(run: RunDir, epoch: int, metric: str) -> float:
     for point in reversed(read_metrics(run.metrics)):
-        if point["split"] == "val" and point["epoch"] == epoch and isinstance(point.get(metric), (int, float)):
-            return float(point[metric])
+        if point["split"] == "val" and point["epoch"] == epoch and metric in point:
+            return math.nan if point[metric] is None else float(point[metric])  # the file has no NaN
     raise RunError(f"{run.metrics} has no {metric!r} of epoch {epoch}")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fashion_dist import runs
+from fashion_dist import runs, tasks
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
@@ -20,7 +20,7 @@ from fashion_dist.config import RETIRED, Config, gone_settings
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.models import pretrained, registry
-from fashion_dist.paths import RunDir, SweepDir
+from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 
@@ -86,9 +86,9 @@ class Sweep:
         return self.spec.method == "bayes" or self.spec.halving is not None
 
     @property
-    def metric(self) -> str:
-        """The metric that `best` means; empty is the task's own."""
-        return self.base.train.monitor
+    def monitor(self) -> tasks.Monitor:
+        """The metric that `best` means."""
+        return tasks.load(self.base.task).monitored(self.base)
 
     @property
     def varied(self) -> list[str]:
@@ -117,7 +117,14 @@ class Sweep:
         """The configuration of a trial with these settings; raises ConfigError where it cannot be."""
         if self.gone:
             raise ConfigError(f"sweep {self.folder.sweep_id} was made with {gone_settings(self.gone)}: it cannot go on")
-        return registry.resolve(self.base.override(expand.texts(settings))).check()
+        config = tasks.directed(registry.resolve(self.base.override(expand.texts(settings))).check(), settings)
+        task = tasks.load(config.task)
+        if task.overrides("resolve") and any(key.startswith("task.") for key in settings):
+            from shards import ShardSet
+
+            home = Home.find(str(self.folder.home.path), self.request.shards)
+            return task.resolve(ShardSet.open(home.shard_set(config.dataset)), config)
+        return config
 
     def run_of(self, trial: Trial) -> RunDir:
         """The trial's folder."""

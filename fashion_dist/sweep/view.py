@@ -95,9 +95,9 @@ class SweepView:
     @property
     def ranked(self) -> list[TrialView]:
         """The trials that have a value of the metric, the best first."""
-        sign = -1 if self.sweep.base.train.mode == "max" else 1
-        having = [(sign * value, t.number, t) for t in self.trials if (value := t.value) is not None]
-        return [trial for _, _, trial in sorted(having, key=lambda item: item[:2])]
+        score = self.sweep.monitor.score
+        having = [trial for trial in self.trials if trial.value is not None]
+        return sorted(having, key=lambda trial: (-score(trial.value), trial.number))
 
     @property
     def best(self) -> TrialView | None:

@@ -6,14 +6,21 @@ launching, surviving) is the same for all.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
-from fashion_dist.tasks.common.base import Arrays, Columns, Embed, ExampleSet, ReportView, Task, Tensors
+from fashion_dist.tasks.common.base import Arrays, Columns, Embed, ExampleSet, Monitor, ReportView, Task, Tensors
 
-__all__ = ["Arrays", "Columns", "Embed", "ExampleSet", "ReportView", "Task", "Tensors", "load", "names"]
+if TYPE_CHECKING:
+    from shards import Schema
+
+__all__ = ["Arrays", "Columns", "Embed", "ExampleSet", "Monitor", "ReportView", "Task", "Tensors", "load", "names"]
 
 
 def names() -> list[str]:
@@ -45,6 +52,32 @@ def load(name: str) -> Task:
     if len(set(kinds)) < len(kinds):
         raise ConfigError(f"{module.__file__}: report_views() has {', '.join(kinds)}; allowed: one of each kind")
     return task
+
+
+def directed(config: Config, given: Collection[str] = ()) -> Config:
+    """`config` with the `train.mode` of its monitored metric, unless that is among the settings `given`."""
+    mode = load(config.task).monitored(config).mode
+    if "train.mode" in given or config.train.mode == mode:
+        return config
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, mode=mode))
+
+
+def require_monitor(config: Config, schema: Schema) -> None:
+    """Refuse a monitored metric that validation will not have, and a direction that is not the metric's.
+
+    Raises:
+        ConfigError: names the metrics that there are, or the direction.
+    """
+    task = load(config.task)
+    monitor, known = task.monitored(config), task.metrics(schema, config)
+    if monitor.metric not in known:
+        raise unknown("metric (train.monitor)", monitor.metric, known)
+    if config.train.mode != monitor.mode:
+        better = "more" if monitor.mode == "max" else "less"
+        raise ConfigError(
+            f"train.mode = {config.train.mode!r} is not possible: of {monitor.metric} {better} is better; "
+            f"allowed: {monitor.mode}, or no train.mode at all"
+        )
 
 
 def _missing(task: type[Task]) -> list[str]:

@@ -13,9 +13,10 @@ import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError
+from fashion_dist.tasks.common import attributes
 from fashion_dist.tasks.common.base import Arrays, Columns, ReportView, Task, Tensors
-from fashion_dist.tasks.common.classification import csv_text, require_classes
-from fashion_dist.tasks.common.evaluators import SumEvaluator, macro_f1
+from fashion_dist.tasks.common.classification import csv_text, require_classes, right_answers
+from fashion_dist.tasks.common.evaluators import SumEvaluator
 from shards import Schema, ShardSet, Split
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class DeepFashion(Task):
     monitor = "score"
     summary_metrics = ("accuracy", "attribute_f1")
     ignore_targets_when_mixed = ("attributes",)
+    names_at_least_one = True
 
     def build_model(self, config: Config, schema: Schema) -> nn.Module:
         """The configured backbone with a head for each of the schema's categories and attributes."""
@@ -86,18 +88,29 @@ class DeepFashion(Task):
             ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
         )  # fmt: skip
         category = summed / (targets["category"] >= 0).sum().clamp(min=1)
-        known = targets["attributes"] >= 0
-        each = F.binary_cross_entropy_with_logits(
-            outputs["attributes"].float(), targets["attributes"].clamp(min=0), reduction="none"
-        )
-        attributes = (each * known).sum() / known.sum().clamp(min=1)
+        attribute = attributes.binary_loss(outputs["attributes"], targets["attributes"])
         if config.options.get("weighting") == "uncertainty":
             from fashion_dist.models._uncertainty import weigh
 
-            total = weigh({"category": category, "attributes": attributes}, outputs)
+            total = weigh({"category": category, "attributes": attribute}, outputs)
         else:
-            total = category + float(config.options["attribute_weight"]) * attributes
-        return {"loss": total, "category_loss": category, "attribute_loss": attributes}
+            total = category + float(config.options["attribute_weight"]) * attribute
+        return {"loss": total, "category_loss": category, "attribute_loss": attribute}
+
+    def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
+        """See `Task.metrics`."""
+        return (
+            "score", "accuracy", "attribute_f1", "top3_accuracy", "top5_accuracy", "attribute_class_f1",
+            "loss", "category_loss", "attribute_loss",
+        )  # fmt: skip
+
+    def train_metrics(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """`accuracy` of the category, `attribute_f1` of images whose attributes are known."""
+        named = attributes.chosen(outputs["attributes"], config, self.names_at_least_one)
+        return {
+            "accuracy": right_answers(outputs["category"], targets["category"]),
+            "attribute_f1": attributes.train_f1(named, targets["attributes"]),
+        }
 
     def evaluator(self, split: Split, config: Config) -> DeepFashionEvaluator:
         """Accuracies of the category, F1 of the attributes, and `score`."""
@@ -106,7 +119,7 @@ class DeepFashion(Task):
     def predictions(self, outputs: Tensors, config: Config) -> dict[str, np.ndarray]:
         """Category int64 [N] and its probabilities [N, K]; attributes bool [N, A] and theirs [N, A]."""
         logits = outputs["category"].float()
-        chosen = chosen_attributes(outputs["attributes"], config)
+        chosen = attributes.chosen(outputs["attributes"], config, self.names_at_least_one)
         return {
             "category": logits.argmax(dim=1).cpu().numpy(),
             "category_probability": logits.softmax(dim=1).cpu().numpy(),
@@ -120,8 +133,8 @@ class DeepFashion(Task):
         paths, categories = columns["file_path"], columns["category"]
         probabilities = np.asarray(columns["attribute_probability"])
         # Chosen anew, because the thresholds may have been tuned after the prediction.
-        attributes = probabilities >= thresholds(config, probabilities.shape[1])
-        attributes |= probabilities == probabilities.max(axis=1, keepdims=True)
+        named = probabilities >= attributes.thresholds(config, probabilities.shape[1])
+        named |= probabilities == probabilities.max(axis=1, keepdims=True)
         return {
             "category.csv": csv_text(
                 [("file_path", "category_label"), *((paths[i], categories[i]) for i in order)],
@@ -129,7 +142,7 @@ class DeepFashion(Task):
             "attribute.csv": csv_text(
                 [
                     ("file_path", "attribute_label"),
-                    *((paths[i], " ".join(str(a) for a in np.flatnonzero(attributes[i]))) for i in order),
+                    *((paths[i], " ".join(str(a) for a in np.flatnonzero(named[i]))) for i in order),
                 ]
             ),
         }
@@ -139,25 +152,17 @@ class DeepFashion(Task):
         if config.options["weighting"] not in WEIGHTINGS:
             allowed = ", ".join(WEIGHTINGS)
             raise ConfigError(f"task.weighting = {config.options['weighting']!r} is not possible; allowed: {allowed}")
-        thresholds(config, len(shard_set.schema.names["attributes"]))
+        attributes.thresholds(config, len(shard_set.schema.names["attributes"]))
         count = len(shard_set.schema.names["category"])
         for name in shard_set.splits:
             split = shard_set.split(name)
             require_classes(split, split.columns("category")["category"], count, "category")
 
     def tune_thresholds(self, split: Split, predictions: Columns, config: Config) -> dict[str, str]:
-        """`thresholds`: for each attribute the one with the best F1 on a split whose attributes are known.
-
-        Candidates are the middles between neighbouring probabilities; an attribute that never occurs keeps `threshold`.
-        """
+        """`thresholds`: for each attribute the one with the best F1 on a split whose attributes are known."""
         truth = split.columns("attributes")["attributes"]
-        probabilities = np.asarray(predictions["attribute_probability"])
-        known, otherwise = truth >= 0, float(config.options["threshold"])
-        found = [
-            best_threshold(probabilities[known[:, a], a], truth[known[:, a], a], otherwise)
-            for a in range(truth.shape[1])
-        ]
-        return {"thresholds": ",".join(f"{value:.4f}" for value in found)}
+        found = attributes.tuned_thresholds(truth, np.asarray(predictions["attribute_probability"]), config)
+        return {"thresholds": found}
 
     def ensemble(self, members: Sequence[Columns]) -> dict[str, np.ndarray]:
         """The means of the models' probabilities, and the category that is most probable by them."""
@@ -183,71 +188,20 @@ class DeepFashionEvaluator(SumEvaluator):
         logits, category = outputs["category"].float(), targets["category"]
         labelled = category >= 0
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == category[:, None]
-        known = targets["attributes"] >= 0
-        chosen = chosen_attributes(outputs["attributes"], self.config) & known
-        truth = targets["attributes"] == 1
-        hits, named, true = (chosen & truth).double(), chosen.double(), truth.double()
-        asked = known.any(dim=1)
-        # F1 of one image is 2 hits / (named + true); an image without either has nothing to get wrong and counts as 1.
-        both = (named + true).sum(dim=1)
-        f1 = (2 * hits.sum(dim=1) / both.clamp(min=1)).where(both > 0, 1.0)
         self.add("images", labelled.sum())
         for best in (1, 3, 5):
             self.add(f"top{best}", (ranked[:, :best].any(dim=1) & labelled).sum())
-        self.add("attribute_images", asked.sum())
-        self.add("sample_f1", (f1 * asked).sum())
-        for name, counts in (("hits", hits), ("named", named), ("true", true)):
-            self.add(name, counts.sum(dim=0))
+        named = attributes.chosen(outputs["attributes"], self.config, self.task.names_at_least_one)
+        attributes.add_counts(self, named, targets["attributes"])
 
     def metrics(self, sums: Arrays) -> dict[str, float]:
         """Accuracy of the category; F1 of the attributes averaged over images and over attributes; the mean `score`."""
-        images, asked = max(1.0, float(sums["images"])), max(1.0, float(sums["attribute_images"]))
+        images, of_attributes = max(1.0, float(sums["images"])), attributes.metrics(sums)
         found = {
             "accuracy": float(sums["top1"]) / images,
             "top3_accuracy": float(sums["top3"]) / images,
             "top5_accuracy": float(sums["top5"]) / images,
-            "attribute_f1": float(sums["sample_f1"]) / asked,
-            "attribute_class_f1": macro_f1(sums["hits"], sums["named"], sums["true"]),
+            "attribute_f1": of_attributes["sample_f1"],
+            "attribute_class_f1": of_attributes["macro_f1"],
         }
         return {**found, "score": (found["accuracy"] + found["attribute_f1"]) / 2}
-
-
-def thresholds(config: Config, count: int) -> np.ndarray:
-    """float32 [A], the probability from which each attribute is named.
-
-    Raises:
-        ConfigError: `task.thresholds` are not as many as the attributes, or not probabilities.
-    """
-    options = {**RECIPE.options, **config.options}  # a run may be older than an option
-    text = str(options["thresholds"])
-    try:
-        found = np.array([float(part) for part in text.split(",")] if text else [options["threshold"]] * count)
-    except ValueError:
-        found = np.empty(0)
-    if len(found) != count or not ((found >= 0) & (found <= 1)).all():
-        raise ConfigError(f"task.thresholds = {text!r} is not possible; allowed: {count} numbers from 0 to 1")
-    return found.astype(np.float32)
-
-
-def chosen_attributes(logits: Tensor, config: Config) -> Tensor:
-    """Attributes [N, A] -> bool [N, A]: those above their thresholds, and always the most probable one."""
-    import torch
-
-    probabilities = logits.float().sigmoid()
-    least = torch.from_numpy(thresholds(config, logits.shape[1])).to(logits.device)
-    return (probabilities >= least).logical_or(probabilities == probabilities.amax(dim=1, keepdim=True))
-
-
-def best_threshold(probabilities: np.ndarray, truth: np.ndarray, otherwise: float) -> float:
-    """The threshold with the best F1 of `probabilities` [n] against `truth` [n], 1 or 0; of several the middle one."""
-    if not (truth == 1).any():
-        return otherwise
-    order = np.argsort(-probabilities, kind="stable")
-    hits = np.cumsum(truth[order] == 1)
-    f1 = 2 * hits / (np.arange(1, len(truth) + 1) + (truth == 1).sum())
-    ranked = probabilities[order]
-    last = np.append(ranked[:-1] > ranked[1:], True)  # equal probabilities are named together
-    best = np.flatnonzero(last & np.isclose(f1, f1[last].max()))
-    at = int(best[len(best) // 2])
-    below = float(ranked[at + 1]) if at + 1 < len(ranked) else 0.0
-    return (float(ranked[at]) + below) / 2

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks.common.base import Arrays, Columns
-from fashion_dist.tasks.common.classification import Classification, named_classes
-from shards import Schema, ShardSet, Split
+from fashion_dist.tasks.common.base import Columns
+from fashion_dist.tasks.common.classification import Classification
+from shards import ShardSet, Split
 
 RECIPE = Config(
     task="polyvore_category",
@@ -41,13 +39,9 @@ class PolyvoreCategory(Classification):
     recipe = RECIPE
     columns = ("item_id", "category", "semantic", "category_id")
 
-    def labels(self, columns: Arrays, config: Config) -> np.ndarray:
-        """The class of each item, int64 [N], -1 where the source has none."""
-        return columns[level(config)].astype(np.int64)
-
-    def class_names(self, schema: Schema, config: Config) -> Sequence[str]:
-        """The names of the classes."""
-        return named_classes(schema, level(config), config)
+    def label_column(self, config: Config) -> str:
+        """See `level`."""
+        return level(config)
 
     def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
         """`category.txt`, a line for each item: its id and its category, as the source writes them."""

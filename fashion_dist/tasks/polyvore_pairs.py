@@ -75,6 +75,16 @@ class PolyvorePairs(Task):
         """Binary cross-entropy of the known pairs."""
         return compatibility.loss(outputs, targets, config)
 
+    def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
+        """See `Task.metrics`."""
+        return (
+            "score", "pair_auc", "outfit_auc", "fill_in_blank", "pair_accuracy", "loss", "together_loss", "apart_loss",
+        )  # fmt: skip
+
+    def train_metrics(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """`pair_accuracy`, pairs that go together weighing as much as those that do not, as in validation."""
+        return {"pair_accuracy": compatibility.train_accuracy(outputs["score"], targets["compatible"])}
+
     def evaluator(self, split: Split, config: Config) -> Evaluator:
         """Metrics of the split's pairs, outfits and questions."""
         return CompatibilityEvaluator(self, split, config)

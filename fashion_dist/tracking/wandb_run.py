@@ -30,6 +30,7 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
+from fashion_dist.tasks import Monitor
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.tracking.wandb_media import Media
 
@@ -122,7 +123,7 @@ class WandbRun:
         self._next = int(wandb_run.starting_step)
         self._sent: set[str] = set()
         self._best: float | None = None
-        self._monitor, self._mode = "", "max"
+        self._monitor: Monitor | None = None
         self.rows = 0
         """Rows sent by this object."""
 
@@ -156,7 +157,7 @@ class WandbRun:
             started.define_metric(axis, step_metric="epoch")
         note = SyncRecord(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
         feed = cls(started, note)
-        feed._monitor, feed._mode = config.train.monitor or tasks.load(config.task).monitor, config.train.mode
+        feed._monitor = tasks.load(config.task).monitored(config)
         if note is not None:
             first = [key_of(point) for point in read_metrics(run.metrics)[: feed._next]]
             feed._sent = set(note.agree(feed._next, first))
@@ -174,12 +175,12 @@ class WandbRun:
 
     def _tell_best(self, point: Mapping[str, Any]) -> None:
         """Keep the best value in the summary, by which W&B compares runs, also those that never end well."""
-        value = point.get(self._monitor)
-        if value is None or not math.isfinite(value):
+        if self._monitor is None:
             return
-        if self._best is None or (value > self._best if self._mode == "max" else value < self._best):
-            self._best = float(value)
-            self.wandb.summary.update({f"best/{self._monitor}": value, "best/epoch": point["epoch"]})
+        value = point.get(self._monitor.metric)
+        if self._monitor.is_better(value, self._best):
+            self._best = value
+            self.wandb.summary.update({f"best/{self._monitor.metric}": value, "best/epoch": point["epoch"]})
 
     def send_row(self, key: str, values: Mapping[str, Any]) -> bool:
         """Add a row, once for each key."""

@@ -41,10 +41,19 @@ class Mixed:
         """
         if self.partner is None:
             return loss(targets)
-        targets = {name: torch.full_like(t, -1) if name in ignore_targets else t for name, t in targets.items()}
-        own = loss(targets)
-        other = loss({name: values[self.partner] for name, values in targets.items()})
+        own = loss(self._told(targets, ignore_targets))
+        other = loss(self._told(targets, ignore_targets, of_partner=True))
         return {name: self.share * value + (1 - self.share) * other[name] for name, value in own.items()}
+
+    def larger(self, targets: Mapping[str, Tensor], ignore_targets: Collection[str] = ()) -> Mapping[str, Tensor]:
+        """The targets of whichever image each sample holds the larger share of; see `loss`."""
+        return targets if self.partner is None else self._told(targets, ignore_targets, of_partner=self.share < 0.5)
+
+    def _told(
+        self, targets: Mapping[str, Tensor], ignore_targets: Collection[str], of_partner: bool = False
+    ) -> dict[str, Tensor]:
+        found = {name: torch.full_like(t, -1) if name in ignore_targets else t for name, t in targets.items()}
+        return {name: values[self.partner] for name, values in found.items()} if of_partner else found
 
 
 def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:

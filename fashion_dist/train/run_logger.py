@@ -57,12 +57,16 @@ class RunLogger:
     def log_window(self, window: Sequence[Mapping[str, Tensor]], state: TrainState, epoch: float, rate: float) -> None:
         """Add a line of the means of the last steps' terms, over the steps and the ranks; each rank calls it.
 
+        Of a term [2] the numerators and denominators are added and divided; it is left out where there was nothing to
+        divide by.
+
         Raises:
             RunError: a gradient was not finite, and the run is to fail of it.
         """
-        means = {name: torch.stack([terms[name].float() for terms in window]).mean() for name in window[0]}
+        means = {name: torch.stack([terms[name].float() for terms in window]).mean(dim=0) for name in window[0]}
         added = self._dist.all_reduce_sum(means)
-        values = {name: float(value) / self._dist.world.world_size for name, value in added.items()}
+        values = {name: float(v) / self._dist.world.world_size for name, v in added.items() if not v.ndim}
+        values |= {name: float(v[0] / v[1]) for name, v in added.items() if v.ndim and v[1] > 0}
         state.require_finite(values["gradient_norm"])
         lr = max(group["lr"] for group in state.optimizer.param_groups)
         self.log("train", state.global_step, epoch, {**values, "lr": lr, "samples_per_s": rate})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.tasks import ExampleSet
+from fashion_dist.tasks import ExampleSet, Monitor
 from fashion_dist.train.optim import OptimPhase, WeightAverage, build_optimizer, optim_phase_at
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -150,21 +150,19 @@ class TrainState:
             f"set optim.clip_norm, or pass such steps over with --set train.on_nonfinite=skip"
         )
 
-    def update_best(self, metrics: Mapping[str, float], monitor: str) -> bool:
+    def update_best(self, metrics: Mapping[str, float], monitor: Monitor) -> bool:
         """Note these metrics as the best so far, if they are; returns whether. Any number is better than NaN.
 
         Raises:
-            ConfigError: `monitor` is not among them.
+            ConfigError: the monitored one is not among them.
         """
-        if monitor not in metrics:
-            raise ConfigError(f"train.monitor = {monitor!r} is not measured; known: {', '.join(sorted(metrics))}")
-        value, best = metrics[monitor], self.best
-        higher = self.config.train.mode == "max"
-        if best and not math.isnan(best["value"]) and not (value > best["value"] if higher else value < best["value"]):
+        if monitor.metric not in metrics:
+            known = ", ".join(sorted(metrics))
+            raise ConfigError(f"train.monitor = {monitor.metric!r} is not measured; known: {known}")
+        value = metrics[monitor.metric]
+        if self.best and not monitor.is_better(value, self.best["value"]):
             return False
-        if best and math.isnan(value):
-            return False
-        self.best = {"metric": monitor, "value": value, "epoch": self.epoch}
+        self.best = {"metric": monitor.metric, "value": value, "epoch": self.epoch}
         return True
 
     def is_out_of_patience(self) -> bool:

@@ -169,7 +169,7 @@ class Trainer:
             metrics = self.evaluate(val, calibrate=True).compute()
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
             self.logger.log("val", self.state.global_step, state.epoch, metrics)
-            if state.update_best(metrics, self.config.train.monitor or self.task.monitor):
+            if state.update_best(metrics, self.task.monitored(self.config)):
                 self.save_best(metrics)
             self.save_checkpoint()
             self.logger.update_status(phase="training", epoch=state.epoch, best=state.best)
@@ -204,7 +204,11 @@ class Trainer:
         return True
 
     def train_step(self, train: SplitLoader, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """One optimizer step on this rank's micro-batches; returns the loss terms' means as scalars on the device."""
+        """One optimizer step on this rank's micro-batches.
+
+        Returns:
+            on the device, the loss terms' means as scalars, and the task's `train_metrics` [2].
+        """
         config, state = self.config, self.state
         # Dropout draws from (seed, step, rank): a resumed run draws what the undisturbed one did.
         torch.manual_seed((config.train.seed * 1_000_003 + state.global_step) * 65_536 + self.dist.world.rank)
@@ -222,11 +226,15 @@ class Trainer:
                 with self.autocast():
                     mixed = mix_batch(batch.images, config.train, state.global_step)
                     outputs = self.ddp_model(mixed.images)
-                    loss = functools.partial(self._loss, outputs)
-                    found = mixed.loss(loss, train.targets_of(batch), self.task.ignore_targets_when_mixed)
+                    loss, targets = functools.partial(self._loss, outputs), train.targets_of(batch)
+                    found = mixed.loss(loss, targets, self.task.ignore_targets_when_mixed)
                 torch.autograd.backward(state.scaler.scale(found["loss"] / len(micro_batches)))
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(micro_batches)
+            with torch.no_grad():
+                larger = mixed.larger(targets, self.task.ignore_targets_when_mixed)
+                for name, value in self.task.train_metrics(outputs, larger, config).items():
+                    terms[name] = terms.get(name, torch.zeros_like(value)) + value
         norm = state.clip_gradients()
         state.step_optimizer(norm, before)
         return {**terms, "gradient_norm": norm}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fashion_dist import tasks
 from shards.readers.synthetic import ATTRIBUTES, CATEGORIES, draw_garment
 
 COUNTS = {"train": 60, "val": 20, "test": 20}
@@ -105,3 +106,11 @@ DRAW: dict[str, Callable[[Path], None]] = {
     "clipart": clipart,
     "polyvore_outfits": polyvore_outfits,
 }
+
+OWN = {"classification": "clipart", "multilabel": "deep_fashion"}
+"""Tasks without a data set of their own -> the one that they are tried on."""
+
+
+def dataset_of(task: str) -> str:
+    """The data set that a task is tried on."""
+    return OWN.get(task) or tasks.load(task).recipe.dataset

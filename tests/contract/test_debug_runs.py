@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cluster_home import job
+from minis import dataset_of
 
 from fashion_dist import tasks
 from fashion_dist.paths import Home
@@ -17,6 +18,7 @@ from fashion_dist.results.predict import predict_run
 from fashion_dist.runs import open_run
 from fashion_dist.tracking.metrics_log import read_metrics
 from shards import ShardSet
+from shards.readers.synthetic import ATTRIBUTES
 
 REPO = Path(__file__).parents[2]
 
@@ -74,7 +76,29 @@ def check_outfits(folder: Path, items: int) -> None:
     assert len((folder / "fill_in_blank.txt").read_text().splitlines()) == 5
 
 
+def check_by_class(folder: Path, items: int) -> None:
+    head, *lines = table(folder / "predictions.csv")
+    assert head == ["key", "file", "class", "probability", *(f"{w}_{n}" for n in (2, 3, 4, 5) for w in head[2:4])]
+    assert [line[1] for line in lines] == [f"test/{n:04d}.png" for n in range(1, items + 1)]
+    assert [line[0] for line in lines] == [line[1].removesuffix(".png") for line in lines]
+    for line in lines:
+        assert len(set(line[2::2])) == 5 and set(line[2::2]) <= {str(n) for n in range(12)}
+        assert [float(p) for p in line[3::2]] == sorted((float(p) for p in line[3::2]), reverse=True)
+
+
+def check_by_label(folder: Path, items: int) -> None:
+    head, *lines = table(folder / "predictions.csv")
+    assert head == ["key", "file", "labels", "probabilities"]
+    assert [line[0] for line in lines] == [f"test/{n}" for n in range(items)]
+    for line in lines:
+        labels, shares = ([part for part in cell.split("|") if part] for cell in line[2:])
+        assert set(labels) <= set(ATTRIBUTES) and len(labels) == len(shares)
+        assert all(float(share) >= 0.5 for share in shares)
+
+
 CHECKS: dict[str, Callable[[Path, int], None]] = {
+    "classification": check_by_class,
+    "multilabel": check_by_label,
     "deepfashion": check_deepfashion,
     "fashion_mnist": check_numbers,
     "fashion_mnist_binary": check_numbers,
@@ -85,22 +109,42 @@ CHECKS: dict[str, Callable[[Path, int], None]] = {
 }
 
 
+SEEN_TRAINING = {"polyvore_pairs": "pair_accuracy", "polyvore_outfits": "pair_accuracy", "multilabel": "micro_f1"}
+SEEN_TRAINING = {name: SEEN_TRAINING.get(name, "accuracy") for name in tasks.names()}
+"""What a training line says beside the losses."""
+
+
 @pytest.mark.parametrize("name", tasks.names())
 def test_a_task_goes_from_shards_to_its_submission(
     name: str, mini_home: Path, mini_set: Callable[[str], ShardSet], tmp_path: Path
 ) -> None:
-    shard_set = mini_set(tasks.load(name).recipe.dataset)
+    shard_set = mini_set(dataset_of(name))
     settings = ("train.batch_size=8", "train.eval_batch_size=8", "data.image_px=32")
-    launch = ("--task", name, "--debug", "--nodes", "2", "--cluster", "local", "--home", str(mini_home), "--wait")
+    launch = (
+        "--task",
+        name,
+        "--dataset",
+        dataset_of(name),
+        "--debug",
+        "--nodes",
+        "2",
+        "--cluster",
+        "local",
+        "--home",
+        str(mini_home),
+        "--wait",
+    )
     run_id = str(job("launch", *launch, "--set", *settings)["run_id"])
     run = open_run(Home(mini_home), run_id)
     assert (run.config.train.epochs, run.config.train.fraction) == (1, 0.01)
     points = read_metrics(run.folder.metrics)
-    assert [point["step"] for point in points if point["split"] == "train"] == [1]
-    labelled = name != "deepfashion" and name != "clipart"
+    (trained,), (judged,) = ([point for point in points if point["split"] == split] for split in ("train", "val"))
+    assert trained["step"] == 1
+    assert {"loss", SEEN_TRAINING[name]} <= trained.keys() & judged.keys() and 0 <= trained[SEEN_TRAINING[name]] <= 1
+    labelled = dataset_of(name) not in ("deep_fashion", "clipart")
     assert len([point for point in points if point["split"] == "test"]) == labelled
     assert (run.folder.measures("test") / "confusion.csv").is_file() == (
-        (labelled and not name.startswith("polyvore_")) or name == "polyvore_category"
+        labelled and name not in ("polyvore_pairs", "polyvore_outfits")
     )
     split = shard_set.split("test")
     by_two = ordered_predictions(run.folder, split)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
+from minis import dataset_of
 from torch import Tensor, nn
 
 from fashion_dist import tasks
@@ -48,8 +49,8 @@ def test_every_loss_of_a_task_reaches_every_parameter_of_the_backbone(
     task_name: str, network: str, args: Mapping[str, Scalar], mini_set: Callable[[str], ShardSet]
 ) -> None:
     task = tasks.load(task_name)
-    shard_set = mini_set(task.recipe.dataset)
-    config = task.recipe.override(["train.batch_size=8", f"data.image_px={PX}"])
+    shard_set = mini_set(dataset_of(task_name))
+    config = task.resolve(shard_set, task.recipe.override(["train.batch_size=8", f"data.image_px={PX}"]))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, name=network, args=args))
     torch.manual_seed(0)
     model = woken(task.build_model(config, shard_set.schema))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation import evaluated, parts
+from minis import dataset_of
 from torch import Tensor, nn
 
 from fashion_dist import tasks
@@ -33,14 +34,14 @@ def task(name: str) -> Task:
 
 @pytest.fixture
 def shard_set(task: Task, mini_set: Callable[[str], ShardSet]) -> ShardSet:
-    return mini_set(task.recipe.dataset)
+    return mini_set(dataset_of(task.recipe.task))
 
 
 @pytest.fixture
-def config(task: Task) -> Config:
+def config(task: Task, shard_set: ShardSet) -> Config:
     """The recipe on pictures and batches small enough for a test."""
     data = dataclasses.replace(task.recipe.data, image_px=PX)
-    return dataclasses.replace(task.recipe, data=data).override(["train.batch_size=8"])
+    return task.resolve(shard_set, dataclasses.replace(task.recipe, data=data).override(["train.batch_size=8"]))
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_predictions_become_a_submission(task: Task, model: nn.Module, shard_set
     known = {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in examples.targets.items()}
     found = evaluated(task, split, config, (outputs, known)).compute()
     assert all(np.isfinite(value) for value in found.values())
-    assert {task.monitor, *task.summary_metrics} <= found.keys()
+    assert found.keys() == set(task.metrics(shard_set.schema, config)) >= {task.monitor, *task.summary_metrics}
 
 
 def test_a_report_view_shows_what_the_task_has(

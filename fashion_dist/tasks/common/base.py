@@ -6,6 +6,7 @@ Torch and numpy are imported inside the functions that need them, so that readin
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,29 @@ Columns = Mapping[str, "Sequence[object] | np.ndarray"]
 Tensors = Mapping[str, "Tensor"]
 Embed = Callable[[], Columns]
 ViewKind = Literal["classes", "attributes", "outfits"]
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A metric of validation by which weights, trials and runs are ranked.
+
+    Args:
+        metric: its name.
+        mode: `max` where more of it is better, `min` where less is.
+    """
+
+    metric: str
+    mode: Literal["max", "min"]
+
+    def score(self, value: float | None) -> float:
+        """A number that is higher the better `value` is; minus infinity where there is none, or NaN."""
+        if value is None or math.isnan(value):
+            return -math.inf
+        return value if self.mode == "max" else -value
+
+    def is_better(self, value: float | None, than: float | None) -> bool:
+        """Whether `value` is better; any number is better than NaN and than none."""
+        return self.score(value) > self.score(than)
 
 
 @dataclass(frozen=True)
@@ -129,10 +153,14 @@ class Task(ABC):
     """The metric that `best` means."""
     summary_metrics: tuple[str, ...] = ()
     """The metrics that a run's curves show beside `monitor`."""
+    minimize: tuple[str, ...] = ()
+    """The metrics of which less is better; the losses (`loss`, and names that end in `_loss`) are known to be."""
     ignore_targets_when_mixed: tuple[str, ...] = ()
     """Targets that say nothing of a mixed image (mixup, CutMix); there its loss is given -1, unknown."""
     coarse_labels_from: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}
     """Task name -> (labels of that task) -> labels of this one, whose classes are groups of that one's."""
+    names_at_least_one = False
+    """Whether an image's most probable label is named even below its threshold, where it may have any number."""
     added: Mapping[str, Scalar] = {}
     """Options of the recipe that were added after runs had been made, with the values that mean what those did; see
     `config.added`."""
@@ -164,6 +192,48 @@ class Task(ABC):
     def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
         """File name -> text, of the predictions and the shard set's columns in the split's order."""
 
+    def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
+        """The metrics that its evaluator computes, any of which can be `train.monitor`."""
+        return tuple(dict.fromkeys((self.monitor, *self.summary_metrics, "loss")))
+
+    def direction(self, metric: str) -> Literal["max", "min"]:
+        """Whether more or less of a metric is better."""
+        return "min" if metric in self.minimize or metric == "loss" or metric.endswith("_loss") else "max"
+
+    def monitored(self, config: Config) -> Monitor:
+        """The metric that `best` and early stopping mean."""
+        metric = config.train.monitor or self.monitor
+        return Monitor(metric, self.direction(metric))
+
+    def train_metrics(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """What a training batch says of the metrics that validation has: name -> [2], a numerator and a denominator,
+        which are added over steps and ranks and divided once.
+
+        Must not wait for the device: no `item`, no `nonzero`, no indexing by booleans. A mixed image counts by the
+        image of which it holds the larger share.
+        """
+        return {}
+
+    def recipe_for(self, shard_set: ShardSet) -> Config:
+        """The recipe for a shard set; one that depends on its size, for example."""
+        return self.recipe
+
+    def resolve(self, shard_set: ShardSet, config: Config) -> Config:
+        """`config` with options that depend on the shard set replaced by what they mean there; twice is as once.
+
+        Raises:
+            ConfigError: they mean nothing there.
+        """
+        return config
+
+    def columns_of(self, config: Config) -> tuple[str, ...]:
+        """The shard set's columns that a run of `config`, which was resolved, needs."""
+        return self.columns
+
+    def image_targets(self, split: Split, config: Config) -> Arrays:
+        """The `targets` of each image of a split."""
+        return self.targets(split.columns(*self.columns_of(config)), config)
+
     def validate(self, shard_set: ShardSet, config: Config) -> None:  # noqa: B027
         """Check options and labels before anything is submitted.
 
@@ -182,7 +252,7 @@ class Task(ABC):
             epoch: of training; 0 in evaluation.
             embed: returns the `predictions` of all the split's images by the current weights.
         """
-        return ExampleSet.of_images(len(split), self.targets(split.columns(*self.columns), config))
+        return ExampleSet.of_images(len(split), self.image_targets(split, config))
 
     def calibrate(self, model: nn.Module, evaluator: Evaluator) -> None:  # noqa: B027
         """Let the evaluated model take what it takes from the validation split, such as a temperature.
@@ -200,7 +270,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def class_names(self, schema: Schema, config: Config) -> Sequence[str]:
-        """What the numbers of target and prediction `label` mean; none of a task that has no classes."""
+        """What the numbers of target and prediction `label` mean, or the places of `labels`; none of a task without."""
         return ()
 
     def report_views(self) -> tuple[ReportView, ...]:

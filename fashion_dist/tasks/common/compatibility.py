@@ -293,6 +293,19 @@ def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor
     return {"loss": (parts["together_loss"] + parts["apart_loss"]) / 2, **parts}
 
 
+def train_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """For `Task.train_metrics`: [2], the shares of pairs answered rightly among those that go together and those that
+    do not, added, and how many of the two there are.
+    """
+    import torch
+
+    rights, kinds = [], []
+    for chosen, right in ((labels == 1, logits > 0), (labels == 0, logits <= 0)):
+        rights.append((right & chosen).sum() / chosen.sum().clamp(min=1))
+        kinds.append(chosen.any())
+    return torch.stack([torch.stack(rights).sum(), torch.stack(kinds).sum()])
+
+
 def ensemble(members: Sequence[Columns]) -> dict[str, np.ndarray]:
     """`embedding` float64 [N, sum of C + 1], whose scores are the means of the models' scores (logits)."""
     count = len(members)
@@ -368,10 +381,15 @@ def asked_pairs(wardrobe: Wardrobe, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 class CompatibilityEvaluator(GatheredEvaluator):
-    """AUC and accuracy of pairs, AUC of outfits, accuracy of fill-in-the-blank; and the mean of three, `score`."""
+    """AUC, accuracy and loss of pairs, AUC of outfits, accuracy of fill-in-the-blank; the mean of three, `score`.
+
+    The loss is of calibrated logits where `calibrate` was called.
+    """
 
     def compute(self) -> dict[str, float]:
         """See `Evaluator.compute`."""
+        import torch
+
         wardrobe, embedding = wardrobe_of(self.split), self.predictions["embedding"]
         pairs, truth = asked_pairs(wardrobe, self.config.train.seed)
         logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
@@ -384,7 +402,10 @@ class CompatibilityEvaluator(GatheredEvaluator):
             "outfit_auc": area_under_roc(outfits, labels),
             "fill_in_blank": float(np.mean(right)) if right else 0.0,
         }
-        return {**found, "score": (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3}
+        found["score"] = (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3
+        pair = {"score": torch.from_numpy(logits)[None]}
+        losses = loss(pair, {"compatible": torch.from_numpy(truth)[None]}, self.config)
+        return {**found, **{name: float(value) for name, value in losses.items()}}
 
     def calibrate(self, model: nn.Module) -> None:
         """Let the network's probabilities mean what they say on the split (Platt 1999), and the gathered embeddings be

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import warnings
 from pathlib import Path
@@ -18,7 +19,10 @@ from fashion_dist.sweep import decisions, expand, spec
 from fashion_dist.sweep.study import Study, goes_on, sampler, suggest
 from fashion_dist.sweep.sweep_record import Sweep
 from fashion_dist.sweep.view import read_sweep_view
+from fashion_dist.tasks import Monitor
 from fashion_dist.tasks.clipart import RECIPE
+
+ACCURACY = Monitor("accuracy", "max")
 
 SPACE = {
     "optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.05},
@@ -123,6 +127,13 @@ def test_halving_saves_epochs_and_keeps_a_good_trial(tmp_path: Path, order: int)
     assert counts["done"] == len(finished) and counts["done"] + counts["pruned"] == trials
 
 
+def test_what_is_nan_goes_on_only_alone_and_nothing_is_worse() -> None:
+    assert goes_on(math.nan, [], 3, ACCURACY)[0]
+    assert not goes_on(math.nan, [0.1, math.nan], 3, ACCURACY)[0]
+    assert goes_on(0.1, [math.nan] * 5, 3, ACCURACY) == (True, 1, 2)
+    assert goes_on(0.1, [0.2, 0.3], 3, Monitor("loss", "min"))[:2] == (True, 1)
+
+
 def test_the_rule_is_optunas(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3, min_early_stopping_rate=0)
@@ -133,7 +144,7 @@ def test_the_rule_is_optunas(tmp_path: Path) -> None:
         value = generator.random()
         trial = study.ask()
         trial.report(value, 1)
-        assert trial.should_prune() is not goes_on(value, values, 3, True)[0]
+        assert trial.should_prune() is not goes_on(value, values, 3, ACCURACY)[0]
         values.append(value)
 
 

@@ -52,11 +52,10 @@ def test_states_and_the_best_trial(tmp_path: Path) -> None:
     assert "trial 1: accuracy 0.7000 with optim.lr=0.2" in text
     assert "optim.lr" in sweep_table.trials(view, 80).splitlines()[0]
     assert all(len(line) <= 80 for line in sweep_table.trials(view, 80).splitlines())
-    lower = make_sweep(tmp_path / "lower", train__mode="min")
-    for number, value in enumerate((0.3, 0.2)):
+    lower = make_sweep(tmp_path / "lower", train__monitor="loss")
+    for number, value in enumerate((0.4, 0.3, 0.2)):
         make_run(lower, number, "done", [value])
-    best = read_sweep_view(lower.folder).best
-    assert best is not None and best.number == 1
+    assert [trial.number for trial in read_sweep_view(lower.folder).ranked] == [2, 1, 0]
 
 
 def test_a_trial_that_was_given_up_is_pruned_until_its_run_is_done(tmp_path: Path) -> None:

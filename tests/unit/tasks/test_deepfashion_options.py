@@ -15,7 +15,8 @@ from sklearn.metrics import f1_score
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import load
-from fashion_dist.tasks.deepfashion import RECIPE, best_threshold, thresholds
+from fashion_dist.tasks.common.attributes import best_threshold, thresholds
+from fashion_dist.tasks.deepfashion import RECIPE
 from shards import Schema, ShardSet, Split
 
 TASK = load("deepfashion")

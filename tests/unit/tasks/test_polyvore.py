@@ -258,7 +258,12 @@ def calibrated(model: nn.Module, split: Split, rows: np.ndarray, config: Config)
 
 def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, config: Config) -> None:
     found = evaluator_of(shard_set.split("test"), rows_of_wardrobes(shard_set, "test"), config).compute()
+    losses = {name: found.pop(name) for name in ("loss", "together_loss", "apart_loss")}
     assert found == pytest.approx(dict.fromkeys(found, 1.0))
+    smoothing = config.train.label_smoothing
+    least = -(1 - smoothing / 2) * np.log(1 - smoothing / 2) - smoothing / 2 * np.log(smoothing / 2)
+    assert all(np.isfinite(value) and value >= least - 1e-6 for value in losses.values())
+    assert losses["loss"] == pytest.approx((losses["together_loss"] + losses["apart_loss"]) / 2)
 
 
 def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config: Config) -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.models.backbone import build_network
 from fashion_dist.models.heads import Head
 from fashion_dist.paths import RunDir
-from fashion_dist.tasks import ExampleSet, deepfashion, load
+from fashion_dist.tasks import ExampleSet, Monitor, deepfashion, load
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.optim import optim_phase_at
@@ -151,10 +152,9 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(packed_hom
 @pytest.mark.parametrize(
     ("mode", "values", "best"), [("max", [1, 2, 2], [True, True, False]), ("min", [2, 1, 3], [True, True, False])]
 )
-def test_any_number_is_better_than_none(mode: str, values: list[float], best: list[bool]) -> None:
-    made = made_state()
-    made.config = made.config.override([f"train.mode={mode}"])
-    assert made.update_best({"loss": math.nan}, "loss")  # there are weights to go on with
-    assert not made.update_best({"loss": math.nan}, "loss")
-    assert [made.update_best({"loss": value}, "loss") for value in values] == best
-    assert not made.update_best({"loss": math.nan}, "loss")
+def test_any_number_is_better_than_none(mode: Literal["max", "min"], values: list[float], best: list[bool]) -> None:
+    made, monitor = made_state(), Monitor("x", mode)
+    assert made.update_best({"x": math.nan}, monitor)  # there are weights to go on with
+    assert not made.update_best({"x": math.nan}, monitor)
+    assert [made.update_best({"x": value}, monitor) for value in values] == best
+    assert not made.update_best({"x": math.nan}, monitor)
