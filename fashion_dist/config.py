@@ -153,6 +153,9 @@ class DataConfig:
     """How an oblong image becomes square: by cutting, or by squashing it whole."""
     eval_resize: float = 1.14
     """Evaluation resizes the shorter side (with `squash` both) to `image_px * eval_resize`, then crops the centre."""
+    eval_order: Literal["resize_crop", "crop_resize"] = added("resize_crop", as_before="crop_resize")
+    """Whether evaluation resizes first, as torchvision does and as published weights expect, or crops first, as runs
+    of the first edition did: the centre, `1 / eval_resize` of the sides. `fashion_dist.data.preprocessing` has both."""
     eval_flip: bool = False
     """Evaluation averages the outputs of each image and of its mirror image, at twice the cost."""
     crop_scale: tuple[float, float] = (0.25, 1.0)

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from fashion_dist.config import DataConfig
+from fashion_dist.data.preprocessing import geometry
 from fashion_dist.data.sampler import mix, uniform
 
 _AREA, _RATIO, _LEFT, _TOP, _FLIP = 16, 32, 48, 49, 50
@@ -47,6 +48,8 @@ class AugmentParams:
         diagonal: no colour depends on another one.
         maps: float32 [n, 2, 2], from where in the flipped crop, seen from its middle, each place of the output takes
             its colour; None where that is the place itself.
+        resized: int32 [n, 4], the crop is resized to this width and height, and the output cut from it at this left and
+            top; None where it is resized to the output's size.
     """
 
     boxes: np.ndarray
@@ -55,17 +58,18 @@ class AugmentParams:
     erased: np.ndarray
     diagonal: bool
     maps: np.ndarray | None = None
+    resized: np.ndarray | None = None
 
     @property
     def plain(self) -> bool:
         """Each value of the output comes from the same colour of one place, if the crop has the output's size."""
-        return self.diagonal and self.maps is None
+        return self.diagonal and self.maps is None and self.resized is None
 
     def where(self, kept: np.ndarray | slice) -> AugmentParams:
         """Those of the images where `kept` (bool [n], positions or a slice) says so."""
-        maps = None if self.maps is None else self.maps[kept]
+        maps, resized = (None if values is None else values[kept] for values in (self.maps, self.resized))
         return AugmentParams(
-            self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal, maps
+            self.boxes[kept], self.flips[kept], self.colours[kept], self.erased[kept], self.diagonal, maps, resized
         )
 
     def with_rows(self, start: int, others: AugmentParams) -> AugmentParams:
@@ -81,6 +85,7 @@ class AugmentParams:
             merged(self.erased, others.erased),
             self.diagonal,
             None if self.maps is None or others.maps is None else merged(self.maps, others.maps),
+            None if self.resized is None or others.resized is None else merged(self.resized, others.resized),
         )
 
 
@@ -105,14 +110,13 @@ def sample_augmentation(data: DataConfig, sizes: np.ndarray, ids: np.ndarray, se
 
 
 def center_crop_params(data: DataConfig, sizes: np.ndarray) -> AugmentParams:
-    """The treatment in evaluation: the centre, `1 / eval_resize` of the shorter side (crop) or of both (squash)."""
+    """The treatment in evaluation, which `preprocessing` defines."""
     count = len(sizes)
-    sides = sizes if data.fit == "squash" else np.repeat(sizes.min(axis=1, keepdims=True), 2, axis=1)
-    sides = np.maximum(np.rint(sides / data.eval_resize), 1).astype(np.int32)
-    boxes = np.column_stack([(sizes - sides) // 2, sides]).astype(np.int32)
+    boxes, size, corner = geometry(sizes, data.image_px, data.fit, data.eval_resize, data.eval_order)
     return AugmentParams(
-        boxes, np.zeros(count, bool), _plain(data, count), np.zeros((count, 4), np.int32), diagonal=True
-    )
+        boxes, np.zeros(count, bool), _plain(data, count), np.zeros((count, 4), np.int32), diagonal=True,
+        resized=np.column_stack([size, corner]) if (size != data.image_px).any() else None,
+    )  # fmt: skip
 
 
 def crop_boxes(data: DataConfig, sizes: np.ndarray, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:

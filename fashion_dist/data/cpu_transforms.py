@@ -12,7 +12,7 @@ Legend: n images, P the output's side.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -89,7 +89,8 @@ class Renderer:
             local = self._scratch()
             for position in waiting:
                 target = out[position]
-                image = self._fitted(pixels_of(position), draws.flips[position], local.resized)
+                resized = None if draws.resized is None else draws.resized[position].tolist()
+                image = self._fitted(pixels_of(position), draws.flips[position], local.resized, resized)
                 if draws.maps is not None:
                     image = _turned(image, draws.maps[position])
                 floats = target if target.dtype == torch.float32 else local.floats
@@ -152,14 +153,23 @@ class Renderer:
             self._known, self._last = known, (factors.expand(shape), summands.expand(shape))
         return self._last
 
-    def _fitted(self, pixels: np.ndarray, flipped: bool, resized: Tensor) -> Tensor:
-        """uint8 [h, w, 3] as uint8 [P, P, 3], in `resized` where it had another size.
+    def _fitted(self, pixels: np.ndarray, flipped: bool, resized: Tensor, size: Sequence[int] | None) -> Tensor:
+        """uint8 [h, w, 3] as uint8 [P, P, 3], in `resized` where it had another size; `size` is of `draws.resized`.
 
         In as few operations as possible: at each one the threads of the pool hand Python's lock to each other.
         """
         image = torch.from_numpy(pixels[None].transpose(0, 3, 1, 2))
         # Out of the middle of a larger image, resizing would read pixel by pixel.
         image = image.flip(3) if flipped else image.contiguous(memory_format=torch.channels_last)
+        if size is not None:
+            width, height, left, top = size
+            if image.shape[2:] != (height, width):
+                larger = torch.empty((1, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+                _resize(image, larger)
+                image = larger
+            left = width - self.side - left if flipped else left
+            image = image[:, :, top : top + self.side, left : left + self.side]
+            return image[0].permute(1, 2, 0).contiguous()
         if image.shape[2:] == (self.side, self.side):
             return image[0].permute(1, 2, 0)
         _resize(image, resized[None].permute(0, 3, 1, 2))

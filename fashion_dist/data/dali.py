@@ -138,11 +138,13 @@ class Graph:
         self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded)
         self.side = side
         self._pipe: Any = None
+        self._kind = (False, False)
 
     def start(self, images: Sequence[Any], draws: AugmentParams) -> None:
         """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
-        if self._pipe is None:
-            self._pipe = self._build(self.side, draws.maps is not None)
+        kind = (draws.maps is not None, draws.resized is not None)
+        if self._pipe is None or kind != self._kind:
+            self._kind, self._pipe = kind, self._build(self.side, *kind)
         feed = self._pipe.feed_input
         if self._encoded or self._device_id is None:
             feed("images", list(images))
@@ -154,6 +156,9 @@ class Graph:
             feed("anchor", np.ascontiguousarray(draws.boxes[:, :2]))
             feed("shape", np.ascontiguousarray(draws.boxes[:, 2:]))
         feed("flip", draws.flips.astype(np.int32))
+        if draws.resized is not None:
+            feed("size", np.ascontiguousarray(draws.resized[:, 1::-1], np.float32))
+            feed("corner", np.ascontiguousarray(draws.resized[:, 2:]))
         if draws.maps is not None:
             # Around the middle, where DALI counts from the first pixel's corner.
             middle = np.full((2, 1), self.side / 2, np.float32)
@@ -293,6 +298,7 @@ def _graph_pipeline(
     encoded: bool,
     side: int,
     turned: bool,
+    cut: bool,
 ) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
@@ -311,7 +317,11 @@ def _graph_pipeline(
             images = _decode_on_gpu(files, anchor, shape) if device == "gpu" else _slice(files, anchor, shape)
         else:
             images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
-        images = fn.resize(images, resize_x=side, resize_y=side, interp_type=types.INTERP_LINEAR, antialias=True)
+        size = numbers("size", types.FLOAT, 1) if cut else [side, side]
+        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+        if cut:
+            corner = numbers("corner", types.INT32, 1)
+            images = fn.slice(images, start=corner, shape=[side, side], axis_names="WH")
         images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
         if turned:
             images = fn.warp_affine(images, matrix=numbers("map", types.FLOAT, 2), dtype=types.FLOAT)

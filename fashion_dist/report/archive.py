@@ -4,10 +4,11 @@
     code/                          the tracked files; code.diff is what differs from the commit
     run/                           config.json, run.json, metrics.jsonl, attempts.json, submission/
     report/                        the page and its figures
-    model/                         model.pt2, model.safetensors, preprocessing.json, classes.json, load.py
+    model/                         model.pt2, model.safetensors, preprocessing.json and .py, classes.json, load.py
 
 `python load.py PICTURE` in model/ needs torch, NumPy and Pillow alone: model.pt2 is the network as a program of
-torch.export. `load.py` is the module beside this one, the same bytes in every archive.
+torch.export. `load.py` is the module beside this one and `preprocessing.py` that of `fashion_dist.data`, the same bytes
+in every archive.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 
 import fashion_dist
+from fashion_dist.data import preprocessing
 from fashion_dist.errors import CheckpointError
 from fashion_dist.io import OwnFiles
 from fashion_dist.models.siamese import PairNetwork
@@ -160,6 +162,7 @@ def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     yield "model/classes.json", _json(classes)
     yield "model/preprocessing.json", _json(_preprocessing(facts, model, classes, widths))
     yield "model/load.py", Path(__file__).with_name("load.py").read_bytes()
+    yield "model/preprocessing.py", Path(preprocessing.__file__).read_bytes()
 
 
 def _json(values: object) -> bytes:
@@ -209,17 +212,7 @@ def _preprocessing(
             outputs[name]["note"] = f"A label is named from its threshold on{always}."
     if isinstance(model, PairNetwork):
         outputs["embedding"]["note"] = PAIRS
-    data = config.data
     return {
         "run": facts.run_id, "task": config.task, "model": config.model.name, "torch": torch.__version__,
-        "steps": [
-            "decode, turn upright as EXIF says, RGB without transparency, uint8",
-            "where cache_px is not 0 and the shorter side is larger: resize it to cache_px, keeping the ratio",
-            "crop the centre: 1 / eval_resize of the shorter side (fit crop) or of both sides (fit squash), rounded",
-            "resize to image_px x image_px", "divide by 255, subtract mean, divide by std; channels first",
-            "where eval_flip: average the outputs of the image and of its mirror image, before the activation",
-        ],
-        "interpolation": "bilinear with antialiasing on uint8, as Pillow's BILINEAR",
-        "image_px": data.image_px, "cache_px": data.cache_px, "fit": data.fit, "eval_resize": data.eval_resize,
-        "mean": data.mean, "std": data.std, "eval_flip": data.eval_flip, "outputs": outputs, "options": options,
+        **preprocessing.describe(config.data), "outputs": outputs, "options": options,
     }  # fmt: skip

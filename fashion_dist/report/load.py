@@ -9,7 +9,8 @@ Needs torch, NumPy and Pillow, and nothing of the code that trained it. From Pyt
     model.predict(images)  # {"label": probabilities [2, K]}; the K names are model.classes["label"]
 
 The network is model.pt2, a program of torch.export for any number of images. model.safetensors has its weights by name,
-for those who build it from code. preprocessing.json: how a picture becomes an image; classes.json: names of outputs.
+for those who build it from code. preprocessing.json: how a picture becomes an image, which preprocessing.py does;
+classes.json: names of outputs.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+
+if __package__:
+    from fashion_dist.data.preprocessing import open_picture, preprocess
+else:  # beside it, in an archive
+    from preprocessing import open_picture, preprocess  # type: ignore[import-not-found,no-redef]
 
 SHOWN = 5
 """Classes printed of an output that chooses one."""
@@ -40,22 +44,8 @@ class Model:
         self.program = torch.export.load(folder / "model.pt2").module()
 
     def preprocess(self, path: str | Path) -> torch.Tensor:
-        """A picture file as the network gets it, float32 [3, P, P]: upright, cut to the centre, resized, normalised."""
-        opened: Image.Image = Image.open(path)
-        if opened.mode.startswith("I"):  # 16 bits of gray
-            opened = Image.fromarray((np.asarray(opened) / 257).round().clip(0, 255).astype(np.uint8))
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
-        shorter, most = min(picture.size), self.settings["cache_px"]
-        if 0 < most < shorter:
-            picture = _resized(picture, *(max(round(side * (most / shorter)), 1) for side in picture.size))
-        width, height = picture.size
-        across, down = (width, height) if self.settings["fit"] == "squash" else (min(width, height),) * 2
-        across, down = (max(round(side / self.settings["eval_resize"]), 1) for side in (across, down))
-        left, top = (width - across) // 2, (height - down) // 2
-        square = _resized(picture.crop((left, top, left + across, top + down)), *(self.settings["image_px"],) * 2)
-        pixels = torch.from_numpy(np.array(square, np.float32) / 255)
-        mean, std = (torch.tensor(self.settings[name]) for name in ("mean", "std"))
-        return ((pixels - mean) / std).permute(2, 0, 1).contiguous()
+        """A picture file as the network gets it, float32 [3, P, P]: upright, resized, cut to the centre, normalised."""
+        return preprocess(open_picture(path), self.settings)
 
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -97,10 +87,6 @@ def together(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     alike = (first[..., :half] * second[..., :half]).sum(-1)
     apart = (first[..., half:-1] - second[..., half:-1]).abs().sum(-1)
     return (alike - apart + first[..., -1] + second[..., -1]).sigmoid()
-
-
-def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def main(paths: list[str]) -> int:

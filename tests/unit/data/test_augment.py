@@ -121,7 +121,7 @@ def test_normalisation_is_the_last_step() -> None:
 
 
 def test_evaluation_takes_the_centre() -> None:
-    data = dataclasses.replace(PLAIN, eval_resize=1.25)
+    data = dataclasses.replace(PLAIN, eval_resize=1.25, eval_order="crop_resize")
     assert center_crop_params(data, np.array([[300, 200], [100, 301]], np.int32)).boxes.tolist() == [
         [70, 20, 160, 160],
         [10, 110, 80, 80],

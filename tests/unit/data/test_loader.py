@@ -161,9 +161,10 @@ def test_evaluation_shows_the_middle_of_the_picture(photos_set: ShardSet) -> Non
         with path.open("rb") as file:
             file.seek(int(split.offset[row]))
             picture = ImageOps.exif_transpose(Image.open(io.BytesIO(file.read(int(split.size[row]))))).convert("RGB")
-        side = round(min(picture.size) / 1.2)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        crop = picture.crop((left, top, left + side, top + side)).resize((32, 32), Image.Resampling.BILINEAR)
+        side = round(32 * 1.2)
+        width, height = (side * length // min(picture.size) for length in picture.size)
+        left, top = round((width - 32) / 2), round((height - 32) / 2)
+        crop = picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
         difference = np.abs(image.permute(1, 2, 0).numpy() * 255 - np.asarray(crop, np.float32))
         assert difference.max() < 12 and difference.mean() < 1, split.keys[row]
 
