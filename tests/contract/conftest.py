@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from minis import DRAW
 
-from shards import PackOptions, ReadOptions, ShardSet, pack
+from shards import PackOptions, ReadOptions, ShardSet, pack, readers
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def mini_set(mini_home: Path) -> Callable[[str], ShardSet]:
         folder = mini_home / "shards" / dataset
         if not folder.is_dir():
             DRAW[dataset](mini_home / "raw" / dataset)
-            options = ReadOptions(val_fraction=0.25)
+            options = ReadOptions(val_fraction=0.25) if "val_fraction" in readers.load(dataset).uses else ReadOptions()
             pack(dataset, mini_home / "raw" / dataset, folder, PackOptions(), options, workers=1)
         return ShardSet.open(folder)
 
