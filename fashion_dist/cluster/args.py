@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.cluster import sbatch_options
 from fashion_dist.cluster.job_record import RuntimeOptions
+from fashion_dist.errors import ConfigError
 
 if TYPE_CHECKING:
     from fashion_dist.cluster.launcher import LaunchRequest
 
 _RESOURCES = (
     "nodes", "partition", "account", "qos", "constraint", "gpus_per_node", "tasks_per_node", "cpus_per_task",
-    "mem_gb", "time_min",
+    "mem_gb", "time_min", "container", "export",
 )  # fmt: skip
+_OPTIONS = (*(name.replace("-", "_") for name in sbatch_options.NAMED), "time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,8 @@ class RunArgs(cli.CommonArgs):
     """Slurm quality of service."""
     constraint: cli.MaybeStr = None
     """Features that the nodes must have."""
-    gpus_per_node: cli.MaybeInt = None
-    """GPUs of a node; locally all there are, and for a trial of a sweep its share of them."""
+    gpus_per_node: cli.MaybeStr = None
+    """GPUs of a node, such as 4 or a100:4; locally all there are, and for a trial of a sweep its share of them."""
     tasks_per_node: cli.MaybeInt = None
     """Ranks of a node; else one per GPU, or one."""
     cpus_per_task: cli.MaybeInt = None
@@ -58,6 +61,40 @@ class RunArgs(cli.CommonArgs):
     """Memory of a node; else the partition's default."""
     time_min: cli.MaybeInt = None
     """Time limit of a job; a run that reaches it saves, is requeued and goes on. Else 60, locally none."""
+    time: cli.MaybeStr = None
+    """Time limit in Slurm's form, such as 1-00:00:00."""
+    mem: cli.MaybeStr = None
+    """Memory of a node as sbatch takes it; 0 is all of it."""
+    mem_per_cpu: cli.MaybeStr = None
+    """Memory per CPU, as sbatch takes it."""
+    mem_per_gpu: cli.MaybeStr = None
+    """Memory per GPU, as sbatch takes it."""
+    gres: cli.MaybeStr = None
+    """Generic resources of a node, such as gpu:a100:4."""
+    exclusive: bool = False
+    """Whole nodes."""
+    reservation: cli.MaybeStr = None
+    """Slurm reservation."""
+    exclude: cli.MaybeStr = None
+    """Nodes to leave out."""
+    nodelist: cli.MaybeStr = None
+    """Nodes to take."""
+    dependency: cli.MaybeStr = None
+    """Jobs to wait for, as sbatch takes them."""
+    licenses: cli.MaybeStr = None
+    """Licenses of the job."""
+    hint: cli.MaybeStr = None
+    """How to bind, as sbatch takes it, such as nomultithread."""
+    mail_type: cli.MaybeStr = None
+    """When Slurm writes mail, such as END,FAIL."""
+    mail_user: cli.MaybeStr = None
+    """To whom."""
+    sbatch: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Any other option of sbatch as key=value, such as nice=10."""
+    export: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Variables of this shell that the job gets as well."""
+    container: cli.MaybeStr = None
+    """Run the ranks in this image: Apptainer's file or URI, or pyxis:IMAGE."""
     time_limits: cli.MaybeInt = None
     """How many time limits a run goes on after by itself; else 20."""
     stage: cli.MaybeStr = None
@@ -91,10 +128,25 @@ class RunArgs(cli.CommonArgs):
         return LaunchRequest(
             task=self.task, dataset=self.dataset, model=self.model, weights=self.weights, settings=settings,
             home=self.home, cluster=self.cluster, preset=self.preset,
-            resources={name: getattr(self, name) for name in _RESOURCES},
+            resources=self.resources(),
             options=RuntimeOptions(**self.options()), fresh=fresh, group=self.group, debug=self.debug,
             shards=self.shards, snapshot=self.snapshot,
         )  # fmt: skip
+
+    def resources(self) -> dict[str, Any]:
+        """What is asked of the cluster: fields of `Resources` that are given, sbatch's options under `sbatch`."""
+        given = {name: getattr(self, name) for name in _RESOURCES if getattr(self, name) not in (None, ())}
+        if "export" in given:
+            given["export"] = cli.settings(self.export)
+        options: dict[str, Any] = sbatch_options.pairs(cli.settings(self.sbatch))
+        for name in _OPTIONS:
+            if (value := getattr(self, name)) not in (None, False):
+                if name.replace("_", "-") in options:
+                    raise ConfigError(f"--{name.replace('_', '-')} and --sbatch {name}= say the same; allowed: one")
+                options[name.replace("_", "-")] = value
+        if self.time is not None and self.time_min is not None:
+            raise ConfigError("--time and --time-min say the same; allowed: one of them")
+        return {**given, **({"sbatch": options} if options else {})}
 
     def options(self) -> dict[str, Any]:
         """The fields of `RuntimeOptions` that are given."""

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist import __version__, runs, tasks
-from fashion_dist.cluster import code_version, permissions, run_lock, slurm
+from fashion_dist.cluster import code_version, permissions, placement, run_lock, sbatch_options
 from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts
 from fashion_dist.cluster.queue_view import Scheduler
-from fashion_dist.cluster.resources import Resources, load_preset
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_view
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 _DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 """DALI's builds, of which an environment holds one."""
-LOCAL_TIME_MIN = 60 * 24 * 365
-"""A local job has no time limit unless one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,10 @@ class RunSpec:
     """Hash of the code that the user launched; empty is that which runs here."""
     differs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Where the configuration with which the run began differs from today's: key -> (the run's, today's)."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each of the resources was asked for: a line of a preset, a variable of the shell, a flag."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of where and how it will run."""
 
     @property
     def comment(self) -> str:
@@ -134,6 +136,8 @@ class LaunchContext:
         shard_set: on what.
         cluster: where.
         resources: what each job asks for.
+        origins: see `RunSpec`.
+        notes: see `RunSpec`.
     """
 
     request: LaunchRequest
@@ -143,6 +147,8 @@ class LaunchContext:
     shard_set: ShardSet
     cluster: Cluster
     resources: Resources
+    origins: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def require(self, config: Config) -> Config:
         """`config`, when it can be trained here.
@@ -176,7 +182,7 @@ class LaunchContext:
         return RunSpec(
             own, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
-            differs=runs.differences(own, config),
+            differs=runs.differences(own, config), origins=self.origins, notes=self.notes,
         )  # fmt: skip
 
 
@@ -212,16 +218,19 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     if request.group:
         permissions.group_id(request.group)
     last = JobRecord.read(run)
-    cluster = choose_cluster(last.cluster if last is not None and request.cluster == "auto" else request.cluster)
+    was_here = last is not None and last.cluster == "local" and request.cluster == "auto"
+    cluster = placement.choose_cluster("local" if was_here else request.cluster)
     is_as_before = last is not None and last.cluster == cluster and not request.preset
-    resources = resolve_resources(request, cluster, last.resources if last is not None and is_as_before else None)
+    placed = placement.resolve(request, cluster, last.resources if last is not None and is_as_before else None)
+    resources = placed.resources
     task = tasks.load(config.task)
     LaunchContext(request, task, home, config, opened.shard_set, cluster, resources).require(config)
     require_shards(opened.shard_set)
     return RunSpec(
         config, opened.shard_set.path, opened.shard_set.data_hash, run, cluster, resources,
         dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options), group=request.group,
-        snapshot=request.snapshot, differs=runs.differences(config, task.recipe),
+        snapshot=request.snapshot, differs=runs.differences(config, task.recipe), origins=placed.origins,
+        notes=placed.notes,
     )  # fmt: skip
 
 
@@ -248,9 +257,11 @@ def prepare(request: LaunchRequest) -> LaunchContext:
         config = resolve_config(task.recipe_for(shard_set), dataclasses.replace(request, dataset=config.dataset))
     config = task.resolve(shard_set, config)
     _require_facts(config, task, shard_set)
-    cluster = choose_cluster(request.cluster)
-    resources = resolve_resources(request, cluster)
-    return LaunchContext(request, task, home, config, shard_set, cluster, resources)
+    cluster = placement.choose_cluster(request.cluster)
+    placed = placement.resolve(request, cluster)
+    return LaunchContext(
+        request, task, home, config, shard_set, cluster, placed.resources, placed.origins, placed.notes
+    )  # fmt: skip
 
 
 def resolve_config(recipe: Config, request: LaunchRequest) -> Config:
@@ -357,57 +368,6 @@ def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> Non
         )
 
 
-def choose_cluster(wanted: Literal["auto", "slurm", "local"]) -> Cluster:
-    """Slurm where it answers, for `auto`; raises ConfigError when Slurm is asked for and does not."""
-    if wanted == "local":
-        return "local"
-    answers = slurm.slurm_answers()
-    if wanted == "slurm" and not answers:
-        raise ConfigError("no Slurm answers here (sbatch, sinfo); use --cluster local, or a machine of the cluster")
-    return "slurm" if answers else "local"
-
-
-def resolve_resources(request: LaunchRequest, cluster: Cluster, before: Resources | None = None) -> Resources:
-    """The preset with the request's values in it, and what was left open filled from the cluster.
-
-    Args:
-        request: what the user asks for.
-        cluster: where.
-        before: what a run that goes on had last; stands for the preset.
-    """
-    if before is not None and not _RANKS_OF_A_NODE.isdisjoint(k for k, v in request.resources.items() if v is not None):
-        before = before.replace(cpus_per_task=0)  # its share of a node is another now
-    resources = (before or load_preset(request.preset)).replace(**request.resources)
-    if cluster == "local":
-        asked = request.resources.get("time_min") or (before.time_min if before is not None else None)
-        gpus = request.resources.get("gpus_per_node")
-        if gpus is None:
-            resources = resources.replace(gpus_per_node=local_gpus())
-        elif gpus > local_gpus():
-            raise ConfigError(f"--gpus-per-node {gpus}: this machine has {local_gpus()}")
-        return resources.replace(time_min=asked or LOCAL_TIME_MIN)
-    if resources.partition and resources.partition not in (known := slurm.partitions()):
-        raise unknown("partition", resources.partition, known)
-    if resources.nodes > (there := slurm.node_count(resources.partition)):
-        where = f"partition {resources.partition!r}" if resources.partition else "the default partition"
-        raise ConfigError(f"--nodes {resources.nodes} is more than the {there} of {where}; the job would wait for ever")
-    if not resources.cpus_per_task:
-        share = slurm.node_cpus(resources.partition) // resources.ranks_per_node
-        resources = resources.replace(cpus_per_task=max(1, min(16, share)))
-    return resources
-
-
-_RANKS_OF_A_NODE = frozenset({"partition", "gpus_per_node", "tasks_per_node"})
-
-
-def local_gpus() -> int:
-    """How many GPUs of this machine are for us."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()])
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
-
-
 def require_divisible(config: Config, resources: Resources) -> None:
     """Refuse a global batch that cannot be dealt evenly; the nearest batches and rank counts are named."""
     batch, accumulate, ranks = config.train.batch_size, config.train.accumulate, resources.ranks
@@ -462,9 +422,17 @@ def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
         from fashion_dist.cluster.worker import TrainJob
 
         call = (job_type or TrainJob)(str(run.path))
-        job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment, code)
+        try:
+            job = submitit_executor.submit(call, plan.cluster, plan.resources, run.logs, run.run_id, plan.comment, code)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{blamed(str(error), plan.resources, plan.origins)}") from None
         dataclasses.replace(noted, job=job).write(run)
         return Launched("submitted", run, job, read_run_view(run, Scheduler()), attempt)
+
+
+def blamed(words: str, resources: Resources, origins: Mapping[str, str]) -> str:
+    """Where the options stand that sbatch's words of refusal are about; see `sbatch_options.blamed`."""
+    return sbatch_options.blamed(words, {**dataclasses.asdict(resources), **resources.sbatch}, origins)
 
 
 def make_folder(run: RunDir, group: str = "") -> None:
@@ -480,14 +448,22 @@ def _already(plan: RunSpec, job_type: type[TrainJob] | None) -> Launched | None:
     if noted is not None and noted.job is None:
         _recover_orphan_job(plan, noted, job_type)
     snapshot = RunSnapshot.read(run)
-    view = RunView.of(snapshot, Scheduler().ask(snapshot.jobs))
+    queue = Scheduler().ask(snapshot.jobs)
+    view = RunView.of(snapshot, queue)
     if view.state == "unreadable":
         raise ConfigError(f"run {run.run_id} is {view.detail}")
     if view.state == "done":
         return Launched("done", run, None, view)
     for job in snapshot.jobs:
-        if slurm.job_status(job) != "gone":  # by its id: the queue above is only this user's
-            return Launched("active", run, job, view)
+        there = queue.status(job)
+        if there == "gone" or (there == "unknown" and snapshot.is_over(job)):
+            continue
+        if there == "unknown" and job.cluster == "slurm" and job not in queue.elsewhere:
+            raise RunError(
+                f"Slurm does not say whether {job} of run {run.run_id} still runs ({queue.silent}); nothing was "
+                f"submitted; if that job is gone for good, remove {run.job} and {run.lock}"
+            )
+        return Launched("active", run, job, view)
     return None
 
 
@@ -530,6 +506,10 @@ def dry_run(plan: RunSpec) -> str:
     """The resolved configuration and the sbatch script, or the local command; writes nothing."""
     from fashion_dist.cluster import submitit_executor
 
+    shell = {name: where for name, where in plan.origins.items() if where.startswith("SBATCH_")}
+    values = {**dataclasses.asdict(plan.resources), **plan.resources.sbatch}
+    notes = [f"# {name} = {values[name]}, from {variable} of this shell" for name, variable in shell.items()]
+    notes += [f"# note: {note}" for note in plan.notes]
     if plan.cluster == "slurm":
         title, text = (
             "sbatch script",
@@ -538,4 +518,5 @@ def dry_run(plan: RunSpec) -> str:
     else:
         title = f"on this machine, {plan.resources.ranks} times"
         text = submitit_executor.local_command(plan.run.logs)
-    return f"# resolved configuration\n{plan.config.to_json()}\n# {title}\n{text}"
+    told = "".join(f"{note}\n" for note in notes)
+    return f"# resolved configuration\n{plan.config.to_json()}\n{told}# {title}\n{text}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fashion_dist.cluster import permissions, slurm, submitit_executor
-from fashion_dist.cluster.resources import Resources, load_preset
+from fashion_dist.cluster import permissions, placement, resources, slurm, submitit_executor
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.errors import ConfigError
 from shards.pack_plan import Plan, ShardPlan
 from shards.packing import parts, write_part
@@ -27,22 +28,25 @@ def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
     """
     if nodes < 1:
         raise ConfigError(f"--nodes {nodes} is not possible; allowed: 1 or more")
-    if not slurm.slurm_answers():
-        raise ConfigError("no Slurm answers here (sbatch, sinfo); leave out --nodes to pack on this machine")
-    resources = load_preset(preset).replace(nodes=1, gpus_per_node=0, tasks_per_node=1)
-    cpus = workers or resources.cpus_per_task or max(1, min(16, slurm.node_cpus(resources.partition)))
-    return _run(nodes, resources.replace(cpus_per_task=cpus))
+    try:
+        slurm.require_answer()
+    except slurm.NoSlurmError as error:
+        raise ConfigError(f"no Slurm here ({error}); leave out --nodes to pack on this machine") from None
+    asked = {"nodes": 1, "gpus_per_node": "0", "tasks_per_node": 1, "cpus_per_task": workers or None}
+    values, origins = resources.given(resources.Preset.read(preset), asked, os.environ)
+    placed = placement.fill(resources.Resources(**values), origins, slurm.survey())
+    return _run(nodes, placed.resources)
 
 
-def _run(nodes: int, resources: Resources) -> RunShards:
+def _run(nodes: int, asked: Resources) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: Callable[[str, int, int], Any]) -> None:
         folder = plan.folder / "array"  # the set's folder may be a group's to write; pickles are the user's alone
         permissions.make(folder, otherwise="--replace packs anew")
-        shares = parts(plan, todo, nodes, resources.cpus_per_task)
+        shares = parts(plan, todo, nodes, asked.cpus_per_task)
         submitit_executor.run_array(
             write_part,
             shares,
-            resources=resources,
+            resources=asked,
             folder=folder,
             name=f"pack-{plan.dataset}",
             on_progress=lambda done, count: on_progress("array tasks", done, count),

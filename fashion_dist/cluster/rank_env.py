@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fashion_dist.cluster.slurm import JobRef, ask
+from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
 
 
@@ -69,7 +69,7 @@ def read_rank_info(environment: Mapping[str, str], pid: int | None = None) -> Ra
         local_world_size=per_node[node],
         node=node,
         nodes=len(per_node),
-        job=JobRef("slurm", job_id),
+        job=JobRef("slurm", job_id, name=environment.get("SLURM_CLUSTER_NAME", "")),
         restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
         node_list=environment.get("SLURM_STEP_NODELIST", ""),
     )
@@ -83,6 +83,23 @@ def tasks_per_node(text: str) -> list[int]:
         assert found is not None, f"SLURM_STEP_TASKS_PER_NODE={text!r}"
         counts += [int(found[1])] * int(found[2] or 1)
     return counts
+
+
+def expand_hosts(text: str) -> list[str]:
+    """Slurm's `n[01-03,7],m1` as `["n01", "n02", "n03", "n7", "m1"]`; in containers there is no scontrol to ask."""
+    hosts: list[str] = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        made = [""]
+        for plain, ranges in re.findall(r"([^\[]*)(?:\[([^\]]*)\])?", part):
+            ends = [end for entry in ranges.split(",") for end in _range(entry)] if ranges else [""]
+            made = [before + plain + end for before in made for end in ends]
+        hosts += made
+    return hosts
+
+
+def _range(text: str) -> list[str]:
+    low, _, high = text.partition("-")
+    return [f"{number:0{len(low)}}" for number in range(int(low), int(high or low) + 1)]
 
 
 def advertise_address(rank_info: RankInfo, interface: str = "") -> tuple[str, str]:
@@ -107,7 +124,7 @@ def advertise_address(rank_info: RankInfo, interface: str = "") -> tuple[str, st
     if rank_info.nodes == 1:
         address = "127.0.0.1"
     else:
-        hosts = ask(["scontrol", "show", "hostnames", rank_info.node_list]).split()
+        hosts = expand_hosts(rank_info.node_list)
         # The way to any other node; on rank 0's node that is the second, elsewhere the first.
         address = _address_towards(hosts[1 if rank_info.node == 0 else 0])
     found = next((name for name, value in addresses.items() if value == address), "")

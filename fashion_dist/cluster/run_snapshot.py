@@ -22,7 +22,19 @@ from fashion_dist.run_status import RunState
 
 T = TypeVar("T")
 
-STATES = ("running", "starting", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new", "unreadable")
+STATES = (
+    "running",
+    "starting",
+    "suspended",
+    "queued",
+    "stopped",
+    "cancelled",
+    "failed",
+    "pruned",
+    "done",
+    "new",
+    "unreadable",
+)
 
 Cause = Literal[
     "", "error", "killed", "out of memory", "node failure", "time limit", "pre-empted", "cancelled", "peer lost",
@@ -105,6 +117,11 @@ class RunSnapshot:
         """Whether it has trained to its end."""
         return self.progress is not None and self.progress.state == "done"
 
+    def is_over(self, job: JobRef) -> bool:
+        """Whether the files say that a job has ended, where nobody else can: its start is, and it holds nothing."""
+        last = self.last
+        return self.owner is None and last is not None and last.job == job and bool(last.end) and not last.goes_on
+
     def job_now(self, queue: QueueView) -> JobRef | None:
         """The job that the run's state is about: a live one that was started by hand comes before a submitted one."""
         submitted = self.record.job if self.record is not None else None
@@ -177,6 +194,12 @@ def derive_status(snapshot: RunSnapshot, queue: QueueView) -> RunStatus:
         return RunStatus("pruned", progress.message if progress else "", job=job)
     if job is None:
         return RunStatus("new")
+    if job in queue.elsewhere and not stopped and not snapshot.is_over(job):
+        words = f"on cluster {job.name}, which alone knows of its job; this is what its files say"
+        return RunStatus(progress.state if is_fresh and progress else "starting", words, "", "no answer", job, there)
+    if job in queue.suspended:
+        words = "suspended by Slurm; it goes on when Slurm lets it"
+        return RunStatus("suspended", words, job=job, job_status=there)
     if there == "queued" or (there != "gone" and stopped and goes_on):
         return RunStatus("queued", queue.reasons.get(job, ""), job=job, job_status=there)
     if there == "gone" and not (stopped and not goes_on):

@@ -67,7 +67,7 @@ class RunView:
     @property
     def is_active(self) -> bool:
         """Whether a job waits or runs for it."""
-        return self.state in ("running", "starting", "queued")
+        return self.state in ("running", "starting", "suspended", "queued")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

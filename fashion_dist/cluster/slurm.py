@@ -7,6 +7,7 @@ time it started at, because process ids are used again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fashion_dist.cluster.sbatch_options import gpu_count
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import process_started
 
@@ -26,6 +28,9 @@ Cluster = Literal["slurm", "local"]
 JobStatus = Literal["queued", "running", "gone", "unknown"]
 
 _TIMEOUT_S = 20.0
+_FILTERS = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+_MANY = 2000
+"""Job ids of one question: a command line has an end."""
 _JOB_IDS = {"slurm": re.compile(r"[0-9]+([_+][0-9]+)?"), "local": re.compile(r"[1-9][0-9]{0,9}")}
 _HOST = re.compile(r"[A-Za-z0-9._-]*")
 _QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD"}
@@ -46,6 +51,8 @@ class JobRef:
     """Where a local job runs; empty on Slurm."""
     started: int = 0
     """When a local job's process started, in clock ticks since boot; 0 on Slurm."""
+    name: str = ""
+    """The cluster's own name, for ids are given by each cluster; empty on this machine, and where nobody noted it."""
 
     def __post_init__(self) -> None:
         known = _JOB_IDS.get(self.cluster) if isinstance(self.cluster, str) else None
@@ -58,11 +65,18 @@ class JobRef:
             raise ConfigError(f"host {self.host!r} of job {self.job_id} is not possible; allowed: a node's name")
         if type(self.started) is not int or self.started < 0:
             raise ConfigError(f"start {self.started!r} of job {self.job_id} is not possible; allowed: 0 or more")
+        if not isinstance(self.name, str) or _HOST.fullmatch(self.name) is None:
+            raise ConfigError(f"name {self.name!r} of job {self.job_id} is not possible; allowed: a cluster's name")
 
     @classmethod
     def of_process(cls, pid: int) -> JobRef:
         """The local job whose controlling process is `pid`, on this host."""
         return cls("local", str(pid), socket.gethostname(), process_started(pid) or 0)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another cluster than this machine's has it; raises RunError where Slurm does not answer."""
+        return self.cluster == "slurm" and bool(self.name) and self.name != cluster_name()
 
     @classmethod
     def from_json(cls, values: Any, where: object) -> JobRef | None:
@@ -128,8 +142,10 @@ def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
     Raises:
         RunError: it is not installed, failed, or did not answer in time; with its own words.
     """
+    # The user's SQUEUE_PARTITION and its like would hide jobs from us; 0 or long lists of array tasks are cut.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FILTERS)}
+    environment = {**kept, "SLURM_BITSTR_LEN": "0"}
     try:
-        environment = {**os.environ, "SLURM_BITSTR_LEN": "0"}  # or long lists of array tasks are cut
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
         )  # fmt: skip
@@ -143,41 +159,104 @@ def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
     return done.stdout
 
 
-def slurm_answers() -> bool:
-    """Whether jobs can be submitted from here."""
+class NoSlurmError(RunError):
+    """This machine belongs to no cluster: no commands of Slurm, or none that know of one."""
+
+
+def require_answer() -> None:
+    """That jobs can be submitted from here.
+
+    Raises:
+        NoSlurmError: there is no Slurm.
+        RunError: there is one, and it does not answer.
+    """
     if shutil.which("sbatch") is None:
-        return False
+        raise NoSlurmError("sbatch is not on the PATH: this machine has no Slurm commands")
+    survey()
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What sinfo says of a partition.
+
+    Args:
+        name: of it.
+        is_default: whether jobs go there that name none.
+        nodes: how many.
+        cpus: of its smallest node.
+        limit_min: its time limit in minutes; None without one.
+        gpus: of its smallest node.
+        gres: their description, such as `gpu:a100:4`; empty without GPUs.
+    """
+
+    name: str
+    is_default: bool
+    nodes: int
+    cpus: int
+    limit_min: int | None = None
+    gpus: int = 0
+    gres: str = ""
+
+
+def survey() -> list[Partition]:
+    """All partitions, hidden ones too.
+
+    Raises:
+        NoSlurmError: the commands know of no cluster.
+        RunError: Slurm does not answer.
+    """
     try:
-        return bool(ask(["sinfo", "--noheader", "--format=%P"], timeout_s=10).strip())
-    except RunError:
-        return False
+        return parse_partitions(ask(["sinfo", "--all", "--noheader", "--format=%P|%D|%c|%l|%G"]))
+    except RunError as error:
+        if "configuration source" in str(error) and "SLURM_CONF" not in os.environ:
+            raise NoSlurmError("sinfo finds no configuration: this machine belongs to no cluster") from None
+        raise
 
 
-def partitions() -> list[str]:
-    """The partitions that Slurm shows this user."""
-    return sorted({line.strip().rstrip("*") for line in ask(["sinfo", "--noheader", "--format=%P"]).split()})
+def parse_partitions(text: str) -> list[Partition]:
+    """The lines of `sinfo` in the format that `survey` asks for; a partition has one for each kind of node."""
+    found: dict[str, Partition] = {}
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split("|", 4)]
+        if len(parts) < 5:
+            continue
+        name, limit = parts[0].rstrip("*"), seconds(parts[3])
+        count = gpu_count(parts[4])
+        gres = ",".join(part for part in parts[4].split(",") if part.startswith("gpu"))
+        mine = Partition(
+            name, parts[0].endswith("*"), int(parts[1]), int(parts[2].rstrip("+") or 1),
+            None if limit is None else limit // 60, count, gres if count else "",
+        )  # fmt: skip
+        before = found.get(name)
+        if before is not None:
+            mine = dataclasses.replace(
+                mine, nodes=before.nodes + mine.nodes, cpus=min(before.cpus, mine.cpus),
+                gpus=min(before.gpus, mine.gpus), gres=before.gres or mine.gres,
+            )  # fmt: skip
+        found[name] = mine
+    return list(found.values())
 
 
-def node_cpus(partition: str) -> int:
-    """The CPUs of the smallest node of a partition; empty is the default partition."""
-    return min((int(cpus.rstrip("+")) for cpus in _sinfo(partition, "%c")), default=1)
+@functools.cache
+def configuration() -> Mapping[str, str]:
+    """slurm.conf as the controller holds it, by key, such as `ClusterName`; asked once.
+
+    Raises:
+        RunError: Slurm does not answer.
+    """
+    lines = ask(["scontrol", "show", "config"]).splitlines()
+    return {key.strip(): value.strip() for key, bar, value in (line.partition("=") for line in lines) if bar}
 
 
-def node_count(partition: str) -> int:
-    """The nodes of a partition; empty is the default partition."""
-    return sum(int(count) for count in _sinfo(partition, "%D"))
-
-
-def _sinfo(partition: str, what: str) -> list[str]:
-    chosen = [f"--partition={partition}"] if partition else []
-    rows = [line.split() for line in ask(["sinfo", "--noheader", f"--format=%P {what}", *chosen]).splitlines()]
-    return [row[1] for row in rows if len(row) == 2 and (partition or row[0].endswith("*"))]
+def cluster_name() -> str:
+    """The cluster that this machine, or this job, belongs to; raises RunError where Slurm does not answer."""
+    return os.environ.get("SLURM_CLUSTER_NAME") or configuration().get("ClusterName", "")
 
 
 def max_array_size() -> int:
-    """How many tasks one array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
-    return int(found[1]) - 1 if found else 1000
+    """How many tasks one array may have; 0 where the cluster allows no arrays."""
+    found = configuration().get("MaxArraySize", "")
+    return max(0, int(found) - 1) if found.isdigit() else 1000
 
 
 def seconds(text: str) -> int | None:
@@ -201,22 +280,24 @@ def parse_queue(text: str) -> list[Queued]:
     return jobs
 
 
-def queue(*, job_ids: Iterable[str] = (), name: str = "") -> list[Queued]:
-    """The jobs in Slurm's queue: those ids, or else this user's, those of one name when it is given.
+def queue(*, job_ids: Iterable[str] | None = None, name: str = "") -> list[Queued]:
+    """The jobs in Slurm's queue: those ids, whoever owns them, or this user's of one name.
 
     Raises:
         RunError: Slurm does not answer.
     """
-    ids = ",".join(job_ids)
-    chosen = [f"--jobs={ids}"] if ids else ["--me"]
-    if name:
-        chosen.append(f"--name={name}")
-    try:
-        return parse_queue(ask(["squeue", "--noheader", "--array", "--format=%i|%T|%r|%N|%L|%j|%k", *chosen]))
-    except RunError as error:
-        if "Invalid job id" in str(error):  # said of a job that has left the queue
-            return []
-        raise
+    base = ["squeue", "--all", "--noheader", "--array", "--format=%i|%T|%r|%N|%L|%j|%k"]
+    if job_ids is None:
+        return parse_queue(ask([*base, "--me", f"--name={name}"]))
+    ids = list(dict.fromkeys(job_ids))
+    found: list[Queued] = []
+    for first in range(0, len(ids), _MANY):
+        try:
+            found += parse_queue(ask([*base, f"--jobs={','.join(ids[first : first + _MANY])}"]))
+        except RunError as error:
+            if "Invalid job id" not in str(error):  # said of a job that has left the queue
+                raise
+    return found
 
 
 def accounting(job_ids: Iterable[str]) -> dict[str, str]:
@@ -225,7 +306,17 @@ def accounting(job_ids: Iterable[str]) -> dict[str, str]:
     if not ids:
         return {}
     try:
-        text = ask(["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={ids}"])
+        text = ask(
+            [
+                "sacct",
+                "--allusers",
+                "--allocations",
+                "--noheader",
+                "--parsable2",
+                "--format=JobID,State",
+                f"--jobs={ids}",
+            ]
+        )
     except RunError:
         return {}
     return parse_accounting(text)
@@ -253,6 +344,8 @@ def job_status(job: JobRef) -> JobStatus:
         RunError: Slurm does not answer.
     """
     if job.cluster == "slurm":
+        if job.is_elsewhere:
+            return "unknown"
         found = queue(job_ids=[job.job_id])
         states = {entry.status for entry in found}
         return "running" if "running" in states else "queued" if "queued" in states else "gone"
@@ -287,6 +380,8 @@ def cancel(job: JobRef) -> None:
         RunError: Slurm refused, or the job runs on another machine.
         ConfigError: the process runs, and is none of ours: a file that others made names it.
     """
+    if job.cluster == "slurm" and job.is_elsewhere:
+        raise RunError(f"{job} is on cluster {job.name} and can only be ended from there: {job.cancel_command}")
     if job.cluster == "slurm":
         ask(["scancel", "--", job.job_id])
     elif job_status(job) == "running":

@@ -25,36 +25,16 @@ import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths, UncompletedJobError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
 
-from fashion_dist.cluster import pickled_rank, safe_python, slurm
+from fashion_dist.cluster import containers, pickled_rank, safe_python, slurm
 from fashion_dist.cluster.failures import exits_file
+from fashion_dist.cluster.job_environment import job_environment
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import OTHERS_WRITE, write_json
+from fashion_dist.io import write_json
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-# What a job gets of the launching shell. Everything else (other keys, an enclosing job's SLURM_*, a wandering RANK)
-# stays out, so that a job behaves the same wherever it was launched from.
-_KEPT = {
-    *(
-        "PATH",
-        "LD_LIBRARY_PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TMPDIR",
-        "XDG_CACHE_HOME",
-    ),
-    *("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CUDA_HOME", "SLURM_CONF", "NETRC", "SSL_CERT_FILE"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
-}
-_KEPT_BEGINNINGS = ("LC_", "NCCL_", "GLOO_", "TORCH_", "WANDB_", "HF_", "FASHION_DIST_")
 
 _SUBMITTED = re.compile(
     r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh|\d+(_\d+)?_(submission\.sh|submitted\.pkl)"
@@ -63,31 +43,10 @@ _LOCAL_TIME_MIN = 60 * 24 * 365
 """A local job has no time limit unless one is asked for."""
 
 
-@contextlib.contextmanager
-def job_environment(cluster: Cluster, code: Path | None = None) -> Iterator[None]:
-    """Within, `os.environ` is what a job shall inherit, and others may not write what is made; no value of the
-    environment is written to a file. `code` is a folder with the packages that the job shall run, if not these.
-    """
-    before = dict(os.environ)
-    names = _KEPT | ({"CUDA_VISIBLE_DEVICES"} if cluster == "local" else set())  # Slurm chooses the devices itself
-    kept = {k: v for k, v in before.items() if k in names or k.startswith(_KEPT_BEGINNINGS)}
-    kept = {name: value for name, value in kept.items() if name != "PYTHONPATH"} | safe_python.search_path(before, code)
-    umask = os.umask(0o077)
-    os.umask(umask | OTHERS_WRITE)
-    os.environ.clear()
-    os.environ.update(kept)
-    try:
-        yield
-    finally:
-        os.umask(umask)
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def script(resources: Resources, folder: Path, name: str, comment: str) -> str:
     """The sbatch script that `submit` would hand in; writes nothing."""
-    executor = _SlurmExecutor(folder)
-    executor.update_parameters(**_slurm_parameters(resources, name, comment))
+    executor = _SlurmExecutor(folder, resources)
+    executor.update_parameters(**_slurm_parameters(resources, folder, name, comment))
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
 
@@ -119,11 +78,16 @@ def submit(
             gpus_per_node=resources.gpus_per_node,
         )  # fmt: skip
     else:
-        executor = _SlurmExecutor(folder)
-        executor.update_parameters(**_slurm_parameters(resources, name, comment))
-    with _cleaned_on_refusal(folder), job_environment(cluster, code):
+        executor = _SlurmExecutor(folder, resources)
+        executor.update_parameters(**_slurm_parameters(resources, folder, name, comment))
+    with _cleaned_on_refusal(folder), job_environment(cluster, code, resources):
         job = executor.submit(call)
-    return JobRef.of_process(int(job.job_id)) if cluster == "local" else JobRef("slurm", job.job_id)
+    return JobRef.of_process(int(job.job_id)) if cluster == "local" else slurm_job(job.job_id)
+
+
+def slurm_job(job_id: str) -> JobRef:
+    """A job of this machine's cluster."""
+    return JobRef("slurm", job_id, name=slurm.cluster_name())
 
 
 def queued_before(folder: Path, cluster: Cluster, name: str, comment: str) -> JobRef | None:
@@ -132,7 +96,7 @@ def queued_before(folder: Path, cluster: Cluster, name: str, comment: str) -> Jo
         pid = slurm.find_process("fashion_dist.cluster.submitit_executor", str(folder))
         return JobRef.of_process(pid) if pid is not None else None
     mine = [entry for entry in slurm.queue(name=name) if entry.comment == comment and entry.status != "gone"]
-    return JobRef("slurm", mine[0].job_id) if mine else None
+    return slurm_job(mine[0].job_id) if mine else None
 
 
 def complete(job: JobRef, call: Callable[[], object], resources: Resources, folder: Path) -> None:
@@ -176,16 +140,18 @@ def _cleaned_on_refusal(folder: Path) -> Iterator[None]:
         raise ConfigError(f"the job was refused, nothing was submitted: {words}") from None
 
 
-def _slurm_parameters(resources: Resources, name: str, comment: str) -> dict[str, Any]:
+def _slurm_parameters(resources: Resources, folder: Path, name: str, comment: str) -> dict[str, Any]:
     cpus = resources.cpus_per_task or 1
     optional = {
         "partition": resources.partition,
         "account": resources.account,
         "qos": resources.qos,
         "constraint": resources.constraint,
-        "gpus_per_node": resources.gpus_per_node,
+        "gpus_per_node": f"{resources.gpu_type}:{resources.gpus_per_node}".lstrip(":")
+        if resources.gpus_per_node
+        else "",
         "mem": f"{round(resources.mem_gb * 1024)}M" if resources.mem_gb else "",
-        "setup": list(resources.setup),
+        "setup": setup_lines(resources.setup),
         "comment": comment,
     }
     for text in (name, comment):
@@ -199,13 +165,25 @@ def _slurm_parameters(resources: Resources, name: str, comment: str) -> dict[str
         "cpus_per_task": cpus,
         "signal_delay_s": resources.signal_delay_s,
         "wckey": None,
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {"requeue": True, **{name: text or True for name, text in resources.sbatch.items()}},
         # srun takes neither the CPUs (since 22.05) nor the append mode from sbatch; a lost rank must end its peers.
         "srun_args": [
-            "--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append", *resources.srun_args,
+            "--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append",
+            *containers.srun_arguments(resources, folder), *resources.srun_args,
         ],
         **{key: value for key, value in optional.items() if value},
     }  # fmt: skip
+
+
+def setup_lines(lines: Sequence[str]) -> list[str]:
+    """Shell lines of which one that fails ends the job with its words; each is a command of its own."""
+    if not lines:
+        return []
+    failed = 'echo "error: a setup line failed with status $1: $2" >&2; exit "$1"'
+    return [
+        f"_setup_failed() {{ {failed}; }}",
+        *(f"eval {shlex.quote(line)} || _setup_failed $? {shlex.quote(line)}" for line in lines),
+    ]
 
 
 # Python takes most of a second until it can listen; until then the signal would end it.
@@ -219,12 +197,18 @@ def _rank_words(folder: Path) -> str:
 class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
     """Also where there is no srun: a dry run shows the script anywhere."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, python=f"{_DEAF} {shlex.join(safe_python.interpreter())}")
+    def __init__(self, folder: Path, resources: Resources) -> None:
+        words = containers.command(resources, folder, safe_python.interpreter())
+        super().__init__(folder, python=f"{_DEAF} {shlex.join(words)}")
 
     @classmethod
     def affinity(cls) -> int:
         return 2
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: str | bytes) -> str:
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        return submitted_id(re.sub(r"(?m)^\s*Submitted batch job (\d+).*$", r"\1", text))  # below a site's banner
 
     @property
     def _submitit_command_str(self) -> str:
@@ -350,11 +334,11 @@ def submit_array(
     folder.mkdir(parents=True, exist_ok=True)
     size = slurm.max_array_size()
     jobs: list[JobRef] = []
-    with _cleaned_on_refusal(folder), job_environment("slurm"):
+    with _cleaned_on_refusal(folder), job_environment("slurm", resources=resources):
         for start in range(0, len(arguments), size):
-            executor = _SlurmExecutor(folder)
+            executor = _SlurmExecutor(folder, resources)
             executor.update_parameters(
-                **_slurm_parameters(resources, name, comment), array_parallelism=max_parallel or len(arguments)
+                **_slurm_parameters(resources, folder, name, comment), array_parallelism=max_parallel or len(arguments)
             )
             try:
                 made = executor.map_array(function, list(arguments[start : start + size]))
@@ -388,10 +372,11 @@ def submit_module(
         ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    executor = _SlurmExecutor(folder)
-    parameters = _slurm_parameters(resources, name, comment)
+    executor = _SlurmExecutor(folder, resources)
+    parameters = _slurm_parameters(resources, folder, name, comment)
     extra: dict[str, Any] = {"array": task_ids + (f"%{max_parallel}" if max_parallel else "")}
-    extra |= {"dependency": f"afterany:{after}"} if after else {}
+    if after:
+        extra["dependency"] = ",".join(filter(None, [resources.sbatch.get("dependency", ""), f"afterany:{after}"]))
     extra |= {"hold": True} if hold else {}
     executor.update_parameters(**parameters | {"additional_parameters": parameters["additional_parameters"] | extra})
     executor.parameters["map_count"] = 1  # names the logs after array and task
@@ -399,14 +384,26 @@ def submit_module(
     path = folder / f".submission-{os.getpid()}.sh"
     path.write_text(text)
     try:
-        with job_environment("slurm", code):
+        with job_environment("slurm", code, resources):
             told = slurm.ask(["sbatch", "--parsable", str(path)])
     except RunError as error:
         path.unlink()
         raise ConfigError(f"the job array was refused, nothing was submitted: {error}") from None
-    job = JobRef("slurm", told.strip().partition(";")[0])
+    job = slurm_job(submitted_id(told))
     path.rename(folder / f"{job.job_id}_submission.sh")
     return job
+
+
+def submitted_id(text: str) -> str:
+    """The id in what `sbatch --parsable` printed: the last line that is one, below a site's banner.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = [match[1] for line in text.splitlines() if (match := re.fullmatch(r"\s*(\d+)(?:;[\w.-]+)?\s*", line))]
+    if not found:
+        raise RunError(f"sbatch printed no job id, so the job cannot be found: {' '.join(text.split())[:200]}")
+    return found[-1]
 
 
 def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:

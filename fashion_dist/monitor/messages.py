@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from fashion_dist import cli
+from fashion_dist.cluster import placement
 from fashion_dist.cluster.launcher import Launched, RunSpec
 from fashion_dist.cluster.run_view import RunView, duration, typed
 from fashion_dist.monitor.follow import follow
@@ -25,10 +26,7 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
             {"collect": typed("collect", run), "report": typed("report", run)},
             data,
         )
-    ranks, nodes = plan.resources.ranks, plan.resources.nodes
-    where = f"{ranks} rank{'s' * (ranks > 1)} on " + (
-        f"{nodes} node{'s' * (nodes > 1)}" if plan.cluster == "slurm" else "this machine"
-    )
+    where = placement.told(plan.resources, plan.cluster)
     if launched.outcome == "active":
         state = view.state if view.is_active else f"{view.state}, but its job has not ended yet"
         headline = f"run {run.run_id} is {state}: {job}; nothing was submitted"
@@ -40,7 +38,7 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
         {"run folder": run.path, "logs": run.logs},
         {"follow": typed("status", run, "--watch"), "cancel": typed("status", run, "--cancel")},
         data,
-        differing(plan),
+        "\n".join(filter(None, [*(f"note: {note}" for note in plan.notes), differing(plan)])),
     )
 
 

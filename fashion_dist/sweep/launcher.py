@@ -275,7 +275,7 @@ def _recover_orphan_array(folder: SweepDir) -> None:
             for entry in slurm.queue(name=folder.sweep_id)
             if entry.comment == last.comment and entry.status != "gone"
         } - known
-        job = JobRef("slurm", sorted(found)[0]) if found else None
+        job = JobRef("slurm", sorted(found)[0], name=slurm.cluster_name()) if found else None
     else:
         pid = slurm.find_process("fashion_dist.sweep.local_queue", str(folder.path))
         job = JobRef.of_process(pid) if pid is not None else None
@@ -322,7 +322,7 @@ def _arrays(draft: SweepDraft, numbers: Sequence[int]) -> list[SubmittedArray]:
 
 def _queue_here(draft: SweepDraft, view: SweepView, numbers: Sequence[int]) -> list[SubmittedArray]:
     """Start this machine's queue, unless it runs."""
-    from fashion_dist.cluster.submitit_executor import job_environment
+    from fashion_dist.cluster.job_environment import job_environment
 
     folder = draft.sweep.folder
     last = view.arrays[-1] if view.arrays else None
@@ -337,7 +337,7 @@ def _queue_here(draft: SweepDraft, view: SweepView, numbers: Sequence[int]) -> l
     write_arrays(folder, [*view.arrays, noted])
     folder.logs.mkdir(parents=True, exist_ok=True)
     code = code_version.snapshot(folder.code) if draft.request.request.snapshot else None
-    with job_environment("local", code), (folder.logs / "queue.log").open("ab") as log:
+    with job_environment("local", code, draft.context.resources), (folder.logs / "queue.log").open("ab") as log:
         process = subprocess.Popen(
             [*safe_python.interpreter(), "-m", "fashion_dist.sweep.local_queue", str(folder.path)],
             env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fashion_dist.cluster import launcher, permissions, slurm
+from fashion_dist.cluster import launcher, permissions, placement, slurm
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.io import write_json
@@ -77,7 +77,7 @@ def _share(slot: int, slots: int) -> Iterator[None]:
     """Within, what is started gets this slot's part of the cores, and of the GPUs where there are enough."""
     cores = cpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(gpu) for gpu in range(launcher.local_gpus())]
+    gpus = visible.split(",") if visible else [str(gpu) for gpu in range(placement.local_gpus())]
     set_cpus(cores[slot % len(cores) :: slots] or [cores[slot % len(cores)]])
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot % len(gpus) :: slots])

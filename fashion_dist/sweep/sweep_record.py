@@ -242,7 +242,7 @@ class SubmittedArray:
         """The trial's own job."""
         if self.job is None or self.cluster == "local":
             return self.job
-        return JobRef("slurm", f"{self.job.job_id}_{number - self.first}")
+        return JobRef("slurm", f"{self.job.job_id}_{number - self.first}", name=self.job.name)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: object) -> SubmittedArray:

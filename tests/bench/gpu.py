@@ -26,7 +26,7 @@ from bench import train
 from bench._ratios import Measured, cores, measure, ratio
 from bench.scale import LAUNCH
 from fashion_dist import cli
-from fashion_dist.cluster.launcher import local_gpus
+from fashion_dist.cluster.placement import local_gpus
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_json, read_lines, write_json
 from fashion_dist.paths import Home

@@ -46,7 +46,7 @@ def gone(job_id: str) -> bool:
 
 def test_two_nodes_from_launch_to_predictions(place: Workplace) -> None:
     # What an enclosing job has set must not reach ours.
-    outer = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "9", "SLURM_CPU_BIND": "x", "SBATCH_PARTITION": "no-such"}
+    outer = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "9", "SLURM_CPU_BIND": "x", "SBATCH_ARRAY_INX": "0-9"}
     said = place.launch("--nodes", "2", "--wait", **outer)
     assert said.status == 0, said.err
     run = place.run()

@@ -93,7 +93,7 @@ def test_a_script_holds_names_as_data(tmp_path: Path) -> None:
     assert "#SBATCH --qos='a b'\n" in text and "#SBATCH --mem=1536M\n" in text
     assert "#SBATCH --ntasks-per-node=4\n" in text and "#SBATCH --gpus-per-node=4\n" in text
     assert "#SBATCH --requeue\n" in text and "--kill-on-bad-exit=1" in text and "--cpus-per-task=8" in text
-    assert "\nmodule load x\n" in text
+    assert "\neval 'module load x' || _setup_failed $? 'module load x'\n" in text
     assert not (tmp_path / "logs").exists()
     with pytest.raises(ConfigError, match="control characters"):
         submitit_executor.script(resources, tmp_path, "name\nsrun rm -rf /", "")

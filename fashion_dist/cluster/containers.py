@@ -1,0 +1,41 @@
+"""How the ranks are started in a container: Apptainer's words before Python's, or pyxis's options of srun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fashion_dist.cluster.resources import Resources
+
+_PYXIS = "pyxis:"
+
+
+def command(resources: Resources, folder: Path, interpreter: Sequence[str]) -> list[str]:
+    """The words that start Python in a rank, to which `-m MODULE` is added.
+
+    Args:
+        resources: with the container; without one the ranks run `interpreter`.
+        folder: of the job's logs, in the working folder that the ranks read and write.
+        interpreter: Python outside, with its flags.
+    """
+    if not resources.container:
+        return list(interpreter)
+    inside = [resources.container_python, *interpreter[1:]]
+    if resources.container.startswith(_PYXIS):
+        return inside
+    mounts = [word for path in _shared(folder) for word in ("--bind", str(path))]
+    return ["apptainer", "exec", *(["--nv"] if resources.gpus else []), *mounts, resources.container, *inside]
+
+
+def srun_arguments(resources: Resources, folder: Path) -> list[str]:
+    """What srun needs for a container of pyxis."""
+    if not resources.container.startswith(_PYXIS):
+        return []
+    mounts = ",".join(f"{path}:{path}" for path in _shared(folder))
+    return [f"--container-image={resources.container.removeprefix(_PYXIS)}", f"--container-mounts={mounts}"]
+
+
+def _shared(folder: Path) -> list[Path]:
+    """The working folder (HOME/runs/RUN/logs) and the code, at the same places inside as outside."""
+    home, code = folder.absolute().parents[2], Path(__file__).parents[2]
+    return [home, *([] if code.is_relative_to(home) else [code])]

@@ -1,0 +1,157 @@
+"""Where a run goes and with which resources: what was asked for, filled from the cluster and held against it.
+
+What the cluster's own answers show to be wrong is refused, and what nobody here can know (a plugin that chooses
+partitions, a QOS that lifts limits) is left to sbatch and said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fashion_dist.cluster import slurm
+from fashion_dist.cluster.resources import Preset, Resources, given
+from fashion_dist.cluster.slurm import Cluster, Partition
+from fashion_dist.errors import ConfigError, RunError, unknown
+
+if TYPE_CHECKING:
+    from fashion_dist.cluster.launcher import LaunchRequest
+
+LOCAL_TIME_MIN = 60 * 24 * 365
+"""A local job has no time limit unless one is asked for."""
+_RANKS_OF_A_NODE = frozenset({"partition", "gpus_per_node", "tasks_per_node"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Resources for a cluster, where each was asked for, and what the user should know."""
+
+    resources: Resources
+    origins: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def choose_cluster(wanted: Literal["auto", "slurm", "local"]) -> Cluster:
+    """For `auto` Slurm where there is one, else this machine.
+
+    Raises:
+        ConfigError: Slurm is asked for, and there is none.
+        RunError: there is one that does not answer; training on a login node is no way out.
+    """
+    if wanted == "local":
+        return "local"
+    try:
+        slurm.require_answer()
+    except slurm.NoSlurmError as error:
+        if wanted == "auto":
+            return "local"
+        raise ConfigError(f"no Slurm here ({error}); use --cluster local, or a machine of the cluster") from None
+    except RunError as error:
+        raise RunError(
+            f"Slurm does not answer ({error}), and nothing was submitted; try again, or --cluster local trains here"
+        ) from None
+    return "slurm"
+
+
+def resolve(request: LaunchRequest, cluster: Cluster, before: Resources | None = None) -> Placement:
+    """The preset with the user's variables and flags in it, and what was left open filled from the cluster.
+
+    Args:
+        request: what the user asks for.
+        cluster: where.
+        before: what a run that goes on had last; stands for the preset.
+
+    Raises:
+        ConfigError: it cannot be; the possible is named.
+        RunError: Slurm does not answer.
+    """
+    flags = request.resources
+    shell = dict(os.environ) if cluster == "slurm" else {}
+    values, origins = given(Preset.read(request.preset), flags, shell, before)
+    if before is not None and not _RANKS_OF_A_NODE.isdisjoint(k for k, v in flags.items() if v is not None):
+        values["cpus_per_task"] = 0  # its share of a node is another now
+    resources = Resources(**values)
+    if cluster == "local":
+        return _here(resources, flags, before)
+    if "clusters" in resources.sbatch:
+        note = "the cluster is another one, so nothing was held against it"
+        return Placement(resources.replace(cpus_per_task=resources.cpus_per_task or 1), origins, (note,))
+    return fill(resources, origins, slurm.survey(), is_limit_asked="time_min" in values)
+
+
+def _here(resources: Resources, flags: Mapping[str, object], before: Resources | None) -> Placement:
+    asked = flags.get("time_min") or (before.time_min if before is not None else None)
+    there = local_gpus()
+    if flags.get("gpus_per_node") is None:
+        resources = resources.replace(gpus_per_node=there, gpu_type="", sbatch={})
+    elif resources.gpus_per_node > there:
+        raise ConfigError(f"--gpus-per-node {flags['gpus_per_node']}: this machine has {there}")
+    return Placement(resources.replace(time_min=asked or LOCAL_TIME_MIN))
+
+
+def fill(
+    resources: Resources, origins: Mapping[str, str], known: Sequence[Partition], *, is_limit_asked: bool = True
+) -> Placement:
+    """Resources held against a cluster's partitions."""
+    notes: list[str] = []
+    names = [name for name in resources.partition.split(",") if name]
+    chosen = [part for part in known if part.name in names] if names else [part for part in known if part.is_default]
+    if missing := [name for name in names if name not in {part.name for part in known}]:
+        if (plugins := slurm.configuration().get("JobSubmitPlugins", "(null)")) == "(null)":
+            at = origins.get("partition", "--partition")
+            by = "" if at.startswith("--") else f" ({at})"
+            raise ConfigError(f"{unknown('partition', missing[0], [part.name for part in known])}{by}")
+        notes.append(f"sinfo knows no partition {missing[0]}; the cluster's {plugins} plugin may, so sbatch decides")
+    elif not chosen:
+        notes.append("the cluster has no default partition and none was given: sbatch decides, unchecked")
+    where = f"partition {resources.partition!r}" if names else "the default partition"
+    if chosen and not missing and resources.nodes > (there := max(part.nodes for part in chosen)):
+        raise ConfigError(f"--nodes {resources.nodes} is more than the {there} of {where}; the job would wait for ever")
+    if not resources.cpus_per_task:
+        share = min((part.cpus for part in chosen or known), default=1) // resources.ranks_per_node
+        resources = resources.replace(cpus_per_task=max(1, min(16, share)))
+    limits = [part.limit_min for part in chosen]
+    bound = max((limit for limit in limits if limit is not None), default=0) if None not in limits else 0
+    if bound and resources.time_min > bound and not missing:
+        if is_limit_asked:
+            notes.append(
+                f"the time limit of {resources.time_min} min is above the {bound} of {where}: unless a QOS lifts that, "
+                f"the job waits for ever"
+            )
+        else:
+            resources = resources.replace(time_min=bound)
+            notes.append(f"the time limit is the {bound} min of {where}; a run that reaches it goes on by itself")
+    cards = next((part for part in chosen if part.gpus), None)
+    if cards is not None and not resources.gpus and not _asks_for_gpus(resources):
+        notes.append(
+            f"this run trains on CPUs, while nodes of partition {cards.name!r} have {cards.gres}: "
+            f"--gpus-per-node {cards.gpus} trains on their GPUs, one rank each"
+        )
+    return Placement(resources, origins, tuple(notes))
+
+
+def _asks_for_gpus(resources: Resources) -> bool:
+    return any(name.startswith(("gpus", "gpu-")) for name in resources.sbatch)
+
+
+def local_gpus() -> int:
+    """How many GPUs of this machine are for us."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip()])
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+
+
+def told(placement: Resources, cluster: Cluster) -> str:
+    """Ranks, nodes and the device they train on, such as `2 ranks on 2 nodes, on CPUs`."""
+    ranks = f"{placement.ranks} rank{'s' * (placement.ranks > 1)}"
+    nodes = f"{placement.nodes} node{'s' * (placement.nodes > 1)}" if cluster == "slurm" else "this machine"
+    if placement.gpus:
+        kind = f" {placement.gpu_type}" if placement.gpu_type else ""
+        device = f"{placement.gpus}{kind} GPU{'s' * (placement.gpus > 1)}{' each' * (placement.nodes > 1)}"
+    else:
+        device = "GPUs as sbatch gives them" if _asks_for_gpus(placement) else "CPUs"
+    return f"{ranks} on {nodes}, on {device}"

@@ -1,0 +1,205 @@
+"""Options of sbatch by their own long names, as presets, `--sbatch` and the user's SBATCH_* variables give them.
+
+What `Resources` has a field for goes there; everything else is handed to sbatch as it is, which alone knows all of its
+options and a site's plugins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fashion_dist.errors import ConfigError
+
+NAMED = (
+    "gres", "exclusive", "reservation", "exclude", "nodelist", "mem", "mem-per-cpu", "mem-per-gpu", "mail-type",
+    "mail-user", "dependency", "licenses", "hint",
+)  # fmt: skip
+"""Those with flags and preset keys of their own, there with `_` for `-`."""
+FIELDS = {
+    "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "nodes": "nodes",
+    "gpus-per-node": "gpus_per_node", "ntasks-per-node": "tasks_per_node", "cpus-per-task": "cpus_per_task",
+    "time": "time_min",
+}  # fmt: skip
+"""sbatch's option -> the field of `Resources` that holds it."""
+_OURS = {
+    "array", "comment", "chdir", "error", "export", "export-file", "help", "input", "job-name", "no-requeue", "ntasks",
+    "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only", "usage", "verbose", "version", "wait",
+    "wrap",
+}  # fmt: skip
+VARIABLES = {
+    "SBATCH_ACCOUNT": "account", "SBATCH_CONSTRAINT": "constraint", "SBATCH_EXCLUSIVE": "exclusive",
+    "SBATCH_GRES": "gres", "SBATCH_HINT": "hint", "SBATCH_MEM_PER_CPU": "mem-per-cpu",
+    "SBATCH_MEM_PER_GPU": "mem-per-gpu", "SBATCH_MEM_PER_NODE": "mem", "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos", "SBATCH_RESERVATION": "reservation", "SBATCH_TIMELIMIT": "time",
+}  # fmt: skip
+"""The user's own variables that hold for our jobs as for any other: they come after flags and before scripts."""
+_GROUPS = (
+    frozenset({"mem_gb", "mem", "mem-per-cpu", "mem-per-gpu"}),
+    frozenset({"gpus_per_node", "gres", "gpus", "gpus-per-task", "gpus-per-socket"}),
+)
+"""Names of one thing: the last that is given holds, and two at once contradict each other."""
+_NAME = re.compile(r"[a-z][a-z0-9-]+")
+_GPU = re.compile(r"gpu(?::[^:(,]*[^:(,\d][^:(,]*)?(?::(\d+))?(?:\(.*\))?")
+Layer = Mapping[str, Any]
+"""Values of `Resources` by field, with all of sbatch's options in one mapping under `sbatch`."""
+
+
+def pairs(words: Iterable[str]) -> dict[str, str]:
+    """`key=value` words, or a bare key, as sbatch's options; raises ConfigError for what is none."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        found[name.removeprefix("--")] = value
+    return found
+
+
+def layer(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """A layer of sbatch's options, by their long names.
+
+    Args:
+        options: name, with `-` or `_`, to a value; True and an empty text are a bare flag, False takes it away.
+        where: they stand, for the error.
+
+    Raises:
+        ConfigError: a name that is none, one that is ours to give, or a value that cannot be.
+    """
+    fields: dict[str, Any] = {}
+    kept: dict[str, str | None] = {}
+    at = f"{where}: " if where else ""
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{at}unknown sbatch option {key!r}; allowed: the long names of `sbatch --help`")
+        if name in _OURS:
+            raise ConfigError(f"{at}the sbatch option {name} is given by fashion-dist itself and cannot be changed")
+        if isinstance(value, (dict, list, float)):
+            raise ConfigError(f"{at}the sbatch option {name} takes text, a whole number, true or false, not {value!r}")
+        text = "" if value is True else None if value is False else str(value)
+        if text is not None and not text.isprintable():
+            raise ConfigError(f"{at}the sbatch option {name} has a control character in {text!r}")
+        if name not in FIELDS:
+            kept[name] = text
+        elif name == "time":
+            fields["time_min"] = minutes(str(value), f"{at}time")
+        elif name == "gpus-per-node":
+            fields |= gpus(value, f"{at}gpus_per_node")
+        elif FIELDS[name] in ("nodes", "tasks_per_node", "cpus_per_task"):
+            if not (text or "").isdigit():
+                raise ConfigError(f"{at}{name} takes a whole number, not {value!r}")
+            fields[FIELDS[name]] = int(text or 0)
+        else:
+            fields[FIELDS[name]] = text or ""
+    return {**fields, **({"sbatch": kept} if kept else {})}
+
+
+def require_single(values: Layer, where: str = "") -> None:
+    """Refuse a layer that says one thing twice, such as GPUs by `gres` and by `gpus_per_node`."""
+    names = [name for name in _names(values) if values.get(name) != 0 or name not in ("gpus_per_node", "mem_gb")]
+    for group in _GROUPS:
+        if len(both := sorted(group.intersection(names))) > 1:
+            at = f"{where}: " if where else ""
+            raise ConfigError(f"{at}{' and '.join(both)} say the same in two ways; allowed: one of them")
+
+
+def merge(before: Layer, after: Layer) -> dict[str, Any]:
+    """`before` with what `after` has in its place."""
+    taken = set(_names(after))
+    gone = {name for group in _GROUPS if group & taken for name in group - taken}
+    options = {name: text for name, text in before.get("sbatch", {}).items() if name not in gone}
+    options |= after.get("sbatch", {})
+    kept = {name: value for name, value in before.items() if name not in gone}
+    if "gpus_per_node" in gone:
+        kept.pop("gpu_type", None)
+    merged = {**kept, **after, "sbatch": {name: text for name, text in options.items() if text is not None}}
+    for name in ("environment",):
+        merged |= {name: {**before.get(name, {}), **after[name]}} if name in after else {}
+    if "export" in after:
+        merged["export"] = tuple(dict.fromkeys([*before.get("export", ()), *after["export"]]))
+    return merged
+
+
+def _names(values: Layer) -> list[str]:
+    """Everything that a layer gives; a `gres` without GPUs is no other word for GPUs."""
+    options = dict(values.get("sbatch", {}))
+    if "gres" in options and not gpu_count(options["gres"] or ""):
+        del options["gres"]
+    return [*(name for name in values if name != "sbatch"), *options]
+
+
+def gpu_count(gres: str) -> int:
+    """The GPUs of a node that `--gres` text asks for, such as 4 of `gpu:a100:4,nvme:1`."""
+    found = [match for part in gres.split(",") if (match := _GPU.fullmatch(part.strip().removeprefix("gres/")))]
+    return sum(int(match[1] or 1) for match in found)
+
+
+def gpus(value: object, where: str = "--gpus-per-node") -> dict[str, Any]:
+    """`gpus_per_node` and `gpu_type` of `4` or `a100:4`; raises ConfigError for anything else."""
+    kind, _, count = str(value).rpartition(":")
+    if isinstance(value, bool) or not count.isdigit() or not (kind == "" or re.fullmatch(r"[A-Za-z0-9_.+-]+", kind)):
+        raise ConfigError(f"{where} takes a number or TYPE:NUMBER, such as 4 or a100:4, not {value!r}")
+    return {"gpus_per_node": int(count), "gpu_type": kind}
+
+
+def minutes(text: str, where: str = "--time") -> int:
+    """A time limit in sbatch's own form, in minutes, rounded up.
+
+    Args:
+        text: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, or with seconds.
+        where: it stands, for the error.
+    """
+    found = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(?:(\d+):(?=\d+:))?(\d+)(?::(\d+))?)", text.strip())
+    if found is None:
+        raise ConfigError(f"{where} takes sbatch's form, such as 90, 1:30:00 or 1-00:00:00, not {text!r}")
+    days, of_day, of_hour, rest, hours, mins, secs = (int(part or 0) for part in found.groups())
+    total = ((days * 24 + of_day + hours) * 60 + of_hour + mins) * 60 + rest + secs
+    return -(-total // 60)
+
+
+def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The layer of the user's SBATCH_* variables, and which variable each value is from."""
+    options: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for variable, name in VARIABLES.items():
+        if (value := environment.get(variable)) is not None:
+            options[name] = value
+            origins[FIELDS.get(name, name)] = variable
+    made = layer(options, "the environment's SBATCH_* variables")
+    require_single(made, "the environment's SBATCH_* variables")
+    return made, origins
+
+
+def lines_of(text: str, names: Iterable[str], where: str) -> dict[str, str]:
+    """Where each of these names is given in a preset's text, as `FILE, line 4`."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        key = re.match(r"""\s*["']?([A-Za-z][\w-]*)["']?\s*=""", line)
+        for name in names:
+            option = {"time_min": "time", "tasks_per_node": "ntasks-per-node"}.get(name, name)
+            if key and key[1].replace("_", "-") in (name.replace("_", "-"), option.replace("_", "-")):
+                found.setdefault(name, f"{where}, line {number}")
+    return found
+
+
+def blamed(words: str, values: Layer, origins: Mapping[str, str]) -> str:
+    """Where the options stand that sbatch's words of refusal are about; all that were given where they name none.
+
+    Args:
+        words: sbatch's.
+        values: what was asked for, by name.
+        origins: where each was given: a line of a preset, a variable, a flag.
+    """
+    said = words.lower()
+    about = {
+        name: where
+        for name, where in origins.items()
+        if name.replace("_", "-") in said or name.replace("_", " ") in said or _is_in(str(values.get(name)), words)
+    }
+    shown = {name: f"{name} = {values[name]}".removesuffix(" = ") for name in about or origins if name in values}
+    told = [f"{text} ({origins[name]})" for name, text in shown.items()]
+    return f"; asked for: {', '.join(told)}" if told else ""
+
+
+def _is_in(value: str, words: str) -> bool:
+    return len(value) > 2 and value in words

@@ -1,0 +1,123 @@
+"""A site's rules on a real Slurm: sbatch's options, variables of the user's shell, who asks, who is silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster_home import Workplace, read, until
+from slurm_cluster import SlurmCluster, output
+
+from fashion_dist.cluster import slurm
+
+pytestmark = pytest.mark.slurm
+
+LONG = ("train.epochs=1000",)
+FILTERS = {
+    "SQUEUE_PARTITION": "urgent", "SQUEUE_STATES": "PD", "SQUEUE_USERS": "nobody", "SQUEUE_FORMAT": "%i",
+    "SACCT_FORMAT": "jobid", "SINFO_FORMAT": "%P", "SINFO_PARTITION": "urgent", "SLURM_CLUSTERS": "elsewhere",
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(slurm_cluster: SlurmCluster, make_home: Callable[[], Path]) -> Iterator[Workplace]:
+    place = Workplace(make_home(), cluster="slurm")
+    yield place
+    for run in place.runs:
+        job = read(run / "job.json").get("job")
+        if job:
+            subprocess.run(["scancel", job["job_id"]], check=False)
+
+
+def state(place: Workplace, **environment: str) -> tuple[str, str]:
+    said = place.do(place.argv("status", place.run().name, "--json"), **environment)
+    (view,) = json.loads(said.out)["runs"]
+    return view["state"], view["detail"]
+
+
+def test_a_run_is_asked_for_as_sbatch_takes_it_and_seen_whatever_the_shell_filters(
+    place: Workplace, local_cluster: SlurmCluster
+) -> None:
+    preset = place.home / "site.toml"
+    preset.write_text(
+        'partition = "urgent"\ntime = "0-02:00:00"\nsetup = ["module load CUDA"]\n\n[sbatch]\nnice = 7\n\n'
+        '[environment]\nSITE = "x"\n'
+    )
+    shell = {
+        "SBATCH_PARTITION": "normal", "SBATCH_JOB_NAME": "other", "BASH_FUNC_module%%": '() { echo "module $2"\n}',
+    }  # fmt: skip
+    flags = ("--preset", str(preset), "--exclude", "n2", "--sbatch", "mail-type=END", "--mem", "0")
+    dry = place.do([w for w in place.launch_argv(*flags, "--dry-run", settings=LONG) if w != "--json"], **shell).out
+    assert "partition = normal, from SBATCH_PARTITION of this shell" in dry
+    said = place.launch(*flags, settings=LONG, **shell, **FILTERS)
+    assert said.status == 0, said.err
+    job = said.json["job"]["job_id"]
+    assert said.json["job"]["name"] == "fashiondist"
+    facts = output("scontrol", "show", "job", job)
+    for words in ("Partition=normal", "TimeLimit=02:00:00", "ExcNodeList=n2", "Nice=7", "MailType=END"):
+        assert words in facts, facts
+    place.wait_for_steps(place.run(), steps=2)
+    assert "module CUDA" in (place.run() / "logs" / f"{job}_0_log.out").read_text()
+    # What a user's shell filters, or which cluster it prefers, changes nothing that we believe.
+    assert state(place, **FILTERS)[0] == "running"
+    assert place.launch(*flags, settings=LONG, **shell, **FILTERS).json["outcome"] == "active"
+    # Whoever asks by the job's id is answered.
+    asked = ["runuser", "-u", "nobody", "--", "squeue", "--all", "--noheader", "--format=%T", f"--jobs={job}"]
+    assert os.geteuid() != 0 or output(*asked) == "RUNNING"
+    # Suspended is neither running nor failed; a job of another cluster is known there alone.
+    output("scontrol", "suspend", job)
+    until(lambda: state(place) == ("suspended", "suspended by Slurm; it goes on when Slurm lets it"), "it is suspended")
+    output("scontrol", "resume", job)
+    until(lambda: state(place)[0] == "running", "it goes on")
+    elsewhere = {"SLURM_CLUSTER_NAME": "another"}
+    found, words = state(place, **elsewhere)
+    assert found == "running" and words.startswith("on cluster fashiondist, which alone knows")
+    said = place.launch(*flags, settings=LONG, **shell, **elsewhere)
+    assert said.json["outcome"] == "active" and slurm.queue(name=place.run().name)[0].job_id == job
+
+
+def test_what_sbatch_refuses_is_told_with_its_line_and_leaves_nothing(
+    place: Workplace, local_cluster: SlurmCluster
+) -> None:
+    preset = place.home / "site.toml"
+    for text, words, line in (
+        ('[sbatch]\nno-such-option = "1"\n', "unrecognized option", "no-such-option = 1 ({}, line 2)"),
+        ('\ngres = "gpu:a100:4"\n', "(gres)", "gres = gpu:a100:4 ({}, line 2)"),
+    ):
+        preset.write_text(text)
+        said = place.launch("--preset", str(preset), settings=("train.batch_size=64",))
+        assert said.status == 2 and words in said.err and line.format(preset) in said.err, said.err
+        assert said.err.count("\n") == 1
+    said = place.launch("--gpus-per-node", "1", "--gres", "gpu:1")
+    assert said.status == 2 and "gpus_per_node and gres say the same in two ways" in said.err
+    preset.write_text('setup = ["true", "no-such-command --x"]\n')
+    said = place.launch("--preset", str(preset), "--wait")
+    assert said.status == 1 and "a setup line failed with status 127: no-such-command --x" in said.out, said.out
+
+
+def test_a_silent_controller_is_told_and_nothing_is_trained_or_submitted(
+    place: Workplace, local_cluster: SlurmCluster
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can stop the controller")
+    place.launch(settings=LONG)
+    run = place.run()
+    place.wait_for_steps(run)
+    pid = int((Path(os.environ["SLURM_CONF"]).parent / "run" / "slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found, words = state(place)
+        assert found == "running" and re.match(r"Slurm does not answer \(.*\); this is what its files say", words)
+        argv = [word if word != "slurm" else "auto" for word in place.launch_argv("--nodes", "2", settings=LONG)]
+        said = place.do(argv)
+        assert said.status == 1 and "Slurm does not answer" in said.err and "nothing was submitted" in said.err
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert place.runs == [run] and len(read(run / "attempts.json")["attempts"]) == 1
+    until(lambda: state(place)[0] == "running", "Slurm answers again")
