@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,3 +40,15 @@ def _shared(folder: Path) -> list[Path]:
     """The working folder (HOME/runs/RUN/logs) and the code, at the same places inside as outside."""
     home, code = folder.absolute().parents[2], Path(__file__).parents[2]
     return [home, *([] if code.is_relative_to(home) else [code])]
+
+
+def requeue_file(folder: Path, job_id: str) -> Path:
+    """Made by a rank that has no scontrol at hand, looked for by the batch script."""
+    return folder / f"{job_id}_requeue"
+
+
+def after_ranks(folder: Path) -> str:
+    """Shell lines after srun: requeue the job for a rank in a container that asked for it, and keep srun's status."""
+    path = str(requeue_file(folder.absolute(), "JOB")).split("JOB")
+    wanted = f'{shlex.quote(path[0])}"$SLURM_JOB_ID"{shlex.quote(path[1])}'
+    return f'status=$?\nif [ -e {wanted} ]; then rm -f {wanted}; scontrol requeue "$SLURM_JOB_ID"; fi\nexit $status\n'

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +28,8 @@ from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
 
 EXIT_ORPHANED = 3
+EXTENDED_S = 60.0
+"""A time limit that has moved by less is the one that was known."""
 SAMPLE_BEATS = 3
 """Signs of life from one look at the node's figures to the next."""
 
@@ -55,6 +57,8 @@ class HeartbeatThread(threading.Thread):
         self._parent = int(os.environ.get("SUBMITIT_LOCAL_JOB_ID", os.getppid()))
         self._over = threading.Event()
         self._stop_at = float("inf")
+        self._ask_left: Callable[[], float | None] = lambda: 0.0
+        self._delay_s = 0.0
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
@@ -73,7 +77,7 @@ class HeartbeatThread(threading.Thread):
             if now - last > 3 * self._beat_s:
                 self._seen.clear()  # the whole job was suspended, and the peers with it
             last = now
-            if now > self._stop_at:
+            if now > self._stop_at and not self._is_extended():
                 self._stop_at = float("inf")
                 os.kill(os.getpid(), signal.SIGUSR2)
             self.beat()
@@ -88,9 +92,23 @@ class HeartbeatThread(threading.Thread):
         """No more signs of life: the rank's work is over."""
         self._over.set()
 
-    def stop_in(self, seconds: float | None) -> None:
-        """Send this process USR2 after that long; None is never."""
-        self._stop_at = float("inf") if seconds is None else time.monotonic() + seconds
+    def warn_before_limit(self, ask_left: Callable[[], float | None], delay_s: float) -> None:
+        """Send this process USR2 before the time limit, which is asked for again then, for it may have been extended.
+
+        Args:
+            ask_left: seconds to the limit; None without one.
+            delay_s: how long before.
+        """
+        self._ask_left, self._delay_s = ask_left, delay_s
+        left = ask_left()
+        self._stop_at = float("inf") if left is None else time.monotonic() + left - min(delay_s, left / 2)
+
+    def _is_extended(self) -> bool:
+        left = self._ask_left()
+        if left is not None and left - self._delay_s < EXTENDED_S:
+            return False
+        self._stop_at = float("inf") if left is None else time.monotonic() + left - self._delay_s
+        return True
 
     def beat(self) -> None:
         """Write this rank's sign of life now."""

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import re
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster import code_version, failures, job_record, machine, permissions, run_lock, slurm
+from fashion_dist.cluster import code_version, containers, failures, job_record, machine, permissions, run_lock, slurm
 from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within, signals_of_all
 from fashion_dist.cluster.job_record import JobRecord, LockOwner, RuntimeOptions
 from fashion_dist.cluster.rank_env import RankInfo, advertise_address, read_rank_info
@@ -129,7 +131,8 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     threads = set_threads(rank_info)
     heartbeat = HeartbeatThread(run, rank_info, owner, stalled_s=min(60.0, options.peer_timeout_s / 2))
     if rank_info.is_main and record is not None:
-        heartbeat.stop_in(_seconds_to_signal(rank_info, record))
+        # Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
+        heartbeat.warn_before_limit(functools.partial(_time_left, rank_info), record.resources.signal_delay_s)
     heartbeat.start()
     launched = record.code if record is not None else ""
     code = code_version.code_hash() if launched else ""
@@ -153,20 +156,16 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
         heartbeat.stop()
 
 
-def _seconds_to_signal(rank_info: RankInfo, record: JobRecord) -> float | None:
-    """How long this job may train before it has to save; None without a time limit.
-
-    Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
-    """
+def _time_left(rank_info: RankInfo) -> float | None:
+    """Seconds to this job's time limit, as an administrator may have moved it; None without one."""
     if rank_info.job.cluster == "local":
         return None
     try:
         entries = slurm.queue(job_ids=[rank_info.job.job_id])
     except RunError as error:
-        print(f"the time limit is unknown: {error}", file=sys.stderr, flush=True)
-        return None
-    left_s = entries[0].left_s if entries else None
-    return None if left_s is None else left_s - min(record.resources.signal_delay_s, left_s / 2)
+        print(f"the time limit is the one that the job began with: {error}", file=sys.stderr, flush=True)
+        return _left_by_clock(os.environ)
+    return entries[0].left_s if entries else 0.0
 
 
 def set_threads(rank_info: RankInfo) -> int:
@@ -332,6 +331,11 @@ def _leave(run: RunDir, rank_info: RankInfo, owner: LockOwner, options: RuntimeO
     try:
         slurm.requeue(rank_info.job.job_id)
     except RunError as error:
+        record = JobRecord.read(run)
+        if record is not None and record.resources.container and shutil.which("scontrol") is None:
+            # The batch script runs outside of the container, and requeues the job once we have ended.
+            containers.requeue_file(Path(record.logs or run.logs), os.environ["SLURM_JOB_ID"]).touch()
+            return
         raise RunError(f"the job could not requeue itself ({error}); launch again to go on") from None
 
 
@@ -345,22 +349,47 @@ def _why_stopped(run: RunDir, rank_info: RankInfo, owner: LockOwner) -> job_reco
     signals = signals_of_all(run, owner.attempt, rank_info.world_size)
     if rank_info.job.cluster == "local":
         return "time limit" if signals == {"SIGUSR2"} else "cancelled"
-    entries = slurm.queue(job_ids=[rank_info.job.job_id])
+    record = JobRecord.read(run)
+    delay_s = record.resources.signal_delay_s if record is not None else 120
+    try:
+        entries = slurm.queue(job_ids=[rank_info.job.job_id])
+        facts = slurm.ask(["scontrol", "show", "job", rank_info.job.job_id]) if entries else ""
+    except RunError as error:
+        print(f"the signals are taken for what they say, for {error}", file=sys.stderr, flush=True)
+        return why_stopped(signals, _left_by_clock(os.environ), delay_s)
     if not entries or entries[0].status == "gone":
         return "cancelled"
-    facts = slurm.ask(["scontrol", "show", "job", rank_info.job.job_id])
+    return why_stopped(signals, entries[0].left_s, delay_s, facts, rank_info.restart)
+
+
+def why_stopped(
+    signals: set[str], left_s: float | None, delay_s: float, facts: str = "", restart: int = 0
+) -> job_record.End:
+    """What ended a start of a job that Slurm still knows.
+
+    Args:
+        signals: that any rank got: USR2 is a warning, TERM the end.
+        left_s: until the time limit; None without one, 0 once it has passed.
+        delay_s: how long before the limit Slurm warns.
+        facts: what `scontrol show job` says.
+        restart: how often this start had been requeued.
+    """
     restarts = re.search(r"Restarts=(\d+)", facts)
-    if restarts is not None and int(restarts[1]) > rank_info.restart:
+    if restarts is not None and int(restarts[1]) > restart:
         return "requeued"  # by an administrator or Slurm itself, while this start is still ending
     preempted = re.search(r"PreemptTime=(\S+)", facts)
     if preempted is not None and preempted[1] not in ("None", "Unknown"):
         return "pre-empted"
-    record = JobRecord.read(run)
-    delay_s = record.resources.signal_delay_s if record is not None else 120
-    left_s = entries[0].left_s
+    if "SIGTERM" in signals and (left_s is None or left_s > 0):
+        return "cancelled"  # a limit sends TERM when nothing is left, so this one is a person's
     if left_s is not None and left_s <= delay_s + 60:
         return "time limit"
     return "pre-empted" if "SIGUSR2" in signals else "cancelled"
+
+
+def _left_by_clock(environment: Mapping[str, str]) -> float | None:
+    end = environment.get("SLURM_JOB_END_TIME", "")
+    return max(0.0, int(end) - time.time()) if end.isdigit() else None
 
 
 def _fail(run: RunDir, owner: LockOwner, failure: failures.Failure) -> None:

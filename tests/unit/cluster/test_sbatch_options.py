@@ -214,6 +214,14 @@ def test_ranks_run_in_a_container(tmp_path: Path) -> None:
     assert words[:5] == ["apptainer", "exec", "--nv", "--bind", str(tmp_path)]
     assert words[-4:] == ["/images/torch.sif", "python3", "-u", "-P"] and containers.srun_arguments(image, logs) == []
     assert "--nv" not in containers.command(dataclasses.replace(image, gpus_per_node=0), logs, ["python"])
+    text = submitit_executor.script(image, logs, "x", "").partition("# command\n")[2]
+    logs.mkdir(parents=True)
+    (logs / "7_requeue").touch()  # as a rank does that has no scontrol
+    done = subprocess.run(
+        ["bash", "-c", f"srun() {{ return 4; }}; scontrol() {{ echo scontrol $*; }}\n{text}"], check=False,
+        env={"SLURM_JOB_ID": "7", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "scontrol requeue 7\n") and not (logs / "7_requeue").exists()
     pyxis = Resources(container="pyxis:nvcr.io#nvidia/pytorch:25.01-py3", container_python="python")
     text = submitit_executor.script(pyxis, logs, "x", "")
     assert "--container-image=nvcr.io#nvidia/pytorch:25.01-py3" in text

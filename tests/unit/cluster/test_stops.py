@@ -1,0 +1,87 @@
+"""What the signals at a job's end meant, time limits that move, and host lists without scontrol."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fashion_dist.cluster import heartbeat
+from fashion_dist.cluster.heartbeat import HeartbeatThread
+from fashion_dist.cluster.job_record import LockOwner
+from fashion_dist.cluster.rank_env import RankInfo, expand_hosts
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.cluster.worker import why_stopped
+from fashion_dist.paths import RunDir
+
+USR2, TERM = "SIGUSR2", "SIGTERM"
+QUIET = "JobId=7 Restarts=0 PreemptTime=None"
+
+
+@pytest.mark.parametrize(
+    ("signals", "left_s", "facts", "restart", "end"),
+    [
+        ({USR2}, 110, QUIET, 0, "time limit"),
+        ({USR2, TERM}, 0, QUIET, 0, "time limit"),
+        ({TERM}, 0, QUIET, 0, "time limit"),  # the warning got lost
+        ({TERM}, 165, QUIET, 0, "cancelled"),  # in the last minutes before the limit
+        ({TERM}, 1, QUIET, 0, "cancelled"),
+        ({USR2, TERM}, 60, QUIET, 0, "cancelled"),  # while it saved before its limit
+        ({TERM}, None, QUIET, 0, "cancelled"),
+        ({USR2}, 3000, QUIET, 0, "pre-empted"),
+        ({USR2}, None, QUIET, 0, "pre-empted"),
+        ({TERM}, 3000, "Restarts=0 PreemptTime=2026-11-27T09:07:19", 0, "pre-empted"),
+        ({TERM}, 100, "Restarts=1 PreemptTime=None", 0, "requeued"),
+        ({TERM}, 100, "Restarts=1 PreemptTime=None", 1, "cancelled"),
+        ({USR2}, 100, "", 0, "time limit"),  # where there is no Slurm to ask
+    ],
+)
+def test_what_is_cancelled_stays_so_and_what_is_stopped_goes_on(
+    signals: set[str], left_s: float | None, facts: str, restart: int, end: str
+) -> None:
+    assert why_stopped(signals, left_s, 120, facts, restart) == end
+
+
+def test_a_limit_that_was_extended_is_asked_again_before_the_nodes_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(heartbeat.os, "kill", lambda _pid, number: sent.append(number))
+    job = JobRef("slurm", "7")
+    thread = HeartbeatThread(RunDir(tmp_path), RankInfo(1, 2, 1, 2, 0, 1, job), LockOwner(job, 0, 1, "h"), beat_s=0.02)
+    answers = [0.1, 500.0, 0.3]  # at the start, extended, and in the end
+    asked: list[float] = []
+
+    def left() -> float:
+        asked.append(answers[min(len(asked), 2)])
+        return asked[-1]
+
+    thread.warn_before_limit(left, 10)
+    thread.start()
+    until = time.monotonic() + 10
+    while len(asked) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert asked == [0.1, 500.0] and sent == []
+    thread._stop_at = 0.0
+    while not sent and time.monotonic() < until:
+        time.sleep(0.01)
+    thread.stop()
+    assert sent == [signal.SIGUSR2] and os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-3,7],m1", ["n1", "n2", "n3", "n7", "m1"]),
+        ("gpu-a[08-11].site", ["gpu-a08.site", "gpu-a09.site", "gpu-a10.site", "gpu-a11.site"]),
+        ("r[1-2]n[01,3]", ["r1n01", "r1n3", "r2n01", "r2n3"]),
+        ("n[098-101]", ["n098", "n099", "n100", "n101"]),
+    ],
+)
+def test_a_host_list_is_expanded_as_scontrol_does(text: str, hosts: list[str]) -> None:
+    assert expand_hosts(text) == hosts
