@@ -126,6 +126,38 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
+FILESYSTEM_S = 60.0
+"""How long a network filesystem may go on to say that a file is not there, which another node has made: NFS remembers
+a miss for 30 s, and up to 60."""
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names in a folder; none where it is not there.
+
+    To list a folder asks the server, while looking for a name that is not there yet leaves the miss behind: so who
+    waits for a file lists, and opens it when it is listed.
+    """
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 - names are all that is wanted
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def await_file(path: Path, timeout_s: float, poll_s: float = 0.05) -> bool:
+    """Wait until another process has made a file or a folder, and until it can be opened here; False if it is late."""
+    deadline = time.monotonic() + timeout_s
+    while path.name not in names_in(path.parent):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(poll_s)
+    deadline = max(deadline, time.monotonic() + FILESYSTEM_S)
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(poll_s)
+    return True
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line; a torn one, or one with NaN in it, is passed over."""
     try:

@@ -241,9 +241,9 @@ class Home:
         """
         chosen = Path(home or os.environ.get("FASHION_DIST_HOME") or "workspace").expanduser().absolute()
         text = str(chosen)
-        if not text.isprintable() or "%" in text:
-            # Slurm and submitit expand % in file names, and values reach #SBATCH lines.
-            raise ConfigError(f"the working folder {text!r} may not have a % or a control character in its path")
+        if not text.isprintable() or "%" in text or "\\" in text:
+            # Slurm and submitit expand % in file names, \\ keeps Slurm from it, and values reach #SBATCH lines.
+            raise ConfigError(f"the working folder {text!r} may not have a %, \\ or control character in its path")
         found = shards or os.environ.get("FASHION_DIST_SHARDS")
         return cls(chosen, Path(found).expanduser().absolute() if found else None)
 

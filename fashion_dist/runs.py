@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import tasks
@@ -191,7 +192,11 @@ def open_folder(folder: RunDir, *, strict: bool = True, moved: Home | None = Non
     if strict:
         require_none_gone(folder, gone)
     made = read_facts(folder)
-    shard_set = ShardSet.open(moved.shard_set(config.dataset) if moved is not None else made.shard_set)
+    path = moved.shard_set(config.dataset) if moved is not None else Path(made.shard_set)
+    here = folder.home.shard_set(config.dataset)
+    if moved is None and not path.is_dir() and here.is_dir():
+        path = here  # the working folder was moved or copied, and the set with it; its hash is looked at below
+    shard_set = ShardSet.open(path)
     if shard_set.data_hash != made.data_hash:
         raise CheckpointError(
             f"{shard_set.path} has changed since run {folder.run_id} was made; launch the task again for a run on it"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.io import parse_dataclass, read_object, write_json
+from fashion_dist.io import names_in, parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
 from shards.errors import InputError
 from shards.safe_io import open_regular
@@ -182,6 +182,8 @@ def read_log(folder: Path, job: JobRef, attempt: int, problems: list[str]) -> Jo
     """
     path = folder / f"{job.job_id}_0_log.err"
     try:
+        if path.name not in names_in(folder):  # a miss would be remembered
+            raise FileNotFoundError(path)
         with os.fdopen(open_regular(path), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             text = file.read(_TAIL).decode(errors="replace")

@@ -24,7 +24,7 @@ from fashion_dist.cluster import failures
 from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
-from fashion_dist.io import read_json, write_json
+from fashion_dist.io import names_in, read_json, write_json
 from fashion_dist.paths import RunDir
 
 EXIT_ORPHANED = 3
@@ -147,8 +147,10 @@ class HeartbeatThread(threading.Thread):
             os._exit(EXIT_ORPHANED)
 
     def _look_at_peers(self, now: float) -> None:
+        there = names_in(self._run.heartbeats)
         for rank in range(self._rank_info.world_size):
-            values = read_json(self._run.heartbeat(rank))
+            path = self._run.heartbeat(rank)
+            values = read_json(path) if path.name in there else {}
             if values.get("attempt") != self._owner.attempt or rank in self._named:
                 continue
             beat, since = self._seen.get(rank, (-1, now))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -130,6 +130,7 @@ class Attempt:
         goes_on: whether the scheduler is to make another one.
         ended: Unix time.
         cpu_s: of all ranks.
+        versions: of torch and torchvision.
     """
 
     attempt: int
@@ -147,6 +148,18 @@ class Attempt:
     goes_on: bool = False
     ended: float | None = None
     cpu_s: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def changed_versions(starts: Sequence[Attempt]) -> str:
+    """What the last start runs with that the one before did not; empty where nothing changed or is known."""
+    if len(starts) < 2:
+        return ""
+    before, now = starts[-2].versions, starts[-1].versions
+    changed = [
+        f"{name} {before[name]} -> {now[name]}" for name in before if now.get(name, before[name]) != before[name]
+    ]
+    return f"other versions than the start before: {', '.join(changed)}" if changed else ""
 
 
 def attempts(run: RunDir) -> list[Attempt]:

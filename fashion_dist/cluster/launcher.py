@@ -29,7 +29,7 @@ from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_view
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.errors import ConfigError, RunError, unknown
 from fashion_dist.io import read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import platform
 import re
 import time
@@ -24,6 +26,15 @@ def hardware() -> str:
     name = _field(_CPUINFO, "model name") or platform.machine()
     parts.append(f"{cores} core{'s' * (cores != 1)} of {name}")
     return ", ".join(parts)
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers; read without importing it."""
+    found = {}
+    for name in ("torch", "torchvision"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _field(path: Path, name: str) -> str:

@@ -16,7 +16,7 @@ from fashion_dist.cluster.job_record import Attempt, JobRecord, LockOwner
 from fashion_dist.cluster.queue_view import QueueView
 from fashion_dist.cluster.slurm import JobRef, JobStatus
 from fashion_dist.errors import InputError
-from fashion_dist.io import read_object
+from fashion_dist.io import names_in, read_object
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
 
@@ -84,16 +84,21 @@ class RunSnapshot:
                 problems.append(str(error))
                 return None
 
-        config = of(lambda: _read_config(run)) or {}
-        record = of(lambda: JobRecord.read(run))
-        progress = of(lambda: RunState.load(run.state))
-        attempts = tuple(of(lambda: job_record.attempts(run)) or ())
-        owner = of(lambda: LockOwner.read(run))
+        try:
+            there = names_in(run.path)
+        except OSError:  # closed to this user, as what is in it is
+            there = {path.name for path in (run.config, run.job, run.state, run.attempts, run.lock)}
+        config = (of(lambda: _read_config(run)) if run.config.name in there else None) or {}
+        record = of(lambda: JobRecord.read(run)) if run.job.name in there else None
+        progress = of(lambda: RunState.load(run.state)) if run.state.name in there else None
+        attempts = tuple((of(lambda: job_record.attempts(run)) if run.attempts.name in there else None) or ())
+        owner = of(lambda: LockOwner.read(run)) if run.lock.name in there else None
         made = cls(run, config, record, progress, attempts, owner, problems=tuple(problems))
         if problems or (progress is not None and progress.state == "done"):
             return made
         unread: list[str] = []
-        reports = tuple(failures.read(run, attempts[-1].attempt, unread)) if attempts else ()
+        has_reports = attempts and run.errors.name in there
+        reports = tuple(failures.read(run, attempts[-1].attempt, unread)) if has_reports else ()
         logs = {job: failures.read_log(made.logs_of(job), job, made.attempt_of(job), unread) for job in made.jobs}
         return cls(run, config, record, progress, attempts, owner, reports, logs, (), tuple(unread))
 

@@ -36,6 +36,7 @@ class RunView:
         left_s: estimated seconds to the end of training; None while unknown.
         config: its settings under dotted keys.
         log: where the cause of a failure can be read on.
+        hardware: of its last start, in words.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class RunView:
     left_s: float | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     log: Path | None = None
+    hardware: str = ""
 
     @classmethod
     def of(cls, snapshot: RunSnapshot, queue: QueueView) -> RunView:
@@ -62,6 +64,7 @@ class RunView:
             snapshot.run.run_id, config.get("task", ""), status.state, status.message, status.hint, status.cause,
             status.job, status.job_status, snapshot.last.nodes if snapshot.last is not None else "",
             len(snapshot.attempts), progress, _left_s(progress, config), _flat(config), status.log,
+            snapshot.last.hardware if snapshot.last is not None else "",
         )  # fmt: skip
 
     @property

@@ -31,7 +31,7 @@ from fashion_dist.cluster.job_environment import job_environment
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import write_json
+from fashion_dist.io import names_in, write_json
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -419,7 +419,7 @@ def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
     """
     paths = JobPaths(folder, job_id)
     deadline = time.monotonic() + wait_s
-    while not paths.result_pickle.exists():
+    while paths.result_pickle.name not in names_in(folder):
         state = slurm.accounting([job_id]).get(job_id, "")
         if time.monotonic() > deadline or state in ("FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL"):
             raise RunError(f"task {job_id} left no result ({state or 'gone'}); its log is {paths.stderr}")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist.cluster import code_version, containers, failures, job_record, machine, permissions, run_lock, slurm
+from fashion_dist.cluster.gpu_check import require_gpu
 from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within, signals_of_all
 from fashion_dist.cluster.job_record import JobRecord, LockOwner, RuntimeOptions
 from fashion_dist.cluster.rank_env import RankInfo, advertise_address, read_rank_info
@@ -200,6 +201,8 @@ def _enter(run: RunDir, rank_info: RankInfo, timeout_s: float) -> LockOwner:
     """Rank 0 takes the lock and numbers the attempt; the others wait for that."""
     if not rank_info.is_main:
         return run_lock.await_owner(run, rank_info.job, rank_info.restart, timeout_s)
+    for folder in (run.heartbeats, run.rendezvous(1).parent):
+        folder.mkdir(exist_ok=True)  # before the others look
     attempt = len(job_record.attempts(run)) + 1
     owner = run_lock.acquire(run, rank_info.job, rank_info.restart, attempt)
     print(failures.start_mark(attempt), file=sys.stderr, flush=True)
@@ -208,9 +211,12 @@ def _enter(run: RunDir, rank_info: RankInfo, timeout_s: float) -> LockOwner:
         {
             "attempt": attempt, "job": rank_info.job.to_json(), "restart": rank_info.restart, "host": owner.host,
             "nodes": rank_info.node_list or owner.host, "ranks": rank_info.world_size, "node_count": rank_info.nodes,
-            "hardware": machine.hardware(),
+            "hardware": machine.hardware(), "versions": machine.versions(),
         },
     )  # fmt: skip
+    if changed := job_record.changed_versions(job_record.attempts(run)):
+        print(changed, file=sys.stderr, flush=True)
+        job_record.note_attempt(run, attempt, changed)
     _forget_peers(run)
     return owner
 
@@ -252,6 +258,7 @@ def _train(
     from fashion_dist.train.trainer import Trainer, build_model
 
     import_late()
+    require_gpu(record.resources.gpus if record is not None else 0)
     startup.record_phase("imports")
     opened = open_folder(run)
     require_weights(opened)
@@ -283,7 +290,8 @@ def _train(
         startup.record_phase("process group")
         note = code_version.difference(record.code, dist.gather(code)) if record is not None and code else ""
         if note and rank_info.is_main:
-            job_record.note_attempt(run, owner.attempt, note)
+            before = job_record.attempts(run)[-1].note
+            job_record.note_attempt(run, owner.attempt, "; ".join(filter(None, [before, note])))
         loader = loader_options(options, threads)
         trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)

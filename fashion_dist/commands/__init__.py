@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "predict a split with a run's best weights, on this machine",
     "report": "everything about runs on one page",
     "compare": "two runs on the same images",
+    "clean": "remove old checkpoints, or whole runs and sweeps",
     "sync": "runs to Weights & Biases, from a machine with network",
     "demo": "all of it on drawn garments, in minutes",
 }

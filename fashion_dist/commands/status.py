@@ -18,6 +18,7 @@ from fashion_dist import cli
 from fashion_dist.monitor import overview
 from fashion_dist.monitor.overview import Overview
 from fashion_dist.paths import Home
+from shards import program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Args(cli.CommonArgs):
     """Look again every two seconds, until nothing waits or runs."""
     cancel: bool = False
     """End the jobs of the named runs and sweeps; they save a checkpoint, and launching again goes on."""
+    disk: bool = False
+    """What lies where in the working folder, how large, and what is free."""
     state: str = ""
     """Only runs in this state."""
     task: str = ""
@@ -44,6 +47,8 @@ def main(args: Args) -> cli.Result:
     """Show or cancel."""
     home = Home.find(args.home)
     named, sweeps = overview.find(home, args.runs)
+    if args.disk:
+        return _disk(home)
     if args.cancel:
         return overview.cancel(named, sweeps)
     chosen = bool(args.runs)
@@ -68,3 +73,16 @@ def main(args: Args) -> cli.Result:
     ended += [trial.view.state in ("done", "pruned") for view in seen.sweeps for trial in view.trials if chosen]
     data = {"runs": [view.to_json() for view in seen.runs], "sweeps": [view.to_json() for view in seen.sweeps]}
     return cli.Result("", text=text, data=data, exit_status=int(args.watch and not all(ended)))
+
+
+def _disk(home: Home) -> cli.Result:
+    from fashion_dist.monitor import disk
+
+    rows = [*disk.usage(home), *((str(path), *disk.size_of(path)) for path in disk.staged())]
+    old = disk.checkpoints_share(home)
+    lines = [f"{disk.human(size):>10}  {files:>8,} files  {what}" for what, size, files in rows]
+    lines.append(f"{disk.human(sum(size for _, size, _ in rows))} in {home.path}; {disk.free(home.path)}")
+    clean = program.command("clean")
+    lines += [f"{disk.human(old)} are old checkpoints and copies: {clean} RUN --keep-best removes them"] if old else []
+    places = [{"what": what, "bytes": size, "files": files} for what, size, files in rows]
+    return cli.Result("", text="\n".join(lines), data={"places": places, "old_bytes": old})

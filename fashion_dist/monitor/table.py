@@ -136,6 +136,8 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
         rows.append(
             ("job", f"{view.job}, {view.attempts} start{'s' * (view.attempts != 1)}, nodes {view.nodes or '-'}")
         )
+    if view.hardware:
+        rows.append(("hardware", view.hardware))
     rows += _curves(run, p.best.get("metric", ""), width)
     rows.append(("folder", str(run.path)))
     rows += [(name, str(path)) for name, path in _files(run).items()]

@@ -21,6 +21,7 @@ from fashion_dist.cluster.launcher import RunSpec, make_folder, write_run
 from fashion_dist.cluster.rank_env import RankInfo, read_rank_info
 from fashion_dist.cluster.worker import END_S, TrainJob, run_worker
 from fashion_dist.errors import InputError, RunBusyError, RunError
+from fashion_dist.io import names_in
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
@@ -99,13 +100,15 @@ def enter(sweep: Sweep, number: int, rank_info: RankInfo) -> RunDir | None:
 
 def _await_main(sweep: Sweep, number: int, rank_info: RankInfo, timeout_s: float) -> RunDir | None:
     deadline = time.monotonic() + timeout_s
+    made, runs = sweep.folder.trial(number), sweep.folder.home.runs
     while True:
-        trial = sweep.trial(number)
-        if trial is not None:
-            run = sweep.run_of(trial)
-            if is_over(sweep, number, run):
+        known = sweep.trials[number] is not None or made.name in names_in(made.parent)
+        trial = sweep.trial(number) if known else None
+        if trial is not None and (run := sweep.run_of(trial)).run_id in names_in(runs):
+            names = names_in(run.path)
+            if run.state.name in names and is_over(sweep, number, run):
                 return None
-            record = JobRecord.read(run)
+            record = JobRecord.read(run) if run.job.name in names else None
             if record is not None and record.job == rank_info.job:
                 return run
         if time.monotonic() > deadline:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from fashion_dist.cluster.queue_view import QueueView, Scheduler
 from fashion_dist.cluster.run_snapshot import STATES, RunSnapshot, derive_status
 from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.io import parse_dataclass, read_object
+from fashion_dist.io import names_in, parse_dataclass, read_object
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import decisions
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
@@ -133,7 +132,8 @@ def read_sweep_view(
     sweep, arrays = Sweep.read(folder), read_arrays(folder)
     trials = [sweep.trial(number) for number in range(len(sweep.trials))]
     runs = [sweep.run_of(trial) for trial in trials if trial is not None]
-    new = [run for run in runs if run.run_id not in (known or {}) and os.path.isdir(run.path)]  # noqa: PTH112 - also of a folder that is closed
+    there = names_in(folder.home.runs)
+    new = [run for run in runs if run.run_id not in (known or {}) and run.run_id in there]
     views = {**(known or {}), **{view.run_id: view for view in read_run_views(new, scheduler)}}
     last = {number: array for array in arrays for number in array.numbers if number < len(trials)}
     jobs = {number: job for number, array in last.items() if (job := array.job_of(number)) is not None}

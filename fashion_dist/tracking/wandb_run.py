@@ -18,12 +18,15 @@ import math
 import netrc
 import os
 import re
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
@@ -90,6 +93,11 @@ def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -
     mode = allowed_mode(mode)
     if mode == "off":
         return None
+    if mode == "online" and not (server := _server()).answers():
+        logger.warning(
+            "W&B at %s cannot be reached from here; this start is offline, fashion-dist sync sends it", server
+        )
+        mode = "offline"
     try:
         feed = WandbRun.open(run, config, mode, group, run.path)
         for point in read_metrics(run.metrics):  # offline, what the lost attempt's folder had; online, what got lost
@@ -98,6 +106,42 @@ def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -
     except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
         logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
         return None
+
+
+REACH_S = 0.8
+"""Longest wait for W&B's server; on a node without a network its own client waits 90 s, and peers with it."""
+
+
+@dataclass(frozen=True)
+class _Server:
+    """Where W&B's client connects to: the server, or the proxy before it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def answers(self) -> bool:
+        """Whether something listens there; looking the name up may hang as well, so a thread does both."""
+        reached: list[bool] = []
+
+        def connect() -> None:
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), REACH_S):
+                reached.append(True)
+
+        thread = threading.Thread(target=connect, name="reach W&B", daemon=True)
+        thread.start()
+        thread.join(REACH_S)
+        return bool(reached)
+
+
+def _server() -> _Server:
+    url = urlparse(os.environ.get("WANDB_BASE_URL") or _client().Settings().base_url)
+    proxy = getproxies().get(url.scheme, "")
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlparse(proxy if "://" in proxy else f"http://{proxy}")
+    return _Server(url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
 
 
 def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pictures: Mapping[str, Path]) -> bool:

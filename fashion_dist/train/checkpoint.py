@@ -33,7 +33,7 @@ import torch
 
 from fashion_dist.config import Config
 from fashion_dist.errors import CheckpointError, InputError
-from fashion_dist.io import parse_dataclass, read_object
+from fashion_dist.io import FILESYSTEM_S, await_file, parse_dataclass, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.runs import differences, parse_config
 from shards.safe_io import create, read_regular, refuse_link, remove_folder
@@ -151,6 +151,26 @@ class Checkpoints:
             if _LEFTOVER.fullmatch(leftover.name):
                 _remove(leftover)
 
+    def load_as_told(
+        self, mine: tuple[Saved, dict[str, Any]] | None, told: str | None, map_location: str | torch.device
+    ) -> tuple[Saved, dict[str, Any]] | None:
+        """The checkpoint that rank 0 found, on every rank: no other looks for what may not be there.
+
+        Args:
+            mine: what this rank has loaded, which is rank 0's.
+            told: the name of rank 0's; None where it found none.
+            map_location: see `load`.
+
+        Raises:
+            CheckpointError: it cannot be read here.
+        """
+        if mine is not None or told is None:
+            return mine
+        folder = self.folder / told
+        if not (await_file(self.folder, FILESYSTEM_S) and await_file(folder, FILESYSTEM_S)):
+            raise CheckpointError(f"checkpoint {folder}, which rank 0 has loaded, is not there for this rank")
+        return _load(folder, map_location)
+
     def load(self, name: str = "step", map_location: str | torch.device = "cpu") -> tuple[Saved, dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None without any.
 
@@ -227,6 +247,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def _write_error(path: Path, size: int, error: OSError | InputError) -> CheckpointError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno == errno.EDQUOT:
+        return CheckpointError(
+            f"your quota is used up at checkpoint {path}: {size:,} bytes needed; the one before is intact"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return CheckpointError(f"no space for checkpoint {path}: {size:,} bytes needed; the one before is intact")
     return CheckpointError(f"checkpoint {path} ({size:,} bytes) could not be written: {error}")

@@ -18,7 +18,6 @@ import json
 import math
 import secrets
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,7 +30,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from fashion_dist.errors import RunError
-from fashion_dist.io import read_own, write_private
+from fashion_dist.io import await_file, read_own, write_private
 from fashion_dist.train.sealed_store import SealedStore, listen
 
 if TYPE_CHECKING:
@@ -161,10 +160,6 @@ class ProcessGroup:
         self._asked = (work, tensor)
         return answer
 
-    def all_ranks_equal(self, text: str) -> bool:
-        """Whether every rank passed the same text."""
-        return len(set(self.gather(text))) == 1
-
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self._control is not None:
@@ -271,13 +266,8 @@ def _open_store(world: World, rendezvous: Path, address: str, timeout: timedelta
         rendezvous.parent.mkdir(parents=True, exist_ok=True)
         write_private(rendezvous, json.dumps({"address": address, "port": store.port, "secret": secret.hex()}))
         return SealedStore(store, secret), secret
-    deadline = time.monotonic() + timeout.total_seconds()
-    while not rendezvous.is_file():
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"rank {world.rank}: rank 0 did not start within {timeout.total_seconds():.0f} s ({rendezvous})"
-            )
-        time.sleep(0.05)
+    if not await_file(rendezvous, timeout.total_seconds()):
+        raise RunError(f"rank {world.rank}: rank 0 did not start within {timeout.total_seconds():.0f} s ({rendezvous})")
     where = json.loads(read_own(rendezvous))
     store = TCPStore(where["address"], where["port"], world.world_size, is_master=False, timeout=timeout)
     secret = bytes.fromhex(where["secret"])

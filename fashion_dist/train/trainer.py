@@ -33,7 +33,7 @@ from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Columns, ExampleSet, Task, load
 from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
 from fashion_dist.train import inference
-from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.checkpoint import Checkpoints, Saved
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.mixup import mix_batch
 from fashion_dist.train.optim import learning_rate, set_learning_rate
@@ -388,19 +388,22 @@ class Trainer:
         """Take up the last whole checkpoint, if there is one.
 
         Raises:
-            CheckpointError: it is of another shard set or recipe, or the ranks do not see the same one.
+            CheckpointError: it is of another shard set or recipe, or rank 0's cannot be read on every rank.
         """
         if self.dist.world.is_main:
             self.checkpoints.clean()
-        self.dist.barrier()
-        found = self.checkpoints.load("step", self.device)
-        if not self.dist.all_ranks_equal(str(found and found[0].path.name)):
-            raise CheckpointError(f"{self.checkpoints.folder}: the ranks do not see the same last checkpoint")
+        found = self._load_checkpoint("step")
         if found is None:
             return
         saved, state = found
         saved.require_own(self.config, self.shard_set.data_hash)
         self.state.load_state_dict(state)
+
+    def _load_checkpoint(self, name: str) -> tuple[Saved, dict[str, Any]] | None:
+        """The last whole one, which rank 0 finds and names to the others."""
+        mine = self.checkpoints.load(name, self.device) if self.dist.world.is_main else None
+        told = self.dist.gather(mine[0].path.name if mine is not None else None)[0]
+        return self.checkpoints.load_as_told(mine, told, self.device)
 
     def load_best(self) -> None:
         """Give the evaluated model the best weights so far.
@@ -408,7 +411,7 @@ class Trainer:
         Raises:
             CheckpointError: there are none yet.
         """
-        found = self.checkpoints.load("best", self.device)
+        found = self._load_checkpoint("best")
         if found is None:
             raise CheckpointError(f"run {self.run.run_id} has no best weights yet in {self.checkpoints.folder}")
         self.state.evaluated_model().load_state_dict(found[1]["model"])

@@ -1,4 +1,4 @@
-"""What the signals at a job's end meant, time limits that move, and host lists without scontrol."""
+"""What the signals at a job's end meant, limits that move, hosts without scontrol, GPUs that are not there."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from fashion_dist.cluster import heartbeat
+from fashion_dist.cluster.gpu_check import require_gpu, why_unusable
 from fashion_dist.cluster.heartbeat import HeartbeatThread
-from fashion_dist.cluster.job_record import LockOwner
+from fashion_dist.cluster.job_record import Attempt, LockOwner, changed_versions
 from fashion_dist.cluster.rank_env import RankInfo, expand_hosts
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.cluster.worker import why_stopped
+from fashion_dist.errors import RunError
 from fashion_dist.paths import RunDir
 
 USR2, TERM = "SIGUSR2", "SIGTERM"
@@ -85,3 +87,43 @@ def test_a_limit_that_was_extended_is_asked_again_before_the_nodes_are_given_bac
 )
 def test_a_host_list_is_expanded_as_scontrol_does(text: str, hosts: list[str]) -> None:
     assert expand_hosts(text) == hosts
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "environment", "said", "words"),
+    [
+        (None, True, {}, "", "torch 2.14 is a build for CPUs"),
+        ("13.0", False, {}, "", "the node has no NVIDIA driver"),
+        ("13.0", False, {"APPTAINER_NAME": "x.sif"}, "", "Apptainer's --nv"),
+        ("13.0", True, {"CUDA_VISIBLE_DEVICES": ""}, "", "the scheduler gave this rank no device"),
+        (
+            "13.0",
+            True,
+            {},
+            "The NVIDIA driver on your system is too old (found version 12020). Please update",
+            "12020).",
+        ),
+        ("13.0", True, {"CUDA_VISIBLE_DEVICES": "0"}, "", "an older driver than that CUDA needs"),
+    ],
+)
+def test_why_a_gpu_cannot_be_used(
+    cuda: str | None, driver: bool, environment: dict[str, str], said: str, words: str
+) -> None:
+    found = why_unusable("2.14", cuda, environment, said, has_driver=driver)
+    assert words in found and "Please" not in found
+
+
+def test_gpus_that_were_asked_for_and_are_not_there_end_the_rank() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    require_gpu(0)
+    with pytest.raises(RunError, match=r"2 GPUs a node were asked for, and this rank on .* can use none: .*"):
+        require_gpu(2)
+
+
+def test_other_versions_than_before_are_told() -> None:
+    first, second = Attempt(1, versions={"torch": "2.14.1"}), Attempt(2, versions={"torch": "2.11.0"})
+    assert changed_versions([first, second]) == "other versions than the start before: torch 2.14.1 -> 2.11.0"
+    assert changed_versions([first, first]) == changed_versions([Attempt(1), first]) == changed_versions([first]) == ""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.deepfashion import RECIPE
+from fashion_dist.tracking import wandb_run
 from fashion_dist.tracking.metrics_log import MetricsLogger, read_metrics
 from fashion_dist.tracking.wandb_run import start_wandb
 
@@ -61,6 +66,35 @@ def test_a_resumed_run_has_each_step_once_and_a_torn_line_is_gone(tmp_path: Path
     points = read_metrics(run.metrics)
     assert [(p["step"], p["attempt"], p["loss"]) for p in points] == [(20, 1, 20.0), (40, 1, 40.0), (60, 2, 61.0)]
     assert len(run.metrics.read_text().splitlines()) == 3
+
+
+def test_a_server_that_drops_packets_costs_a_second_and_the_start_is_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port = server.getsockname()[1]
+        waiting = []
+        for _ in range(4):  # until the queue is full: from then on the kernel drops what asks for a connection
+            client = socket.socket()
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(("127.0.0.1", port))
+            waiting.append(client)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("WANDB_API_KEY", "local-" + "0" * 40)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        began = time.monotonic()
+        assert not wandb_run._server().answers()
+        assert 0.5 < time.monotonic() - began < 1.0 + 1.0
+        feed = start_wandb(run_dir(tmp_path), RECIPE, "auto")
+        assert feed is not None and feed.wandb.offline
+        feed.finish()
+        for client in waiting:
+            client.close()
+    assert caplog.text.count("cannot be reached") == 1
 
 
 def test_wandb_offline_gets_the_same_points(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""`clean` removes what is ours of what does not live; `status --disk` says what lies where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fashion_dist.cluster.job_record import JobRecord, LockOwner
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.commands import clean, status
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import OwnFiles
+from fashion_dist.paths import Home, RunDir
+
+
+def made(home: Path, name: str, state: str = "done", sweep: str = "") -> RunDir:
+    run = RunDir(home / "runs" / name)
+    for folder in ("step-00000010", "step-00000020", "best-00000020", ".step-00000030.abcdef"):
+        (run.checkpoints / folder).mkdir(parents=True)
+        (run.checkpoints / folder / "state.pt").write_bytes(b"x" * 10_000)
+    for path in (run.predictions("test") / "rank_0.parquet", run.logs / "1.err", run.code / "ab" / "x.py"):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    run.config.write_text('{"task": "clipart", "train": {"batch_size": 20}}')
+    run.metrics.write_text("{}\n")
+    run.state.write_text(json.dumps({"state": state, "attempt": 1}))
+    JobRecord("local", Resources(), job=JobRef("local", "1", os.uname().nodename, 5), sweep=sweep).write(run)
+    OwnFiles(run.submission).write("answers.csv", "a")
+    run.path.chmod(0o700)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_staged_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+
+
+def run_clean(home: Path, *names: str, **flags: object) -> dict[str, object]:
+    result = clean.main(clean.Args(home=str(home), runs=names, **flags))  # type: ignore[arg-type]
+    return {**result.data, "status": result.exit_status}
+
+
+def test_old_checkpoints_go_and_results_stay(tmp_path: Path) -> None:
+    run = made(tmp_path, "a")
+    dry = run_clean(tmp_path, "a", keep_best=True, dry_run=True)
+    assert (run.checkpoints / "step-00000010").is_dir()
+    found = run_clean(tmp_path, "a", keep_best=True)
+    assert found == dry and found["kept"] == {} and found["status"] == 0
+    assert [path.name for path in run.checkpoints.iterdir()] == ["best-00000020"]
+    assert not run.code.exists() and (run.predictions("test") / "rank_0.parquet").exists()
+    assert (run.submission / "answers.csv").exists() and run.metrics.exists()
+
+
+def test_what_is_not_ours_stays_and_is_named(tmp_path: Path) -> None:
+    run, elsewhere = made(tmp_path, "a"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.txt").write_text("x")
+    (run.path / "notes.txt").write_text("mine")
+    (run.submission / "mine.csv").write_text("mine")
+    (run.path / "wandb").symlink_to(elsewhere)
+    found = run_clean(tmp_path, "a")
+    assert found["kept"] == dict.fromkeys([str(run.path / "notes.txt"), str(run.submission / "mine.csv")], "not ours")
+    assert sorted(path.name for path in run.path.iterdir()) == ["notes.txt", "submission"]
+    assert (elsewhere / "thesis.txt").exists() and not (run.submission / "answers.csv").exists()
+    other = made(tmp_path, "b")
+    assert run_clean(tmp_path, "b")["kept"] == {} and not other.path.exists()
+
+
+def test_a_run_that_lives_stays(tmp_path: Path) -> None:
+    run = made(tmp_path, "a", "running")
+    me = JobRef.of_process(os.getpid())
+    JobRecord("local", Resources(), job=me).write(run)
+    found = run_clean(tmp_path, "a")
+    assert found["status"] == 1 and "its job may live" in str(found["kept"]) and run.metrics.exists()
+    held = made(tmp_path, "b")
+    gone = JobRef("local", "1", os.uname().nodename, 5)
+    held.lock.write_text(json.dumps(dataclasses.asdict(LockOwner(gone, 0, 1, "h"))))
+    assert "lock.json" in str(run_clean(tmp_path, "b")["kept"]) and held.metrics.exists()
+
+
+def test_only_what_is_old_and_only_when_asked(tmp_path: Path) -> None:
+    old, new = made(tmp_path, "old"), made(tmp_path, "new")
+    for path in (old.state, old.job, old.metrics):
+        os.utime(path, (0, time.time() - 40 * 86400))
+    found = run_clean(tmp_path, older=30)
+    assert not old.path.exists() and new.metrics.exists() and "changed 0.0 days ago" in str(found["kept"])
+    with pytest.raises(ConfigError, match="needs runs or sweeps"):
+        run_clean(tmp_path)
+    with pytest.raises(ConfigError, match="unknown run"):
+        run_clean(tmp_path, "x")
+
+
+def test_copies_on_this_machine_go_when_nothing_runs(tmp_path: Path) -> None:
+    made(tmp_path, "a")
+    copy = tmp_path / "tmp" / f"fashion-dist-{os.getuid()}" / ("0" * 16)
+    copy.mkdir(parents=True)
+    (copy / "x.tar").write_bytes(b"x")
+    run_clean(tmp_path, "a", keep_best=True)
+    assert not copy.exists()
+
+
+def test_status_says_what_lies_where(tmp_path: Path) -> None:
+    made(tmp_path, "a")
+    result = status.main(status.Args(home=str(tmp_path), disk=True))
+    assert result.data["places"][0]["what"] == "runs/a" and result.data["places"][0]["bytes"] > 40_000
+    assert 30_000 < result.data["old_bytes"] < 60_000
+    assert "free of" in result.text and "clean RUN --keep-best" in result.text and Home(tmp_path)
