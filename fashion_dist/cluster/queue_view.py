@@ -44,6 +44,10 @@ ASK_S = 10.0
 """Least time between two questions about the queue of whoever looks again and again."""
 
 
+LATE_S = 60.0
+"""How late accounting may know how a job ended."""
+
+
 class Scheduler:
     """Asks Slurm for many runs at once, by the ids of their jobs; answers are kept until `refresh`."""
 
@@ -51,6 +55,8 @@ class Scheduler:
         self._queue: dict[str, slurm.Queued] = {}
         self._asked: set[str] = set()
         self._accounting: dict[str, str] = {}
+        self._first_asked: dict[str, float] = {}
+        self._accounting_next = 0.0
         self._silent = ""
         self._name: str | None = None
         self._since = time.monotonic()
@@ -110,7 +116,20 @@ class Scheduler:
         return None if self._is_elsewhere(job) else self._queue.get(job.job_id)
 
     def _ask_accounting(self, job_ids: list[str]) -> None:
-        new = [job_id for job_id in job_ids if job_id not in self._accounting]
+        # Accounting may be some seconds late with how a job ended, so an empty answer is asked for again for a while.
+        now = time.monotonic()
+        again = now >= self._accounting_next
+        new = [
+            job_id
+            for job_id in job_ids
+            if job_id not in self._accounting
+            or (again and not self._accounting[job_id] and now - self._first_asked[job_id] < LATE_S)
+        ]
+        if not new:
+            return
+        self._accounting_next = now + ASK_S
+        for job_id in new:
+            self._first_asked.setdefault(job_id, now)
         many = len(new) > _MANY  # a command line has an end, and an array answers for all its tasks
         asked = dict.fromkeys(job_id.partition("_")[0] if many else job_id for job_id in new)
         self._accounting |= dict.fromkeys(new, "") | slurm.accounting(asked)

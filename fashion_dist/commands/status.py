@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.errors import ConfigError
 from fashion_dist.monitor import overview
 from fashion_dist.monitor.overview import Overview
 from fashion_dist.paths import Home
@@ -31,6 +33,10 @@ class Args(cli.CommonArgs):
     """Look again every two seconds, until nothing waits or runs."""
     cancel: bool = False
     """End the jobs of the named runs and sweeps; they save a checkpoint, and launching again goes on."""
+    hold: bool = False
+    """Keep the named runs, or trials, from starting while they wait."""
+    release: bool = False
+    """Let go of what was held."""
     disk: bool = False
     """What lies where in the working folder, how large, and what is free."""
     state: str = ""
@@ -47,17 +53,21 @@ def main(args: Args) -> cli.Result:
     """Show or cancel."""
     home = Home.find(args.home)
     named, sweeps = overview.find(home, args.runs)
+    if args.hold or args.release:
+        if args.hold and args.release:
+            raise ConfigError("--hold and --release are opposites; allowed: one of them")
+        return overview.hold(named, sweeps, release=args.release)
     if args.disk:
         return _disk(home)
     if args.cancel:
         return overview.cancel(named, sweeps)
-    chosen = bool(args.runs)
+    chosen, scheduler = bool(args.runs), Scheduler()
 
     def look() -> Overview:
         if chosen:
-            seen = overview.look_at_all(named, sweeps)
+            seen = overview.look_at_all(named, sweeps, scheduler)
         else:
-            seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps())
+            seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps(), scheduler)
         runs = overview.select(seen.runs, args.state, args.task, args.sort)
         if chosen or not (args.state or args.task):
             return Overview(runs, seen.sweeps)

@@ -35,8 +35,10 @@ class Args(RunArgs):
     """Trials at once; 0 is all of them on Slurm, and one on this machine."""
     rerun_failed: bool = False
     """Run again what failed, was cancelled or stopped."""
+    max_submit: int = 0
+    """Trials that one call submits, where a site limits jobs; the same command again adds more. 0 is all."""
     hold: bool = False
-    """Leave the job array in the queue until scontrol release."""
+    """Leave the job array in the queue until status --release."""
     yes: bool = False
     """Go on with more than 10,000 trials."""
     wait: bool = False
@@ -52,7 +54,7 @@ def main(args: Args) -> cli.Result:
 
     sweep_request = launcher.SweepRequest(
         args.request(), args.sweep, cli.settings(args.set), args.name, args.seeds, args.search_seed, args.max_parallel,
-        args.rerun_failed, args.hold, args.yes,
+        args.rerun_failed, args.hold, args.yes, args.max_submit,
     )  # fmt: skip
     draft = launcher.resolve(sweep_request)
     if args.dry_run:

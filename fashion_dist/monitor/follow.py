@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.cluster.queue_view import ASK_S, Scheduler
 from fashion_dist.cluster.run_view import RunView, line, read_run_view
 from fashion_dist.paths import RunDir
 
@@ -18,8 +18,10 @@ WATCH_S = 2.0
 """Seconds between two looks at many runs."""
 
 POLL_S = 1.0
-ASK_S = 5.0
-"""Seconds between two questions to Slurm; the run's own files are read at every poll."""
+"""Seconds between two looks at the run's own files; Slurm is asked as seldom as `Scheduler.refresh` has it."""
+
+FILES_S = 12.0
+"""Longest wait for files of a job that is gone without a word."""
 
 PLAIN_S = 15.0
 """Longest silence without a terminal; a new epoch, phase or state is said at once."""
@@ -42,12 +44,11 @@ def follow(run: RunDir, show: Callable[[RunView], None] | None = None) -> RunVie
 
 
 def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
-    scheduler, asked = Scheduler(), time.monotonic()
+    scheduler = Scheduler()
     over_since: float | None = None
     while True:
         now = time.monotonic()
-        if now - asked > ASK_S:
-            scheduler, asked = Scheduler(), now
+        scheduler.refresh()
         view = read_run_view(run, scheduler)
         show(view)
         if view.is_active:
@@ -67,7 +68,9 @@ def _patience_s(view: RunView) -> float:
         return SETTLE_S
     if view.state == "done" or view.job is None or view.job.cluster == "local":
         return 0.0
-    return ASK_S  # a job that requeues itself is out of the queue for a moment
+    # A job that requeues itself is out of the queue for a moment; what ended without a word may have left files that a
+    # network filesystem does not show yet.
+    return ASK_S if view.cause in ("error", "cancelled") or view.state == "stopped" else FILES_S
 
 
 class Lines:

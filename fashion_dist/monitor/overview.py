@@ -55,9 +55,12 @@ def find(home: Home, names: Sequence[str]) -> tuple[list[RunDir], list[SweepDir]
     return runs, sweeps
 
 
-def look_at_all(runs: Sequence[RunDir], sweeps: Sequence[SweepDir]) -> Overview:
-    """The runs and sweeps as they are now."""
-    scheduler = Scheduler()
+def look_at_all(
+    runs: Sequence[RunDir], sweeps: Sequence[SweepDir], scheduler: Scheduler | None = None
+) -> Overview:  # fmt: skip
+    """The runs and sweeps as they are now; who looks again keeps the `scheduler`, which bounds what Slurm is asked."""
+    scheduler = scheduler or Scheduler()
+    scheduler.refresh()
     views = read_run_views(runs, scheduler)
     known = {view.run_id: view for view in views}
     return Overview(views, [_read_sweep(sweep, scheduler, known) for sweep in sweeps])
@@ -149,6 +152,31 @@ def watch(look_now: Callable[[], Overview], draw_now: Callable[[Overview, int], 
             if not seen.is_active:
                 return seen
             time.sleep(WATCH_S)
+
+
+def hold(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, release: bool) -> cli.Result:
+    """Keep waiting jobs of these runs and sweeps from starting, or let go of them.
+
+    Raises:
+        ConfigError: none was named, or a named one does not wait in Slurm's queue.
+        RunError: the scheduler refused.
+    """
+    verb = "release" if release else "hold"
+    if not runs and not sweeps:
+        raise ConfigError(f"--{verb} needs the runs or sweeps: {program.command('status')} RUN --{verb}")
+    views = read_run_views(runs)
+    for sweep in sweeps:
+        views += [trial.view for trial in read_sweep_view(sweep).trials if trial.view.state == "queued"]
+    done: dict[str, str] = {}
+    for view in views:
+        if view.state != "queued" or view.job is None or view.job.cluster != "slurm":
+            raise ConfigError(f"{view.run_id} is {view.state}; only what waits in Slurm's queue is held and released")
+        done[view.run_id] = f"{view.job}: {'released' if release else 'held'}"
+    for first in range(0, len(views), 100):
+        part = [view.job.job_id for view in views[first : first + 100] if view.job is not None]
+        slurm.ask(["scontrol", verb, ",".join(part)])
+    lines = [f"{shlex.quote(run_id)}  {what}" for run_id, what in done.items()]
+    return cli.Result("", text="\n".join(lines) or "nothing waits", data={verb: done})
 
 
 def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Result:

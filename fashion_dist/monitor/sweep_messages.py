@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fashion_dist import cli
 from fashion_dist.cluster import slurm
+from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.errors import RunError
 from fashion_dist.monitor import sweep_table
 from fashion_dist.monitor.follow import WATCH_S
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fashion_dist.sweep.launcher import Submitted, SweepDraft
 
 SHOWN = 24
-SETTLE_S = 6.0
+SETTLE_S = 12.0
 """How long to believe that an ended sweep might go on: a task that requeues itself is gone for a moment."""
 
 
@@ -70,22 +71,28 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
         parallel = draft.request.max_parallel or (1 if draft.context.cluster == "local" else 0)
         atonce = f", {parallel} at once" if parallel else ""
         headline = f"sweep {folder.sweep_id}: submitted {jobs}, {what} {count:,} trial{'s' * (count > 1)}{atonce}"
+    if submitted.left:
+        headline += f"; {submitted.left:,} more wait for the same command again (--max-submit)"
     if draft.doubled:
         headline += (
             f"; {draft.doubled} more would repeat one of these and {'are' if draft.doubled > 1 else 'is'} left out"
         )
     return cli.Result(
         headline, {"sweep folder": folder.path}, dict(commands(view)),
-        {**view.to_json(), "submitted": count, "arrays": [a.job.to_json() for a in submitted.arrays if a.job]},
+        {
+            **view.to_json(), "submitted": count, "left": submitted.left,
+            "arrays": [a.job.to_json() for a in submitted.arrays if a.job],
+        },
         sweep_table.trials(view, 200, SHOWN),
     )  # fmt: skip
 
 
 def of_end(folder: SweepDir) -> cli.Result:
     """Follow the sweep to its end, a line on stderr whenever something changes."""
-    said, over_since = "", 0.0
+    said, over_since, scheduler = "", 0.0, Scheduler()
     while True:
-        view = read_sweep_view(folder)
+        scheduler.refresh()
+        view = read_sweep_view(folder, scheduler)
         best = view.best
         words = f"{folder.sweep_id}: {sweep_table.counts(view)}" + (
             f"; best {best.value:.4f} (trial {best.number})" if best is not None else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ class SweepRequest:
         rerun_failed: run again what failed, was cancelled or stopped.
         hold: leave the array in Slurm's queue until `scontrol release`.
         yes: go on with any number of trials.
+        max_submit: trials that one call submits; 0 is all of them.
     """
 
     request: LaunchRequest
@@ -59,6 +61,7 @@ class SweepRequest:
     rerun_failed: bool = False
     hold: bool = False
     yes: bool = False
+    max_submit: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
-    for name, least in (("seeds", 1), ("max_parallel", 0), ("seed", 0)):
+    for name, least in (("seeds", 1), ("max_parallel", 0), ("seed", 0), ("max_submit", 0)):
         if (value := getattr(sweep_request, name)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} {value} is not possible; allowed: {least} or more")
     task = tasks.load(sweep_request.request.task)
@@ -225,6 +228,8 @@ class Submitted:
 
     arrays: Sequence[SubmittedArray]
     view: SweepView
+    left: int = 0
+    """Trials that the same command submits next time."""
 
 
 def submit(draft: SweepDraft) -> Submitted:
@@ -251,8 +256,12 @@ def submit(draft: SweepDraft) -> Submitted:
         view = read_sweep_view(folder)
         wanted = ("new", *UNFINISHED) if sweep_request.rerun_failed else ("new",)
         numbers = [trial.number for trial in view.trials if trial.view.state in wanted]
-        made = _queue_here(draft, view, numbers) if draft.context.cluster == "local" else _arrays(draft, numbers)
-        return Submitted(made, read_sweep_view(folder) if made else view)
+        if draft.context.cluster == "local":
+            made = _queue_here(draft, view, numbers)
+            return Submitted(made, read_sweep_view(folder) if made else view)
+        now = numbers[: sweep_request.max_submit or None]
+        made = _arrays(draft, now)
+        return Submitted(made, read_sweep_view(folder) if made else view, len(numbers) - len(now))
 
 
 def _fetch_weights(draft: SweepDraft) -> None:
@@ -288,8 +297,13 @@ def _arrays(draft: SweepDraft, numbers: Sequence[int]) -> list[SubmittedArray]:
     folder, sweep_request, context = draft.sweep.folder, draft.request, draft.context
     code = code_version.snapshot(folder.code) if sweep_request.request.snapshot else None
     size = slurm.max_array_size()
+    if not size and numbers:
+        raise ConfigError(
+            "this cluster allows no job arrays (MaxArraySize = 0), and a sweep is one; launch trials one by one, or "
+            "--cluster local runs them here"
+        )
     made: list[SubmittedArray] = []
-    for first in range(0, len(draft.sweep.trials), size):
+    for first in range(0, len(draft.sweep.trials), max(1, size)):
         part = [number for number in numbers if first <= number < first + size]
         if not part:
             continue
@@ -309,15 +323,24 @@ def _arrays(draft: SweepDraft, numbers: Sequence[int]) -> list[SubmittedArray]:
             )  # fmt: skip
         except ConfigError as error:
             write_arrays(folder, before)
+            limit = f"{launcher.blamed(str(error), context.resources, context.origins)}{of_limit(str(error))}"
             if not made:
-                raise
+                raise ConfigError(f"{error}{limit}") from None
             raise ConfigError(
                 f"{sum(len(array.numbers) for array in made)} trials were submitted, then Slurm took no more: {error}; "
-                f"the same command again submits the rest"
+                f"the same command again submits the rest{limit}"
             ) from None
         made.append(dataclasses.replace(noted, job=job))
         write_arrays(folder, [*before, made[-1]])
     return made
+
+
+def of_limit(words: str) -> str:
+    """What to do about a limit on jobs, where sbatch's words of refusal name one."""
+    found = re.search(r"\w*Max(?:Submit)?Jobs?\w*Limit", words)
+    if found is None and "MaxArraySize" not in words:
+        return ""
+    return f"; {found[0] if found else 'MaxArraySize'} is a limit on jobs: --max-submit N submits N trials at a time"
 
 
 def _queue_here(draft: SweepDraft, view: SweepView, numbers: Sequence[int]) -> list[SubmittedArray]:
