@@ -61,7 +61,8 @@ class ModelConfig:
     name: str = "fashionnet"
     """A network of `fashion_dist.models`, else torchvision's, else timm's; `torchvision/NAME`, `timm/NAME` choose."""
     weights: str = "none"
-    """`none` (from scratch), `imagenet` (the library's published weights), or the path of a state dict."""
+    """`none` (from scratch), `imagenet` (the library's default weights), published ones by their tag such as
+    `timm/convnext_tiny.fb_in22k`, the path of a state dict, or a run of ours, whose best backbone it then is."""
     dropout: float = 0.0
     """Probability of dropping a feature before the heads."""
     freeze: str = "none"
@@ -77,6 +78,11 @@ class ModelConfig:
         _require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")
 
 
+WEIGHT_DECAYS: Mapping[str, float] = {"sgd": 5e-4, "adam": 5e-4, "adamw": 0.05}
+"""What `optim.weight_decay` is for an optimiser that a recipe does not use itself. SGD and Adam add it to the gradient
+(L2), so that a hundredth of AdamW's, which takes it off the weights (decoupled), does as much."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of the training with an optimiser of its own."""
@@ -84,22 +90,30 @@ class Stage:
     name: Literal["sgd", "adam", "adamw"]
     lr: float
     epochs: int
+    weight_decay: float | None = None
+    """None: `optim.weight_decay`."""
 
     @classmethod
     def parse(cls, text: str) -> Stage:
-        """The stage that `sgd:0.005:10` means: optimiser, learning rate, epochs."""
-        name, _, rest = text.partition(":")
-        lr, _, epochs = rest.partition(":")
+        """The stage that `sgd:0.005:10:0.0005` means: optimiser, learning rate, epochs and, if any, weight decay."""
+        name, *numbers = text.split(":")
         try:
-            stage = cls(name, float(lr), int(epochs))  # type: ignore[arg-type]
-        except ValueError:
-            stage = None
-        if stage is None or name not in ("sgd", "adam", "adamw") or not 0 < stage.lr < math.inf or stage.epochs < 1:
+            lr, epochs, *decay = numbers
+            stage = cls(name, float(lr), int(epochs), *map(float, decay))  # type: ignore[arg-type]
+            good = name in WEIGHT_DECAYS and 0 < stage.lr < math.inf and stage.epochs >= 1
+            good = good and 0 <= (stage.weight_decay or 0) < math.inf
+        except (ValueError, TypeError):
+            good = False
+        if not good:
             raise ConfigError(
-                f"optim.stages has {text!r}; allowed: NAME:LR:EPOCHS such as sgd:0.005:10, with sgd, adam or adamw, "
-                f"LR > 0 and EPOCHS >= 1"
+                f"optim.stages has {text!r}; allowed: NAME:LR:EPOCHS or NAME:LR:EPOCHS:DECAY such as sgd:0.005:10, "
+                f"with {', '.join(WEIGHT_DECAYS)}, LR > 0, EPOCHS >= 1 and DECAY >= 0"
             )
         return stage
+
+    def __str__(self) -> str:
+        decay = "" if self.weight_decay is None else f":{self.weight_decay!r}"
+        return f"{self.name}:{self.lr!r}:{self.epochs}{decay}"
 
 
 @dataclass(frozen=True)
@@ -115,11 +129,13 @@ class OptimConfig:
     beta2: float = 0.999
     """Adam's second beta."""
     weight_decay: float = 5e-4
-    """Not applied to biases and normalisation layers."""
-    schedule: Literal["cosine", "constant", "step", "onecycle"] = "cosine"
-    """After warm-up: half a cosine to `final_lr`; flat; tenfold down at 60 % and 85 % of the epochs; or one cycle."""
+    """Coupled (L2) for SGD and Adam, decoupled for AdamW; not applied to what `no_decay` says. Where `name` is not the
+    recipe's and this is not set, it is that optimiser's own: `WEIGHT_DECAYS`."""
+    schedule: Literal["cosine", "constant", "step", "onecycle", "plateau"] = "cosine"
+    """After warm-up: half a cosine to `final_lr`; flat; tenfold down at 60 % and 85 % of the epochs; one cycle, which
+    rises by itself; or flat and `plateau_factor` times as much whenever `train.monitor` stands still."""
     warmup_epochs: float = 1.0
-    """Linear rise from zero; counted in steps, so a fraction is fine."""
+    """Linear rise to `lr`, its first step at `lr` / steps; a fraction is fine. With onecycle there is none."""
     final_lr: float = 0.0
     """The learning rate that cosine and onecycle end at, as a fraction of `lr`."""
     clip_norm: float = 0.0
@@ -128,10 +144,28 @@ class OptimConfig:
     """The backbone's learning rate as a fraction of the heads'."""
     stages: tuple[str, ...] = ()
     """Optimisers that follow each other, as NAME:LR:EPOCHS such as `sgd:0.005:10,adam:0.001:12`; the schedule runs
-    over each stage, warm-up comes before the first. None: `name` and `lr` all along."""
+    over each stage, warm-up comes before the first. None: `name` and `lr` all along. A stage with another optimiser
+    than `name` has that one's own weight decay, or as in `adam:0.001:12:0.0001`."""
+    lr_decay: float = added(0.0, as_before=0.0)
+    """Keras' `decay`: the learning rate is divided by 1 + `lr_decay` x steps; with `schedule` constant."""
+    plateau_patience: int = added(3, as_before=3)
+    """Evaluations in a row that are no better than the best, after which `schedule` plateau lowers the rate."""
+    plateau_factor: float = added(0.1, as_before=0.1)
+    """What `schedule` plateau multiplies the learning rate by."""
+    layer_decay: float = added(1.0, as_before=1.0)
+    """Each layer of the backbone learns at this times the rate of the one above it (Bao et al. 2022, as in timm)."""
+    no_decay: Literal["vectors", "network"] = added("vectors", as_before="vectors")
+    """Parameters without weight decay: `vectors`, biases and normalisation; `network`, and those that the network's
+    `no_weight_decay()` names, as timm's trainer has it. The latter is what finetuning and timm's networks get."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "lr > 0")
+        _require(self.lr_decay >= 0, "optim.lr_decay", self.lr_decay, "lr_decay >= 0")
+        flat = not self.lr_decay or self.schedule == "constant"
+        _require(flat, "optim.lr_decay", self.lr_decay, f"with optim.schedule=constant, not {self.schedule}")
+        _require(self.plateau_patience >= 0, "optim.plateau_patience", self.plateau_patience, "0 or more")
+        _require(0 < self.plateau_factor < 1, "optim.plateau_factor", self.plateau_factor, "0 < factor < 1")
+        _require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "0 < layer_decay <= 1")
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= momentum < 1")
         _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 <= beta2 < 1")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "weight_decay >= 0")
@@ -194,6 +228,8 @@ class DataConfig:
     """Per-channel mean of RGB in [0, 1]; the default is ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Per-channel standard deviation of RGB in [0, 1]."""
+    interpolation: Literal["bilinear", "bicubic"] = added("bilinear", as_before="bilinear")
+    """How images are resized, antialiased; finetuning takes what the weights were trained with."""
 
     def __post_init__(self) -> None:
         _require(8 <= self.image_px <= 1024, "data.image_px", self.image_px, "8 to 1024")
@@ -264,12 +300,28 @@ class TrainConfig:
     """Checkpoints kept behind the last one, for falling back."""
     on_nonfinite: Literal["fail", "skip"] = "fail"
     """What all ranks do when the loss of any of them is not finite."""
+    freeze_bn: bool = added(False, as_before=False)
+    """Batch normalisation uses the statistics that it began with, in training too; its scale and shift still learn."""
+    max_time_min: float = added(0.0, as_before=0.0)
+    """Minutes of training, over all starts, after which the run evaluates and ends; 0 has no such end. The schedule is
+    not shortened."""
+    predict_with: Literal["best", "last"] = added("best", as_before="best")
+    """The weights that are kept to predict with: the best by `monitor`, or those of the last evaluation."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_batch_size"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name}", value, "1 or more")
-        for name in ("patience", "checkpoint_steps", "keep", "seed", "checkpoint_min", "mixup", "cutmix"):
+        for name in (
+            "patience",
+            "checkpoint_steps",
+            "keep",
+            "seed",
+            "checkpoint_min",
+            "mixup",
+            "cutmix",
+            "max_time_min",
+        ):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name}", value, "0 or more")
         _require(0 < self.fraction <= 1, "train.fraction", self.fraction, "0 < fraction <= 1")
@@ -309,10 +361,47 @@ class Config:
             if not separator:
                 raise ConfigError(f"--set takes key=value, not {setting!r}")
             pairs.append((key.strip(), text.strip()))
+        asked = dict(pairs)
+        if asked.get("optim.schedule") == "onecycle" and asked.get("optim.warmup_epochs", "0") not in ("0", "0.0"):
+            raise ConfigError(
+                f"optim.warmup_epochs = {asked['optim.warmup_epochs']} is not possible with optim.schedule=onecycle, "
+                f"which rises by itself; allowed: leave it out, or 0"
+            )
         config = self
         for key, text in sorted(pairs, key=lambda pair: pair[0] != "model.name"):
             config = config._replace(key, text)
+        if "optim.weight_decay" not in asked:
+            config = config._with_own_decays(self.optim.name, restage="optim.stages" in asked)
+        elif (own := config.optim.stages) and all(Stage.parse(text).weight_decay is not None for text in own):
+            allowed = "left out, as every stage of optim.stages has its own"
+            _require(False, "optim.weight_decay", asked["optim.weight_decay"], allowed)
+        if "optim.warmup_epochs" in asked:
+            config._require_warmup()
         return config
+
+    def _with_own_decays(self, name: str, *, restage: bool) -> Config:
+        """Optimisers other than `name`, for which `optim.weight_decay` was chosen, with their own weight decay."""
+        optim = self.optim
+        if optim.name != name:
+            optim = dataclasses.replace(optim, weight_decay=WEIGHT_DECAYS[optim.name])
+        if restage:
+            stages = [Stage.parse(text) for text in optim.stages]
+            own = tuple(
+                text
+                if stage.name == optim.name or stage.weight_decay is not None
+                else str(dataclasses.replace(stage, weight_decay=WEIGHT_DECAYS[stage.name]))
+                for text, stage in zip(optim.stages, stages, strict=True)
+            )
+            optim = dataclasses.replace(optim, stages=own)
+        return self if optim == self.optim else dataclasses.replace(self, optim=optim)
+
+    def _require_warmup(self) -> None:
+        """Refuse a warm-up that leaves nothing of the run, or of its first stage, to the schedule."""
+        stages = [Stage.parse(text) for text in self.optim.stages]
+        epochs, warmup = stages[0].epochs if stages else self.train.epochs, self.optim.warmup_epochs
+        where = "the first stage" if stages else "the run"
+        allowed = f"less than the {epochs} epochs of {where}"
+        _require(warmup < epochs or not warmup, "optim.warmup_epochs", warmup, allowed)
 
     def check(self) -> Config:
         """This configuration, when its sections fit each other.
@@ -330,11 +419,15 @@ class Config:
         return self
 
     def debug(self) -> Config:
-        """This configuration for trying all the steps in a minute: a hundredth of the data, one epoch of each stage."""
-        stages = [Stage.parse(text) for text in self.optim.stages]
-        optim = dataclasses.replace(self.optim, stages=tuple(f"{stage.name}:{stage.lr}:1" for stage in stages))
-        train = dataclasses.replace(self.train, fraction=0.01, epochs=max(1, len(stages)))
-        return dataclasses.replace(self, optim=optim, train=train)
+        """This configuration for trying all the steps in a minute: a hundredth of the data, one epoch of each stage,
+        and one more where the backbone joins later.
+        """
+        stages = [dataclasses.replace(Stage.parse(text), epochs=1) for text in self.optim.stages]
+        optim = dataclasses.replace(self.optim, stages=tuple(map(str, stages)))
+        joins = self.model.freeze.startswith("epochs:")
+        model = dataclasses.replace(self.model, freeze="epochs:1") if joins else self.model
+        train = dataclasses.replace(self.train, fraction=0.01, epochs=max(1 + joins, len(stages)))
+        return dataclasses.replace(self, model=model, optim=optim, train=train)
 
     def _replace(self, key: str, text: str) -> Config:
         require_setting(key, self.keys())

@@ -1,8 +1,13 @@
-"""Optimiser, learning rate and weight average. The learning rate is a pure function of the step, so it has no state."""
+"""Optimiser, learning rate and weight average.
+
+The learning rate is a pure function of the step, and with the plateau schedule of the evaluations so far.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,30 +42,63 @@ def optim_phase_at(config: OptimConfig, epochs: int, epoch: int) -> OptimPhase:
         stage = Stage.parse(text)
         if epoch < first + stage.epochs or number == len(config.stages) - 1:
             warmup = config.warmup_epochs if number == 0 else 0.0
-            own = replace(config, name=stage.name, lr=stage.lr, warmup_epochs=warmup, stages=())
+            decay = config.weight_decay if stage.weight_decay is None else stage.weight_decay
+            own = replace(
+                config, name=stage.name, lr=stage.lr, warmup_epochs=warmup, weight_decay=decay, stages=()
+            )  # fmt: skip
             return OptimPhase(number, first, stage.epochs, own)
         first += stage.epochs
     return OptimPhase(0, 0, epochs, config)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """The parameters in up to four groups: with and without weight decay, of the backbone and of the heads.
+    """The parameters in groups: with and without weight decay, of the heads and of each layer of the backbone.
 
-    Biases and normalisation weights (fewer than two dimensions) do not decay (Goyal et al. 2017, section 5.3).
-    Parameters whose name starts with `backbone.` get `backbone_lr` times the learning rate. Each group's `scale` is
-    that factor.
+    Biases and normalisation weights (fewer than two dimensions) do not decay (Goyal et al. 2017, section 5.3), nor does
+    what the network itself names where `no_decay` is `network`. Parameters whose name starts with `backbone.` get
+    `backbone_lr` times the learning rate, times `layer_decay` to the power of their layers' distance from the heads.
+    Each group's `scale` is that factor. Without `layer_decay` the backbone is one layer.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    backbone: Any = getattr(model, "backbone", None)
+    layers = layer_depths(backbone) if backbone is not None and config.layer_decay < 1 else {}
+    above = 1 + max(layers.values(), default=-1)
+    kept: set[str] = set()
+    if config.no_decay == "network" and hasattr(backbone, "no_weight_decay"):
+        kept = {f"backbone.{name}" for name in backbone.no_weight_decay()}
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith("backbone."), parameter.ndim >= 2), []).append(parameter)
+        in_backbone = name.startswith("backbone.")
+        below = above - layers.get(name.removeprefix("backbone."), above) if in_backbone else 0
+        groups.setdefault((in_backbone, below, parameter.ndim >= 2 and name not in kept), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
-            "scale": config.backbone_lr if in_backbone else 1.0,
+            "scale": config.backbone_lr * config.layer_decay**below if in_backbone else 1.0,
         }
-        for (in_backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (in_backbone, below, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+_LAYER = re.compile(r"(?:[a-z_]+\.)*?\w*\d(?:\.\d+)*(?=\.|$)")
+
+
+def layer_depths(backbone: nn.Module) -> dict[str, int]:
+    """Name of a parameter -> number of its layer, from 0 at the input.
+
+    A network of timm's says so itself (`group_matcher`); what it counts as its head is left out. Elsewhere a layer is
+    what its name's first number ends, such as `layer1.0` or `features.1.0`, in the order of definition.
+    """
+    matcher: Any = getattr(backbone, "group_matcher", None)
+    if matcher is not None:
+        from timm.models import group_parameters
+
+        depths: dict[str, int] = group_parameters(backbone, matcher(coarse=False), reverse=True)
+        return {name: depth for name, depth in depths.items() if not name.startswith(("head", "fc"))}
+    names = [name for name, _ in backbone.named_parameters()]
+    layers = [found[0] if (found := _LAYER.match(name)) else name.partition(".")[0] for name in names]
+    order = list(dict.fromkeys(layers))
+    return {name: order.index(layer) for name, layer in zip(names, layers, strict=True)}
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -76,7 +114,8 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimCon
     """Learning rate of optimiser step `step` (from 0) of `steps_per_epoch * epochs`.
 
     `cosine`: Loshchilov & Hutter 2017, after linear warm-up; `onecycle`: up for 30 % of the steps and down to
-    `final_lr`, both by half a cosine (Smith & Topin 2018); `step`: a tenth at 60 % and again at 85 % of the steps.
+    `final_lr`, both by half a cosine (Smith & Topin 2018); `step`: a tenth at 60 % and again at 85 % of the steps;
+    `constant`: with `lr_decay` Keras' inverse-time decay; `plateau`: to be multiplied by `plateau_scale`.
     """
     total = steps_per_epoch * epochs
     if config.schedule == "onecycle":
@@ -89,12 +128,29 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimCon
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total)
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    if config.schedule == "constant":
-        return config.lr
+    if config.schedule in ("constant", "plateau"):
+        return config.lr / (1 + config.lr_decay * step)
     if config.schedule == "step":
         return config.lr * (0.1 if step >= 0.6 * total else 1.0) * (0.1 if step >= 0.85 * total else 1.0)
     progress = (step - warmup) / max(1, total - warmup)
     return config.lr * (config.final_lr + (1 - config.final_lr) * _half_cosine(progress))
+
+
+def plateau_scale(goodness: Sequence[float], patience: int, factor: float) -> float:
+    """What the plateau schedule multiplies the learning rate by after evaluations of this `goodness`, more is better.
+
+    As torch's ReduceLROnPlateau with a threshold of 0: lowered after more than `patience` evaluations in a row that
+    are no better than the best before; then they are counted anew. NaN is no better than anything.
+    """
+    scale, best, waited = 1.0, -math.inf, 0
+    for value in goodness:
+        if value > best:
+            best, waited = value, 0
+        else:
+            waited += 1
+        if waited > patience:
+            scale, waited = scale * factor, 0
+    return scale
 
 
 def _half_cosine(progress: float) -> float:

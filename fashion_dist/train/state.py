@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.tasks import ExampleSet, Monitor
-from fashion_dist.train.optim import OptimPhase, WeightAverage, build_optimizer, optim_phase_at
+from fashion_dist.train.optim import (
+    OptimPhase,
+    WeightAverage,
+    build_optimizer,
+    learning_rate,
+    optim_phase_at,
+    plateau_scale,
+)
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -56,6 +63,10 @@ class TrainState:
     """Optimizer steps done in all."""
     best: dict[str, Any] = field(default_factory=dict)
     """`metric`, `value` and `epoch` of the best evaluation so far."""
+    goodness: list[float] = field(default_factory=list)
+    """The monitored metric by evaluation, negative where less is better."""
+    trained_s: float = 0.0
+    """Seconds of training over all starts."""
     hard_negatives: ExampleSet | None = None
     """The current epoch's examples, where the weights chose them."""
     _frozen: bool | None = None
@@ -86,7 +97,20 @@ class TrainState:
         if frozen:
             # Frozen layers normalise with the statistics they came with.
             self.model.get_submodule("backbone").eval()
+        if self.config.train.freeze_bn:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return changed
+
+    def learning_rate(self, steps_per_epoch: int) -> float:
+        """The learning rate of the next step."""
+        phase, config = self.phase, self.phase.config
+        rate = learning_rate(self.global_step - phase.first * steps_per_epoch, steps_per_epoch, phase.epochs, config)
+        if config.schedule == "plateau":
+            since = self.goodness[phase.first :]
+            rate *= plateau_scale(since, config.plateau_patience, config.plateau_factor)
+        return rate
 
     def set_phase(self, epoch: int) -> None:
         """Switch to the optimizer of this epoch's phase; a new optimizer starts without momentum state."""
@@ -151,7 +175,8 @@ class TrainState:
         )
 
     def update_best(self, metrics: Mapping[str, float], monitor: Monitor) -> bool:
-        """Note these metrics as the best so far, if they are; returns whether. Any number is better than NaN.
+        """Note these metrics as the best so far, if they are; returns whether. Any number is better than NaN, and with
+        `predict_with` last the last evaluation than those before.
 
         Raises:
             ConfigError: the monitored one is not among them.
@@ -159,8 +184,10 @@ class TrainState:
         if monitor.metric not in metrics:
             known = ", ".join(sorted(metrics))
             raise ConfigError(f"train.monitor = {monitor.metric!r} is not measured; known: {known}")
-        value = metrics[monitor.metric]
-        if self.best and not monitor.is_better(value, self.best["value"]):
+        value = float(metrics[monitor.metric])
+        self.goodness.append(value if monitor.mode == "max" else -value)
+        always = self.config.train.predict_with == "last"
+        if self.best and not always and not monitor.is_better(value, self.best["value"]):
             return False
         self.best = {"metric": monitor.metric, "value": value, "epoch": self.epoch}
         return True
@@ -168,7 +195,14 @@ class TrainState:
     def is_out_of_patience(self) -> bool:
         """Whether the best evaluation is `train.patience` epochs old."""
         patience = self.config.train.patience
+        if self.config.train.predict_with == "last":
+            return bool(patience) and plateau_scale(self.goodness, patience - 1, 0.5) < 1
         return bool(patience and self.best) and self.epoch - int(self.best["epoch"]) >= patience
+
+    def is_out_of_time(self) -> bool:
+        """Whether it has trained for `train.max_time_min`."""
+        limit = self.config.train.max_time_min
+        return bool(limit) and self.trained_s >= 60 * limit
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which `load_state_dict` goes on exactly; rank 0's is everybody's."""
@@ -182,6 +216,8 @@ class TrainState:
             "step_in_epoch": self.step_in_epoch,
             "global_step": self.global_step,
             "best": dict(self.best),
+            "goodness": list(self.goodness),
+            "trained_s": self.trained_s,
             "hard_negatives": None if self.hard_negatives is None else self.hard_negatives.state_dict(),
         }
 
@@ -195,5 +231,6 @@ class TrainState:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.global_step, self.best = state["global_step"], state["best"]
+        self.goodness, self.trained_s = list(state.get("goodness", ())), state.get("trained_s", 0.0)
         kept = state["hard_negatives"]
         self.hard_negatives = None if kept is None else ExampleSet.from_state_dict(kept)

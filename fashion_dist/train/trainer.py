@@ -36,7 +36,7 @@ from fashion_dist.train import inference
 from fashion_dist.train.checkpoint import Checkpoints, Saved
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.mixup import mix_batch
-from fashion_dist.train.optim import learning_rate, set_learning_rate
+from fashion_dist.train.optim import set_learning_rate
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.run_logger import RunLogger
 from fashion_dist.train.split_loader import SplitLoader
@@ -159,7 +159,7 @@ class Trainer:
             phase="training", epoch=state.epoch, step=state.global_step, best=state.best,
             total_steps=train.steps * epochs,
         )  # fmt: skip
-        while state.epoch < epochs and not state.is_out_of_patience():
+        while state.epoch < epochs and not state.is_out_of_patience() and not self._is_out_of_time():
             if self._should_prune():
                 return "pruned"
             if not self.train_epoch(train):
@@ -176,12 +176,15 @@ class Trainer:
         return "done"
 
     def train_epoch(self, train: SplitLoader) -> bool:
-        """The steps of the current epoch from where it stands; False when a stop was agreed on before its end."""
+        """The steps of the current epoch from where it stands; False when a stop was agreed on before its end.
+
+        Where `train.max_time_min` is over before that, the epoch ends there.
+        """
         state, settings = self.state, self.config.train
         self._begin_epoch(train)
         batches = train.loader.epoch(state.epoch, state.step_in_epoch)
         window: list[dict[str, Tensor]] = []
-        started = time.monotonic()
+        started = began = time.monotonic()
         while state.step_in_epoch < train.steps:
             window.append(self.train_step(train, [next(batches) for _ in range(settings.accumulate)]))
             state.step_in_epoch += 1
@@ -193,10 +196,17 @@ class Trainer:
                 window, started = [], time.monotonic()
             self.logger.update_status(epoch=state.epoch, step=state.global_step)
             self.checkpoints.check()
-            stopping = self.dist.any_rank_delayed(self.callbacks.should_stop())
+            now = time.monotonic()
+            state.trained_s, began = state.trained_s + now - began, now
+            stopping = self.dist.any_rank_delayed(self.callbacks.should_stop() or state.is_out_of_time())
             saving = state.step_in_epoch < train.steps and self._checkpoint_due()
             if window and (stopping or saving):
                 state.require_finite(float(window[-1]["gradient_norm"]))  # on a GPU nobody has asked yet
+            if stopping and self._is_out_of_time():
+                if window:
+                    rate = len(window) * settings.batch_size / (now - started)
+                    self.logger.log_window(window, state, state.epoch + state.step_in_epoch / train.steps, rate)
+                return True
             if stopping:
                 return False
             if saving:
@@ -212,9 +222,7 @@ class Trainer:
         config, state = self.config, self.state
         # Dropout draws from (seed, step, rank): a resumed run draws what the undisturbed one did.
         torch.manual_seed((config.train.seed * 1_000_003 + state.global_step) * 65_536 + self.dist.world.rank)
-        phase = state.phase
-        lr = learning_rate(state.global_step - phase.first * train.steps, train.steps, phase.epochs, phase.config)
-        set_learning_rate(state.optimizer, lr)
+        set_learning_rate(state.optimizer, state.learning_rate(train.steps))
         state.optimizer.zero_grad(set_to_none=True)
         # A forward pass moves normalisation statistics, and one that is not finite spoils them for good.
         skips = config.train.on_nonfinite == "skip"
@@ -357,6 +365,12 @@ class Trainer:
         if prune is None or state.step_in_epoch or not state.epoch:
             return False
         return any(self.dist.gather(self.dist.world.is_main and prune(state.epoch)))
+
+    def _is_out_of_time(self) -> bool:
+        """Whether `train.max_time_min` is over: the same answer on every rank."""
+        if not self.config.train.max_time_min:
+            return False
+        return any(self.dist.gather(self.dist.world.is_main and self.state.is_out_of_time()))
 
     def _checkpoint_due(self) -> bool:
         settings = self.config.train

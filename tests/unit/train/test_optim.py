@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
+import timm
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from fashion_dist.config import OptimConfig
-from fashion_dist.train.optim import WeightAverage, build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from fashion_dist.errors import ConfigError
+from fashion_dist.tasks import deepfashion
+from fashion_dist.train.optim import (
+    WeightAverage,
+    build_optimizer,
+    layer_depths,
+    learning_rate,
+    optim_phase_at,
+    parameter_groups,
+    plateau_scale,
+    set_learning_rate,
+)
 
-SCHEDULES = ("cosine", "constant", "step", "onecycle")
+SCHEDULES = ("cosine", "constant", "step", "onecycle", "plateau")
 
 
 @given(
@@ -117,3 +132,106 @@ def test_average_takes_normalisation_statistics_along() -> None:
     average.update_parameters(model)
     assert average.module.num_batches_tracked == 2
     assert (average.module.running_mean > 0).all()
+
+
+def test_keras_inverse_time_decay() -> None:
+    config = OptimConfig(name="sgd", lr=0.01, schedule="constant", warmup_epochs=0, lr_decay=1e-6)
+    assert [learning_rate(step, 500, 30, config) for step in (0, 1, 14_999)] == [
+        0.01 / (1 + 1e-6 * step) for step in (0, 1, 14_999)
+    ]
+    with pytest.raises(ConfigError, match=r"optim\.lr_decay = 1e-06 is not possible; allowed: with .*constant"):
+        OptimConfig(lr_decay=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_plateau_is_torchs(mode: Literal["min", "max"]) -> None:
+    values = [3.0, 2, 2, 2, 2, 1, 1, 5, 5, 0.5, 7, 7, 7, 7, 7, float("nan"), 0.4]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, factor=0.5, patience=2, threshold=0)
+    signed = [value if mode == "max" else -value for value in values]
+    for seen, value in enumerate(values, 1):
+        reference.step(value)
+        assert plateau_scale(signed[:seen], 2, 0.5) == pytest.approx(optimizer.param_groups[0]["lr"])
+
+
+def of_timm(name: str) -> nn.Module:
+    """A whole network of timm's, its classifier on top, as a backbone with a head."""
+    model = nn.Module()
+    with torch.device("meta"):
+        model.backbone = timm.create_model(name, num_classes=0)
+        model.heads = nn.Linear(3, 2)
+    return model
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny", "resnet18"])
+def test_layers_and_what_does_not_decay_are_timms(name: str) -> None:
+    config = OptimConfig(name="adamw", lr=1.0, weight_decay=0.05, layer_decay=0.75, no_decay="network")
+    model = of_timm(name)
+    ours = {
+        p: (group["scale"], group["weight_decay"]) for group in parameter_groups(model, config) for p in group["params"]
+    }
+    names = {p: n.removeprefix("backbone.") for n, p in model.named_parameters()}
+    with torch.device("meta"):
+        whole = timm.create_model(name)
+    groups = param_groups_layer_decay(whole, 0.05, whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ())
+    theirs = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    of = {n: theirs[id(p)] for n, p in whole.named_parameters()}
+    for parameter, (scale, decay) in ours.items():
+        if names[parameter] in of:
+            assert (pytest.approx(scale), decay) == of[names[parameter]], names[parameter]
+        else:
+            assert names[parameter].startswith("heads") and scale == 1
+
+
+def test_layers_of_other_networks_are_in_their_order() -> None:
+    with torch.device("meta"):
+        depths = layer_depths(torchvision.models.convnext_tiny())
+    assert depths["features.0.0.weight"] == 0 < depths["features.1.0.block.0.weight"]
+    assert depths["features.1.0.block.0.weight"] == depths["features.1.0.layer_scale"]
+    assert depths["features.7.2.block.5.bias"] < depths["classifier.2.weight"] == max(depths.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "decay"),
+    [
+        ("", 0.05),
+        ("optim.name=adamw", 0.05),
+        ("optim.name=sgd", 5e-4),
+        ("optim.weight_decay=0.01 optim.name=adam", 0.01),
+        ("optim.name=adam optim.weight_decay=0.05", 0.05),
+    ],
+)
+def test_a_weight_decay_belongs_to_an_optimiser(settings: str, decay: float) -> None:
+    assert deepfashion.RECIPE.override(settings.split()).optim.weight_decay == decay
+
+
+def test_each_stage_has_its_optimisers_weight_decay() -> None:
+    def decays(*settings: str) -> list[float]:
+        config = deepfashion.RECIPE.override(["train.epochs=9", *settings]).check()
+        return [optim_phase_at(config.optim, 9, epoch).config.weight_decay for epoch in (0, 3, 6)]
+
+    stages = "optim.stages=adamw:0.001:3,sgd:0.01:3,adam:0.001:3"
+    assert decays(stages) == [0.05, 5e-4, 5e-4]
+    assert decays(stages + ":0.1") == [0.05, 5e-4, 0.1]
+    assert decays(stages, "optim.weight_decay=0.02") == [0.02] * 3
+    # A run that was made before has its stages as they stand.
+    stored = dataclasses.replace(deepfashion.RECIPE.optim, stages=("sgd:0.1:9",))
+    assert optim_phase_at(stored, 9, 0).config.weight_decay == 0.05
+    with pytest.raises(ConfigError, match=r"optim\.weight_decay = '0\.1' .* every stage of optim\.stages has its own"):
+        decays("optim.stages=sgd:0.01:9:0.001", "optim.weight_decay=0.1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("optim.warmup_epochs=75", "warmup_epochs = 75.0 is not possible; allowed: less than the 75 epochs of the run"),
+        ("train.epochs=4 optim.stages=sgd:.1:1,adam:.1:3 optim.warmup_epochs=1", "less than the 1 epochs of the first"),
+        ("optim.schedule=onecycle optim.warmup_epochs=1", "which rises by itself; allowed: leave it out, or 0"),
+        ("optim.plateau_factor=1", "0 < factor < 1"),
+        ("optim.stages=sgd:0.1:3:-1", "DECAY >= 0"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(settings: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        deepfashion.RECIPE.override(settings.split())
+    assert words in str(refused.value)

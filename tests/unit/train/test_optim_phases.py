@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_dist.config import OptimConfig, TrainConfig
+from fashion_dist.config import OptimConfig, Stage, TrainConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models.backbone import build_network
 from fashion_dist.models.heads import Head
@@ -22,7 +23,7 @@ from fashion_dist.paths import RunDir
 from fashion_dist.tasks import ExampleSet, Monitor, deepfashion, load
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import ProcessGroup, World
-from fashion_dist.train.optim import optim_phase_at
+from fashion_dist.train.optim import optim_phase_at, plateau_scale
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.state import TrainState
 from fashion_dist.train.trainer import Trainer
@@ -51,7 +52,10 @@ def test_sections_that_do_not_fit_are_refused() -> None:
     longer = base.override(["optim.stages=sgd:0.005:10,adam:0.001:12", "train.epochs=20"])
     with pytest.raises(ConfigError, match=r"stages of 20 epochs together, as train\.epochs says, not of 22"):
         longer.check()
-    assert longer.override(["train.epochs=22"]).check().optim.stages == TWO.stages
+    stages = longer.override(["train.epochs=22"]).check().optim.stages
+    assert [(s.name, s.lr, s.epochs, s.weight_decay) for s in map(Stage.parse, stages)] == [
+        ("sgd", 0.005, 10, 0.0005), ("adam", 0.001, 12, 0.0005),
+    ]  # fmt: skip
     assert longer.override(["optim.stages="]).check().optim.stages == ()
     with pytest.raises(ConfigError, match="a frozen backbone would keep its random weights"):
         base.override(["model.freeze=backbone"]).check()
@@ -158,3 +162,50 @@ def test_any_number_is_better_than_none(mode: Literal["max", "min"], values: lis
     assert not made.update_best({"x": math.nan}, monitor)
     assert [made.update_best({"x": value}, monitor) for value in values] == best
     assert not made.update_best({"x": math.nan}, monitor)
+
+
+def test_frozen_statistics_stay_while_scale_and_shift_learn() -> None:
+    made = made_state()
+    made.config = made.config.override(["train.freeze_bn=true"])
+    norm = torch.nn.BatchNorm1d(3)
+    made.model.add_module("norm", norm)
+    made.prepare_epoch()
+    assert made.model.training and not norm.training
+    assert all(parameter.requires_grad for parameter in norm.parameters())
+
+
+def trained(home: Path, folder: Path, *settings: str) -> tuple[Trainer, list[dict[str, Any]]]:
+    """A perceptron trained for three short epochs, and the lines of its metrics.jsonl."""
+    small = ["train.batch_size=16", "train.eval_batch_size=16", "train.fraction=0.5", "data.image_px=32"]
+    config = deepfashion.RECIPE.override([*small, "model.name=mlp", "train.epochs=3", *settings]).check()
+    run = RunDir(folder / "runs" / "r")
+    run.path.mkdir(parents=True)
+    shard_set, link = ShardSet.open(home / "shards" / "deep_fashion"), ProcessGroup(World(), torch.device("cpu"))
+    trainer = Trainer(config, load("deepfashion"), shard_set, link, run, TrainerOptions(wandb="off", predict=()))
+    assert trainer.fit() == "done"
+    return trainer, [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def test_a_time_limit_ends_a_run_with_an_evaluation(packed_home: Path, tmp_path: Path) -> None:
+    trainer, lines = trained(packed_home, tmp_path, "train.max_time_min=1e-5")
+    assert [line["split"] for line in lines if line["split"] != "system"] == ["train", "val"]
+    assert trainer.state.global_step == 1 and trainer.state.best["epoch"] == 1
+    found = Checkpoints(trainer.run.checkpoints).load("step")
+    assert found is not None and found[1]["trained_s"] > 0
+
+
+def test_a_plateau_lowers_the_rate_and_the_last_weights_are_kept(packed_home: Path, tmp_path: Path) -> None:
+    trainer, lines = trained(
+        packed_home, tmp_path, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.plateau_factor=0.5",
+        "train.monitor=accuracy", "optim.lr=1e-9", "optim.warmup_epochs=0", "train.predict_with=last",
+    )  # fmt: skip
+    measured = [line["accuracy"] for line in lines if line["split"] == "val"]
+    assert trainer.state.goodness == pytest.approx(measured)
+    rates = {int(line["epoch"] - 1e-6): line["lr"] for line in lines if line["split"] == "train"}
+    assert rates == {epoch: 1e-9 * plateau_scale(measured[:epoch], 0, 0.5) for epoch in range(3)}
+    assert rates[2] == 0.5e-9, "nothing was learned"
+    saved, best = Checkpoints(trainer.run.checkpoints), trainer.state.best
+    found, last = saved.load("best"), saved.load("step")
+    assert found is not None and last is not None and best["epoch"] == found[0].facts["epoch"] == 3
+    average = {key.removeprefix("module."): value for key, value in last[1]["ema"].items() if key != "n_averaged"}
+    assert all(torch.equal(value, average[key]) for key, value in found[1]["model"].items())
