@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -220,5 +222,11 @@ def _with_workers(pool: worker_pool.Pool) -> RunShards:
 
 
 def _work(job: tuple[Path, tuple[ShardPlan, ...]], count: Callable[[int], None]) -> None:
-    staging, shards = job
-    writer.write_shards(Plan.load(staging), shards, count)
+    folder, shards = job
+    writer.write_shards(_plan_of(folder, os.lstat(folder / "plan.json").st_ino), shards, count)
+
+
+@functools.lru_cache(maxsize=1)
+def _plan_of(folder: Path, _inode: int) -> Plan:
+    """The plan of a worker's jobs, read once: it names every shard, so reading it for each takes their square."""
+    return Plan.load(folder)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shards import index, worker_pool
 from shards.errors import DamageError, InputError
-from shards.manifest import INDEX, REJECTED, Manifest, Shard
+from shards.manifest import INDEX, MANIFEST, REJECTED, Manifest, Shard
 from shards.pack_plan import OnProgress
 from shards.portable import pread
 from shards.reindex import stored
@@ -89,11 +90,12 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
 def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any]) -> list[Fault]:
     """Faults of one shard."""
     folder, tar_folder, number, indexed = job
-    manifest = Manifest.load(folder)
+    known = _known(folder, *(os.lstat(folder / name).st_mtime_ns for name in (MANIFEST, INDEX)[: 1 + indexed]))
+    manifest = known.manifest
     shard = manifest.shards[number]
     path = tar_folder / shard.name
     faults: list[Fault] = []
-    rows = _index_rows(folder, number) if indexed else []
+    rows = known.index.read_row_group(number).to_pylist() if indexed else []
     try:
         faults += _check_samples(path, rows)
         scanned = scan(path, lambda _: None)
@@ -106,14 +108,29 @@ def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any])
     else:
         if scanned.sha256 != shard.sha256:
             faults.append(Fault(shard.name, "", f"SHA-256 {scanned.sha256[:16]}..., packed as {shard.sha256[:16]}..."))
-        faults += _compare(folder, manifest, shard, scanned, rows, indexed)
+        faults += _compare(folder, known, shard, scanned, rows, indexed)
     count(shard.size)
     return faults
 
 
-def _index_rows(folder: Path, number: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = index.open_table(folder / INDEX).read_row_group(number).to_pylist()
-    return rows
+@dataclass(frozen=True)
+class _Known:
+    """What all shards of a set are compared with."""
+
+    manifest: Manifest
+    index: Any
+    rejected: Set[str]
+
+
+@functools.lru_cache(maxsize=1)
+def _known(folder: Path, *changed: int) -> _Known:
+    """Read once by each process: it all tells of every shard, so that reading it for each takes their square."""
+    manifest = Manifest.load(folder)
+    return _Known(
+        manifest,
+        index.open_table(folder / INDEX) if len(changed) > 1 else None,
+        _rejected_keys(folder) if manifest.rejected else set(),
+    )
 
 
 def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
@@ -133,11 +150,10 @@ def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
 
 
 def _compare(
-    folder: Path, manifest: Manifest, shard: Shard, scanned: Scanned, rows: list[dict[str, Any]], indexed: bool
+    folder: Path, kept: _Known, shard: Shard, scanned: Scanned, rows: list[dict[str, Any]], indexed: bool
 ) -> list[Fault]:
     """Faults of index, DALI index and facts against what the tar holds."""
-    faults, schema = [], manifest.schema
-    rejected = _rejected_keys(folder) if manifest.rejected else set()
+    faults, schema, rejected = [], kept.manifest.schema, kept.rejected
     faults += [Fault(shard.name, key, reason) for key, reason in scanned.problems if key not in rejected]
     at = {key: position for position, key in enumerate(scanned.rows["key"])}
     for number, row in enumerate(rows):

@@ -71,7 +71,7 @@ class ShardFiles:
         return DamageError(split.shard_names[split.shard[row]], split.keys[row], int(split.offset[row]), reason)
 
     def check(self) -> None:
-        """See in milliseconds that the shards are the ones the index is about.
+        """See in milliseconds that the shards are the ones the index is about, many at once where the storage is slow.
 
         Raises:
             InputError: a shard is missing, or its size, its count or where its samples lie is not what index and
@@ -84,7 +84,9 @@ class ShardFiles:
         firsts = np.flatnonzero(np.diff(split.shard[order], prepend=-1))
         lasts = np.append(firsts[1:], len(order)) - 1 if len(order) else firsts
         advice = _reindex(split.path)
-        for first, last in zip(order[firsts], order[lasts], strict=True):
+
+        def look(ends: tuple[int, int]) -> None:
+            first, last = ends
             number = split.shard[first]
             shard = told[split.shard_names[number]]
             path = split.tar_folder / shard.name
@@ -99,13 +101,17 @@ class ShardFiles:
                         f"{path}: {length} bytes, which does not match the manifest's {shard.size}; {advice}"
                     )
                 with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-                    for row in {int(first), int(last)}:
+                    for row in {first, last}:
                         header = pread(file.fileno(), 512, int(split.offset[row]) - 512)
                         _check_header(header, split, row)
             except FileNotFoundError:
                 raise InputError(f"{path}: no such shard, but the index names it; {advice}") from None
             except OSError as error:
                 raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+        with ThreadPoolExecutor(min(OPEN_FILES, max(1, len(firsts)))) as pool:
+            # `map` raises what was wrong with the first shard of all, whichever thread was first
+            list(pool.map(look, zip(order[firsts].tolist(), order[lasts].tolist(), strict=True)))
 
     def close(self) -> None:
         """Close all files; reads under way in other threads finish first."""
