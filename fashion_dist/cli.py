@@ -79,7 +79,7 @@ class Result:
         width = max((len(name) for name in [*self.paths, *self.next]), default=0)
         lines += [f"  {name:<{width}}  {path}" for name, path in self.paths.items()]
         lines += [f"  {why:<{width}}  {command}" for why, command in self.next.items()]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def to_json(self) -> str:
         """One line of JSON; a key of `data` wins over the common ones."""
@@ -128,8 +128,24 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
     sys.exit(EXIT_TERMINATED)
 
 
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """`text` with every character that a terminal obeys instead of showing it as an escape such as `\\x1b`.
+
+    Names of files and folders, and what stands in files, may be anybody's.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def tell(text: str) -> None:
+    """A line to a person while the work goes on; to stderr."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
 def _complain(error: Exception, status: int, as_json: bool) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    tell(f"error: {error}")
     if as_json:
         print(json.dumps({"error": str(error), "exit_status": status}), flush=True)
     return status
@@ -251,9 +267,9 @@ class Progress:
     def say(self, text: str) -> None:
         """One line beside the bars."""
         if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(visible(text), markup=False, highlight=False)
         elif self._enabled:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
 
 def cut(text: str, width: int) -> str:

@@ -10,14 +10,18 @@ CHECKOUT = Path(__file__).parents[1]
 _MAIN = CHECKOUT / "fashion_dist" / "__main__.py"
 
 
-def command(name: str) -> str:
-    """The words that start a command: as this process was started, else as a checkout or an installation starts it."""
+def command(name: str, *words: object) -> str:
+    """A command to be pasted: as this process was started, else as a checkout or an installation starts it.
+
+    `words` follow its name, quoted: names of folders may be anybody's.
+    """
     script = Path(sys.argv[0])
-    if script.stem == "fashion-dist":
-        return f"fashion-dist {name}"
+    start = f"fashion-dist {name}"
     if script == _MAIN:
-        return f"python -m fashion_dist {name}"
-    return f"python jobs/{name}.py" if (CHECKOUT / "jobs" / f"{name}.py").is_file() else f"fashion-dist {name}"
+        start = f"python -m fashion_dist {name}"
+    elif script.stem != "fashion-dist" and (CHECKOUT / "jobs" / f"{name}.py").is_file():
+        start = f"python jobs/{name}.py"
+    return " ".join([start, *(shlex.quote(str(word)) for word in words)])
 
 
 def typed() -> str:

@@ -45,7 +45,7 @@ class ShardSet:
         except (FileNotFoundError, NotADirectoryError):
             pass
         dataset = folder.name
-        make = f"{program.command('pack')} --dataset {dataset} --source DIR"
+        make = f"{program.command('pack', '--dataset', dataset)} --source DIR"
         if (folder / ".packing" / "ours.json").is_file() and not (folder / ".packing" / "plan.json").is_file():
             raise InputError(
                 f"{folder} is half indexed; `{program.command('pack')} --reindex DIR` with the same DIR finishes it"
@@ -53,7 +53,7 @@ class ShardSet:
         if (folder / ".packing").is_dir():
             raise InputError(f"{folder} is half packed; the command that began it finishes it: {make}")
         if folder.is_dir() and any(folder.glob("*.tar")):
-            index = f"`{program.command('pack')} --reindex {folder}` makes a set of the tars as they are"
+            index = f"`{program.command('pack', '--reindex', folder)}` makes a set of the tars as they are"
             raise InputError(f"{folder} holds tars but no {MANIFEST}; {index}, `{make} --out DIR` packs another folder")
         raise InputError(f"{folder} is no shard set (no {MANIFEST}); make it: {make}")
 
@@ -260,7 +260,7 @@ class Split:
                 position += rows
             table = file.read_row_groups(groups, columns=[name], use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            fix = f"`{program.command('pack')} --reindex {self.path}` rebuilds it"
+            fix = f"`{program.command('pack', '--reindex', self.path)}` rebuilds it"
             raise DamageError(INDEX, "", 0, f"column {name} cannot be read: {error}; {fix}") from None
         table = table.slice(self.row0 - before, self.samples)
         if table.column_names != [name]:

@@ -19,6 +19,7 @@ from shards.reindex import stored
 from shards.safe_io import is_regular, open_regular, read_regular
 from shards.scan import Scanned, scan
 from shards.shard_set import ShardSet
+from shards.spreadsheet import text_of
 
 
 @dataclass(frozen=True)
@@ -191,4 +192,4 @@ def _rejected_keys(folder: Path) -> set[str]:
     if not (folder / REJECTED).exists():
         return set()
     text = read_regular(folder / REJECTED).decode("utf-8", "replace")
-    return {row.get("key") or "" for row in csv.DictReader(io.StringIO(text, newline=""))}
+    return {text_of(row.get("key") or "") for row in csv.DictReader(io.StringIO(text, newline=""))}

@@ -31,6 +31,7 @@ from shards.portable import READ_FLAGS
 from shards.readers import Rejected
 from shards.safe_io import create, is_regular, read_regular, temporary, write_whole
 from shards.schema import Schema
+from shards.spreadsheet import csv_for_people
 from shards.typed_json import parse_dataclass, parse_object
 
 _CHUNK = 1 << 20
@@ -353,11 +354,5 @@ def _index_rows(plan: Plan, kept: Container[str]) -> Iterator[tuple[str, dict[st
 
 def rejected_csv(rejected: list[Rejected]) -> bytes:
     """Content of `rejected.csv`."""
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "key", "reason"])
-    writer.writerows((item.where, item.key, item.reason) for item in rejected)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    lines = [("source", "key", "reason"), *((item.where, item.key, item.reason) for item in rejected)]
+    return csv_for_people(lines).encode("utf-8", "backslashreplace")

@@ -151,4 +151,4 @@ def typed(name: str, run: RunDir, flags: str = "") -> str:
     default = Home.find().runs == run.path.parent
     home = "" if default else f" --home {shlex.quote(str(run.path.parent.parent))}"
     option = "--resume " if name == "launch" else ""
-    return f"{program.command(name)} {option}{run.run_id}{home}{' ' + flags if flags else ''}"
+    return f"{program.command(name)} {option}{shlex.quote(run.run_id)}{home}{' ' + flags if flags else ''}"

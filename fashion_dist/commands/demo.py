@@ -75,7 +75,7 @@ def step(command: str, *arguments: str) -> dict[str, Any]:
     if done.returncode:
         raise RunError(f"{command} ended with status {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(result["message"], file=sys.stderr, flush=True)
+    cli.tell(result["message"])
     return result
 
 

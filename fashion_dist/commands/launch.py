@@ -10,7 +10,6 @@ recipe has become since. A run goes on with the configuration that it began with
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import tyro
@@ -60,5 +59,5 @@ def main(args: Args) -> cli.Result:
     made = messages.of_launch(launched, plan)
     if launched.outcome == "done" or not args.wait:
         return made
-    print(made.to_text(), file=sys.stderr, flush=True)
+    cli.tell(made.to_text())
     return messages.of_end(launched.run)

@@ -244,6 +244,6 @@ def _reindex(args: Args) -> cli.Result:
         f"indexed {len(manifest.shards)} tars: {counts} images; facts: {facts}"
         + (f"; members not read: {ignored}" if ignored else ""),
         paths={"shard set": out},
-        next={"check every byte": f"{program.command('pack')} --verify {out}"},
+        next={"check every byte": program.command("pack", "--verify", out)},
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )

@@ -9,7 +9,6 @@ fashion-dist report RUN RUN --table           only the table of results, as Mark
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -90,4 +89,4 @@ def _of_one(facts: RunData, page: Path) -> cli.Result:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    cli.tell(text)

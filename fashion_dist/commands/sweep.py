@@ -8,7 +8,6 @@ The same command again submits only what is not done; with --rerun-failed also w
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import tyro
@@ -63,5 +62,5 @@ def main(args: Args) -> cli.Result:
     made = sweep_messages.of_submission(draft, submitted)
     if not args.wait:
         return made
-    print(made.to_text(), file=sys.stderr, flush=True)
+    cli.tell(made.to_text())
     return sweep_messages.of_end(draft.sweep.folder)

@@ -152,7 +152,7 @@ class _Handle:
 
 
 def _reindex(folder: object) -> str:
-    return f"{program.command('pack')} --reindex {folder} makes a fitting index"
+    return f"{program.command('pack', '--reindex', folder)} makes a fitting index"
 
 
 def _check_header(header: bytes, split: Split, row: int) -> None:

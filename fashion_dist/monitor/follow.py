@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fashion_dist import cli
 from fashion_dist.cluster.queue_view import ASK_S, Scheduler
 from fashion_dist.cluster.run_view import RunView, line, read_run_view
 from fashion_dist.paths import RunDir
@@ -99,11 +100,11 @@ class Lines:
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(line(view), overflow="ellipsis", no_wrap=True), refresh=True)
+            self._live.update(Text(cli.visible(line(view)), overflow="ellipsis", no_wrap=True), refresh=True)
             return
         p = view.progress
         news = (view.state, view.detail, view.attempts, p.phase, p.epoch, str(p.best))
         now = time.monotonic()
         if news != self._said or (view.state == "running" and now - self._said_at > PLAIN_S):
             self._said, self._said_at = news, now
-            print(line(view), file=sys.stderr, flush=True)
+            cli.tell(line(view))

@@ -137,7 +137,7 @@ def watch(look_now: Callable[[], Overview], draw_now: Callable[[Overview, int], 
     if not sys.stdout.isatty():
         seen = look_now()
         while seen.is_active:
-            print(draw_now(seen, 200), flush=True)
+            print(cli.visible(draw_now(seen, 200)), flush=True)
             time.sleep(WATCH_S)
             seen = look_now()
         return seen
@@ -148,7 +148,9 @@ def watch(look_now: Callable[[], Overview], draw_now: Callable[[Overview, int], 
     with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             seen = look_now()
-            live.update(Text(draw_now(seen, shutil.get_terminal_size().columns), no_wrap=True), refresh=True)
+            live.update(
+                Text(cli.visible(draw_now(seen, shutil.get_terminal_size().columns)), no_wrap=True), refresh=True
+            )
             if not seen.is_active:
                 return seen
             time.sleep(WATCH_S)

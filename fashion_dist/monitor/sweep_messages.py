@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ SETTLE_S = 12.0
 def typed(name: str, folder: SweepDir, flags: str = "") -> str:
     """A command about a sweep that works when pasted, from the same folder."""
     at = "" if Home.find().sweeps == folder.path.parent else f" --home {shlex.quote(str(folder.path.parent.parent))}"
-    return f"{program.command(name)} {folder.sweep_id}{at}{' ' + flags if flags else ''}"
+    return f"{program.command(name)} {shlex.quote(folder.sweep_id)}{at}{' ' + flags if flags else ''}"
 
 
 def commands(view: SweepView) -> list[tuple[str, str]]:
@@ -98,7 +97,7 @@ def of_end(folder: SweepDir) -> cli.Result:
             f"; best {best.value:.4f} (trial {best.number})" if best is not None else ""
         )
         if words != said:
-            print(words, file=sys.stderr, flush=True)
+            cli.tell(words)
             said, over_since = words, 0.0
         if view.is_active:
             over_since = 0.0

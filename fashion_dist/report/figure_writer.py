@@ -6,7 +6,6 @@ Text is drawn as outlines: no label is cut because a reader's fonts are wider.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from fashion_dist.io import OwnFiles
 from fashion_dist.report.blocks import Picture
+from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,17 +100,16 @@ class FigureWriter:
         endings = ("png", "svg", "csv")
         own = OwnFiles(self.folder / "figures")
         own.claim(*(f"{name}.{ending}" for ending in endings))
-        svg, png, table = io.StringIO(), io.BytesIO(), io.StringIO(newline="")
+        svg, png = io.StringIO(), io.BytesIO()
         settings: Any = {**_SETTINGS, "svg.hashsalt": name}
         with mpl.rc_context(settings):
             figure = Figure(figsize=size, layout="constrained")
             paint(figure)
             figure.savefig(svg, format="svg", metadata={"Date": None})
             figure.savefig(png, format="png", dpi=160 if size[0] < 8 else 110)
-        csv.writer(table).writerows([head, *rows])
         own.write(f"{name}.svg", svg.getvalue())
         own.write(f"{name}.png", png.getvalue())
-        own.write(f"{name}.csv", table.getvalue())
+        own.write(f"{name}.csv", csv_for_people([head, *rows], "\r\n"))
         links = tuple((ending.upper(), f"figures/{name}.{ending}") for ending in endings)
         picture = Picture(name, title, alt, inline(svg.getvalue(), name), links, wide, caption)
         self.pictures.append(picture)

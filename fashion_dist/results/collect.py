@@ -103,7 +103,7 @@ def tuned(run: RunDir, config: Config, shard_set: ShardSet) -> Config:
         raise ConfigError(f"task {config.task!r} has no thresholds to tune")
     part = shard_set.split("val")
     if not run.predictions("val").is_dir():
-        make = f"{program.command('predict')} {run.run_id} --split val"
+        make = program.command("predict", run.run_id, "--split", "val")
         raise InputError(f"run {run.run_id} has no predictions for 'val' to tune thresholds on; {make} makes them")
     found = task.tune_thresholds(part, ordered_predictions(run, part), config)
     return dataclasses.replace(config, options={**config.options, **found})
@@ -139,7 +139,7 @@ def read_predictions(run: RunDir, split: str) -> dict[str, np.ndarray]:
     folder = run.predictions(split)
     files = sorted(folder.glob("rank_*.parquet"))
     if not files:
-        hint = f"{program.command('status')} {run.run_id} shows how far it is"
+        hint = f"{program.command('status', run.run_id)} shows how far it is"
         raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
     tables = []
     for path in files:

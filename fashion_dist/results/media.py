@@ -22,7 +22,8 @@ from fashion_dist.tasks import load
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
 from shards import ShardSet, Split
-from shards.safe_io import is_regular
+from shards.safe_io import is_regular, read_regular
+from shards.spreadsheet import text_of
 
 EXAMPLES = 32
 CONFUSABLE = 400
@@ -32,8 +33,8 @@ CONFUSABLE = 400
 def run_media(run: RunDir, config: Config, shard_set: ShardSet, split: str = "test") -> Media:
     """What there is to see of a run now; parts that it does not have yet are left out."""
     measured = sorted(run.measures(split).parent.glob("*/confusion.csv"))
-    confusions = {path.parent.name: _read_confusion(path) for path in measured}
-    confusions = {name: found for name, found in confusions.items() if len(found[0]) <= CONFUSABLE}
+    found = {path.parent.name: _read_confusion(path) for path in measured if is_regular(path)}
+    confusions = {name: t for name, t in found.items() if t is not None and len(t[0]) <= CONFUSABLE}
     artifacts = _artifacts(run, config, shard_set)
     summary = _summary(run)
     seen = [path for item in artifacts for path in (*item.files, *item.references)]
@@ -61,10 +62,15 @@ def _summary(run: RunDir) -> dict[str, Any]:
     return found
 
 
-def _read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file))
-    return header[1:], [[int(cell) for cell in row[1:]] for row in rows]
+def _read_confusion(path: Path) -> tuple[list[str], list[list[int]]] | None:
+    """Names and counts; None where it is not what was written."""
+    try:
+        header, *rows = csv.reader(io.StringIO(read_regular(path).decode(), newline=""))
+        cells = [[int(cell) for cell in row[1:]] for row in rows]
+    except (ValueError, csv.Error):
+        return None
+    names = [text_of(cell) for cell in header[1:]]
+    return (names, cells) if [len(row) for row in cells] == [len(names)] * len(names) else None
 
 
 def _artifacts(run: RunDir, config: Config, shard_set: ShardSet) -> list[Artifact]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from fashion_dist.results.collect import collect, collect_average
 from fashion_dist.runs import open_folder
 from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
 from fashion_dist.tracking.metrics_log import read_metrics
+from shards.spreadsheet import csv_for_people
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,12 @@ def _write_tables(view: SweepView, out: Path) -> list[Path]:
     table = rows(view)
     names = list(dict.fromkeys(name for row in table for name in row))
     names.append(names.pop(names.index("detail")))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value is None else _plain(value) for name, value in row.items()} for row in table)
+    cells = [["" if (value := row.get(name)) is None else _plain(value) for name in names] for row in table]
     buffer = io.BytesIO()
     pq.write_table(pa.table({name: _column([row.get(name) for row in table]) for name in names}), buffer)
     own = OwnFiles(out)
     own.claim("trials.csv", "trials.parquet")
-    return [own.write("trials.csv", text.getvalue()), own.write("trials.parquet", buffer.getvalue())]
+    return [own.write("trials.csv", csv_for_people([names, *cells])), own.write("trials.parquet", buffer.getvalue())]
 
 
 def _plain(value: Any) -> Any:

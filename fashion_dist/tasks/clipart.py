@@ -11,7 +11,7 @@ import numpy as np
 
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.tasks.common.base import Columns
-from fashion_dist.tasks.common.classification import Classification, in_order
+from fashion_dist.tasks.common.classification import Classification, in_order, require_writable
 from shards import Split
 
 RECIPE = Config(
@@ -36,6 +36,7 @@ class ClipArt(Classification):
     def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
         """`test.txt`: header `id,label`, then the image's name without its ending, a comma and a blank, its class."""
         names = [PurePosixPath(str(file)).stem for file in columns["file"]]
+        require_writable(names, ",", "test.txt")
         answers = np.asarray(columns["label"])
         lines = ["id,label", *(f"{names[i]}, {int(answers[i])}" for i in in_order(columns))]
         return {"test.txt": "\n".join(lines) + "\n"}

@@ -7,7 +7,7 @@ import numpy as np
 from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks.common.base import Columns
-from fashion_dist.tasks.common.classification import Classification
+from fashion_dist.tasks.common.classification import Classification, require_writable
 from shards import ShardSet, Split
 
 RECIPE = Config(
@@ -47,6 +47,7 @@ class PolyvoreCategory(Classification):
         """`category.txt`, a line for each item: its id and its category, as the source writes them."""
         words = self.source_names(split, config)
         answers = np.asarray(columns["label"])
+        require_writable(map(str, columns["item_id"]), " ", "category.txt")
         lines = [f"{item} {words[int(label)]}" for item, label in zip(columns["item_id"], answers, strict=True)]
         return {"category.txt": "\n".join(lines) + "\n"}
 

@@ -25,6 +25,7 @@ from fashion_dist.tasks.common.base import (
     Tensors,
     only_in_training,
 )
+from fashion_dist.tasks.common.classification import require_writable
 from fashion_dist.tasks.common.compatibility import CompatibilityEvaluator, asked_pairs, score_pairs, wardrobe_of
 from fashion_dist.tasks.common.evaluators import Evaluator
 from shards import Schema, ShardSet, Split
@@ -103,6 +104,7 @@ class PolyvorePairs(Task):
         pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
         probabilities = compatibility.sigmoid(score_pairs(np.asarray(columns["embedding"]), pairs[:, 0], pairs[:, 1]))
         names = list(split.keys)
+        require_writable(names, " ", "compatibility.txt")
         lines = [
             f"{names[a]} {names[b]} {int(probability > 0.5)} {true} {probability:.4f}"
             for (a, b), true, probability in zip(pairs.tolist(), truth.tolist(), probabilities.tolist(), strict=True)

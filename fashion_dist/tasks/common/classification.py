@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.tasks.common.base import Arrays, Columns, ReportView, Task, Tensors
 from fashion_dist.tasks.common.evaluators import Ranks, SumEvaluator, macro_f1
 from shards import Schema, ShardSet, Split
+from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
     import torch
@@ -222,12 +223,12 @@ def confusion_tables(pairs: np.ndarray, names: Sequence[str]) -> dict[str, str]:
     wrong = pairs[truth != answer]
     wrong = wrong[np.lexsort((wrong[:, 1], wrong[:, 0], -wrong[:, 2]))]
     lines = [(names[i], names[j], count, f"{count / of_truth[i]:.4f}") for i, j, count in wrong.tolist()]
-    found = {"confused.csv": csv_text([("truth", "answer", "images", "share_of_truth"), *lines])}
+    found = {"confused.csv": csv_for_people([("truth", "answer", "images", "share_of_truth"), *lines])}
     if len(names) <= SHOWN:
         counts = np.zeros((len(names), len(names)), np.int64)
         counts[truth, answer] = times
         rows = [(name, *row.tolist()) for name, row in zip(names, counts, strict=True)]
-        found["confusion.csv"] = csv_text([("truth", *names), *rows])
+        found["confusion.csv"] = csv_for_people([("truth", *names), *rows])
     return found
 
 
@@ -236,6 +237,20 @@ def csv_text(lines: Iterable[Sequence[object]], separator: str = ",") -> str:
     text = io.StringIO()
     csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def require_writable(names: Iterable[str], separators: str, file: str) -> None:
+    """Refuse names that a submission's format cannot hold, for they would make other lines of it.
+
+    Raises:
+        InputError: a name is empty, or has a separator, a control character or a blank at its ends; names the first.
+    """
+    for name in names:
+        if not name or name != name.strip() or not name.isprintable() or any(mark in name for mark in separators):
+            raise InputError(
+                f"{name!r} cannot stand in {file}, where {' and '.join(map(repr, separators))} end a name; rename the "
+                "image and pack again"
+            )
 
 
 def in_order(columns: Columns) -> list[int]:

@@ -1,0 +1,32 @@
+"""CSV for people, who open it with a program that takes some texts for formulas and runs them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def safe_cell(value: object) -> object:
+    """`value`, behind an apostrophe where it is text that starts a formula and is no number."""
+    if not isinstance(value, str) or not value.startswith(_STARTS):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def text_of(cell: str) -> str:
+    """The text that `safe_cell` made harmless."""
+    return cell[1:] if cell.startswith("'") and safe_cell(cell[1:]) == cell else cell
+
+
+def csv_for_people(lines: Iterable[Sequence[object]], line_end: str = "\n") -> str:
+    """Lines as CSV; cells that start a formula are harmless. What another program reads is not written by this."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=line_end).writerows(map(safe_cell, line) for line in lines)
+    return text.getvalue()
