@@ -189,9 +189,9 @@ def sha256_of(path: Path, known: Path) -> str:
 @functools.cache
 def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
     key = f"{name} {size} {mtime_ns}"
-    found = read_json(known).get(key)
-    if isinstance(found, str):
-        return found
+    found = _known(known)
+    if isinstance(found.get(key), str):
+        return str(found[key])
     content = hashlib.sha256()
     with Path(name).open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -200,8 +200,16 @@ def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
     # A file that was written a moment ago may be written again within the clock's tick.
     if size >= _LARGE and time.time() - mtime_ns / 1e9 > _RECENT_S and known.parent.is_dir():
         with contextlib.suppress(OSError):  # a working folder of somebody else
-            write_json(known, {**read_json(known), key: digest})
+            write_private(known, json.dumps({**_known(known), key: digest}, indent=2) + "\n")
     return digest
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """The hashes that this user has noted; what others may have written is nothing to go by."""
+    try:
+        return parse_object(read_own(path), path)
+    except (OSError, InputError, RunError):
+        return {}
 
 
 def process_started(pid: int) -> int | None:

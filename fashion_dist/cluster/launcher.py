@@ -490,6 +490,7 @@ def write_run(plan: RunSpec) -> None:
         "shard_set": str(plan.shard_set),
         "data_hash": plan.data_hash,
         "weights": before.get("weights") or pretrained.content(config.model, run.home),
+        "weights_sha256": before.get("weights_sha256") or pretrained.file_sha256(config.model, run.home),
         "command": before.get("command") or plan.command,
         "created": before.get("created") or time.time(),
         "versions": {"fashion-dist": __version__, **_versions()},

@@ -251,7 +251,7 @@ def _train(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
-    from fashion_dist.runs import open_folder, require_weights
+    from fashion_dist.runs import open_folder, read_facts, require_weights
     from fashion_dist.tasks import load
     from fashion_dist.train.distributed import World, init_process_group
     from fashion_dist.train.options import Callbacks, TrainerOptions
@@ -263,7 +263,7 @@ def _train(
     opened = open_folder(run)
     require_weights(opened)
     config, shard_set = opened.config, opened.shard_set
-    model = build_model(config, shard_set, run.home.weights)
+    model = build_model(config, shard_set, run.home.weights, read_facts(run).weights_sha256)
     startup.record_phase("model")
     world = World(
         rank_info.rank,

@@ -6,8 +6,10 @@ names; a person without network there can carry them over by hand.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import os
 import re
 import urllib.error
@@ -20,8 +22,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.errors import ConfigError
-from fashion_dist.io import sha256_of
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.io import read_own, sha256_of, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
 from shards.safe_io import create, temporary
@@ -89,10 +91,12 @@ def fetch(wanted: Published, folder: Path) -> Path:
     Raises:
         ConfigError: no network, or the file is not what was published; says which file to put where.
     """
-    path = folder / wanted.file
+    path, seen = folder / wanted.file, folder / f"{wanted.file}.sha256"
     if path.is_file():
-        if wanted.sha256:
-            _verify(path, hashlib.sha256(path.read_bytes()).hexdigest(), wanted.sha256)
+        digest = sha256_of(path, folder.parent / "hashes.json")
+        _verify(path, digest, wanted.sha256)
+        _verify(path, digest, _first_seen(seen))
+        _note_first(seen, digest)
         return path
     if os.path.lexists(path):
         raise ConfigError(f"{path} is no file (a folder, or a link to nothing); move it away")
@@ -101,6 +105,8 @@ def fetch(wanted: Published, folder: Path) -> Path:
     try:
         digest, announced = _download(wanted.url, fresh)
         _verify(path, digest, wanted.sha256 or announced)
+        _verify(path, digest, _first_seen(seen))
+        _note_first(seen, digest)
         fresh.replace(path)
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
@@ -111,6 +117,20 @@ def fetch(wanted: Published, folder: Path) -> Path:
     finally:
         fresh.unlink(missing_ok=True)
     return path
+
+
+def _first_seen(path: Path) -> str:
+    """The SHA-256 of a published file when this user first had it here; empty where that never was."""
+    try:
+        return read_own(path).decode("ascii", "replace").strip()
+    except (FileNotFoundError, RunError):
+        return ""
+
+
+def _note_first(path: Path, digest: str) -> None:
+    if not _first_seen(path):
+        with contextlib.suppress(OSError):  # a folder of somebody else's, which they keep
+            write_private(path, f"{digest}\n")
 
 
 def _verify(path: Path, digest: str, expected: str) -> None:
@@ -215,24 +235,40 @@ def find(config: ModelConfig, folder: Path) -> Path | None:
     return path
 
 
-def load_initial(model: nn.Module, config: ModelConfig, folder: Path) -> None:
+def file_sha256(config: ModelConfig, home: Home) -> str:
+    """SHA-256 of the file that `model.weights` means; empty for `none`, or where it is not there."""
+    try:
+        path = find(config, home.weights)
+    except ConfigError:
+        return ""
+    return sha256_of(path, home.hashes) if path is not None else ""
+
+
+def load_initial(model: nn.Module, config: ModelConfig, folder: Path, sha256: str = "") -> None:
     """Give the model's backbone the weights that `model.weights` means; its heads stay fresh.
 
+    Args:
+        model: with a submodule `backbone`.
+        config: says which.
+        folder: of published weights.
+        sha256: of the file, as it was when the run was launched; empty looks at none.
+
     Raises:
-        ConfigError: no such file, or one that does not fit; missing and unexpected keys are named.
+        ConfigError: no such file, another than at launch, or one that does not fit; missing and unexpected keys are
+            named.
     """
     path = find(config, folder)
     if path is not None:
-        load_weights(model.get_submodule("backbone"), path)
+        load_weights(model.get_submodule("backbone"), path, sha256)
 
 
-def load_weights(backbone: nn.Module, path: Path) -> None:
+def load_weights(backbone: nn.Module, path: Path, sha256: str = "") -> None:
     """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
 
     Raises:
-        ConfigError: the file does not fit; missing and unexpected keys are named.
+        ConfigError: the file has another `sha256`, or does not fit; missing and unexpected keys are named.
     """
-    state = _read_state_dict(path)
+    state = _read_state_dict(path, sha256)
     own = backbone.state_dict()
     matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     missing = sorted(own.keys() - matched.keys() - {key for key in own if key.endswith("num_batches_tracked")})
@@ -246,18 +282,21 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict(matched, strict=False)
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def _read_state_dict(path: Path, sha256: str = "") -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(f"weights {path} are not a file")
+    content = path.read_bytes()  # once: what is looked at is what is loaded
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"the weights {path} have changed since the run was launched; launch its task again")
     import torch
 
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            loaded: Any = load_file(path)
+            loaded: Any = load(content)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; each means that this is no state dict
         raise ConfigError(f"weights {path} are not a state dict: {why_not_loaded(error)}") from None
     loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded

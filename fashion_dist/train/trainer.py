@@ -49,15 +49,16 @@ LOG_STEPS = 20
 """Steps between two training lines in metrics.jsonl; each costs one small all-reduce."""
 
 
-def build_model(config: Config, shard_set: ShardSet, weights: Path) -> nn.Module:
+def build_model(config: Config, shard_set: ShardSet, weights: Path, sha256: str = "") -> nn.Module:
     """The model that a run of `config` begins with, the same on every rank; needs no peer.
 
     Raises:
-        ConfigError: the weights it is to begin with are not in the folder `weights`, or do not fit.
+        ConfigError: the weights it is to begin with are not in the folder `weights`, have another SHA-256 than
+            `sha256` where that is given, or do not fit.
     """
     torch.manual_seed(config.train.seed)
     model = load(config.task).build_model(config, shard_set.schema)
-    load_initial(model, config.model, weights)
+    load_initial(model, config.model, weights, sha256)
     return model
 
 

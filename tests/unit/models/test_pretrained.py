@@ -15,8 +15,9 @@ from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models.backbone import build_backbone, build_network
 from fashion_dist.models.heads import Head
-from fashion_dist.models.pretrained import Published, fetch, find, load_initial, published
+from fashion_dist.models.pretrained import Published, fetch, file_sha256, find, load_initial, load_weights, published
 from fashion_dist.models.registry import known_models
+from fashion_dist.paths import Home
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -57,13 +58,65 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
+def test_a_file_without_a_published_hash_stays_the_one_first_seen(tmp_path: Path) -> None:
+    """Almost no network of timm has a hash to check."""
+    wanted = Published("net", "http://127.0.0.1:9/net.pt", "net.pt")
+    (tmp_path / "net.pt").write_bytes(CONTENT)
+    assert fetch(wanted, tmp_path) == tmp_path / "net.pt"
+    (tmp_path / "net.pt").write_bytes(CONTENT[::-1])
+    with pytest.raises(ConfigError, match=f"not {DIGEST[:16]}; remove it"):
+        fetch(wanted, tmp_path)
+    (tmp_path / "net.pt.sha256").chmod(0o666)  # what others can have written is nothing to go by
+    fetch(wanted, tmp_path)
+
+
+def test_weights_that_changed_after_the_launch_are_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 2)})
+    torch.save({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, path)
+    config = ModelConfig(weights=str(path))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_sha256(config, Home(tmp_path)) == sha256
+    load_initial(model, config, tmp_path, sha256)
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.zeros(2)}, path)
+    with pytest.raises(ConfigError, match="have changed since the run was launched"):
+        load_initial(model, config, tmp_path, sha256)
+    assert not model.get_submodule("backbone").weight.any()  # type: ignore[operator]
+
+
+class Bomb:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.canary,)
+
+
+def test_a_file_that_is_no_state_dict_ends_in_our_own_sentence(tmp_path: Path) -> None:
+    one = torch.zeros(1)
+    files: dict[str, object] = {
+        "code.pt": {"a": Bomb(tmp_path / "ran")}, "whole.pt": torch.nn.Linear(1, 1), "list.pt": [one],
+        "numbers.pt": {1: one}, "text.pt": {"a": "b"}, "sparse.pt": {"a": one.to_sparse()},
+        "nan.pt": {"a": one / 0}, "cut.pt": b"PK\3\4", "a.safetensors": b"\x10\0\0\0\0\0\0\0{\"a\": ",
+        "b.safetensors": b"",
+    }  # fmt: skip
+    for name, content in files.items():
+        path = tmp_path / name
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        with pytest.raises(ConfigError) as caught:
+            load_weights(torch.nn.Linear(1, 1), path)
+        told = str(caught.value)
+        assert name in told and "\n" not in told and "\x1b" not in told and "weights_only" not in told, told
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("path", ["/file", "/moved"])
 def test_weights_are_fetched_once_and_verified(site: str, path: str, tmp_path: Path) -> None:
     wanted = Published("resnet50", site + path, "resnet50-x.pth", DIGEST[:8])
     file = fetch(wanted, tmp_path / "weights")
     assert file.read_bytes() == CONTENT
     assert fetch(Published("resnet50", "http://127.0.0.1:1/gone", file.name, DIGEST[:8]), tmp_path / "weights") == file
-    assert left_in(tmp_path / "weights") == [file.name]
+    assert left_in(tmp_path / "weights") == [file.name, f"{file.name}.sha256"]
 
 
 @pytest.mark.parametrize(("path", "digest"), [("/file", "00000000"), ("/cut", ""), ("/cut", DIGEST)])
