@@ -31,7 +31,7 @@ from fashion_dist.cluster.job_environment import job_environment
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import names_in, write_json
+from fashion_dist.io import names_in, write_json, write_private
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -387,7 +387,7 @@ def submit_module(
     executor.parameters["map_count"] = 1  # names the logs after array and task
     text = executor._make_submission_file_text(f"{executor.python} -m {shlex.join(words)}", "")
     path = folder / f".submission-{os.getpid()}.sh"
-    path.write_text(text)
+    write_private(path, text)
     try:
         with job_environment("slurm", code, resources):
             told = slurm.ask(["sbatch", "--parsable", str(path)])

@@ -20,6 +20,7 @@ from fashion_dist.runs import read_facts as read_made
 from fashion_dist.tasks import Task, load
 from fashion_dist.tracking.metrics_log import read_metrics
 from shards import ShardSet
+from shards.safe_io import read_regular
 
 PLAIN = frozenset({"split", "step", "epoch", "attempt", "time"})
 """The fields of a line of metrics.jsonl that are no metric."""
@@ -203,7 +204,7 @@ def _read(snapshot: RunSnapshot, view: RunView) -> RunData:
 def _damaged(run: RunDir, read: int) -> int:
     """Lines of metrics.jsonl that `read_metrics` passed over."""
     try:
-        lines = run.metrics.read_text(errors="replace").splitlines()
+        lines = read_regular(run.metrics).splitlines()
     except OSError:
         return 0
     return sum(bool(line.strip()) for line in lines) - read

@@ -16,6 +16,7 @@ from fashion_dist.errors import InputError
 from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.wandb_media import Media
+from shards.safe_io import read_regular
 from shards.typed_json import is_sound
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class MetricsLogger:
     def _keep_until(path: Path, step: int) -> None:
         points = read_metrics(path)
         kept = [point for point in points if point["step"] <= step and point["split"] in ("train", "val", "system")]
-        if path.exists() and (len(kept) < len(points) or not path.read_bytes().endswith(b"\n")):
+        if path.exists() and (len(kept) < len(points) or not read_regular(path).endswith(b"\n")):
             write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
 
     def add(self, tracker: Tracker | None) -> None:
