@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from fashion_dist.errors import ConfigError, InputError, RunError
 from shards.portable import OPEN_FLAGS, user_id
-from shards.safe_io import open_regular, read_regular, refuse_link, some, write_whole
+from shards.safe_io import SHARED_FOLDER, open_regular, read_regular, refuse_link, some, write_whole
 from shards.typed_json import parse_dataclass as parse_dataclass
 from shards.typed_json import parse_object
 from shards.typed_json import read_object as read_object
@@ -71,7 +71,7 @@ class OwnFiles:
                 "move it away, or give another folder"
             )
         if new:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
             with append(self.folder / self.LIST) as file:
                 file.write("".join(f"{name}\n" for name in new))
 

@@ -16,6 +16,7 @@ from shards.errors import InputError, SpaceError
 from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest
 from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
+from shards.safe_io import SHARED_FOLDER
 
 _WORTH_PROCESSES_BYTES = 400_000_000
 """Copying less than this takes less time than starting processes does; decoding always takes more."""
@@ -71,7 +72,7 @@ def pack(
     if opened.found:
         on_found(opened.found)
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
     folder = staging.begin(out)
     with (
         Lock(folder / "lock", str(out)),

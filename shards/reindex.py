@@ -17,7 +17,7 @@ from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder
 from shards.pack_plan import OnProgress
 from shards.readers import Rejected
-from shards.safe_io import name_fault, require_regular, write_whole
+from shards.safe_io import SHARED_FOLDER, name_fault, require_regular, write_whole
 from shards.scan import Scanned, scan
 from shards.schema import RESERVED, Schema, folded, split_fault, split_order
 from shards.writer import rejected_csv
@@ -77,7 +77,7 @@ def reindex(
             raise InputError(f"{path}: {fault}; rename it")
     out = out or folder
     if not out.exists():
-        out.mkdir(parents=True)
+        out.mkdir(mode=SHARED_FOLDER, parents=True)
     if not os.access(out, os.W_OK):
         raise InputError(f"{out} cannot be written to; --out DIR puts index and manifest into another folder")
     fresh = staging.begin(out)

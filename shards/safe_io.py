@@ -22,6 +22,9 @@ _KINDS = {
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 _SHOWN = 5
+SHARED = 0o644
+"""Mode of files that others may read, whatever the umask: what is read back and believed is written by us alone."""
+SHARED_FOLDER = 0o755
 
 
 def name_fault(name: object) -> str | None:
@@ -62,7 +65,7 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = SHARED) -> int:
     """A descriptor of a regular file; with `O_CREAT` in `flags` it is made where there is nothing.
 
     Raises:
@@ -95,7 +98,7 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def create(path: Path, mode: int = 0o666) -> int:
+def create(path: Path, mode: int = SHARED) -> int:
     """A descriptor of a new file to write; raises FileExistsError where anything, a link too, has its name."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, mode)
 
@@ -105,7 +108,7 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
-def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True, mode: int = SHARED) -> None:
     """Write `content` under a temporary name and give it its name: all or nothing, whenever it is killed.
 
     `durable` makes that hold for power cuts, too; `mode` is less the umask. A link at `path` is replaced, and what it

@@ -26,7 +26,7 @@ from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import read_own, sha256_of, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
-from shards.safe_io import create, temporary
+from shards.safe_io import SHARED_FOLDER, create, temporary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,7 +100,7 @@ def fetch(wanted: Published, folder: Path) -> Path:
         return path
     if os.path.lexists(path):
         raise ConfigError(f"{path} is no file (a folder, or a link to nothing); move it away")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
     fresh = temporary(path)
     try:
         digest, announced = _download(wanted.url, fresh)

@@ -727,3 +727,19 @@ def test_our_own_files_are_replaced_as_before(bench: Bench) -> None:
     assert verify(bench.out) == [] and not (bench.out / "card.html").exists()
     write_card(bench.out)
     write_card(bench.out)
+
+
+def test_what_is_read_back_is_written_by_us_alone_whatever_the_umask(bench: Bench) -> None:
+    before = os.umask(0o002)  # as project folders of a group have it
+    try:
+        bench.pack()
+        write_card(bench.out)
+        reindex(bench.tars(), bench.folder / "index")
+        OwnFiles(bench.folder / "answers").write("test.txt", "x")
+    finally:
+        os.umask(before)
+    made = [
+        path for name in ("out", "index", "answers") for path in [bench.folder / name, *(bench.folder / name).iterdir()]
+    ]
+    assert len(made) > 10
+    assert [str(path) for path in made if path.stat().st_mode & 0o022] == []
