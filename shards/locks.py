@@ -182,5 +182,5 @@ def _holder(told: bytes) -> str:
     try:
         note = json.loads(told)
         return f"process {note['pid']} on {note['host']} since {note['since']} ({note['command']})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""

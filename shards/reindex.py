@@ -141,7 +141,7 @@ def _scan(job: tuple[Path, Path], count: Callable[[int], Any]) -> _Summary:
     path, fresh = job
     scanned = scan(path, lambda _: None)
     count(scanned.size)
-    schema = None if scanned.own is None else Schema.from_json(scanned.own)
+    schema = None if scanned.own is None else Schema.from_json(scanned.own, f"{path}: its schema")
     if schema is not None:
         _refuse_other_facts(scanned, schema)
     rows = {**scanned.rows, "facts": scanned.facts}

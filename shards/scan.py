@@ -17,6 +17,7 @@ from shards import images, tar
 from shards.errors import InputError
 from shards.manifest import SCHEMA_MEMBER
 from shards.schema import stored_key_fault
+from shards.typed_json import parse_object
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm"})
 FACTS = frozenset({"json", "cls", "txt"})
@@ -77,7 +78,7 @@ def scan(path: Path, count: Callable[[int], Any]) -> Scanned:
         folder, slash, base = name.rpartition("/")
         stem, dot, extension = base.partition(".")
         if name == SCHEMA_MEMBER:
-            scanned.own = json.loads(content)
+            scanned.own = parse_object(content, f"{path}: member {name}")
             continue
         if not stem or not dot or name.startswith("__"):  # hidden files, files without extension, metadata
             scanned.ignored[base] = scanned.ignored.get(base, 0) + 1

@@ -88,7 +88,7 @@ def ours(out: Path) -> set[str]:
         names.update(json.loads(read_regular(out / STAGING / _OURS)))
     except FileNotFoundError:
         pass
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InputError(f"{out / STAGING / _OURS} cannot be read; move {out / STAGING} away") from None
     if any(name_fault(name) for name in names):
         raise InputError(f"{out / STAGING / _OURS} is not a list of files; move {out / STAGING} away")

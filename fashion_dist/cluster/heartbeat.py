@@ -22,9 +22,10 @@ from typing import Any
 
 from fashion_dist.cluster import failures
 from fashion_dist.cluster.job_record import LockOwner
+from fashion_dist.cluster.machine import Beat
 from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
-from fashion_dist.io import names_in, read_json, write_json
+from fashion_dist.io import names_in, write_json
 from fashion_dist.paths import RunDir
 
 EXIT_ORPHANED = 3
@@ -150,15 +151,15 @@ class HeartbeatThread(threading.Thread):
         there = names_in(self._run.heartbeats)
         for rank in range(self._rank_info.world_size):
             path = self._run.heartbeat(rank)
-            values = read_json(path) if path.name in there else {}
-            if values.get("attempt") != self._owner.attempt or rank in self._named:
+            beat = Beat.read(path, self._owner.attempt) if path.name in there else None
+            if beat is None or rank in self._named:
                 continue
-            beat, since = self._seen.get(rank, (-1, now))
-            if values["beat"] != beat:
-                self._seen[rank] = (values["beat"], now)
+            seen, since = self._seen.get(rank, (-1, now))
+            if beat.beat != seen:
+                self._seen[rank] = (beat.beat, now)
             elif now - since > self._stalled_s:
                 self._named.add(rank)
-                self._name_stalled(rank, values["host"], values["steps"], values["where"])
+                self._name_stalled(rank, beat.host, beat.steps, beat.where)
 
     def _name_stalled(self, rank: int, host: str, steps: int, location: str) -> None:
         message = (
@@ -185,9 +186,8 @@ def signals_of_all(run: RunDir, attempt: int, world_size: int) -> set[str]:
     """The signals that any rank of this start has written down."""
     found: set[str] = set()
     for rank in range(world_size):
-        values = read_json(run.heartbeat(rank))
-        if values.get("attempt") == attempt:
-            found |= set(values["signals"])
+        if (beat := Beat.read(run.heartbeat(rank), attempt)) is not None:
+            found |= set(beat.signals)
     return found
 
 

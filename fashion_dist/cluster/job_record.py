@@ -171,6 +171,8 @@ def _noted(run: RunDir) -> list[dict[str, Any]]:
     found = read_object(run.attempts).get("attempts", [])
     if not isinstance(found, list):
         raise InputError(f"{run.attempts}: attempts is no list")
+    for values in found:
+        parse_dataclass(Attempt, values, run.attempts)
     return found
 
 

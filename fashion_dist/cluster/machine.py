@@ -7,9 +7,11 @@ import importlib.metadata
 import platform
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from fashion_dist.io import read_json
+from fashion_dist.errors import InputError
+from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.paths import RunDir
 from shards.portable import cpus
 
@@ -47,5 +49,38 @@ def _field(path: Path, name: str) -> str:
 
 def cpu_seconds(run: RunDir, attempt: int) -> float:
     """CPU time of rank 0, which asks, and by their last signs of life of the start's other ranks; of all threads."""
-    beats = [read_json(path) for path in run.heartbeats.glob("rank_*.json") if path != run.heartbeat(0)]
-    return time.process_time() + sum(float(beat.get("cpu_s", 0.0)) for beat in beats if beat.get("attempt") == attempt)
+    others = [path for path in run.heartbeats.glob("rank_*.json") if path != run.heartbeat(0)]
+    beats = [beat for path in others if (beat := Beat.read(path, attempt)) is not None]
+    return time.process_time() + sum(beat.cpu_s for beat in beats)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A rank's sign of life.
+
+    Args:
+        attempt: of which start.
+        beat: the how manieth.
+        steps: optimizer steps of this start.
+        host: the rank's node.
+        where: the innermost of our functions that it was in.
+        signals: that it was sent.
+        cpu_s: CPU seconds it has used.
+    """
+
+    attempt: int
+    beat: int
+    steps: int
+    host: str
+    where: str
+    signals: tuple[str, ...] = ()
+    cpu_s: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path, attempt: int) -> Beat | None:
+        """The last one in that start; None where there is none, or none that can be read now."""
+        try:
+            beat = parse_dataclass(cls, read_object(path), path)
+        except InputError:
+            return None
+        return beat if beat.attempt == attempt else None

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from fashion_dist.io import read_json
+from fashion_dist.errors import InputError
+from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.paths import RunDir
 
 _MB = 1e6
@@ -85,6 +87,15 @@ class _Gpus:
         return found
 
 
+@dataclass(frozen=True)
+class _NodeFigures:
+    """The content of a node's file: of which start, the how manieth, and the figures by name."""
+
+    attempt: int
+    sample: int
+    figures: Mapping[str, float]
+
+
 class AllNodes:
     """What the nodes of one start have sampled, as rank 0 sees it.
 
@@ -103,11 +114,14 @@ class AllNodes:
         """Read what is new; of a node that has fallen silent there is nothing."""
         found: dict[str, float] = {}
         for node in range(self._nodes):
-            values = read_json(self._run.node_figures(node))
-            if values.get("attempt") != self._attempt or self._seen.get(node) == values["sample"]:
+            path = self._run.node_figures(node)
+            try:
+                noted = parse_dataclass(_NodeFigures, read_object(path), path)
+            except InputError:  # none yet, or none that can be read now
                 continue
-            self._seen[node] = values["sample"]
-            found |= {f"node{node}/{name}": value for name, value in values["figures"].items()}
+            if noted.attempt == self._attempt and self._seen.get(node) != noted.sample:
+                self._seen[node] = noted.sample
+                found |= {f"node{node}/{name}": value for name, value in noted.figures.items()}
         if found:
             self._found = found
 

@@ -43,7 +43,7 @@ ALLOWED = {
     "shards.manifest": {"open for writing"},
     "shards.packing": {"shutil.rmtree", "unlink", "rmdir"},
     "shards.reindex": {"shutil.rmtree"},
-    "shards.staging": {"shutil.rmtree", "unlink"},
+    "shards.staging": {"shutil.rmtree", "unlink", "rmdir"},
     # What is drawn goes into a folder that was empty, or that an earlier drawing marked as its own.
     "shards.readers.synthetic": {"shutil.rmtree", "write_text", "write_bytes", "open for writing"},
     # The definition of a network's own settings, out of a module of the package.
