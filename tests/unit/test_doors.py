@@ -27,7 +27,7 @@ ALLOWED = {
     # A run's or a sweep's folder is its owner's alone (`permissions.make`), and the name is a fixed one of ours.
     "fashion_dist.cluster.permissions": {"chmod", "os.chown"},
     "fashion_dist.cluster.run_lock": {"unlink"},
-    "fashion_dist.cluster.worker": {"unlink"},
+    "fashion_dist.cluster.worker": {"unlink", "touch"},
     "fashion_dist.cluster.submitit_executor": {"unlink", "rename"},
     "fashion_dist.cluster.code_version": {"shutil.copytree", "rename"},
     "fashion_dist.sweep.launcher": {"open for writing"},
@@ -44,6 +44,8 @@ ALLOWED = {
     "shards.packing": {"shutil.rmtree", "unlink", "rmdir"},
     "shards.reindex": {"shutil.rmtree"},
     "shards.staging": {"shutil.rmtree", "unlink", "rmdir"},
+    # `clean`: what it removes was listed as ours before, and shown to the user.
+    "fashion_dist.monitor.disk": {"shutil.rmtree", "unlink", "rmdir"},
     # What is drawn goes into a folder that was empty, or that an earlier drawing marked as its own.
     "shards.readers.synthetic": {"shutil.rmtree", "write_text", "write_bytes", "open for writing"},
     # The definition of a network's own settings, out of a module of the package.
