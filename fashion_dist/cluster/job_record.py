@@ -164,15 +164,19 @@ def changed_versions(starts: Sequence[Attempt]) -> str:
 
 def attempts(run: RunDir) -> list[Attempt]:
     """Every start of the run, oldest first; raises InputError where they cannot be read: `FILE: why`."""
-    return [parse_dataclass(Attempt, values, run.attempts) for values in _noted(run)]
+    return [parse_dataclass(Attempt, values, run.attempts) for values in _listed(run)]
 
 
 def _noted(run: RunDir) -> list[dict[str, Any]]:
+    """Every start as it was written down, which may be more than this edition knows; raises as `attempts` does."""
+    attempts(run)
+    return _listed(run)
+
+
+def _listed(run: RunDir) -> list[dict[str, Any]]:
     found = read_object(run.attempts).get("attempts", [])
     if not isinstance(found, list):
         raise InputError(f"{run.attempts}: attempts is no list")
-    for values in found:
-        parse_dataclass(Attempt, values, run.attempts)
     return found
 
 
