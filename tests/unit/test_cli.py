@@ -158,3 +158,13 @@ def test_help_loads_no_torch(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--json" in done.stdout and "--home" in done.stdout
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e301"])
+def test_numbers_are_finite(value: str) -> None:
+    from fashion_dist.commands.launch import Args as LaunchArgs
+
+    with pytest.raises(ConfigError, match=r"--peer-timeout-s takes a finite number"):
+        cli.parse(LaunchArgs, ["--task", "clipart", f"--peer-timeout-s={value}"])
+    with pytest.raises(ConfigError, match=r"--nodes takes a (finite|whole) number"):
+        cli.parse(LaunchArgs, ["--task", "clipart", "--nodes", "9" * 40])

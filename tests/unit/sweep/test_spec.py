@@ -109,9 +109,38 @@ def test_early_terminate_is_a_list_of_rungs() -> None:
     assert found is not None and found.rungs[:4] == (1, 3, 9, 27)
 
 
+def test_trials_and_rungs_are_counted_before_they_are_made() -> None:
+    huge = parse(grid(train__seed={"min": 0, "max": 10**13}, optim__lr={"values": [0.1, 0.2]}))
+    assert expand.count(huge, 1) == 2 * (10**13 + 1)
+    for yes in (False, True):
+        with pytest.raises(ConfigError, match=r"20,000,000,000,002 trials; allowed"):
+            expand.require_few(huge, 1, yes)
+    capped = parse({**grid(train__seed={"min": 0, "max": 10**13}, optim__lr={"values": [0.1, 0.2]}), "run_cap": 3})
+    assert [point["train.seed"] for point in expand.expand(capped, 0)] == [0, 1, 2]
+    rungs = {"type": "hyperband", "min_iter": 1, "eta": 2, "s": 10**8}
+    found = parse({**grid(optim__lr={"value": 1}), "early_terminate": rungs}).halving
+    assert found is not None and found.rungs[:3] == (1, 2, 4) and len(found.rungs) <= 64
+
+
+def test_a_file_that_is_nested_too_deep_is_no_sweep(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, "a: " + "{b: " * 50_000, "x: 9" + "9" * 5000):
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"s\.yaml"):
+            parse(spec.read_yaml(tmp_path / "s.yaml"))
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"method": ["grid"]}, "method is ['grid']"),
+        (grid(optim__lr={"distribution": ["x"]}), "unknown distribution"),
+        ({**grid(optim__lr={"values": [1], "probabilities": 5}), "method": "random", "run_cap": 1}, "one probability"),
+        (grid(train__seed={"min": 0, "max": 2**70}), "allowed: numbers"),
+        ({"method": "random", "run_cap": 2**70, "parameters": {}}, "run_cap is"),
+        (
+            {**grid(optim__lr={"value": 1}), "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1e300}},
+            "eta",
+        ),
         ({"method": "gird"}, "method is 'gird'; allowed: grid, random, bayes"),
         ({**grid(), "metrc": {}}, "unknown key 'metrc'; known: "),
         (grid(optim__name={"values": []}), "optim.name has no values to try"),
