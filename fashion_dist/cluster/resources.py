@@ -157,7 +157,7 @@ class Preset:
         try:
             text = path.read_text(encoding="utf-8")
             values = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"preset {path} is not TOML: {error}") from None
         return cls(path, text, parse(values, str(path)))
 

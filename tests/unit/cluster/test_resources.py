@@ -61,6 +61,7 @@ def test_a_preset_of_the_user_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ('partition = "a\\nsrun rm"', "partition has a control character"),
         ('setup = ["a\\u001b[31m"]', "setup has a control character"),
         ("nodes =", "is not TOML"),
+        ("nodes = " + "[" * 100_000, "is not TOML"),
     ],
 )
 def test_a_bad_preset_is_named_with_its_file(text: str, words: str, tmp_path: Path) -> None:
