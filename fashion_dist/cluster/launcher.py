@@ -245,8 +245,7 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     task = tasks.load(request.task)
     home = Home.find(request.home, request.shards)
     _require_writable(home.path)
-    if request.group:
-        permissions.group_id(request.group)
+    closed = permissions.closed_way(home.path, request.group) if request.group else ""
     config = resolve_config(task.recipe, request)
     from shards import ShardSet
 
@@ -260,7 +259,8 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     cluster = placement.choose_cluster(request.cluster)
     placed = placement.resolve(request, cluster)
     return LaunchContext(
-        request, task, home, config, shard_set, cluster, placed.resources, placed.origins, placed.notes
+        request, task, home, config, shard_set, cluster, placed.resources, placed.origins,
+        (*placed.notes, *filter(None, [closed])),
     )  # fmt: skip
 
 

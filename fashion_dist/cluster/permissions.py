@@ -6,6 +6,7 @@ mode, so every later start, also one by hand, keeps it so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -68,9 +69,42 @@ def make(folder: Path, group: str = "", otherwise: str = "--fresh starts over be
     folder.mkdir(mode=PRIVATE, exist_ok=True)
     require_own(folder, otherwise)
     if group:
-        os.chown(folder, -1, group_id(group))
+        number = group_id(group)
+        for parent in (folder.parents[1], folder.parent):  # HOME, and its folder of runs or sweeps
+            _let_pass(parent, number)
+        os.chown(folder, -1, number)
         folder.chmod(OPEN)
     keep(folder)
+
+
+def _let_pass(folder: Path, number: int) -> None:
+    """Open a folder of this user's that is closed to every group; what is another group's already stays so."""
+    facts = folder.stat()
+    if facts.st_uid == user_id() and not facts.st_mode & (stat.S_IRWXG | stat.S_IXOTH):
+        os.chown(folder, -1, number)
+        folder.chmod(stat.S_IMODE(facts.st_mode) | _GROUP_READS)
+
+
+def closed_way(home: Path, group: str) -> str:
+    """The sentence about the first folder on the way to the working folder that a group cannot pass; empty without one.
+
+    Only the owner of such a folder opens it, and what else lies in it is not ours to show.
+    """
+    number = group_id(group)
+    for folder in reversed(home.parents):
+        try:
+            facts = folder.stat()
+        except OSError:
+            break
+        mine = stat.S_IXGRP if facts.st_gid == number else stat.S_IXOTH
+        if not facts.st_mode & mine:
+            import pwd
+
+            with contextlib.suppress(KeyError):
+                owner = pwd.getpwuid(facts.st_uid).pw_name
+                mode = f"{stat.S_IMODE(facts.st_mode):o}"
+                return f"group {group} cannot pass {folder} (mode {mode}, of {owner}), so it sees nothing of the run"
+    return ""
 
 
 def require_own(folder: Path, otherwise: str = "--fresh starts over beside it") -> None:

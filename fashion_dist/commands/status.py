@@ -74,7 +74,8 @@ def main(args: Args) -> cli.Result:
         return Overview(runs, [] if args.state else [s for s in seen.sweeps if s.task == args.task])
 
     def draw(seen: Overview, width: int) -> str:
-        return overview.draw(named, seen, home, width, trials=bool(args.state))
+        height = shutil.get_terminal_size().lines if args.watch and sys.stdout.isatty() else 0
+        return overview.draw(named, seen, home, width, trials=bool(args.state), height=height)
 
     seen = overview.watch(look, draw) if args.watch and not args.json else look()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200

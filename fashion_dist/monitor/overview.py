@@ -96,7 +96,9 @@ def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[R
     return sorted(chosen, key=lambda view: (*COLUMNS[sort].order(view), view.run_id))
 
 
-def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, trials: bool = False) -> str:
+def draw(
+    named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, trials: bool = False, height: int = 0
+) -> str:  # fmt: skip
     """The page of the one run or sweep that was named, else a table of sweeps and one of runs.
 
     Args:
@@ -105,11 +107,12 @@ def draw(named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, tri
         home: the working folder.
         width: columns to use.
         trials: show the sweeps' trials among the runs as well.
+        height: lines to use for a sweep's page; 0 is no bound.
     """
     if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps:
         return page(named[0], seen.runs[0], _going_on(named[0]), width)
     if not seen.runs and len(seen.sweeps) == 1 and isinstance(sweep := seen.sweeps[0], SweepView):
-        return sweep_table.page(sweep, width, sweep_messages.commands(sweep))
+        return sweep_table.page(sweep, width, sweep_messages.commands(sweep), height)
     hidden = {trial.view.run_id for sweep in seen.sweeps for trial in sweep.trials} if not (trials or named) else set()
     views = [view for view in seen.runs if view.run_id not in hidden]
     parts = [f"{sweep_table.sweeps(seen.sweeps, width)}\n"] if seen.sweeps else []

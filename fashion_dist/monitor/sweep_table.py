@@ -32,10 +32,16 @@ def counts(view: SweepView) -> str:
     return ", ".join(f"{count} {state}" for state, count in view.counts.items())
 
 
+_URGENCY = {"running": 0, "starting": 0, "suspended": 0, "failed": 0, "queued": 1, "done": 2, "pruned": 2, "new": 3}
+"""Which trials a screen shows that does not hold all of them."""
+
+
 def trials(view: SweepView, width: int, limit: int = 0) -> str:
-    """Every trial, or the first `limit` of them."""
+    """Every trial, or `limit` of them: what runs or failed first, then what waits, then what is done."""
     keys = view.sweep.varied
-    shown = view.trials[: limit or None]
+    shown = view.trials
+    if limit and len(shown) > limit:
+        shown = sorted(shown, key=lambda trial: (_URGENCY.get(trial.view.state, 1), trial.number))[:limit]
     rows = [["TRIAL", "STATE", "EPOCH", "BEST", "LEFT", *keys, "RUN", "DETAIL"]]
     rows += [_row(trial, keys) for trial in shown]
     if not any(row[-1] for row in rows[1:]):
@@ -74,8 +80,8 @@ def _columns(rows: Sequence[Sequence[str]], width: int, right: Sequence[int]) ->
     return "\n".join(lines)
 
 
-def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]]) -> str:
-    """Everything about one sweep: its trials, the best, and what to type."""
+def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]], height: int = 0) -> str:
+    """Everything about one sweep: its trials, the best, and what to type; in so many lines, 0 is no bound."""
     sweep, best = view.sweep, view.best
     monitor = sweep.monitor
     rows = [("state", counts(view)), ("metric", f"{monitor.metric}, its {monitor.mode}imum is best")]
@@ -92,4 +98,5 @@ def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]]) -> st
     label = max(len(name) for name, _ in rows)
     title = sweep.folder.sweep_id if sweep.name == sweep.folder.sweep_id else f"{sweep.folder.sweep_id} ({sweep.name})"
     facts = "\n".join([title, *(f"  {name:<{label}}  {text}" for name, text in rows)])
-    return f"{facts}\n\n{trials(view, width)}"
+    room = max(3, height - facts.count("\n") - 5) if height else 0
+    return f"{facts}\n\n{trials(view, width, room)}"

@@ -118,4 +118,4 @@ def test_status_says_what_lies_where(tmp_path: Path) -> None:
     result = status.main(status.Args(home=str(tmp_path), disk=True))
     assert result.data["places"][0]["what"] == "runs/a" and result.data["places"][0]["bytes"] > 40_000
     assert 30_000 < result.data["old_bytes"] < 80_000
-    assert "free of" in result.text and "clean RUN --keep-best" in result.text and Home(tmp_path)
+    assert "free of" in result.text and "RUN --keep-best removes them" in result.text and Home(tmp_path)

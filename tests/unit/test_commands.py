@@ -40,7 +40,7 @@ def test_the_table_of_commands() -> None:
 def test_an_unknown_command_names_the_known() -> None:
     said = ask("-m", "fashion_dist", "lunch", "--json")
     assert said.returncode == 2
-    assert said.stderr.startswith("error: unknown command 'lunch'; known: bench, collect, compare, demo, launch")
+    assert said.stderr.startswith("error: unknown command 'lunch'; known: bench, clean, collect, compare, demo, launch")
     assert json.loads(said.stdout)["exit_status"] == 2
 
 

@@ -83,3 +83,21 @@ def test_a_limit_on_jobs_is_named_with_the_way_out() -> None:
     assert said == "; AssocMaxSubmitJobLimit is a limit on jobs: --max-submit N submits N trials at a time"
     assert "QOSMaxSubmitJobPerUserLimit" in of_limit("error: QOSMaxSubmitJobPerUserLimit")
     assert of_limit("sbatch: error: invalid partition") == ""
+
+
+def test_a_group_is_let_pass_or_told_what_is_closed(tmp_path: Path) -> None:
+    import grp
+
+    from fashion_dist.cluster import permissions
+
+    mine = grp.getgrgid(os.getgid()).gr_name
+    home = tmp_path / "closed" / "home"
+    (home / "runs").mkdir(parents=True)
+    for folder in (tmp_path / "closed", home, home / "runs"):
+        folder.chmod(0o700)
+    permissions.make(home / "runs" / "r", mine)
+    assert [oct(path.stat().st_mode & 0o7777) for path in (home, home / "runs")] == ["0o750"] * 2
+    assert (home / "runs" / "r").stat().st_gid == os.getgid()
+    said = permissions.closed_way(home, mine)
+    closed = next(path for path in reversed(home.parents) if path.stat().st_mode & 0o011 == 0)
+    assert said.startswith(f"group {mine} cannot pass {closed} (mode 700, of ")
