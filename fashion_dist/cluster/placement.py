@@ -76,14 +76,13 @@ def resolve(request: LaunchRequest, cluster: Cluster, before: Resources | None =
     resources = Resources(**values)
     if cluster == "local":
         return _here(resources, flags, before)
-    if "clusters" in resources.sbatch:
-        note = "the cluster is another one, so nothing was held against it"
-        return Placement(resources.replace(cpus_per_task=resources.cpus_per_task or 1), origins, (note,))
     return fill(resources, origins, slurm.survey(), is_limit_asked="time_min" in values)
 
 
 def _here(resources: Resources, flags: Mapping[str, object], before: Resources | None) -> Placement:
     asked = flags.get("time_min") or (before.time_min if before is not None else None)
+    if resources.container:
+        raise ConfigError("container is for jobs of Slurm; --cluster local runs the ranks as they are, without it")
     there = local_gpus()
     if flags.get("gpus_per_node") is None:
         resources = resources.replace(gpus_per_node=there, gpu_type="", sbatch={})

@@ -74,6 +74,10 @@ def layer(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
             raise ConfigError(f"{at}unknown sbatch option {key!r}; allowed: the long names of `sbatch --help`")
         if name in _OURS:
             raise ConfigError(f"{at}the sbatch option {name} is given by fashion-dist itself and cannot be changed")
+        if name == "clusters":
+            raise ConfigError(
+                f"{at}another cluster's jobs cannot be followed from here; launch on that one's login node"
+            )
         if isinstance(value, (dict, list, float)):
             raise ConfigError(f"{at}the sbatch option {name} takes text, a whole number, true or false, not {value!r}")
         text = "" if value is True else None if value is False else str(value)

@@ -81,6 +81,16 @@ say_ready() {
   say "type next:  export SLURM_CONF=$CONF; sinfo"
 }
 
+# Another Slurm of this kind, of a second root or of a container on the host's network, has the ports already.
+require_ports() {
+  local port i
+  for port in "$CTLD_PORT" "$DBD_PORT" $(for ((i = 1; i <= NODES; i++)); do printf '%d ' $((NODE_PORT + i)); done); do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      die 2 "port $port is taken, probably by another Slurm of this kind on this machine or network; stop that one first"
+    fi
+  done
+}
+
 # --- packages ----------------------------------------------------------------------------------------------------
 
 declare -A PACKAGE_OF=(
@@ -268,6 +278,7 @@ main() {
     say "a Slurm that is not ours answers here (sinfo); leaving it alone"
     return
   else
+    require_ports
     install_packages
     make_folders
     write_slurm_conf

@@ -84,6 +84,7 @@ def test_what_sbatch_refuses_is_shown_with_the_line_it_came_from(tmp_path: Path)
         ('gpus_per_node = "a100"', "takes a number or TYPE:NUMBER"),
         ('[sbatch]\n"n" = 1', "unknown sbatch option 'n'"),
         ('[sbatch]\noutput = "x"', "output is given by fashion-dist itself"),
+        ('[sbatch]\nclusters = "b"', "another cluster's jobs cannot be followed from here"),
         ("[sbatch]\nnice = [1]", "nice takes text, a whole number, true or false"),
         ('[sbatch]\nbegin = "now\\nsrun rm"', "begin has a control character"),
         ('gres = "a\\u001b"', "gres has a control character"),
