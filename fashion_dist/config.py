@@ -205,15 +205,15 @@ class DataConfig:
     brightness: float = 0.0
     """Factor drawn from [1 - b, 1 + b]."""
     contrast: float = 0.0
-    """Factor drawn from [1 - c, 1 + c]."""
+    """Factor of the distance to middle gray, from [1 - c, 1 + c]; torchvision's is to the mean gray of the image."""
     saturation: float = 0.0
     """Factor drawn from [1 - s, 1 + s]."""
     hue: float = 0.0
-    """Rotation drawn from [-h, h] degrees."""
+    """Rotation drawn from [-h, h] degrees in YIQ's plane of colours, which keeps luma; torchvision shifts HSV's hue."""
     grayscale: float = 0.0
     """Probability of losing all colour."""
     erase: float = 0.0
-    """Probability of erasing one rectangle (Zhong et al. 2017)."""
+    """Probability of erasing one rectangle (Zhong et al. 2017), drawn as torchvision's RandomErasing does."""
     rand_ops: int = 0
     """Colour operations picked at random for each image, in the manner of RandAugment (Cubuk et al. 2020)."""
     rand_magnitude: float = 0.5
@@ -299,7 +299,8 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints kept behind the last one, for falling back."""
     on_nonfinite: Literal["fail", "skip"] = "fail"
-    """What all ranks do when the loss of any of them is not finite."""
+    """What all ranks do when the loss of any of them is not finite. Steps whose gradient fp16 scaled too high are
+    passed over either way; schedules and the average of the weights count the steps that were done."""
     freeze_bn: bool = added(False, as_before=False)
     """Batch normalisation uses the statistics that it began with, in training too; its scale and shift still learn."""
     max_time_min: float = added(0.0, as_before=0.0)
@@ -312,16 +313,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "eval_batch_size"):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name}", value, "1 or more")
-        for name in (
-            "patience",
-            "checkpoint_steps",
-            "keep",
-            "seed",
-            "checkpoint_min",
-            "mixup",
-            "cutmix",
-            "max_time_min",
-        ):
+        _require(0 <= self.seed < 1 << 64, "train.seed", self.seed, "0 to 2**64 - 1")
+        for name in ("patience", "checkpoint_steps", "keep", "checkpoint_min", "mixup", "cutmix", "max_time_min"):
             value = getattr(self, name)
             _require(value >= 0, f"train.{name}", value, "0 or more")
         _require(0 < self.fraction <= 1, "train.fraction", self.fraction, "0 < fraction <= 1")

@@ -166,6 +166,7 @@ class LaunchContext:
         tasks.require_monitor(config, self.shard_set.schema)
         self.task.validate(self.shard_set, config)
         require_drawn_by(config, self.shard_set)
+        _require_unmixed(self.task, config)
         require_divisible(config, self.resources)
         samples = self.shard_set.splits["train"]
         if samples < config.train.batch_size:
@@ -314,6 +315,16 @@ def require_shards(shard_set: ShardSet) -> None:
 
     for name in shard_set.splits:
         ShardFiles(shard_set.split(name)).check()
+
+
+def _require_unmixed(task: tasks.Task, config: Config) -> None:
+    """Refuse to mix every step where a head learns from steps that do not mix."""
+    train, never = config.train, ", ".join(task.ignore_targets_when_mixed)
+    if never and (train.mixup or train.cutmix) and train.mix == 1:
+        raise ConfigError(
+            f"train.mix = {train.mix} is not possible: task {config.task!r} learns {never} from steps that do not mix; "
+            f"allowed: 0 <= mix < 1, or train.mixup=0 and train.cutmix=0"
+        )
 
 
 def _plain_name(kind: str, name: str) -> str:

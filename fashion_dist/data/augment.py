@@ -19,10 +19,11 @@ from fashion_dist.data.sampler import mix, uniform
 
 _AREA, _RATIO, _LEFT, _TOP, _FLIP = 16, 32, 48, 49, 50
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAY = 51, 52, 53, 54, 55
-_ERASE, _ERASE_AREA, _ERASE_RATIO, _ERASE_LEFT, _ERASE_TOP = 56, 57, 58, 59, 60
+_ERASE, _ERASE_LEFT, _ERASE_TOP = 56, 59, 60
 _ROTATE, _SHEAR_X, _SHEAR_Y = 61, 62, 63
 _OPERATION, _SIGN = 64, 80
-"""Purposes; `_AREA` and `_RATIO` take one for each of the `_TRIES`, `_OPERATION` and `_SIGN` one for each operation."""
+_ERASE_AREA, _ERASE_RATIO = 96, 112
+"""Purposes; areas and ratios take one for each of the `_TRIES`, `_OPERATION` and `_SIGN` one for each operation."""
 
 _TRIES = 10
 """As torchvision's RandomResizedCrop: so often a box is drawn that must fit, then the centre is taken."""
@@ -168,15 +169,23 @@ def _maps(data: DataConfig, seed: int, epoch: int, ids: np.ndarray) -> np.ndarra
 
 
 def _erase_boxes(data: DataConfig, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
-    side = data.image_px
-    area = ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * uniform(seed, epoch, _ERASE_AREA, ids)
-    ratio = ERASE_RATIO[0] * (ERASE_RATIO[1] / ERASE_RATIO[0]) ** uniform(seed, epoch, _ERASE_RATIO, ids)
-    width = np.clip(np.rint(side * np.sqrt(area * ratio)), 1, side)
-    height = np.clip(np.rint(side * np.sqrt(area / ratio)), 1, side)
-    left = np.floor(uniform(seed, epoch, _ERASE_LEFT, ids) * (side - width + 1))
-    top = np.floor(uniform(seed, epoch, _ERASE_TOP, ids) * (side - height + 1))
-    boxes = np.column_stack([left, top, width, height]).astype(np.int32)
-    boxes[uniform(seed, epoch, _ERASE, ids) >= data.erase] = 0
+    """As torchvision's RandomErasing: one that does not fit is drawn anew, `_TRIES` times; then nothing is erased."""
+    side, (low, high) = data.image_px, ERASE_RATIO
+    boxes = np.zeros((len(ids), 4), np.int32)
+    undecided = np.flatnonzero(uniform(seed, epoch, _ERASE, ids) < data.erase)
+    for attempt in range(_TRIES):
+        which = ids[undecided]
+        share = uniform(seed, epoch, _ERASE_AREA + attempt, which)
+        area = side * side * (ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * share)
+        ratio = low * (high / low) ** uniform(seed, epoch, _ERASE_RATIO + attempt, which)
+        height, width = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (height < side) & (width < side)
+        decided = undecided[fits]
+        boxes[decided, 2:] = np.column_stack([width, height])[fits]
+        undecided = undecided[~fits]
+    boxes[:, 0] = np.floor(uniform(seed, epoch, _ERASE_LEFT, ids) * (side - boxes[:, 2] + 1))
+    boxes[:, 1] = np.floor(uniform(seed, epoch, _ERASE_TOP, ids) * (side - boxes[:, 3] + 1))
+    boxes[boxes[:, 2] == 0] = 0
     return boxes
 
 
@@ -209,7 +218,7 @@ def brightness(factor: np.ndarray) -> Affine:
 
 
 def contrast(factor: np.ndarray) -> Affine:
-    """Distance to middle gray times `factor` [n]."""
+    """Distance to middle gray times `factor` [n]; torchvision's is to the mean gray of the image."""
     return factor[:, None, None] * np.eye(3), np.repeat((1 - factor)[:, None] * 0.5, 3, axis=1)
 
 
@@ -220,7 +229,7 @@ def saturation(factor: np.ndarray) -> Affine:
 
 
 def hue(degrees: np.ndarray) -> Affine:
-    """Colours turned by `degrees` [n] in the plane of I and Q; gray stays."""
+    """Colours turned by `degrees` [n] in YIQ's plane of I and Q: luma and gray stay; torchvision shifts HSV's hue."""
     angle = np.deg2rad(degrees)
     turn = np.zeros((len(angle), 3, 3))
     turn[:, 0, 0] = 1

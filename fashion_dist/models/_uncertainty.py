@@ -25,10 +25,9 @@ class UncertainNetwork(Network):
         return {**super().forward(images), **variances}
 
 
-def weigh(losses: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Tensor:
-    """The sum of exp(-s) loss + s / 2 over the heads, s being a head's log variance (their equation 10)."""
-    total = torch.zeros_like(next(iter(losses.values())))
-    for name, value in losses.items():
-        log_variance = outputs[f"{PREFIX}{name}"][0]
-        total = total + torch.exp(-log_variance) * value + log_variance / 2
-    return total
+def weigh(loss: Tensor, count: Tensor, outputs: Mapping[str, Tensor], head: str) -> Tensor:
+    """exp(-s) loss + s / 2 (their equation 10) of each of `count` answers, whose `loss` is added up; s is the log
+    variance of the head, which moves only where there are answers.
+    """
+    log_variance = outputs[f"{PREFIX}{head}"][0]
+    return torch.exp(-log_variance) * loss + log_variance / 2 * count

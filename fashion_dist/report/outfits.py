@@ -52,12 +52,12 @@ class Judged:
     correct: np.ndarray
 
 
-def judge(answers: SplitPredictions, config: Config) -> Judged:
+def judge(answers: SplitPredictions) -> Judged:
     """Scores of everything that is asked of the split, as the task itself computes them."""
     wardrobe = wardrobe_of(answers.split)
     rows = np.full((len(answers.split), answers.columns["embedding"].shape[1]), np.nan)
     rows[answers.rows] = answers.columns["embedding"]
-    pairs, truth = compatibility.asked_pairs(wardrobe, config.train.seed)
+    pairs, truth = compatibility.asked_pairs(wardrobe)
     logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
     return Judged(
         wardrobe, rows, pairs, compatibility.sigmoid(logits), truth,
@@ -68,13 +68,12 @@ def judge(answers: SplitPredictions, config: Config) -> Judged:
     )  # fmt: skip
 
 
-def figures(answers: SplitPredictions, config: Config) -> list[scores.Figure]:
-    """The task's metrics with intervals over pairs, outfits and questions."""
-    found, area = judge(answers, config), area_under_roc
-    made = [scores.auc_figure("pair_auc", found.pair_score, found.pair_truth, area)]
-    made.append(scores.mean_figure("pair_accuracy", (found.pair_score > 0.5) == found.pair_truth))
+def figures(answers: SplitPredictions) -> list[scores.Figure]:
+    """The task's metrics with intervals: those of pairs over their items, which pairs share."""
+    found = judge(answers)
+    made = scores.pair_figures(found.pairs, found.pair_score, found.pair_truth)
     if len(found.outfit_score):
-        made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.outfit_truth, area))
+        made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.outfit_truth, area_under_roc))
     if len(found.answers):
         credits = [compatibility.credit(found.rows, question) for question in found.wardrobe.questions]
         made.append(scores.mean_figure("fill_in_blank", np.array(credits)))
@@ -83,7 +82,7 @@ def figures(answers: SplitPredictions, config: Config) -> list[scores.Figure]:
 
 def sections(answers: SplitPredictions, config: Config, album: FigureWriter, thumbs: Thumbnails) -> list[Section]:
     """All sections about pairs and outfits."""
-    found = judge(answers, config)
+    found = judge(answers)
     made = [_pairs(found, album, thumbs)]
     if len(found.outfit_score):
         made.append(_outfits(found, config, album, thumbs))

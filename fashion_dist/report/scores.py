@@ -14,6 +14,8 @@ from fashion_dist.tasks.common.evaluators import macro_f1
 
 DRAWS = 1000
 """Of the bootstrap (Efron 1979); the 2.5 and 97.5 % quantiles of so many vary by about a twentieth of their width."""
+PAIR_DRAWS = 300
+"""Of the bootstrap over the items of pairs, whose areas take longer."""
 BINS = 10
 """Of equal width, in reliability diagrams."""
 
@@ -146,6 +148,34 @@ def auc_figure(name: str, scores: np.ndarray, truth: np.ndarray, area: Callable[
     rng, n = np.random.default_rng(0), len(scores)
     samples = [area(scores[rows], truth[rows]) for rows in rng.integers(n, size=(300, n))]
     return Figure(name, area(scores, truth), *interval(np.array(samples)))
+
+
+def pair_figures(pairs: np.ndarray, score: np.ndarray, truth: np.ndarray) -> list[Figure]:
+    """`pair_auc` and `pair_accuracy` of probabilities [n] that the items of pairs go together.
+
+    Pairs that share an item do not err independently, so items are drawn, not pairs: a pair is there as often as one of
+    its items times as often as the other (the vertex bootstrap of Snijders & Borgatti 1999).
+
+    Args:
+        pairs: int [n, 2], the items.
+        score: the probabilities.
+        truth: 1 or 0.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    items, place = np.unique(pairs, return_inverse=True)
+    first, second = place.reshape(pairs.shape).T
+    hit, drawn = (score > 0.5) == truth, weights(len(items), draws=PAIR_DRAWS)
+    areas, right = [], []
+    for times in drawn:
+        weight = times[first] * times[second]
+        there = weight > 0
+        if 0 < truth[there].mean() < 1 if there.any() else False:
+            areas.append(roc_auc_score(truth[there], score[there], sample_weight=weight[there]))
+            right.append(np.average(hit, weights=weight))
+    area = float(roc_auc_score(truth, score)) if 0 < truth.mean() < 1 else 0.5
+    limits = [interval(np.array(values)) if values else (None, None) for values in (areas, right)]
+    return [Figure("pair_auc", area, *limits[0]), Figure("pair_accuracy", float(hit.mean()), *limits[1])]
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> Figure:

@@ -130,7 +130,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "outfits": _Kind(
         lambda _, answers, __: answers,
-        lambda facts, answers: outfits.figures(answers, facts.config),
+        lambda _, answers: outfits.figures(answers),
         lambda facts, answers, album, thumbs: outfits.sections(answers, facts.config, album, thumbs),
     ),
 }

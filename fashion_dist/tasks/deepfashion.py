@@ -79,23 +79,32 @@ class DeepFashion(Task):
             "attributes": columns["attributes"].astype(np.float32),
         }
 
-    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-        """Cross-entropy of the category plus weighted binary cross-entropy of the attributes that are known."""
+    def counts(self, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """The categories that are known, and the attributes, one by one."""
+        return {
+            "category_loss": (targets["category"] >= 0).sum(),
+            "attribute_loss": (targets["attributes"] >= 0).sum(),
+        }
+
+    def losses(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """Cross-entropy of the category, and binary cross-entropy of the attributes, where they are known."""
         import torch.nn.functional as F
 
-        summed = F.cross_entropy(
+        category = F.cross_entropy(
             outputs["category"].float(), targets["category"],
             ignore_index=-1, label_smoothing=config.train.label_smoothing, reduction="sum",
         )  # fmt: skip
-        category = summed / (targets["category"] >= 0).sum().clamp(min=1)
         attribute = attributes.binary_loss(outputs["attributes"], targets["attributes"])
+        return {"category_loss": category, "attribute_loss": attribute}
+
+    def objective(self, sums: Tensors, counts: Tensors, outputs: Tensors, config: Config) -> dict[str, Tensor]:
+        """Attributes times `attribute_weight`, or both terms weighed by the variances that the network learns."""
         if config.options.get("weighting") == "uncertainty":
             from fashion_dist.models._uncertainty import weigh
 
-            total = weigh({"category": category, "attributes": attribute}, outputs)
-        else:
-            total = category + float(config.options["attribute_weight"]) * attribute
-        return {"loss": total, "category_loss": category, "attribute_loss": attribute}
+            heads = {"category_loss": "category", "attribute_loss": "attributes"}
+            return {name: weigh(value, counts[name], outputs, heads[name]) for name, value in sums.items()}
+        return {**sums, "attribute_loss": float(config.options["attribute_weight"]) * sums["attribute_loss"]}
 
     def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
         """See `Task.metrics`."""
@@ -152,6 +161,9 @@ class DeepFashion(Task):
         if config.options["weighting"] not in WEIGHTINGS:
             allowed = ", ".join(WEIGHTINGS)
             raise ConfigError(f"task.weighting = {config.options['weighting']!r} is not possible; allowed: {allowed}")
+        if not float(config.options["attribute_weight"]) > 0:
+            given = config.options["attribute_weight"]
+            raise ConfigError(f"task.attribute_weight = {given!r} is not possible; allowed: above 0, or no head learns")
         attributes.thresholds(config, len(shard_set.schema.names["attributes"]))
         count = len(shard_set.schema.names["category"])
         for name in shard_set.splits:

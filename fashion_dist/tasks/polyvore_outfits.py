@@ -66,7 +66,7 @@ class PolyvoreOutfits(PolyvorePairs):
         middle = float(cuts[int(np.argmax(right))])
         near = float(np.quantile(np.abs(scores - middle), 0.1))
         low, high = max(0.0, middle - near), min(1.0, middle + near)
-        return {"undecided_from": round(low, 4), "positive_from": round(high, 4)}
+        return {"undecided_from": low, "positive_from": high}
 
 
 def check_thresholds(config: Config) -> tuple[float, float]:

@@ -72,9 +72,17 @@ class PolyvorePairs(Task):
         """Four items of two outfits in training, each item in evaluation."""
         return compatibility.build_examples(split, config, epoch, embed)
 
-    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+    def counts(self, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """The known pairs that go together, and those that do not."""
+        return compatibility.counts(targets)
+
+    def losses(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
         """Binary cross-entropy of the known pairs."""
-        return compatibility.loss(outputs, targets, config)
+        return compatibility.losses(outputs, targets, config)
+
+    def objective(self, sums: Tensors, counts: Tensors, outputs: Tensors, config: Config) -> dict[str, Tensor]:
+        """Pairs that go together weigh as much as those that do not."""
+        return {name: value / 2 for name, value in sums.items()}
 
     def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
         """See `Task.metrics`."""
@@ -101,7 +109,7 @@ class PolyvorePairs(Task):
 
     def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
         """`compatibility.txt`, a line for each pair: both items, 1 or 0 as predicted, as is true, the probability."""
-        pairs, truth = asked_pairs(wardrobe_of(split), config.train.seed)
+        pairs, truth = asked_pairs(wardrobe_of(split))
         probabilities = compatibility.sigmoid(score_pairs(np.asarray(columns["embedding"]), pairs[:, 0], pairs[:, 1]))
         names = list(split.keys)
         require_writable(names, " ", "compatibility.txt")

@@ -18,7 +18,7 @@ import json
 import math
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -94,12 +94,21 @@ class ProcessGroup:
 
     def all_reduce_sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor added over the ranks, in float64, in one message; names and shapes agree on all ranks."""
+        return self.begin_all_reduce_sum(values)()
+
+    def begin_all_reduce_sum(self, values: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+        """`all_reduce_sum` under way, beside what is computed meanwhile; what is returned waits for it."""
         names = sorted(values)
         flat = torch.cat([values[name].detach().double().reshape(-1) for name in names])
-        if self.world.world_size > 1:
-            dist.all_reduce(flat)
-        parts = torch.split(flat, [values[name].numel() for name in names])
-        return {name: part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
+        work = dist.all_reduce(flat, async_op=True) if self.world.world_size > 1 else None
+
+        def finish() -> dict[str, Tensor]:
+            if work is not None:
+                work.wait()
+            parts = torch.split(flat, [values[name].numel() for name in names])
+            return {name: part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
+
+        return finish
 
     def all_reduce_sum_ragged(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`all_reduce_sum` where a rank may have nothing to add and pass no tensors at all."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fashion_dist.config import TrainConfig
 
-Loss = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+Losses = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,33 @@ class Mixed:
     partner: Tensor | None = None
     share: float = 1.0
 
-    def loss(
-        self, loss: Loss, targets: Mapping[str, Tensor], ignore_targets: Collection[str] = ()
-    ) -> dict[str, Tensor]:
-        """`loss` of the batch: the mean of its own targets' and its partners', weighted by their shares.
+    def losses(self, losses: Losses, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`losses` of the batch: those of its own targets and of its partners', weighted by their shares.
 
-        The targets named `ignore_targets` say nothing of a mixed image: in a mixed batch they are unknown (-1).
+        Partners are the same targets in another order, so what the losses are sums over counts as often as before.
         """
         if self.partner is None:
-            return loss(targets)
-        own = loss(self._told(targets, ignore_targets))
-        other = loss(self._told(targets, ignore_targets, of_partner=True))
+            return losses(targets)
+        own, other = losses(targets), losses(self._of_partner(targets))
         return {name: self.share * value + (1 - self.share) * other[name] for name, value in own.items()}
 
-    def larger(self, targets: Mapping[str, Tensor], ignore_targets: Collection[str] = ()) -> Mapping[str, Tensor]:
-        """The targets of whichever image each sample holds the larger share of; see `loss`."""
-        return targets if self.partner is None else self._told(targets, ignore_targets, of_partner=self.share < 0.5)
+    def larger(self, targets: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The targets of whichever image each sample holds the larger share of."""
+        return self._of_partner(targets) if self.share < 0.5 else targets
 
-    def _told(
-        self, targets: Mapping[str, Tensor], ignore_targets: Collection[str], of_partner: bool = False
-    ) -> dict[str, Tensor]:
-        found = {name: torch.full_like(t, -1) if name in ignore_targets else t for name, t in targets.items()}
-        return {name: values[self.partner] for name, values in found.items()} if of_partner else found
+    def _of_partner(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: values[self.partner] for name, values in targets.items()}
+
+
+def mixes(settings: TrainConfig, step: int) -> bool:
+    """Whether the batches of a step are mixed."""
+    drawn = bool(settings.mixup or settings.cutmix)
+    return drawn and np.random.default_rng((settings.seed, step)).random() < settings.mix
+
+
+def without_targets(targets: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """`targets`, those of `names` unknown (-1): they say nothing of a mixed image."""
+    return {name: torch.full_like(value, -1) if name in names else value for name, value in targets.items()}
 
 
 def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:

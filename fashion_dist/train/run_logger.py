@@ -55,19 +55,28 @@ class RunLogger:
             self._metrics.log(split, global_step, epoch, values)
 
     def log_window(self, window: Sequence[Mapping[str, Tensor]], state: TrainState, epoch: float, rate: float) -> None:
-        """Add a line of the means of the last steps' terms, over the steps and the ranks; each rank calls it.
+        """Add a line of the means of the last steps' terms, each over the steps that have it; each rank calls it.
 
         Of a term [2] the numerators and denominators are added and divided; it is left out where there was nothing to
         divide by.
 
         Raises:
-            RunError: a gradient was not finite, and the run is to fail of it.
+            RunError: a loss or a gradient was not finite, and the run is to fail of it.
         """
-        means = {name: torch.stack([terms[name].float() for terms in window]).mean(dim=0) for name in window[0]}
-        added = self._dist.all_reduce_sum(means)
-        values = {name: float(v) / self._dist.world.world_size for name, v in added.items() if not v.ndim}
-        values |= {name: float(v[0] / v[1]) for name, v in added.items() if v.ndim and v[1] > 0}
-        state.require_finite(values["gradient_norm"])
+        stacked = {name: torch.stack([terms[name].float() for terms in window]) for name in window[0]}
+        norms = stacked.pop("gradient_norm").double()
+        added = {**self._dist.all_reduce_sum(stacked), "gradient_norm": norms}
+        found = {name: value.cpu() for name, value in added.items()}
+        state.require_finite(*found["loss"].tolist(), *found["gradient_norm"].tolist())
+        values: dict[str, float] = {}
+        for name, each in found.items():
+            if each.ndim > 1:
+                top, bottom = each.sum(dim=0).tolist()
+                values |= {name: top / bottom} if bottom > 0 else {}
+            elif each.isfinite().any():
+                values[name] = float(each[each.isfinite()].mean())
+        if state.may_skip:
+            values["skipped_steps"] = float(state.skipped["run"])
         lr = max(group["lr"] for group in state.optimizer.param_groups)
         self.log("train", state.global_step, epoch, {**values, "lr": lr, "samples_per_s": rate})
         self.log_system(state.global_step, epoch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class TrainState:
     """Optimizer steps done in all."""
     best: dict[str, Any] = field(default_factory=dict)
     """`metric`, `value` and `epoch` of the best evaluation so far."""
+    skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("run", "phase", "epoch"), 0))
+    """Steps without a step of the optimizer, since its gradient was not finite: of the run, the phase, the epoch."""
     goodness: list[float] = field(default_factory=list)
     """The monitored metric by evaluation, negative where less is better."""
     trained_s: float = 0.0
@@ -88,6 +90,8 @@ class TrainState:
         """
         self.model.train()
         self.set_phase(self.epoch)
+        if not self.step_in_epoch:
+            self.skipped["epoch"] = 0
         kind, _, count = self.config.model.freeze.partition(":")
         frozen = kind == "backbone" or (kind == "epochs" and self.epoch < int(count))
         changed, self._frozen = frozen != self._frozen, frozen
@@ -104,9 +108,10 @@ class TrainState:
         return changed
 
     def learning_rate(self, steps_per_epoch: int) -> float:
-        """The learning rate of the next step."""
+        """The learning rate of the next step; schedules count the steps that the optimizer did, not skipped ones."""
         phase, config = self.phase, self.phase.config
-        rate = learning_rate(self.global_step - phase.first * steps_per_epoch, steps_per_epoch, phase.epochs, config)
+        done = self.global_step - phase.first * steps_per_epoch - self.skipped["phase"]
+        rate = learning_rate(done, steps_per_epoch, phase.epochs, config)
         if config.schedule == "plateau":
             since = self.goodness[phase.first :]
             rate *= plateau_scale(since, config.plateau_patience, config.plateau_factor)
@@ -117,6 +122,7 @@ class TrainState:
         phase = optim_phase_at(self.config.optim, self.config.train.epochs, epoch)
         if phase != self.phase:
             self.phase = phase
+            self.skipped["phase"] = 0
             self.optimizer = build_optimizer(self.model, phase.config)
 
     def evaluated_model(self) -> nn.Module:
@@ -136,37 +142,50 @@ class TrainState:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm, foreach=True)
         return norm
 
-    def step_optimizer(self, norm: Tensor, buffers: list[Tensor]) -> None:
-        """Step optimizer, EMA and scaler; where the gradient's `norm` is not finite, put `buffers` back, if any.
+    @property
+    def may_skip(self) -> bool:
+        """Whether a step whose gradient is not finite may be passed over, and the run go on."""
+        return self.scaler.is_enabled() or self.config.train.on_nonfinite == "skip"
+
+    def step_optimizer(self, norm: Tensor, buffers: list[Tensor], any_loss_overflows: Callable[[], bool]) -> None:
+        """Step optimizer and EMA, unless the gradient is not finite; that is a skipped step, or ends the run.
+
+        Args:
+            norm: of the gradient, which was added over the ranks, so that all of them find the same.
+            buffers: of the model before the step, put back where it is skipped.
+            any_loss_overflows: whether the loss of any rank is not finite; asked where the gradient is not. In fp16
+                that may just have been scaled too high: the scaler lowers its scale, and that is no failure.
 
         Raises:
             RunError: it is not finite, and `train.on_nonfinite` is `fail`.
         """
-        if self._should_step(norm):
+        # On a GPU asking waits for it: `require_finite` asks now and then, where no step may be skipped.
+        finite = (norm.device.type == "cuda" and not self.may_skip) or bool(norm.isfinite())
+        if finite:
             self.scaler.step(self.optimizer)
             if self.ema is not None:
                 self.ema.update_parameters(self.model)
-        if buffers and not bool(norm.isfinite()):
+        else:
+            overflows = not self.scaler.is_enabled() or any_loss_overflows()
+            if overflows and self.config.train.on_nonfinite == "fail":
+                raise self._not_finite()
             for buffer, value in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
+            self.skipped = {name: count + 1 for name, count in self.skipped.items()}
         self.scaler.update()
 
-    def _should_step(self, norm: Tensor) -> bool:
-        """Whether the gradient is finite. It was added over the ranks, so all of them find the same."""
-        policy = self.config.train.on_nonfinite
-        if self.scaler.is_enabled():
-            return True  # the scaler finds overflows itself, skips the step and lowers its scale
-        if norm.device.type == "cuda" and policy == "fail":
-            return True  # asking would wait for the GPU at every step; `require_finite` asks now and then
-        if not (finite := bool(norm.isfinite())) and policy == "fail":
+    def require_finite(self, *values: float) -> None:
+        """Raise RunError where losses or gradients of the last steps are not finite and the run is to fail of it."""
+        if not self.may_skip and not all(math.isfinite(value) for value in values):
             raise self._not_finite()
-        return finite
 
-    def require_finite(self, norm: float) -> None:
-        """Raise RunError where the gradient of the last steps is not finite and the run is to fail of it."""
-        must_be_finite = self.config.train.on_nonfinite == "fail" and not self.scaler.is_enabled()
-        if must_be_finite and not math.isfinite(norm):
-            raise self._not_finite()
+    def require_steps(self, steps: int) -> None:
+        """Raise RunError where all `steps` of an epoch were skipped."""
+        if self.skipped["epoch"] >= steps:
+            raise RunError(
+                f"all {steps} steps of epoch {self.epoch + 1} were skipped, since no gradient was finite: lower "
+                f"optim.lr, or train with --set train.precision=bf16 or fp32"
+            )
 
     def _not_finite(self) -> RunError:
         return RunError(
@@ -218,6 +237,7 @@ class TrainState:
             "best": dict(self.best),
             "goodness": list(self.goodness),
             "trained_s": self.trained_s,
+            "skipped": dict(self.skipped),
             "hard_negatives": None if self.hard_negatives is None else self.hard_negatives.state_dict(),
         }
 
@@ -232,5 +252,6 @@ class TrainState:
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.global_step, self.best = state["global_step"], state["best"]
         self.goodness, self.trained_s = list(state.get("goodness", ())), state.get("trained_s", 0.0)
+        self.skipped |= state.get("skipped", {})  # a checkpoint of the first edition has none
         kept = state["hard_negatives"]
         self.hard_negatives = None if kept is None else ExampleSet.from_state_dict(kept)

@@ -6,6 +6,8 @@
     evaluate      a split measured, every sample once
     predict       the predictions of a split, with keys
 
+A loss is the mean over what is known in the global batch: sums, divided by the counts of all its parts.
+
 Everything random is drawn from (seed, step, rank) or (seed, epoch, sample), so the state of a run is its weights and
 (epoch, step): a run killed anywhere and started again goes on with the very next sample.
 """
@@ -26,16 +28,17 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.data import Batch
-from fashion_dist.errors import CheckpointError
+from fashion_dist.errors import CheckpointError, ConfigError
 from fashion_dist.models.pretrained import load_initial
 from fashion_dist.paths import RunDir
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Columns, ExampleSet, Task, load
+from fashion_dist.tasks.common.base import over, sum_of
 from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
-from fashion_dist.train import inference
+from fashion_dist.train import inference, rng
 from fashion_dist.train.checkpoint import Checkpoints, Saved
 from fashion_dist.train.distributed import ProcessGroup, World
-from fashion_dist.train.mixup import mix_batch
+from fashion_dist.train.mixup import mix_batch, mixes, without_targets
 from fashion_dist.train.optim import set_learning_rate
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.run_logger import RunLogger
@@ -56,7 +59,7 @@ def build_model(config: Config, shard_set: ShardSet, weights: Path, sha256: str 
         ConfigError: the weights it is to begin with are not in the folder `weights`, have another SHA-256 than
             `sha256` where that is given, or do not fit.
     """
-    torch.manual_seed(config.train.seed)
+    rng.seed_weights(config.train.seed)
     model = load(config.task).build_model(config, shard_set.schema)
     load_initial(model, config.model, weights, sha256)
     return model
@@ -142,6 +145,7 @@ class Trainer:
             outcome: Outcome = "done"
             if self.state.epoch < self.config.train.epochs:
                 with self.split_loader("train") as train, self.split_loader("val") as val:
+                    self._require_learnable(train)
                     self.logger.record_phase("data")
                     outcome = self._fit_epochs(train, val)
             if outcome == "done":
@@ -175,6 +179,14 @@ class Trainer:
             self.save_checkpoint()
             self.logger.update_status(phase="training", epoch=state.epoch, best=state.best)
         return "done"
+
+    def _require_learnable(self, train: SplitLoader) -> None:
+        """Refuse a term of the loss that no training example has."""
+        counts = self.task.counts(train.targets, self.config)
+        if absent := [name for name, count in counts.items() if not float(count) > 0]:
+            raise ConfigError(
+                f"{', '.join(absent)} cannot be learned: no training example of {self.shard_set.path} has such a label"
+            )
 
     def train_epoch(self, train: SplitLoader) -> bool:
         """The steps of the current epoch from where it stands; False when a stop was agreed on before its end.
@@ -212,44 +224,52 @@ class Trainer:
                 return False
             if saving:
                 self.save_checkpoint()
+        state.require_steps(train.steps)
         return True
 
     def train_step(self, train: SplitLoader, micro_batches: list[Batch]) -> dict[str, Tensor]:
         """One optimizer step on this rank's micro-batches.
 
         Returns:
-            on the device, the loss terms' means as scalars, and the task's `train_metrics` [2].
+            on the device, the gradient's norm, this rank's part of `loss` and of the means of its terms over the global
+            batch as scalars, NaN where none of the batch has a term, and the task's `train_metrics` [2].
         """
-        config, state = self.config, self.state
-        # Dropout draws from (seed, step, rank): a resumed run draws what the undisturbed one did.
-        torch.manual_seed((config.train.seed * 1_000_003 + state.global_step) * 65_536 + self.dist.world.rank)
+        config, state, task = self.config, self.state, self.task
+        rng.seed_step(config.train.seed, state.global_step, self.dist.world.rank)
         set_learning_rate(state.optimizer, state.learning_rate(train.steps))
         state.optimizer.zero_grad(set_to_none=True)
+        unknown = task.ignore_targets_when_mixed if mixes(config.train, state.global_step) else ()
+        targets = [without_targets(train.targets_of(batch), unknown) for batch in micro_batches]
+        counts = [task.counts(each, config) for each in targets]
+        whole = self.dist.begin_all_reduce_sum({
+            name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]
+        })  # fmt: skip
+        total: dict[str, Tensor] = {}
         # A forward pass moves normalisation statistics, and one that is not finite spoils them for good.
-        skips = config.train.on_nonfinite == "skip"
-        before = [buffer.clone() for buffer in state.model.buffers()] if skips else []
+        before = [buffer.clone() for buffer in state.model.buffers()] if state.may_skip else []
         terms: dict[str, Tensor] = {}
         for i, batch in enumerate(micro_batches):
-            last = i == len(micro_batches) - 1
-            with self.dist.gradients(self.ddp_model, exchange=last):
+            with self.dist.gradients(self.ddp_model, exchange=i == len(micro_batches) - 1):
                 with self.autocast():
                     mixed = mix_batch(batch.images, config.train, state.global_step)
                     outputs = self.ddp_model(mixed.images)
-                    loss, targets = functools.partial(self._loss, outputs), train.targets_of(batch)
-                    found = mixed.loss(loss, targets, self.task.ignore_targets_when_mixed)
-                torch.autograd.backward(state.scaler.scale(found["loss"] / len(micro_batches)))
-            for name, value in found.items():
-                terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(micro_batches)
+                    sums = mixed.losses(functools.partial(self._losses, outputs), targets[i])
+                    minimised = task.objective(sums, counts[i], outputs, config)
+                total = total or {name: count.float() for name, count in whole().items()}
+                loss = sum_of(over(minimised, total))
+                # DistributedDataParallel takes the mean over the ranks, and this is a sum over them.
+                torch.autograd.backward(state.scaler.scale(loss * self.dist.world.world_size))
             with torch.no_grad():
-                larger = mixed.larger(targets, self.task.ignore_targets_when_mixed)
-                for name, value in self.task.train_metrics(outputs, larger, config).items():
-                    terms[name] = terms.get(name, torch.zeros_like(value)) + value
+                measured = task.train_metrics(outputs, mixed.larger(targets[i]), config)
+            for name, value in {**over(sums, total), "loss": loss, **measured}.items():
+                terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach()
         norm = state.clip_gradients()
-        state.step_optimizer(norm, before)
-        return {**terms, "gradient_norm": norm}
+        state.step_optimizer(norm, before, lambda: any(self.dist.gather(not bool(terms["loss"].isfinite()))))
+        absent = {name: torch.where(total[name] > 0, terms[name], torch.nan) for name in total if name != "loss"}
+        return {**terms, **absent, "gradient_norm": norm}
 
-    def _loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.task.loss(outputs, targets, self.config)
+    def _losses(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.task.losses(outputs, targets, self.config)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that forward passes run in."""

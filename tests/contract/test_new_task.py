@@ -103,7 +103,7 @@ def test_a_toy_task_goes_from_shards_to_its_submission_and_a_report(
             r"piles.py cannot be trained as task 'piles': it defines no subclass of fashion_dist.tasks.Task",
         ),
         ("from fashion_dist.tasks.fashion_mnist import FashionMnist\n", "it defines no subclass"),
-        (re.sub(r"    def (loss|evaluator)\(", r"    def _\1(", PILES), "Piles lacks evaluator, loss"),
+        (re.sub(r"    def (losses|evaluator)\(", r"    def _\1(", PILES), "Piles lacks evaluator, losses"),
         (PILES.replace("    monitor = ", "    metric = "), "Piles lacks monitor"),
         (PILES + "\n\nclass Others(Piles):\n    pass\n", "it defines several tasks, Piles, Others; allowed: one"),
         (PILES.replace('task="piles"', 'task="heaps"'), "Piles.recipe is of task 'heaps', not 'piles'"),

@@ -107,6 +107,17 @@ def test_the_loss_is_finite_and_reaches_every_weight(
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
+def test_each_term_of_the_loss_reaches_a_head_of_its_own(
+    task: Task, model: nn.Module, config: Config, examples: ExampleSet, targets: dict[str, Tensor]
+) -> None:
+    terms, counts = task.losses(model(images_of(examples)), targets, config), task.counts(targets, config)
+    assert terms.keys() == counts.keys() and all(float(count) > 0 for count in counts.values())
+    heads = [parameter for name, parameter in model.named_parameters() if not name.startswith("backbone.")]
+    for name, value in terms.items():
+        found = torch.autograd.grad(value, heads, retain_graph=True, allow_unused=True)
+        assert any(gradient is not None and gradient.any() for gradient in found), name
+
+
 def test_the_examples_are_the_same_each_time_and_as_many_each_epoch(
     task: Task, shard_set: ShardSet, config: Config
 ) -> None:
@@ -145,9 +156,9 @@ def test_metrics_and_tables_do_not_depend_on_the_batches(
     assert {k: v for k, v in found.items() if k not in losses} == pytest.approx(
         {k: v for k, v in expected.items() if k not in losses}
     )
-    means = [(len(t[next(iter(t))]), task.loss(o, t, config)) for o, t in parts(outputs, targets, 7, 8)]
-    for name in losses:  # each batch's mean counts by its samples
-        assert found[name] == pytest.approx(sum(n * float(terms[name]) for n, terms in means) / COUNT)
+    assert {name: found[name] for name in losses} == pytest.approx(
+        {name: float(value) for name, value in task.loss(outputs, targets, config).items()}, rel=1e-6
+    )
     assert by_parts.tables() == whole.tables()
     assert all(text.endswith("\n") for text in whole.tables().values())
 

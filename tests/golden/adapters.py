@@ -57,7 +57,7 @@ def augmentation(settings: dict[str, Any], sizes: np.ndarray, seed: int, epoch: 
     drawn, still = sample_augmentation(config, sizes, ids, seed, epoch), center_crop_params(config, sizes)
     values = {
         "crop": drawn.boxes, "flip": drawn.flips, "colour": drawn.colours, "erased": drawn.erased,
-        "map": drawn.maps, "center_crop": still.boxes, "center_colour": still.colours,
+        "map": drawn.maps, "center_crop": still.boxes, "center_resized": still.resized, "center_colour": still.colours,
     }  # fmt: skip
     return {name: value for name, value in values.items() if value is not None}
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def binary_loss(
     logits: Tensor, truth: Tensor, positive_weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Binary cross-entropy of logits [N, A], the mean over the labels that are known; 0 where none is.
+    """Binary cross-entropy of logits [N, A], added up over the labels that are known.
 
     Args:
         logits: of the network.
@@ -43,11 +43,11 @@ def binary_loss(
     each = F.binary_cross_entropy_with_logits(
         logits.float(), smoothed.clamp(min=0), reduction="none", pos_weight=positive_weight
     )
-    return (each * known).sum() / known.sum().clamp(min=1)
+    return (each * known).sum()
 
 
 def thresholds(config: Config, count: int) -> np.ndarray:
-    """float32 [A], the probability from which each label is named.
+    """float64 [A], the probability from which each label is named.
 
     Raises:
         ConfigError: `task.thresholds` are not as many as the labels, or not probabilities.
@@ -65,26 +65,26 @@ def _thresholds(text: str, usual: float, count: int) -> np.ndarray:
         found = np.empty(0)
     if len(found) != count or not ((found >= 0) & (found <= 1)).all():
         raise ConfigError(f"task.thresholds = {text!r} is not possible; allowed: {count} numbers from 0 to 1")
-    return found.astype(np.float32)
+    return found
 
 
 def chosen(logits: Tensor, config: Config, at_least_one: bool) -> Tensor:
     """Logits [N, A] -> bool [N, A], the labels above their thresholds; with `at_least_one` the most probable too."""
     probabilities = logits.float().sigmoid()
     least = tuple(thresholds(config, logits.shape[1]).tolist())
-    named = probabilities >= vector_on(least, logits.device)
+    named = probabilities >= vector_on(least, logits.device, double=True)
     if not at_least_one:
         return named
     return named.logical_or(probabilities == probabilities.amax(dim=1, keepdim=True))
 
 
 @functools.lru_cache(maxsize=16)
-def vector_on(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Float32 [len(values)] on a device. Kept, because copying it there again would wait for the device each time."""
+def vector_on(values: tuple[float, ...], device: torch.device, double: bool = False) -> Tensor:
+    """Float32, or float64, [len(values)] on a device; kept, for copying it there again would wait for the device."""
     import torch
 
     with torch.inference_mode(False):  # or training could not use what an evaluation asked for first
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return torch.tensor(values, dtype=torch.float64 if double else torch.float32, device=device)
 
 
 def add_counts(evaluator: SumEvaluator, named: Tensor, truth: Tensor) -> None:
@@ -163,7 +163,7 @@ def tuned_thresholds(truth: np.ndarray, probabilities: np.ndarray, config: Confi
     found = [
         best_threshold(probabilities[known[:, a], a], truth[known[:, a], a], otherwise) for a in range(truth.shape[1])
     ]
-    return ",".join(f"{value:.4f}" for value in found)
+    return ",".join(repr(float(value)) for value in found)
 
 
 def best_threshold(probabilities: np.ndarray, truth: np.ndarray, otherwise: float) -> float:

@@ -133,6 +133,25 @@ class ReportView:
         return tuple(name for name in (self.answer, self.probability) if name)
 
 
+def over(sums: Tensors, counts: Tensors) -> dict[str, Tensor]:
+    """Each sum divided by its count; 0 where nothing was counted."""
+    import torch
+
+    found = {}
+    for name, value in sums.items():
+        count = counts[name]
+        found[name] = value / torch.where(count > 0, count, torch.ones_like(count))
+    return found
+
+
+def sum_of(terms: Tensors) -> Tensor:
+    """The terms added, in their order."""
+    first, *others = terms.values()
+    for value in others:
+        first = first + value
+    return first
+
+
 def only_in_training() -> Columns:
     """The `embed` of every split but the training one."""
     raise AssertionError("only training asks what the current weights say")
@@ -177,8 +196,12 @@ class Task(ABC):
         """Targets, one row an image, of the shard set's `columns`; unknown ones are -1."""
 
     @abstractmethod
-    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-        """Named scalars, of which `loss` is the one to minimise."""
+    def losses(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """The terms of the loss, each added up over what is known in the batch: scalars by the names of `counts`.
+
+        A loss is the mean over what is known in the whole global batch: the trainer adds sums and counts over
+        micro-batches and ranks, and divides once. A task with one term calls it `loss`.
+        """
 
     @abstractmethod
     def evaluator(self, split: Split, config: Config) -> Evaluator:
@@ -191,6 +214,35 @@ class Task(ABC):
     @abstractmethod
     def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
         """File name -> text, of the predictions and the shard set's columns in the split's order."""
+
+    def counts(self, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """How many answers of the batch each term of `losses` is added up over, or what these weigh: scalars.
+
+        Of the targets alone and a sum over them, so that it is known before the network is asked. The default is one
+        term, `loss`, over all examples.
+        """
+        import torch
+
+        first = next(iter(targets.values()))
+        return {"loss": torch.full((), len(first), device=first.device)}
+
+    def objective(self, sums: Tensors, counts: Tensors, outputs: Tensors, config: Config) -> dict[str, Tensor]:
+        """What is minimised of each term, a sum again: the default is `sums`. Divided by the counts of the global batch
+        and added, they are the metric `loss`.
+
+        Args:
+            sums: of `losses`, over a micro-batch.
+            counts: of the same micro-batch.
+            outputs: of the model.
+            config: of the run.
+        """
+        return dict(sums)
+
+    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """`loss`, what is minimised, and the means of the terms over one batch alone; 0 where nothing is known."""
+        sums, counts = self.losses(outputs, targets, config), self.counts(targets, config)
+        total = sum_of(over(self.objective(sums, counts, outputs, config), counts))
+        return {"loss": total, **{name: mean for name, mean in over(sums, counts).items() if name != "loss"}}
 
     def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
         """The metrics that its evaluator computes, any of which can be `train.monitor`."""

@@ -67,8 +67,14 @@ class Classification(Task):
             split = shard_set.split(name)
             require_classes(split, self.labels(split.columns(*self.columns_of(config)), config), count, "class")
 
-    def loss(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-        """Cross-entropy over the images whose class is known; the mean over independent heads."""
+    def counts(self, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """The images whose class is known, each by the weight of its class."""
+        label = targets["label"]
+        known, weights = label >= 0, self.class_weights(config, label.device)
+        return {"loss": known.sum() if weights is None else (weights[label.clamp(min=0)] * known).sum()}
+
+    def losses(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+        """Cross-entropy of the images whose class is known; the mean over independent heads."""
         import torch
         import torch.nn.functional as F
 
@@ -81,11 +87,7 @@ class Classification(Task):
             )
             for logits in answers
         ]).mean()  # fmt: skip
-        known = label >= 0
-        if weights is None:
-            return {"loss": total / known.sum().clamp(min=1)}
-        weight = (weights[label.clamp(min=0)] * known).sum()
-        return {"loss": total / weight.where(weight > 0, 1.0)}
+        return {"loss": total}
 
     def class_weights(self, config: Config, device: torch.device) -> Tensor | None:
         """Float32 [K] on the device, by which the losses of the classes are weighed; None weighs all alike."""

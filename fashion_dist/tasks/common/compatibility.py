@@ -280,17 +280,20 @@ def choose_negatives(
     return chosen
 
 
-def loss(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
-    """Binary cross-entropy of the known pairs, pairs that go together weighing as much as those that do not."""
+def counts(targets: Tensors) -> dict[str, Tensor]:
+    """The pairs that go together, and those that do not."""
+    labels = targets["compatible"]
+    return {"together_loss": (labels == 1).sum(), "apart_loss": (labels == 0).sum()}
+
+
+def losses(outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
+    """Binary cross-entropy of the known pairs that go together, and of those that do not, each added up."""
     import torch.nn.functional as F
 
     logits, labels = outputs["score"].float(), targets["compatible"]
     smoothed = labels.clamp(min=0) * (1 - config.train.label_smoothing) + 0.5 * config.train.label_smoothing
     each = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
-    parts = {}
-    for name, chosen in (("together", labels == 1), ("apart", labels == 0)):
-        parts[f"{name}_loss"] = (each * chosen).sum() / chosen.sum().clamp(min=1)
-    return {"loss": (parts["together_loss"] + parts["apart_loss"]) / 2, **parts}
+    return {"together_loss": (each * (labels == 1)).sum(), "apart_loss": (each * (labels == 0)).sum()}
 
 
 def train_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -362,12 +365,13 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def asked_pairs(wardrobe: Wardrobe, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def asked_pairs(wardrobe: Wardrobe) -> tuple[np.ndarray, np.ndarray]:
     """Pairs int64 [2M, 2] of a split and their truth [2M]: all that share an outfit, and as many that do not.
 
-    The latter are of the compatibility file's negative lines, and where these are too few, drawn.
+    The latter are of the compatibility file's negative lines, and where these are too few, drawn. They are the same for
+    every run on the set, whatever its seed, so that figures can be compared.
     """
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     together, apart = wardrobe.positives, draw.permutation(wardrobe.listed_negatives)[: len(wardrobe.positives)]
     taken = set(map(tuple, apart.tolist()))
     for _ in range(20 * len(together)):
@@ -391,7 +395,7 @@ class CompatibilityEvaluator(GatheredEvaluator):
         import torch
 
         wardrobe, embedding = wardrobe_of(self.split), self.predictions["embedding"]
-        pairs, truth = asked_pairs(wardrobe, self.config.train.seed)
+        pairs, truth = asked_pairs(wardrobe)
         logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
         outfits = np.array([score_outfit(embedding, line.items) for line in wardrobe.lines])
         labels = np.array([line.label for line in wardrobe.lines])
@@ -404,7 +408,7 @@ class CompatibilityEvaluator(GatheredEvaluator):
         }
         found["score"] = (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3
         pair = {"score": torch.from_numpy(logits)[None]}
-        losses = loss(pair, {"compatible": torch.from_numpy(truth)[None]}, self.config)
+        losses = self.task.loss(pair, {"compatible": torch.from_numpy(truth)[None]}, self.config)
         return {**found, **{name: float(value) for name, value in losses.items()}}
 
     def calibrate(self, model: nn.Module) -> None:
@@ -420,7 +424,7 @@ class CompatibilityEvaluator(GatheredEvaluator):
 
         assert isinstance(model, siamese.PairNetwork)
         embedding = self.predictions["embedding"]
-        pairs, truth = asked_pairs(wardrobe_of(self.split), self.config.train.seed)
+        pairs, truth = asked_pairs(wardrobe_of(self.split))
         logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
         if not 0 < truth.mean() < 1:
             return

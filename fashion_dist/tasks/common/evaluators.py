@@ -1,6 +1,6 @@
 """The only place where metrics of a split are computed: evaluators, each sample counted once on any number of ranks.
 
-    SumEvaluator        float64 sums that add up over batches and ranks, and the means of the loss terms
+    SumEvaluator        float64 sums that add up over batches and ranks, and the means of the loss terms, divided once
     GatheredEvaluator   the predictions of the whole split, gathered and judged at once
 
 Legend: N samples of a batch, K classes.
@@ -109,23 +109,26 @@ class SumEvaluator(Evaluator):
 
     def update(self, outputs: Tensors, targets: Tensors, index: Tensor) -> None:
         """See `Evaluator.update`."""
-        import torch
-
         self.add_batch(outputs, targets)
-        for name, value in self.task.loss(outputs, targets, self.config).items():
-            self.add(f"loss:{name}", value * len(index))
-        self.add("samples", torch.full((), len(index), device=value.device))
+        sums, counts = self.task.losses(outputs, targets, self.config), self.task.counts(targets, self.config)
+        minimised = self.task.objective(sums, counts, outputs, self.config)
+        for kind, values in (("loss", sums), ("count", counts), ("minimised", minimised)):
+            for name, value in values.items():
+                self.add(f"{kind}:{name}", value)
 
     def reduce(self, dist: Ranks) -> None:
         """See `Evaluator.reduce`."""
         added = {name: value.cpu().numpy() for name, value in dist.all_reduce_sum_ragged(self._sums).items()}
-        samples = float(added.pop("samples"))
-        losses = [name for name in added if name.startswith("loss:")]
-        self._losses = {name.removeprefix("loss:"): float(added.pop(name)) / samples for name in losses}
-        self.sums = added
+        self._losses, self.sums = {"loss": 0.0}, {name: value for name, value in added.items() if ":" not in name}
+        for name, count in ((name, float(value)) for name, value in added.items() if name.startswith("count:")):
+            term = name.removeprefix("count:")
+            if count > 0:  # else there is no such loss on this split
+                self._losses["loss"] += float(added[f"minimised:{term}"]) / count
+                if term != "loss":
+                    self._losses[term] = float(added[f"loss:{term}"]) / count
 
     def compute(self) -> dict[str, float]:
-        """See `Evaluator.compute`; the means of the loss terms over the samples come last."""
+        """See `Evaluator.compute`; the means of the loss terms over what is known come last."""
         return {**self.metrics(self.sums), **self._losses}
 
 

@@ -205,17 +205,32 @@ def test_hard_negatives_are_the_hardest_beyond_the_margin(shard_set: ShardSet, c
     assert len(asked) == 1  # not before the first epoch
 
 
+def test_every_seed_is_asked_the_same(shard_set: ShardSet, config: Config) -> None:
+    split, rows = shard_set.split("val"), np.random.default_rng(0)
+    embedding = rows.standard_normal((len(split), int(config.options["embedding"]) + 1)).astype(np.float32)
+    figures, files = set(), set()
+    for seed in range(20):
+        seeded = config.override([f"train.seed={seed}"])
+        evaluator = load("polyvore_pairs").evaluator(split, seeded)
+        assert isinstance(evaluator, compatibility.CompatibilityEvaluator)
+        evaluator.predictions = {"embedding": embedding}
+        figures.add(tuple(evaluator.compute().items()))
+        files |= set(load("polyvore_pairs").submission({"embedding": embedding}, split, seeded).items())
+    assert len(figures) == len(files) == 1
+
+
 def test_the_loss_weighs_both_kinds_alike_and_leaves_out_the_unknown(config: Config) -> None:
     config = config.override(["train.label_smoothing=0"])
     score = torch.tensor([[2.0, -1.0, 0.5], [0.3, 1.0, -2.0]])
     labels = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, -1.0]])
-    terms = compatibility.loss({"score": score}, {"compatible": labels}, config)
+    task = load("polyvore_pairs")
+    terms = task.loss({"score": score}, {"compatible": labels}, config)
     together = torch.nn.functional.softplus(torch.tensor(-2.0))
     apart = torch.nn.functional.softplus(torch.tensor([-1.0, 0.3, 1.0])).mean()
     assert float(terms["loss"]) == pytest.approx(float((together + apart) / 2))
     changed = score.clone()
     changed[:, 2] += 5
-    assert float(compatibility.loss({"score": changed}, {"compatible": labels}, config)["loss"]) == float(terms["loss"])
+    assert float(task.loss({"score": changed}, {"compatible": labels}, config)["loss"]) == float(terms["loss"])
 
 
 def test_asked_pairs_are_balanced_and_true(shard_set: ShardSet) -> None:
@@ -268,7 +283,7 @@ def test_whoever_knows_the_wardrobes_has_the_perfect_score(shard_set: ShardSet, 
 
 def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config: Config) -> None:
     made, split = network(), shard_set.split("val")
-    pairs, truth = asked_pairs(Wardrobe(split), config.train.seed)
+    pairs, truth = asked_pairs(Wardrobe(split))
     images = torch.randn(len(split), 3, 32, 32, generator=torch.Generator().manual_seed(1))
     noise = np.random.default_rng(0).normal(0, 2, rows_of_wardrobes(shard_set, "val").shape)
     rows = (rows_of_wardrobes(shard_set, "val") + noise).astype(np.float32)
