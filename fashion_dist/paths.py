@@ -26,6 +26,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     predictions/<split>/rank_<r>.parquet
     measures/<split>/              tables of a labelled split, such as its confusion matrix
     submission/                    the task's submission files
+    submission.json                how they were made: task, split, and options such as tuned thresholds
     report/                        pictures and the page
     code/<hash>/                   the packages as they were at a launch with --snapshot; a sweep has it, too
     logs/                          stdout, stderr and job files of every submission
@@ -145,6 +146,11 @@ class RunDir:
     def submission(self) -> Path:
         """Folder of the task's submission files."""
         return self.path / "submission"
+
+    @property
+    def submitted(self) -> Path:
+        """How the submission files were made."""
+        return self.path / "submission.json"
 
     def measures(self, split: str) -> Path:
         """Folder of what was measured on a split beside the metrics."""

@@ -19,7 +19,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ import torch
 from torch import nn
 
 import fashion_dist
+from fashion_dist.config import Config
 from fashion_dist.data import preprocessing
 from fashion_dist.errors import CheckpointError
-from fashion_dist.io import OwnFiles
+from fashion_dist.io import OwnFiles, read_json
 from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import RunData
 from fashion_dist.runs import require_none_gone
 from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.state import compute_dtype
 from shards.safe_io import create, read_regular, refuse_link, temporary
 
 ROOT = Path(fashion_dist.__file__).parents[1]
@@ -81,7 +83,7 @@ def write_archive(facts: RunData, page: Path) -> Path:
 
 def _files(run: RunDir, page: Path) -> Iterator[tuple[str, Path]]:
     """Names in the archive and the files; a link among them is refused when it is read."""
-    for path in (run.config, run.run, run.metrics, run.attempts):
+    for path in (run.config, run.run, run.metrics, run.attempts, run.submitted):
         if os.path.lexists(path):
             yield f"run/{path.name}", path
     yield "report/index.html", page
@@ -155,12 +157,13 @@ def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     yield "model/model.safetensors", save(state, {"run": facts.run_id})
     image_px = facts.config.data.image_px
-    yield "model/model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px))
+    dtype = _dtype(facts.config, found[0].facts)
+    yield "model/model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px), dtype)
     with torch.inference_mode():
         widths = {name: value.shape[1:].numel() for name, value in model(torch.zeros(1, 3, image_px, image_px)).items()}
     classes = _classes(facts, widths)
     yield "model/classes.json", _json(classes)
-    yield "model/preprocessing.json", _json(_preprocessing(facts, model, classes, widths))
+    yield "model/preprocessing.json", _json(_preprocessing(facts, model, classes, widths, dtype))
     yield "model/load.py", Path(__file__).with_name("load.py").read_bytes()
     yield "model/preprocessing.py", Path(preprocessing.__file__).read_bytes()
 
@@ -169,13 +172,21 @@ def _json(values: object) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _program(run_id: str, model: nn.Module, images: torch.Tensor) -> bytes:
-    """The network as a program of torch.export, for any number of images such as [2, 3, P, P]."""
+def _dtype(config: Config, best: Mapping[str, Any]) -> torch.dtype:
+    """The type that the run computed in; of a run that did not write it down, what it would compute in here."""
+    names = {str(kind): kind for kind in (torch.float32, torch.bfloat16, torch.float16)}
+    return names.get(best.get("precision", "")) or compute_dtype(config.train.precision, torch.device("cpu"))
+
+
+def _program(run_id: str, model: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> bytes:
+    """The network as a program of torch.export, for any number of images such as [2, 3, P, P], computing in `dtype`."""
     batch = torch.export.Dim("batch", min=1)
     file = io.BytesIO()
     try:
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
-        torch.export.save(program.run_decompositions({}), file)  # inlines autocast, with which some cannot be loaded
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+            program = program.run_decompositions({})  # inlines autocast, with which some cannot be loaded
+        torch.export.save(program, file)
     except Exception as error:  # of many kinds; each means that torch cannot follow the code
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CheckpointError(f"the network of run {run_id} cannot be exported by torch.export: {reason}") from error
@@ -192,14 +203,22 @@ def _classes(facts: RunData, widths: dict[str, int]) -> dict[str, list[str]]:
     return {name: named[name] for name, width in widths.items() if len(named.get(name, ())) == width}
 
 
+def _submitted(run: RunDir, task: str) -> dict[str, Any]:
+    """The options with which the run's submission files were made, such as tuned thresholds."""
+    if not os.path.lexists(run.submitted):
+        return {}
+    made = read_json(run.submitted)
+    return dict(made["options"]) if made.get("task") == task and isinstance(made.get("options"), dict) else {}
+
+
 def _preprocessing(
-    facts: RunData, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int]
+    facts: RunData, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int], dtype: torch.dtype
 ) -> dict[str, Any]:
     """From a picture file to an image, and from the network's outputs to probabilities."""
     assert facts.shard_set is not None
     config = facts.config
     of_labels = [view.truth for view in facts.task.report_views() if view.kind == "attributes"]
-    options = {**facts.task.recipe.options, **config.options}
+    options = {**facts.task.recipe.options, **config.options, **_submitted(facts.run, config.task)}
     outputs: dict[str, dict[str, Any]] = {}
     for name in classes or widths:
         several = name in classes and name in of_labels
@@ -214,5 +233,6 @@ def _preprocessing(
         outputs["embedding"]["note"] = PAIRS
     return {
         "run": facts.run_id, "task": config.task, "model": config.model.name, "torch": torch.__version__,
-        **preprocessing.describe(config.data), "outputs": outputs, "options": options,
+        "precision": str(dtype).removeprefix("torch."), **preprocessing.describe(config.data),
+        "outputs": outputs, "options": options,
     }  # fmt: skip

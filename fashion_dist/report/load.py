@@ -50,10 +50,11 @@ class Model:
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the network gives for float32 [N, 3, P, P], averaged with that of mirror images if settings say so."""
-        found: dict[str, torch.Tensor] = self.program(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        found: dict[str, torch.Tensor] = {name: value.float() for name, value in self.program(images).items()}
         if self.settings["eval_flip"]:
             mirrored = self.program(images.flip(-1))
-            found = {name: (value + mirrored[name]) / 2 for name, value in found.items()}
+            found = {name: (value + mirrored[name].float()) / 2 for name, value in found.items()}
         return found
 
     def predict(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

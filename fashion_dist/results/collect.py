@@ -11,7 +11,7 @@ import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, DamageError, InputError, RunError
-from fashion_dist.io import OwnFiles
+from fashion_dist.io import OwnFiles, write_json
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
@@ -41,7 +41,10 @@ def collect(
     """
     part = shard_set.split(split)
     files = load(config.task).submission(ordered_predictions(run, part, wait_s), part, config)
-    return _write(files, out or run.submission)
+    written = _write(files, out or run.submission)
+    if out is None:
+        write_json(run.submitted, {"task": config.task, "split": split, "options": dict(config.options)})
+    return written
 
 
 def collect_average(

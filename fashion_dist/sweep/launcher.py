@@ -91,6 +91,7 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
     raw = read(sweep_request, recipe)
     where = sweep_request.file or "--set"
     searched = spec.parse(raw, where, recipe.keys())
+    spec.require_whole(raw, where)
     _require_repeats(searched, sweep_request, where)
     if (searched.method == "bayes" or searched.halving) and importlib.util.find_spec("optuna") is None:
         raise ConfigError(f"{where}: bayes and early_terminate need Optuna: pip install 'fashion-dist[sweep]'")

@@ -67,6 +67,8 @@ class HyperbandConfig:
 
     rungs: tuple[int, ...]
     eta: float
+    strict: bool = True
+    """Whether a trial is judged by its value at the rung, or by its best so far; W&B's default is the latter."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,24 @@ def _halving(values: object, where: str) -> HyperbandConfig:
     else:
         assert most is not None
         rungs = [most / eta ** (k + 1) for k in steps]
-    return HyperbandConfig(tuple(sorted({int(rung) for rung in rungs if 1 <= rung < _MOST_EPOCHS})), float(eta))
+    strict = values.get("strict", True)
+    if not isinstance(strict, bool):
+        raise ConfigError(f"{where}: early_terminate.strict is {strict!r}; allowed: true, false")
+    return HyperbandConfig(tuple(sorted({int(rung) for rung in rungs if 1 <= rung < _MOST_EPOCHS})), float(eta), strict)
+
+
+def require_whole(values: Mapping[str, Any], where: str) -> None:
+    """Refuse what W&B would pass over in silence; for new sweeps, for those of before are read as they were.
+
+    Raises:
+        ConfigError: it has `min_iter` and `s`.
+    """
+    halving = values.get("early_terminate", {})
+    if isinstance(halving, Mapping) and "min_iter" in halving and "s" in halving:
+        raise ConfigError(
+            f"{where}: early_terminate has min_iter and s, of which W&B takes s with max_iter alone; allowed: "
+            f"min_iter, or max_iter with s"
+        )
 
 
 def _parameters(values: object, where: str, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:

@@ -11,11 +11,16 @@ follows from the values in the journal alone, so it can be asked for again after
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fashion_dist.cluster import run_lock
 from fashion_dist.errors import RunError
@@ -135,7 +140,10 @@ class Study:
         halving = self.sweep.spec.halving
         if halving is None or epoch not in halving.rungs:
             return False
-        value = _value_after(run, epoch, self.sweep.monitor.metric)
+        monitor = self.sweep.monitor
+        values = _values_until(run, epoch, monitor.metric)
+        value = values[-1]
+        judged = value if halving.strict else max(values, key=monitor.score)
         with run_lock.file_lock(self.sweep.folder.path, "study"), _quiet():
             study = self._open(number)
             others = [
@@ -146,9 +154,9 @@ class Study:
             mine = self._frozen(study, number)
             if epoch not in mine.intermediate_values:
                 study._storage.set_trial_intermediate_value(mine._trial_id, epoch, value)
-            on, place, places = goes_on(value, others, halving.eta, self.sweep.monitor)
+            on, place, places = goes_on(judged, others, halving.eta, monitor)
             reason = (
-                f"after {epoch} epochs {value:.6g} is number {place} of {len(others) + 1} that got so far; "
+                f"after {epoch} epochs {judged:.6g} is number {place} of {len(others) + 1} that got so far; "
                 f"{'one goes' if places == 1 else f'{places} go'} on"
             )
             decisions.note(
@@ -187,8 +195,11 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
     """
     import optuna
 
+    mixed = seed * 1_000_003 + number
+    if mixed >= 1 << 32:  # more than the sampler's generator takes
+        mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     return optuna.samplers.TPESampler(
-        n_startup_trials=STARTUP, n_ei_candidates=CANDIDATES, seed=seed * 1_000_003 + number, constant_liar=True
+        n_startup_trials=STARTUP, n_ei_candidates=CANDIDATES, seed=mixed, constant_liar=True
     )
 
 
@@ -197,22 +208,29 @@ def suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
     key, low, high = parameter.key, parameter.low, parameter.high
     if parameter.kind == "constant":
         return parameter.values[0]
+    if parameter.kind == "normal" or parameter.probabilities:
+        # Optuna has neither: it searches the quantiles, which are drawn uniformly before it knows anything.
+        quantile = trial.suggest_float(f"{key} quantile", 0.0, 1.0)
+        if parameter.kind == "normal":
+            return NormalDist(low, high).inv_cdf(min(max(quantile, 1e-9), 1 - 1e-9)) if high else low
+        place = bisect.bisect_right(list(itertools.accumulate(parameter.probabilities))[:-1], quantile)
+        return parameter.values[place]
     if parameter.kind == "categorical":
-        # By its place: Optuna takes plain values alone, and odds are told by how often a place is there.
+        # By its place: Optuna takes plain values alone.
         place = trial.suggest_categorical(key, tuple(range(len(parameter.values))))
         return parameter.values[int(place)]
     if parameter.kind == "int_uniform":
         return trial.suggest_int(key, int(low), int(high))
-    if parameter.kind == "normal":  # Optuna has none: the middle 99.7 % of it, uniformly
-        return trial.suggest_float(key, low - 3 * high, low + 3 * high)
     return trial.suggest_float(key, low, high, log=parameter.kind == "log_uniform_values")
 
 
-def _value_after(run: RunDir, epoch: int, metric: str) -> float:
-    for point in reversed(read_metrics(run.metrics)):
-        if point["split"] == "val" and point["epoch"] == epoch and metric in point:
-            return math.nan if point[metric] is None else float(point[metric])  # the file has no NaN
-    raise RunError(f"{run.metrics} has no {metric!r} of epoch {epoch}")
+def _values_until(run: RunDir, epoch: int, metric: str) -> list[float]:
+    """The metric of each epoch up to this one, NaN where it was none."""
+    points = [p for p in read_metrics(run.metrics) if p["split"] == "val" and p["epoch"] <= epoch and metric in p]
+    measured = {p["epoch"]: math.nan if p[metric] is None else float(p[metric]) for p in points}  # the file has no NaN
+    if epoch not in measured:
+        raise RunError(f"{run.metrics} has no {metric!r} of epoch {epoch}")
+    return [measured[number] for number in sorted(measured)]
 
 
 def _states() -> Any:

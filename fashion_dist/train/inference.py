@@ -47,11 +47,11 @@ def iter_outputs(
     model.eval()
     for batch in batches:
         with torch.inference_mode(), autocast():
-            outputs = model(batch.images)
+            outputs = {name: value.float() for name, value in model(batch.images).items()}
             if mirror:
                 mirrored = model(batch.images.flip(-1))
-                outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
-        yield batch, {name: value.float() for name, value in outputs.items()}
+                outputs = {name: (value + mirrored[name].float()) / 2 for name, value in outputs.items()}
+        yield batch, outputs
 
 
 def write_predictions(

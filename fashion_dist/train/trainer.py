@@ -415,9 +415,8 @@ class Trainer:
         """Commit the evaluated weights as the best so far."""
         if self.dist.world.is_main:
             weights = {"model": self.state.evaluated_model().state_dict()}
-            self.checkpoints.save(
-                "best", self.state.global_step, weights, {"metrics": dict(metrics), **self.state.best}
-            )
+            facts = {"metrics": dict(metrics), **self.state.best, "precision": str(self.dtype)}
+            self.checkpoints.save("best", self.state.global_step, weights, facts)
 
     def restore_checkpoint(self) -> None:
         """Take up the last whole checkpoint, if there is one.

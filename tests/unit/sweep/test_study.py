@@ -13,6 +13,7 @@ import optuna
 import pytest
 from made_sweep import make_run, make_sweep
 from recorded_sweep import DROP, EPOCHS, RATE, axes, curves, surface
+from scipy import stats
 
 from fashion_dist.paths import RunDir
 from fashion_dist.sweep import decisions, expand, spec
@@ -186,3 +187,41 @@ def test_a_line_of_something_else_in_the_journal_ends_no_trial(line: bytes, tmp_
     again = Study(sweep)
     assert again.begin(1) == Study(sweep).begin(1)  # what was written behind the line is read
     assert len(again._open(0).trials) == 3
+
+
+def test_not_strict_judges_a_trial_by_its_best_so_far(tmp_path: Path) -> None:
+    kept = {}
+    for strict in (True, False):
+        raw = {
+            "method": "grid", "parameters": {"optim.lr": {"values": [0.1, 0.2]}},
+            "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2, "strict": strict},
+        }  # fmt: skip
+        sweep = make_sweep(tmp_path / str(strict), raw, train__epochs=9)
+        Study(sweep).create()
+        pruned = []
+        for number, values in enumerate(([0.4, 0.5], [0.6, 0.3])):
+            Study(sweep).begin(number)
+            pruned.append(Study(sweep).prune(number, 2, make_run(sweep, number, "running", values)))
+        kept[strict] = pruned
+    assert kept == {True: [False, True], False: [False, False]}
+
+
+def test_a_search_draws_normal_and_weighted_values_as_given() -> None:
+    entries = {
+        "optim.lr": {"distribution": "normal", "mu": 5.0, "sigma": 0.1},
+        "model.pool": {"values": ["max", "avg", "x"], "probabilities": [0.9, 0.05, 0.05]},
+    }
+    parameters = spec.parse({"method": "bayes", "run_cap": 9, "parameters": entries}, "test", RECIPE.keys()).parameters
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    points = []
+    for _ in range(600):
+        trial = study.ask()
+        points.append({parameter.key: suggest(trial, parameter) for parameter in parameters})
+    rates = [point["optim.lr"] for point in points]
+    assert stats.kstest(rates, stats.norm(5, 0.1).cdf).pvalue > 0.01
+    assert sum(point["model.pool"] == "max" for point in points) / 600 == pytest.approx(0.9, abs=0.04)
+
+
+def test_a_search_takes_any_seed() -> None:
+    assert len({sampler(seed, 3)._rng.rng.random() for seed in (0, 1700000000, 2**63 - 1)}) == 3
