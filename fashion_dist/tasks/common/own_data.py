@@ -199,8 +199,9 @@ def require_labelled(shard_set: ShardSet, column: str) -> None:
 
 
 def answer_lines(columns: Columns, head: Sequence[str], answers: Sequence[Sequence[object]]) -> str:
-    """`predictions.csv`: key, file and an answer for each image, in the order of the split."""
+    """`predictions.csv`: key, file and an answer for each image, by their `row` in the source where the set has it."""
     keys = [decode_key(str(key)) for key in columns["key"]]
     files = ["" if file is None else str(file) for file in columns.get("file", [""] * len(keys))]
-    rows = [(key, file, *answer) for key, file, answer in zip(keys, files, answers, strict=True)]
-    return csv_text([("key", "file", *head), *rows])
+    row = np.asarray(columns.get("row", np.arange(len(keys))))
+    order = np.argsort(row, kind="stable").tolist() if row.dtype.kind == "i" else range(len(keys))
+    return csv_text([("key", "file", *head), *((keys[i], files[i], *answers[i]) for i in order)])
