@@ -76,7 +76,8 @@ def steps(groups: Sequence[Group], base: Group, metric: str, hits: Hits) -> list
                 _paired(g, base, hits),
             )
         )
-    return sorted(found, key=lambda step: -step.metric)
+    sign = 1 if base.members[0].task.direction(metric) == "max" else -1
+    return sorted(found, key=lambda step: -sign * step.metric)
 
 
 def _paired(first: Group, second: Group, hits: Hits) -> scores.Figure | None:
@@ -166,7 +167,7 @@ def _worth_testing(found: Sequence[RunData], most: int = 8) -> Sequence[RunData]
     if len(found) <= most:
         return found
     tasks = dict.fromkeys(f.config.task for f in found)
-    ranked = sorted(found, key=lambda f: -float(f.view.progress.best.get("value", float("-inf"))))
+    ranked = sorted(found, key=lambda f: -f.task.monitored(f.config).score(f.view.progress.best.get("value")))
     return [f for task in tasks for f in [f for f in ranked if f.config.task == task][:2]]
 
 

@@ -14,6 +14,7 @@ from fashion_dist.report.blocks import Picture, Section, Table
 from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, FigureWriter, short
 from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.report.run_sections import epochs_below
+from fashion_dist.tasks import Monitor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -42,9 +43,13 @@ class Group:
         return [v for f in self.members if (v := f.at_best("val").get(metric)) is not None]
 
     def mean(self, metric: str) -> float:
-        """The mean of `values`; minus infinity where there is none."""
+        """The mean of `values`; NaN where there is none."""
         found = self.values(metric)
-        return float(np.mean(found)) if found else float("-inf")
+        return float(np.mean(found)) if found else float("nan")
+
+    def score(self, metric: str) -> float:
+        """A number that is higher the better `mean` is."""
+        return Monitor(metric, self.members[0].task.direction(metric)).score(self.mean(metric))
 
 
 def differing(found: Sequence[RunData]) -> list[str]:
@@ -98,7 +103,7 @@ def overview(found: Sequence[RunData]) -> Section:
     """The runs sorted by what they share first, with only the settings that differ."""
     shared, keys = shared_metrics(found), differing(found)
     metric = shared[0] if shared else ""
-    order = sorted(found, key=lambda f: -f.at_best("val").get(metric, float("-inf")))
+    order = sorted(found, key=lambda f: -f.score(metric))
     sentences = []
     tasks = sorted({f.config.task for f in found})
     if len(tasks) > 1:
@@ -107,9 +112,10 @@ def overview(found: Sequence[RunData]) -> Section:
             f"The runs are of {len(tasks)} tasks ({', '.join(tasks)}) and compared in what they share: {what}."
         )
     if metric and len(order) > 1:
-        first, second = order[0].at_best("val")[metric], order[1].at_best("val").get(metric)
-        sentence = f"{order[0].run_id} has the best validation {formatting.name(metric)}, {first:.4f}"
-        sentences.append(sentence + (f", before {order[1].run_id} with {second:.4f}." if second is not None else "."))
+        first, second = (f.at_best("val").get(metric) for f in order[:2])
+        if first is not None:
+            sentence = f"{order[0].run_id} has the best validation {formatting.name(metric)}, {first:.4f}"
+            sentences.append(sentence + ("." if second is None else f", before {order[1].run_id} with {second:.4f}."))
     unfinished = [f for f in found if f.view.state != "done"]
     if unfinished:
         states = [f.view.state for f in unfinished]
@@ -136,16 +142,16 @@ def overview(found: Sequence[RunData]) -> Section:
 
 def curves(groups: Sequence[Group], shared: Sequence[str], album: FigureWriter) -> Section:
     """The curves of all runs together; seeds of a group share a colour, and their mean is the strong line."""
-    names = [*shared[:3], "loss"]
+    names = list(dict.fromkeys([*shared[:3], "loss"]))
     pictures = [p for name in names if (p := curve_picture(f"together-{name}", name, groups, album)) is not None]
     if not pictures:
         return Section("curves", "Curves together", ["Nothing has been measured yet."])
     metric = shared[0] if shared else "loss"
-    ranked = sorted(groups, key=lambda g: -g.mean(metric))
+    ranked = sorted(groups, key=lambda g: -g.score(metric))
     sentences = []
     if shared and len(groups) > 1 and np.isfinite(ranked[0].mean(metric)):
         sentences.append(
-            f"Highest in validation {formatting.name(metric)} is {ranked[0].label}, at {ranked[0].mean(metric):.4f}."
+            f"Best in validation {formatting.name(metric)} is {ranked[0].label}, at {ranked[0].mean(metric):.4f}."
         )
     if any(len(g.members) > 1 for g in groups):
         sentences.append("Thin lines are single seeds, strong ones their means.")
@@ -162,7 +168,7 @@ def curve_picture(
     drawn = [(g, series) for g, series in drawn if series]
     if not drawn:
         return None
-    ranked = sorted(drawn, key=lambda pair: -pair[0].mean(metric if metric != "loss" else pair[0].members[0].monitor))
+    ranked = sorted(drawn, key=lambda pair: -pair[0].score(metric if metric != "loss" else pair[0].members[0].monitor))
     named = ranked[:LINES]
 
     def paint(figure: Drawing) -> None:
@@ -210,14 +216,14 @@ def seeds(groups: Sequence[Group], shared: Sequence[str]) -> Section | None:
     if not several or not shared:
         return None
     rows: list[tuple[object, ...]] = []
-    for g in sorted(several, key=lambda g: -g.mean(shared[0])):
+    for g in sorted(several, key=lambda g: -g.score(shared[0])):
         cells = []
         for metric in shared[:4]:
             values = g.values(metric)
             spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.4f}{spread}" if values else "—")
         rows.append((g.label, len(g.members), *cells))
-    first = max(several, key=lambda g: g.mean(shared[0]))
+    first = max(several, key=lambda g: g.score(shared[0]))
     values = first.values(shared[0])
     sentence = f"Over {len(values)} seeds, {first.label} reaches {np.mean(values):.4f} in {formatting.name(shared[0])}"
     if len(values) > 1:
@@ -241,7 +247,7 @@ def models(
         return None
     rows: list[tuple[object, ...]] = []
     sized = []
-    for g in sorted(groups, key=lambda g: -g.mean(shared[0])):
+    for g in sorted(groups, key=lambda g: -g.score(shared[0])):
         f = g.members[0]
         parameters, flops = size(f)
         values, epochs = g.values(shared[0]), [m.best_epoch for m in g.members if m.best_epoch is not None]
@@ -257,10 +263,10 @@ def models(
     smallest = min(sized, key=lambda s: s[1] or float("inf"))
     sentences = [f"{best[0].label} is best, with {formatting.name(shared[0])} {best[0].mean(shared[0]):.4f}."]
     if smallest is not best and smallest[1]:
-        away = best[0].mean(shared[0]) - smallest[0].mean(shared[0])
+        away = smallest[0].mean(shared[0]) - best[0].mean(shared[0])
         sentences.append(
             f"The smallest, {smallest[0].label}, has {smallest[1] / 1e6:.2f} million parameters and reaches "
-            f"{away:.4f} less."
+            f"{abs(away):.4f} {'more' if away > 0 else 'less'}."
         )
     head = ("network", "weights", formatting.name(shared[0]), "parameters", "FLOPs per image",
         "samples/s", "epochs to best",

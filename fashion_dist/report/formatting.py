@@ -33,7 +33,8 @@ def number(value: object) -> str:
 
 def name(metric: str) -> str:
     """A metric's name in words: `top3_accuracy` is `top-3 accuracy`."""
-    known = {"macro_f1": "macro F1", "attribute_f1": "attribute F1", "attribute_class_f1": "attribute F1 by class",
+    known = {"macro_f1": "macro F1", "micro_f1": "micro F1", "sample_f1": "F1 by image",
+             "attribute_f1": "attribute F1", "attribute_class_f1": "attribute F1 by class",
              "pair_auc": "pair AUC", "outfit_auc": "outfit AUC", "fill_in_blank": "fill in the blank",
              "pair_accuracy": "pair accuracy", "lr": "learning rate", "samples_per_s": "samples/s"}  # fmt: skip
     found = known.get(metric, metric.replace("_", " "))

@@ -17,7 +17,7 @@ from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.runs import RunFacts, read_config
 from fashion_dist.runs import read_facts as read_made
-from fashion_dist.tasks import Task, load
+from fashion_dist.tasks import Monitor, Task, load
 from fashion_dist.tracking.metrics_log import read_metrics
 from shards import ShardSet
 from shards.safe_io import read_regular
@@ -68,7 +68,11 @@ class RunData:
     @property
     def monitor(self) -> str:
         """The metric that `best` means."""
-        return self.config.train.monitor or self.task.monitor
+        return self.task.monitored(self.config).metric
+
+    def score(self, metric: str) -> float:
+        """A number that is higher the better a metric is on validation at the best epoch; see `Monitor.score`."""
+        return Monitor(metric, self.task.direction(metric)).score(self.at_best("val").get(metric))
 
     @property
     def best_epoch(self) -> float | None:
@@ -78,9 +82,10 @@ class RunData:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """The metrics measured on the validation split, the monitored and the shown ones first, without losses."""
+        """The metrics measured on validation, the monitored and the shown ones first; no losses but a monitored one."""
         found = {name for p in self.points if p["split"] in ("val", "test") for name in p} - PLAIN
-        found = {name for name in found if name not in _TERMS and not name.endswith("_loss")}
+        losses = {name for name in found if name in _TERMS or name.endswith("_loss")}
+        found -= losses - {self.monitor}
         first = [name for name in (self.monitor, *self.task.summary_metrics) if name in found]
         return list(dict.fromkeys([*first, *sorted(found)]))
 

@@ -99,13 +99,9 @@ def curves(facts: RunData, album: FigureWriter) -> Section:
     """Loss, every metric, learning rate and throughput over the epochs; the best epoch and later starts marked."""
     if not facts.points:
         return Section("curves", "Curves", ["Nothing has been measured yet."])
-    blocks: list[Picture] = []
     losses = sorted({k for p in facts.points for k in p if k == "loss" or k.endswith("_loss")}, key=_loss_first)
-    blocks += [p for name in losses if (p := _both(facts, album, name)) is not None]
-    blocks += [p for name in facts.metrics if (p := _both(facts, album, name)) is not None]
-    for name in ("lr", "samples_per_s"):
-        if (picture := _both(facts, album, name)) is not None:
-            blocks.append(picture)
+    names = dict.fromkeys([*losses, *facts.metrics, "lr", "samples_per_s"])
+    blocks = [picture for name in names if (picture := _both(facts, album, name)) is not None]
     return Section("curves", "Curves", _curve_words(facts), blocks, compact=True)
 
 
@@ -125,15 +121,32 @@ def _curve_words(facts: RunData) -> list[str]:
                 f"Validation {name} was best after epoch {facts.best_epoch:g}, at {value:.4f}"
                 + (f"; after the last, {last_epoch:g}, it was {last:.4f}." if last_epoch != facts.best_epoch else ".")
             )
-    train, val = facts.series("train", "loss"), facts.series("val", "loss")
-    if train and val:
+    seen = [metric for metric in dict.fromkeys([*facts.metrics, "loss"]) if _gap(facts, metric) is not None]
+    if seen:
+        told = [f"{formatting.name(metric)} {_gap_words(facts, metric)}" for metric in seen]
         sentences.append(
-            f"The loss ended at {train[-1][1]:.3f} in training (augmented images) and {val[-1][1]:.3f} in validation."
+            f"In the epoch up to it, training had {formatting.listing(told)}. Training is measured as it goes on, of "
+            f"augmented images; mixed ones count by their larger share."
         )
     later = starts_after_first(facts)
     if later:
         sentences.append(f"The run was taken up again {formatting.count(len(later), 'time')}; dotted lines show where.")
     return sentences
+
+
+def _gap(facts: RunData, name: str) -> tuple[float, float] | None:
+    """A quantity in training, as its mean over the best epoch, and in validation after it; None without either."""
+    best, val = facts.best_epoch, dict(facts.series("val", name))
+    train = [value for epoch, value in facts.series("train", name) if best is not None and best - 1 < epoch <= best]
+    return (float(np.mean(train)), val[best]) if best is not None and best in val and train else None
+
+
+def _gap_words(facts: RunData, name: str) -> str:
+    found = _gap(facts, name)
+    assert found is not None
+    train, val = found
+    side = "above" if train > val else "below" if train < val else "from"
+    return f"{train:.4f}, {abs(train - val):.4f} {side} validation's {val:.4f}"
 
 
 def starts_after_first(facts: RunData) -> list[float]:
@@ -167,7 +180,10 @@ def _both(facts: RunData, album: FigureWriter, name: str) -> Picture | None:
     told = "; ".join(f"{split} from {p[0][1]:.4g} to {p[-1][1]:.4g}" for split, p in lines)
     rows = [(split, epoch, value) for split, points in lines for epoch, value in points]
     alt = f"{title} over {lines[-1][1][-1][0]:g} epochs: {told}."
-    return album.draw(f"curve-{name}", title, alt, paint, ("split", "epoch", name), rows, size=(4.4, 2.8))
+    caption = f"At the best epoch, training is {_gap_words(facts, name)}." if _gap(facts, name) is not None else ""
+    return album.draw(
+        f"curve-{name}", title, alt, paint, ("split", "epoch", name), rows, size=(4.4, 2.8), caption=caption
+    )
 
 
 def line(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour: str, style: str = STYLES[0]) -> None:

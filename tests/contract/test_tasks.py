@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from evaluation import evaluated, parts
 from minis import dataset_of
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
@@ -141,6 +143,31 @@ def test_a_perfect_answer_has_the_perfect_score(
     found = evaluated(task, split, config, (perfect(targets, outputs), targets)).compute()
     assert found[task.monitor] == pytest.approx(1.0)
     assert evaluated(task, split, config, (outputs, targets)).compute()[task.monitor] < 0.95
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would wait for a GPU: a number asked for, or a size that depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        indexed = [i for i in args[1] if i is not None] if func is torch.ops.aten.index.Tensor else []
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "_to_copy.device", "is_nonzero", "unique")
+        assert not any(name in str(func) for name in waits) and not any(i.dtype == torch.bool for i in indexed), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_training_is_measured_as_validation_is_without_waiting_for_the_device(
+    task: Task, shard_set: ShardSet, config: Config, targets: dict[str, Tensor], outputs: dict[str, Tensor]
+) -> None:
+    task.train_metrics(outputs, targets, config)  # what is kept on the device is made once
+    with NoWaiting():
+        found = task.train_metrics(outputs, targets, config)
+    shares = {name: float(value[0] / value[1]) for name, value in found.items()}
+    assert shares and shares.keys() <= set(task.metrics(shard_set.schema, config))
+    if not task.overrides("build_examples"):
+        expected = evaluated(task, shard_set.split("train"), config, (outputs, targets)).compute()
+        assert shares == pytest.approx({name: expected[name] for name in shares})
+    nothing = {name: torch.full_like(target, -1) for name, target in targets.items()}
+    assert all(not value[1] for value in task.train_metrics(outputs, nothing, config).values())
 
 
 @pytest.mark.parametrize("name", LABELLED_IMAGES, indirect=True)

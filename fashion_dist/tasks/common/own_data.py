@@ -112,9 +112,10 @@ def require_count(config: Config, names: Sequence[str], least: int, kind: str) -
     """Refuse a column with too few or too many names."""
     if not least <= len(names) <= MOST_LABELS:
         shown = f" ({names[0]})" if len(names) == 1 else ""
+        plural = "" if len(names) == 1 else "es" if kind.endswith("s") else "s"
         column = config.options["label"]
         raise ConfigError(
-            f"column {column!r} of shard set {config.dataset!r} has {len(names):,} {kind}{'es' * (kind == 'class')}"
+            f"column {column!r} of shard set {config.dataset!r} has {len(names):,} {kind}{plural}"
             f"{shown}; allowed: {least} to {MOST_LABELS:,}"
         )
 
