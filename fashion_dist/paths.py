@@ -2,6 +2,7 @@
 
 HOME/                              --home, else $FASHION_DIST_HOME, else ./workspace
   shards/<dataset>/                a shard set (docs/shard-format.md), unless --shards or $FASHION_DIST_SHARDS says
+  sources/<name>/                  shard sets of pictures that were predicted; may be removed
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
   weights/                         published weights that launching fetched for nodes without network
   sweeps/<sweep id>/               mode 0700
@@ -23,10 +24,12 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     metrics.jsonl                  one line per measured point; the truth about the run
     checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.train.checkpoint
     errors/rank_<r>.json           a failing rank's own exception
+    schema.json                    columns and class names of the shard set that the run learned from
     predictions/<split>/rank_<r>.parquet
+    predictions/<split>.parquet, .csv, .json    the same with class names; and which pictures those were
     measures/<split>/              tables of a labelled split, such as its confusion matrix
-    submission/                    the task's submission files
-    submission.json                how they were made: task, split, and options such as tuned thresholds
+    submission/                    the task's submission files; of other splits than test in submission/<split>/
+    submission.json                how those of test were made: task, split, and options such as tuned thresholds
     report/                        pictures and the page
     code/<hash>/                   the packages as they were at a launch with --snapshot; a sweep has it, too
     logs/                          stdout, stderr and job files of every submission
@@ -152,6 +155,10 @@ class RunDir:
         """How the submission files were made."""
         return self.path / "submission.json"
 
+    def submission_of(self, split: str) -> Path:
+        """Folder of a split's submission files: `test`'s is `submission`, every other split has its own below it."""
+        return self.submission if split == "test" else self.submission / split
+
     def measures(self, split: str) -> Path:
         """Folder of what was measured on a split beside the metrics."""
         return self.path / "measures" / split
@@ -168,6 +175,15 @@ class RunDir:
     def predictions(self, split: str) -> Path:
         """Folder of one split's prediction files, one per rank."""
         return self.path / "predictions" / split
+
+    def named(self, split: str, ending: str) -> Path:
+        """A split's predictions with class names as `parquet` or `csv`, or as `json` which pictures those were."""
+        return self.path / "predictions" / f"{split}.{ending}"
+
+    @property
+    def schema(self) -> Path:
+        """Columns and class names of the shard set that the run learned from."""
+        return self.path / "schema.json"
 
 
 @dataclass(frozen=True)
@@ -257,6 +273,11 @@ class Home:
     def shards(self) -> Path:
         """Folder of the shard sets."""
         return self.path / "shards"
+
+    @property
+    def sources(self) -> Path:
+        """Folder of the shard sets of pictures that were predicted."""
+        return self.path / "sources"
 
     @property
     def raw(self) -> Path:

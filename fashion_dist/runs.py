@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from fashion_dist import tasks
 from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import CheckpointError, ConfigError, InputError
-from fashion_dist.io import parse_dataclass, read_object
+from fashion_dist.io import parse_dataclass, read_json, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.paths import Home, RunDir
 
 if TYPE_CHECKING:
-    from shards import ShardSet
+    from shards import Manifest, Schema, ShardSet
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,19 @@ class OpenRun:
         config: with which it began.
         shard_set: what it learns from.
         gone: settings that it was made with and that are gone; its network cannot be built.
+        learned: the schema of what it learned from, where `shard_set` is other data; None is that of `shard_set`.
     """
 
     folder: RunDir
     config: Config
     shard_set: ShardSet
     gone: Mapping[str, Any] = field(default_factory=dict)
+    learned: Schema | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """Columns and class names that its network was built for."""
+        return self.learned or self.shard_set.schema
 
 
 def run_id(config: Config, home: Home, data_hash: str) -> str:
@@ -42,7 +49,7 @@ def run_id(config: Config, home: Home, data_hash: str) -> str:
     Args:
         config: what is asked for.
         home: keeps hashes of large files.
-        data_hash: of the shard set.
+        data_hash: of the splits of the shard set that it learns from.
 
     Raises:
         ConfigError: the weights are not there, or were never published.
@@ -50,6 +57,12 @@ def run_id(config: Config, home: Home, data_hash: str) -> str:
     added = tasks.load(config.task).added
     options = {name: value for name, value in config.options.items() if name not in added or added[name] != value}
     return dataclasses.replace(config, options=options).run_id(data_hash, pretrained.content(config.model, home))
+
+
+def id_on(config: Config, home: Home, manifest: Manifest) -> str:
+    """`run_id` on a shard set: of its training hash, or as an earlier version named a run that is there."""
+    ids = [run_id(config, home, noted) for noted in manifest.hashes]
+    return next((found for found in ids if home.run_dir(found).path.exists()), ids[0])
 
 
 def parse_config(values: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
@@ -179,7 +192,7 @@ def open_run(home: Home, name: str, *, strict: bool = True, moved: bool = False)
     Raises:
         ConfigError: no such run, one that cannot be read, or with `strict` one with settings that are gone.
         InputError: its shard set is gone.
-        CheckpointError: its shard set has been packed anew with other content.
+        CheckpointError: the splits that it learned from have been packed anew with other content.
     """
     return open_folder(home.find_run(name), strict=strict, moved=home if moved else None)
 
@@ -197,11 +210,24 @@ def open_folder(folder: RunDir, *, strict: bool = True, moved: Home | None = Non
     if moved is None and not path.is_dir() and here.is_dir():
         path = here  # the working folder was moved or copied, and the set with it; its hash is looked at below
     shard_set = ShardSet.open(path)
-    if shard_set.data_hash != made.data_hash:
+    if not shard_set.manifest.learned_as(made.data_hash):
         raise CheckpointError(
-            f"{shard_set.path} has changed since run {folder.run_id} was made; launch the task again for a run on it"
+            f"{shard_set.path}: train or val has changed since run {folder.run_id} was made; launch the task again for "
+            f"a run on it"
         )
     return OpenRun(folder, config, shard_set, gone)
+
+
+def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:
+    """Columns and class names that a run learned, also where its shard set is gone.
+
+    Raises:
+        InputError: an earlier version made the run, and its shard set is gone.
+    """
+    from shards import Schema
+
+    told = read_json(folder.schema)
+    return Schema.from_json(told) if told else open_folder(folder, strict=False, moved=moved).shard_set.schema
 
 
 def require_weights(run: OpenRun) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,8 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
     Args:
         path: the final name.
         schema: the facts' types.
-        shards: (split, columns `PLACES` and facts) of each shard, in order; only one is held at a time.
+        shards: (split, columns `PLACES` and facts) of each shard, in order; only one is held at a time. A column is a
+            list or one of Arrow's arrays.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,7 +79,8 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
             for number, (split, rows) in enumerate(shards):
                 count = len(rows["key"])
                 values = {**rows, "shard": [number] * count, "split": pa.array([split] * count).dictionary_encode()}
-                arrays = [pa.array(values[field.name], field.type) for field in columns]
+                given = ((values[field.name], field.type) for field in columns)
+                arrays = [value if isinstance(value, pa.Array) else pa.array(value, kind) for value, kind in given]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=columns), row_group_size=max(1, count))
         fsync_files([fresh])
         fresh.replace(path)
@@ -93,6 +95,17 @@ def table_hash(table: Any) -> str:
     for batch in table.combine_chunks().to_batches(max_chunksize=10_000):
         digest.update(json.dumps(batch.to_pylist(), sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def read(path: Path, shards: Iterable[int]) -> Iterator[dict[str, pa.Array]]:
+    """The columns `PLACES` and facts of some shards of an index, by their numbers, one at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for number in shards:
+            group = file.read_row_group(number)
+            names = [name for name in group.column_names if name not in ("shard", "split")]
+            yield {name: group[name].combine_chunks() for name in names}
 
 
 def dali_index(samples: Iterable[Sequence[tuple[str, int, int, str]]]) -> bytes:

@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 CARD = "card.html"
+LEARNED = ("train", "val")
+"""The splits that a run learns from and is validated on; no other is part of what a run is."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 SCHEMA_MEMBER = "__shards__/schema.json"
 """First member of each tar, so that a set is rebuilt from its tars alone; WebDataset readers skip it."""
@@ -61,6 +63,7 @@ class Manifest:
         converted: format -> number of images stored as PNG because DALI cannot decode that format.
         tar_folder: absolute, where the tars are when they are not beside the manifest.
         card: whether `card.html` is ours.
+        former: hashes of the sets that were here before with the same splits to learn from.
     """
 
     dataset: str
@@ -73,6 +76,7 @@ class Manifest:
     converted: Mapping[str, int] = field(default_factory=dict)
     tar_folder: str | None = None
     card: bool = False
+    former: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, int]:
@@ -92,12 +96,32 @@ class Manifest:
 
     @property
     def data_hash(self) -> str:
-        """64 hex digits that change if and only if what a run would read changes."""
+        """64 hex digits that change if and only if the content of the set changes."""
+        return self.hash_of(*self.splits)
+
+    @property
+    def training_hash(self) -> str:
+        """64 hex digits that change if and only if what a run learns from and is validated on changes."""
+        return self.hash_of(*LEARNED)
+
+    def hash_of(self, *splits: str) -> str:
+        """`data_hash` of a set of these splits alone."""
         told = [
             json.dumps([self.schema.to_json(), dict(self.tables)], sort_keys=True),
-            *(f"{shard.split} {shard.samples} {shard.sha256}" for shard in self.shards),
+            *(f"{shard.split} {shard.samples} {shard.sha256}" for shard in self.shards if shard.split in splits),
         ]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """What a run may have noted that learns from this set: `training_hash`, and what earlier versions wrote."""
+        others = [split for split in self.splits if split not in LEARNED]
+        fewer = [self.hash_of(*LEARNED, *others[:count]) for count in range(1, len(others) + 1)]
+        return tuple(dict.fromkeys([self.training_hash, *fewer, *self.former]))
+
+    def learned_as(self, data_hash: str) -> bool:
+        """Whether a run that noted this hash learned from what the set holds now."""
+        return data_hash in self.hashes
 
     def to_json(self) -> str:
         """Indented JSON, the same text for equal manifests; may hold lone surrogates, as file names can."""
@@ -113,6 +137,7 @@ class Manifest:
             "converted": dict(self.converted),
             "tar_folder": self.tar_folder,
             "card": self.card,
+            **({"former": list(self.former)} if self.former else {}),
             "tables": dict(self.tables),
             "shards": [vars(shard) for shard in self.shards],
         }

@@ -23,8 +23,8 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +112,8 @@ class Plan:
     Args:
         source_hash: of all records and their sizes, and of the shaping options; stored in the manifest.
         fingerprint: that and the records' files with their times, so that a shard is not kept when its source changed.
+        noted: what the manifest says of the source beside the options.
+        former: what runs may have noted of the set that this one is packed over.
     """
 
     folder: Path
@@ -123,6 +125,8 @@ class Plan:
     fingerprint: str
     tables: dict[str, str]
     rejected: tuple[Rejected, ...]
+    noted: Mapping[str, Any] = field(default_factory=dict)
+    former: tuple[str, ...] = ()
 
     def save(self) -> None:
         """Writes `plan.json`, after which the plan counts."""
@@ -135,6 +139,8 @@ class Plan:
             "fingerprint": self.fingerprint,
             "tables": self.tables,
             "rejected": [asdict(item) for item in self.rejected],
+            "noted": dict(self.noted),
+            "former": list(self.former),
         }
         write_whole(self.folder / "plan.json", json.dumps(value).encode())
 

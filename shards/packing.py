@@ -7,12 +7,13 @@ import dataclasses
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shards import pack_plan as planning
 from shards import readers, staging, worker_pool, writer
-from shards.errors import InputError, SpaceError
+from shards.errors import DamageError, InputError, SpaceError
 from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest
 from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
@@ -62,15 +63,40 @@ def pack(
             that no manifest of ours lists; nothing has a final name, and nothing that was there is touched.
         SpaceError: the disk is too small.
     """
-    options = options or PackOptions()
-    if workers < 1:
-        raise InputError(f"workers {workers} is not possible; allowed: 1 or more")
     reader = readers.load(dataset)
     read_options = read_options or readers.ReadOptions()
     read_options.refuse_unused(reader.uses, dataset)
     opened = reader.read(source, read_options)
     if opened.found:
         on_found(opened.found)
+    noted = {"read": chosen} if (chosen := read_options.chosen()) else {}
+    return pack_opened(
+        dataset, opened, out, options, workers=workers, run_shards=run_shards, replace=replace, noted=noted,
+        on_progress=on_progress,
+    )  # fmt: skip
+
+
+def pack_opened(
+    dataset: str,
+    opened: readers.Source,
+    out: Path,
+    options: PackOptions | None = None,
+    *,
+    workers: int = 1,
+    run_shards: RunShards | None = None,
+    replace: bool = False,
+    while_same: bool = False,
+    noted: Mapping[str, Any] | None = None,
+    on_progress: OnProgress = _silent,
+) -> Manifest:
+    """`pack` of a source that is open; `dataset` is what the set is called.
+
+    With `while_same` the set in `out` is kept while its files are the same in size and time, and packed anew after
+    that. The manifest says `noted` of the source beside the options.
+    """
+    options = options or PackOptions()
+    if workers < 1:
+        raise InputError(f"workers {workers} is not possible; allowed: 1 or more")
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
     folder = staging.begin(out)
@@ -81,14 +107,17 @@ def pack(
     ):
         if replace or not (out / MANIFEST).exists():  # before hours of planning
             staging.refuse_strangers(out, staging.ours(out), (INDEX, REJECTED, CARD), every_tar=True)
-        plan = _plan(folder, dataset, opened, options, on_progress)
-        done = _already(out, plan, replace)
+        plan = stage_plan(folder, dataset, opened, options, on_progress, noted or {})
+        if while_same:
+            plan = dataclasses.replace(plan, noted={"fingerprint": plan.fingerprint})
+            plan.save()
+        done = _already(out, plan, replace, while_same)
         if done is not None:
             staging.remove(folder)
             return done
         staging.refuse_strangers(out, staging.ours(out), _names(plan), every_tar=True)
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
-        _check_space(out, todo)
+        check_space(out, todo)
         if todo:
             (run_shards or _with_workers(pool))(plan, todo, on_progress)
         manifest = writer.finish(plan, out, on_progress)
@@ -102,8 +131,19 @@ def _names(plan: Plan) -> set[str]:
     return {INDEX, REJECTED, CARD} | shards | {f"{table}.parquet" for table in plan.tables}
 
 
-def _plan(folder: Path, dataset: str, source: readers.Source, options: PackOptions, on_progress: OnProgress) -> Plan:
-    """A plan of the source, staged; the one already there, with its finished shards, if it is the same."""
+def stage_plan(
+    folder: Path,
+    dataset: str,
+    source: readers.Source,
+    options: PackOptions,
+    on_progress: OnProgress,
+    noted: Mapping[str, Any],
+    keep: Sequence[str] = (),
+) -> Plan:
+    """A plan of the source, staged; the one already there, with its finished shards, if it is the same.
+
+    `keep` names further files of the staging folder that outlive another plan.
+    """
     for stray in folder.glob("*.tmp"):
         stray.unlink(missing_ok=True)
     fresh = folder / "planning"
@@ -115,23 +155,33 @@ def _plan(folder: Path, dataset: str, source: readers.Source, options: PackOptio
     except (FileNotFoundError, InputError):
         staged = None
     if staged is None or staged.fingerprint != plan.fingerprint:
-        staging.clear(folder, keep=("planning",))
+        staging.clear(folder, keep=("planning", *keep))
     for path in fresh.iterdir():  # also of the same plan, whose files may have been damaged
         path.replace(folder / path.name)
     shutil.rmtree(fresh)
-    plan = dataclasses.replace(plan, folder=folder)
+    former = _former(folder.parent) or (staged.former if staged is not None else ())
+    plan = dataclasses.replace(plan, folder=folder, noted=noted, former=former)
     plan.save()
     return plan
 
 
-def _already(out: Path, plan: Plan, replace: bool) -> Manifest | None:
-    """The set in `out` if it is the one that `plan` would make."""
+def _former(out: Path) -> tuple[str, ...]:
+    """What runs may have noted of the set that is in `out`, if one is."""
+    with contextlib.suppress(FileNotFoundError, InputError, DamageError):
+        return Manifest.load(out).hashes
+    return ()
+
+
+def _already(out: Path, plan: Plan, replace: bool, while_same: bool) -> Manifest | None:
+    """The set in `out` if it is the one that `plan` would make; with `while_same` None if it is another."""
     if replace:
         return None
     try:
         manifest = Manifest.load(out)
     except FileNotFoundError:
         return None
+    if while_same:
+        return manifest if manifest.options.get("fingerprint") == plan.fingerprint else None
     if manifest.source_hash == plan.source_hash:
         return manifest
     raise InputError(
@@ -140,7 +190,8 @@ def _already(out: Path, plan: Plan, replace: bool) -> Manifest | None:
     )
 
 
-def _check_space(out: Path, todo: Iterable[ShardPlan]) -> None:
+def check_space(out: Path, todo: Iterable[ShardPlan]) -> None:
+    """Raises SpaceError where the shards do not fit."""
     needed = sum(shard.size for shard in todo)
     free = shutil.disk_usage(out).free
     if needed > free:
@@ -184,8 +235,13 @@ def write_part(part: Part) -> None:
     """Writes those shards of a part that are not finished; may run on any machine that sees the folders."""
     plan = Plan.load(part.staging)
     todo = [s for s in plan.shards if s.name in part.names and not writer.is_finished(plan, s, part.staging)]
-    with worker_pool.Pool(part.workers if _decodes(plan.options) else 1, _import_decoders) as pool:
-        _with_workers(pool)(plan, todo, _silent)
+    write_here(plan, todo, part.workers, _silent)
+
+
+def write_here(plan: Plan, todo: Sequence[ShardPlan], workers: int, on_progress: OnProgress) -> None:
+    """Writes shards by so many processes of this machine."""
+    with worker_pool.Pool(workers if _decodes(plan.options) else 1, _import_decoders) as pool:
+        _with_workers(pool)(plan, todo, on_progress)
 
 
 def _decodes(options: PackOptions) -> bool:

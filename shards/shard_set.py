@@ -64,8 +64,13 @@ class ShardSet:
 
     @property
     def data_hash(self) -> str:
-        """Changes if and only if what a run would read changes."""
+        """Changes if and only if the content of the set changes."""
         return self.manifest.data_hash
+
+    @property
+    def training_hash(self) -> str:
+        """Changes if and only if what a run learns from and is validated on changes."""
+        return self.manifest.training_hash
 
     @property
     def splits(self) -> dict[str, int]:
@@ -136,6 +141,10 @@ class Keys(Sequence[str]):
         if not -len(self) <= rows < len(self):
             raise IndexError(f"row {rows} of {len(self)} keys")
         return str(self._column[int(rows) % len(self)].as_py())
+
+    def to_arrow(self) -> pa.Array:
+        """All of them, N strings."""
+        return self._column
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), 65536):

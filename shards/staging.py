@@ -25,7 +25,8 @@ _FILES = re.compile(
     r"lock|records\.bin|order\.npy|(plan|ours|manifest)\.json|rejected\.csv"
     r"|[A-Za-z0-9._-]+\.(tar|idx|rows\.json|parquet)|\.[A-Za-z0-9._-]+\.tmp"
 )
-_FOLDERS = ("planning", "array")
+BEFORE = "before"
+_FOLDERS = ("planning", "array", BEFORE)
 
 
 def begin(out: Path) -> Path:

@@ -10,7 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -287,21 +287,23 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         SpaceError: the disk is full.
     """
     try:
-        shards, rejected, converted = _summary(plan)
+        shards, rejected, converted = summary(plan)
         manifest = Manifest(
             dataset=plan.dataset,
             schema=plan.schema,
             shards=shards,
             tables=plan.tables,
-            options=plan.options.shaping,
+            options={**plan.options.shaping, **plan.noted},
             source_hash=plan.source_hash,
             rejected=len(rejected),
             converted=dict(sorted(converted.items())),
         )
+        if manifest.training_hash in plan.former:
+            manifest = replace(manifest, former=tuple(noted for noted in plan.former if noted not in manifest.hashes))
         if not manifest.shards:
             raise InputError(f"all {len(rejected)} images of {plan.dataset} were rejected")
         on_progress("index", 0, 1)
-        index.write(plan.folder / INDEX, plan.schema, _index_rows(plan, {shard.name for shard in shards}))
+        index.write(plan.folder / INDEX, plan.schema, index_rows(plan, {shard.name for shard in shards}))
         if rejected:
             write_whole(plan.folder / REJECTED, rejected_csv(rejected))
         on_progress("index", 1, 1)
@@ -330,7 +332,8 @@ def commit(manifest: Manifest, out: Path, folder: Path) -> None:
     staging.remove(folder)
 
 
-def _summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, int]]:
+def summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, int]]:
+    """Of a plan whose shards are written: those with samples, what was left out, and format -> images converted."""
     shards: list[Shard] = []
     rejected = list(plan.rejected)
     converted: dict[str, int] = {}
@@ -344,7 +347,8 @@ def _summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, i
     return tuple(shards), rejected, converted
 
 
-def _index_rows(plan: Plan, kept: Container[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def index_rows(plan: Plan, kept: Container[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(split, columns of the index) of each shard of a plan whose tar is in `kept`."""
     for shard in plan.shards:
         if f"{shard.name}.tar" in kept:
             rows = json.loads(_read_rows(plan, shard)[1])

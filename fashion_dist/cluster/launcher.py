@@ -177,11 +177,11 @@ class LaunchContext:
 
     def run_spec(self, config: Config, *, fresh: bool = False, command: str = "") -> RunSpec:
         """The plan of a run of `config`, which `require` has seen."""
-        run_id = runs.run_id(config, self.home, self.shard_set.data_hash)
+        run_id = runs.id_on(config, self.home, self.shard_set.manifest)
         run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
         own = runs.taken_up(run, config)
         return RunSpec(
-            own, self.shard_set.path, self.shard_set.data_hash, run, self.cluster, self.resources,
+            own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
             differs=runs.differences(own, config), origins=self.origins, notes=self.notes,
         )  # fmt: skip
@@ -228,7 +228,7 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     LaunchContext(request, task, home, config, opened.shard_set, cluster, resources).require(config)
     require_shards(opened.shard_set)
     return RunSpec(
-        config, opened.shard_set.path, opened.shard_set.data_hash, run, cluster, resources,
+        config, opened.shard_set.path, opened.shard_set.training_hash, run, cluster, resources,
         dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options), group=request.group,
         snapshot=request.snapshot, differs=runs.differences(config, task.recipe), origins=placed.origins,
         notes=placed.notes,
@@ -496,6 +496,10 @@ def write_run(plan: RunSpec) -> None:
     config = runs.taken_up(run, plan.config)
     if not run.config.is_file() or runs.own_config(run) != config:
         write_text(run.config, config.to_json())
+    if not run.schema.is_file():
+        from shards import ShardSet
+
+        write_json(run.schema, ShardSet.open(plan.shard_set).schema.to_json())
     facts = {
         "run_id": run.run_id,
         "shard_set": str(plan.shard_set),

@@ -148,7 +148,11 @@ def line(view: RunView) -> str:
 
 def typed(name: str, run: RunDir, flags: str = "") -> str:
     """A command about a run that works when pasted, from the same folder."""
-    default = Home.find().runs == run.path.parent
-    home = "" if default else f" --home {shlex.quote(str(run.path.parent.parent))}"
+    home = home_flag(run.home)
     option = "--resume " if name == "launch" else ""
     return f"{program.command(name)} {option}{shlex.quote(run.run_id)}{home}{' ' + flags if flags else ''}"
+
+
+def home_flag(home: Home) -> str:
+    """` --home DIR` where commands typed in this folder would look elsewhere."""
+    return "" if Home.find().path == home.path else f" --home {shlex.quote(str(home.path))}"

@@ -7,6 +7,7 @@ fashion-dist collect SWEEP --ensemble 5       the mean of the five best
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ class Args(cli.CommonArgs):
     out: str = ""
     """Folder for the files; default: the run's or the sweep's own."""
     split: str = "test"
-    """The split to collect."""
+    """The split, or the name of other predictions, to collect; files of others than test lie in submission/NAME."""
     task: str = ""
     """Answer as this task does, from the same predictions: polyvore_outfits from a run of polyvore_pairs."""
     wait_s: float = 30.0
@@ -48,16 +49,19 @@ def main(args: Args) -> cli.Result:
         return of_sweep(args, sweep)
     if args.best or args.ensemble:
         raise ConfigError(f"--best and --ensemble are of sweeps, and {args.run!r} is none")
-    from fashion_dist.results.collect import answered_as, collect, tuned
-    from fashion_dist.runs import open_run
+    from fashion_dist.results.collect import answered_as, collect, open_predicted, tuned, write_names
+    from fashion_dist.runs import open_folder
 
-    opened = open_run(Home.find(args.home), args.run, strict=False)
+    opened, split = open_predicted(Home.find(args.home), args.run, args.split)
     out = Path(args.out).absolute() if args.out else None
     config = answered_as(opened.config, args.task) if args.task else opened.config
     if args.tune_thresholds:
-        config = tuned(opened.folder, config, opened.shard_set)
-    files = collect(opened.folder, config, opened.shard_set, out, args.split, args.wait_s)
-    count = opened.shard_set.splits[args.split]
+        config = tuned(opened.folder, config, open_folder(opened.folder, strict=False).shard_set)
+    shard_set = opened.shard_set
+    files = collect(opened.folder, config, shard_set, out, split, args.wait_s, args.split)
+    if os.access(opened.folder.named(args.split, "csv").parent, os.W_OK):  # a run of somebody else's may be collected
+        files += write_names(opened.folder, config, shard_set.split(split), args.split)
+    count = shard_set.splits[split]
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split}, each exactly once",
         paths={file.name: file for file in files},

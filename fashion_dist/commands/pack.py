@@ -14,6 +14,7 @@ from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 from shards import program
+from shards.manifest import LEARNED
 from shards.portable import cpus
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Args(cli.CommonArgs):
     """Check every byte of the shard set in this folder, and nothing else."""
     reindex: str = ""
     """Make a shard set of the WebDataset tars in this folder, and nothing else."""
+    add: str = ""
+    """SPLIT=DIR: add the pictures in DIR as a split of the set that --dataset names, such as test=DIR; read as the set
+    was, with its class names. Runs on the set stay as they are."""
     out: str = ""
     """The set's folder; else HOME/shards/NAME, or the folder of --reindex."""
     workers: int = 0
@@ -101,6 +105,8 @@ def main(args: Args) -> cli.Result:
         raise ConfigError("exactly one of --dataset NAME, --verify DIR and --reindex DIR is needed")
     if args.workers < 0:
         raise ConfigError(f"--workers {args.workers} is not possible; allowed: 0 (one per CPU) or more")
+    if args.add:
+        return _add(args)
     return {"dataset": _pack, "verify": _verify, "reindex": _reindex}[asked[0]](args)
 
 
@@ -150,6 +156,41 @@ def _pack(args: Args) -> cli.Result:
         + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
         paths={"shard set": out, **card, **rejected},
         next=_next(args, out, manifest),
+        data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
+    )
+
+
+def _add(args: Args) -> cli.Result:
+    from fashion_dist.cluster.run_view import home_flag
+    from fashion_dist.report.dataset_card import write_card
+    from shards.added import add_split
+
+    split, is_pair, where = args.add.partition("=")
+    if not args.dataset or not is_pair or not split or not where:
+        raise ConfigError(f"--add {args.add!r} is not possible; allowed: --dataset NAME --add SPLIT=DIR")
+    if args.source:
+        raise ConfigError("--source is of a new set; --add SPLIT=DIR names the folder of a split")
+    home = Home.find(args.home)
+    out = Path(args.out).absolute() if args.out else home.shard_set(args.name or args.dataset)
+    source = Path(where).expanduser().absolute()
+    with cli.Progress() as progress:
+        manifest = add_split(
+            out,
+            split,
+            source,
+            workers=_workers(args),
+            replace=args.replace,
+            skip_bad=args.skip_bad,
+            on_progress=progress,
+        )
+        if manifest.card:
+            write_card(out, workers=_workers(args), on_progress=progress)
+    count = manifest.splits[split]
+    predict = f"{program.command('predict')} RUN --split {split}{home_flag(home)}"
+    return cli.Result(
+        f"added {split} to {out.name}: {count} images; runs on {', '.join(LEARNED)} stay as they are",
+        paths={"shard set": out},
+        next={"predict it": predict, "check every byte": f"{program.command('pack')} --verify {shlex.quote(str(out))}"},
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )
 

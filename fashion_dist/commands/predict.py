@@ -1,41 +1,142 @@
-"""Predict a split with a run's best weights, on this machine: fashion-dist predict RUN --split test."""
+"""Predict with a run's best weights: a split of its set, another set, or pictures that came later.
+
+fashion-dist predict RUN --source DIR           a folder of pictures, a picture, a table, a shard set or tars
+fashion-dist predict RUN --split val            a split of the set that it learned from
+fashion-dist predict RUN --dataset NAME         another set of HOME/shards
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from fashion_dist import cli
 from fashion_dist.cluster.run_view import typed
-from fashion_dist.paths import Home
+from fashion_dist.errors import ConfigError
+from fashion_dist.paths import Home, RunDir
+from shards.portable import cpus
+
+if TYPE_CHECKING:
+    from fashion_dist.results.predict import Part, Predicted, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(cli.CommonArgs):
-    """Predict a split with a run's best weights, on this machine."""
+    """Predict with a run's best weights: a split, another shard set, or pictures that came later."""
 
     run: Annotated[str, tyro.conf.Positional]
     """A run id, a unique beginning of one, or a run's folder."""
-    split: str = "test"
-    """The split to predict."""
+    source: str = ""
+    """A folder of pictures in any folders, a picture, a table of pictures, a shard set or a folder of tars."""
+    dataset: str = ""
+    """Another shard set of HOME/shards."""
+    split: str = ""
+    """The split to predict; else test of the run's own set, and every split of other data."""
+    name: str = ""
+    """What the predictions are called beside the run; else as the source or the split is."""
+    nodes: int = 0
+    """So many nodes, as one Slurm array, or processes where there is no Slurm; 0 predicts in this process."""
+    cluster: Literal["auto", "slurm", "local"] = "auto"
+    """Where --nodes are: Slurm where it answers, or this machine."""
+    preset: str = ""
+    """Cluster preset of the array."""
+    skip_bad: bool = False
+    """List pictures of --source that cannot be read in rejected.csv instead of stopping."""
     shards: str = ""
     """Folder of shard sets, or of one, where the run's has been moved; its content must be the same."""
 
 
 def main(args: Args) -> cli.Result:
-    """Predict one split."""
-    from fashion_dist.results.predict import predict_run
-    from fashion_dist.runs import open_run
+    """Predict what the flags name."""
+    if args.source and args.dataset:
+        raise ConfigError("--source and --dataset are two kinds of data; allowed: one of them")
+    if args.nodes < 0:
+        raise ConfigError(f"--nodes {args.nodes} is not possible; allowed: 0 (this process) or more")
+    from fashion_dist.results.predict import predict
 
-    opened = open_run(Home.find(args.home, args.shards), args.run, moved=bool(args.shards))
-    count = opened.shard_set.splits.get(args.split)
-    opened.shard_set.split(args.split)  # an unknown split is refused before torch is imported
-    predict_run(opened, args.split)
+    with cli.Progress() as progress:
+        run, targets, notes = _targets(args, progress)
+        ranks, count = _ranks(args, run, progress)
+        done = [predict(run, target, ranks, count) for target in targets]
+    return _result(run, done, notes)
+
+
+def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, list[Target], str]:
+    """The run, what it predicts, and what there is to say of that."""
+    from fashion_dist.results import predict as results
+    from fashion_dist.runs import learned_schema, own_config
+    from shards import ShardSet
+
+    home = Home.find(args.home, args.shards)
+    if not args.source and not args.dataset:
+        run, target = results.own_split(home, args.run, args.split or "test", moved=bool(args.shards))
+        return run, [target], ""
+    run = home.find_run(args.run)
+    own_config(run)  # a run that cannot predict any more is refused before anything is packed
+    schema = learned_schema(run, home if args.shards else None)
+    if args.dataset:
+        found = ShardSet.open(home.shard_set(args.dataset))
+        return run, results.targets_of(run, found, args.name, args.split, args.dataset), ""
+    source = Path(args.source).expanduser().absolute()
+    found = results.pack_source(
+        home, source, schema, workers=len(cpus()), skip_bad=args.skip_bad, on_progress=progress, on_found=progress.say
+    )
+    left_out = found.manifest.rejected
+    notes = f"; {left_out} files left out, listed in {found.path / 'rejected.csv'}" if left_out else ""
+    return run, results.targets_of(run, found, args.name, args.split, str(source)), notes
+
+
+def _ranks(args: Args, run: RunDir, progress: cli.Progress) -> tuple[Callable[[list[Part], int], list[int]], int]:
+    """What runs the shares of a prediction, and how many there are to be."""
+    import dataclasses
+
+    from fashion_dist.results.predict import predict_here, predict_part
+
+    if not args.nodes:
+        return lambda parts, total: predict_here(parts, progress, total), 1
+    from fashion_dist.cluster import launcher, submitit_executor
+
+    cluster = launcher.choose_cluster(args.cluster)
+    request = launcher.LaunchRequest("", preset=args.preset, resources={"nodes": args.nodes})
+    asked = launcher.resolve_resources(request, cluster)
+    if cluster == "local":
+        threads = max(1, len(cpus()) // asked.ranks)
+        return lambda parts, total: predict_here(
+            [dataclasses.replace(part, threads=threads) for part in parts], progress, total
+        ), asked.ranks
+    one = asked.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, asked.gpus_per_node))
+
+    def ranks(parts: list[Part], _total: int) -> list[int]:
+        return submitit_executor.run_array(
+            predict_part,
+            parts,
+            resources=one,
+            folder=run.logs,
+            name=f"predict-{run.run_id}",
+            on_progress=lambda done, count: progress("array tasks", done, count),
+        )
+
+    return ranks, asked.ranks
+
+
+def _result(run: RunDir, done: list[Predicted], notes: str) -> cli.Result:
+    told = ", ".join(f"{one.samples:,} samples of {one.target.name}" for one in done)
+    paths = {f"{one.target.name}{file.suffix}": file for one in done for file in one.files}
+    paths |= {f"{one.target.name} by rank": one.folder for one in done}
+    name = done[0].target.name
+    own = name == "test" and not done[0].target.source
+    files = {"submission files": typed("collect", run, "" if own else f"--split {name}")}
     return cli.Result(
-        f"{opened.folder.run_id}: {count:,} samples of {args.split} predicted",
-        paths={"predictions": opened.folder.predictions(args.split)},
-        next={"submission": typed("collect", opened.folder, f"--split {args.split}")},
-        data={"run": opened.folder.run_id, "samples": count},
+        f"{run.run_id}: {told} predicted{notes}",
+        paths=paths,
+        next={**files, "see it": typed("report", run)},
+        data={
+            "run": run.run_id,
+            "samples": sum(one.samples for one in done),
+            "predictions": [one.target.name for one in done],
+        },
     )

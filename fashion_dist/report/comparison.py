@@ -65,7 +65,7 @@ def group(found: Sequence[RunData]) -> list[Group]:
     folded: dict[str, list[RunData]] = {}
     for f in found:
         flat = f.config.flat()
-        same_data = f.made.data_hash
+        same_data = f.shard_set.training_hash if f.shard_set is not None else f.made.data_hash
         folded.setdefault(repr([flat.get(key) for key in keys]) + same_data, []).append(f)
     made = []
     for members in folded.values():

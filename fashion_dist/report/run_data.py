@@ -194,7 +194,7 @@ def _read(snapshot: RunSnapshot, view: RunView) -> RunData:
     try:
         made = read_made(run)
         shard_set = ShardSet.open(made.shard_set)
-        if shard_set.data_hash != made.data_hash:
+        if not shard_set.manifest.learned_as(made.data_hash):
             shard_set = None
             notes.append(f"The shard set {made.shard_set} has changed since; its images and labels are not shown.")
     except (ShardsError, FashionDistError) as error:

@@ -14,7 +14,7 @@ from fashion_dist.config import Config
 from fashion_dist.data.shard_reader import ShardFiles
 from fashion_dist.errors import DamageError, InputError
 from fashion_dist.paths import RunDir
-from fashion_dist.results.collect import read_predictions
+from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.tasks import Task
 from shards import Split
 
@@ -44,18 +44,16 @@ class SplitPredictions:
 def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> SplitPredictions | None:
     """The predictions of a split, each image once; None where there are none."""
     try:
-        columns = read_predictions(run, split.name)
+        files = PredictionFiles.of_run(run, split)
     except InputError:
         return None
-    at = {key: place for place, key in enumerate(columns["key"].tolist())}
-    places = np.array([at.get(key, -1) for key in split.keys], np.int64)
-    rows = np.flatnonzero(places >= 0)
+    rows = np.flatnonzero(files.row_of >= 0)
     note = ""
     if len(rows) < len(split):
         note = f"Only {len(rows):,} of the {len(split):,} images of {split.name} were predicted; the rest is left out."
-    chosen = {name: values[places[rows]] for name, values in columns.items() if name not in ("key", "index")}
     if not len(rows):
         return None
+    chosen = files.columns(files.row_of[rows])
     targets = {k: np.asarray(v)[rows] for k, v in task.image_targets(split, config).items()}
     return SplitPredictions(split, rows, chosen, targets, note)
 

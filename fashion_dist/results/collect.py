@@ -5,23 +5,36 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from fashion_dist.cluster.run_view import typed
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, DamageError, InputError, RunError
-from fashion_dist.io import OwnFiles, write_json
-from fashion_dist.paths import RunDir
+from fashion_dist.errors import ConfigError, InputError, RunError
+from fashion_dist.io import OwnFiles, read_json, write_json
+from fashion_dist.paths import Home, RunDir
+from fashion_dist.results.named import write_named
+from fashion_dist.results.prediction_files import LazyColumns, PredictionFiles
 from fashion_dist.run_status import RunState
+from fashion_dist.runs import OpenRun, learned_schema, open_folder, read_config
 from fashion_dist.tasks import load
-from shards import ShardSet, Split, index, program
+from shards import ShardSet, Split
 
 
 def collect(
-    run: RunDir, config: Config, shard_set: ShardSet, out: Path | None = None, split: str = "test", wait_s: float = 0.0
+    run: RunDir,
+    config: Config,
+    shard_set: ShardSet,
+    out: Path | None = None,
+    split: str = "test",
+    wait_s: float = 0.0,
+    name: str = "",
 ) -> list[Path]:
-    """Write the submission files of `config`'s task for `split` into `out` (default: the run's folder).
+    """Write the submission files of `config`'s task for `split` into `out`.
+
+    Those of `test` go into the run's folder `submission/`, of other splits below it, where they are in nobody's way.
 
     Args:
         run: the run's folder.
@@ -30,6 +43,7 @@ def collect(
         out: where the files go.
         split: the predicted split.
         wait_s: how long to wait for the predictions of a run that is done, which a network filesystem may show late.
+        name: what the predictions are called, if not as the split.
 
     Returns:
         Their paths.
@@ -40,9 +54,9 @@ def collect(
         RunError: a sample of the split is missing or doubled in the predictions; nothing is written.
     """
     part = shard_set.split(split)
-    files = load(config.task).submission(ordered_predictions(run, part, wait_s), part, config)
-    written = _write(files, out or run.submission)
-    if out is None:
+    files = load(config.task).submission(ordered_predictions(run, part, wait_s, name), part, config)
+    written = _write(files, out or run.submission_of(name or split))
+    if out is None and (name or split) == "test":
         write_json(run.submitted, {"task": config.task, "split": split, "options": dict(config.options)})
     return written
 
@@ -60,7 +74,7 @@ def collect_average(
         raise ConfigError(f"answers of task {config.task!r} cannot be averaged; allowed: the best trial alone, --best")
     part = shard_set.split(split)
     members = [ordered_predictions(run, part, wait_s) for run in runs]
-    return _write(task.submission({**members[0], **task.ensemble(members)}, part, config), out)
+    return _write(task.submission(members[0].replaced(task.ensemble(members)), part, config), out)
 
 
 def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
@@ -69,11 +83,38 @@ def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
     return [own.write(name, text) for name, text in files.items()]
 
 
-def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0) -> dict[str, np.ndarray]:
+def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, str]:
+    """A run with the set that its predictions of this name are of, and their split in it.
+
+    Raises:
+        InputError: the run has no such split and has predicted nothing of that name, or the set is gone.
+    """
+    folder = home.find_run(name)
+    told = read_json(folder.named(predictions, "json"))
+    if told.get("source"):
+        config, gone = read_config(folder)
+        return OpenRun(folder, config, ShardSet.open(told["shard_set"]), gone, learned_schema(folder)), told["split"]
+    opened = open_folder(folder, strict=False)
+    opened.shard_set.split(predictions)
+    return opened, predictions
+
+
+def write_names(run: RunDir, config: Config, part: Split, name: str) -> list[Path]:
+    """Write the predictions with class names beside those of the ranks; see `named.write_named`."""
+    files = PredictionFiles.of_run(run, part, name).require_complete()
+    return write_named(files, config, part.schema, run.named(name, "parquet"), run.named(name, "csv"))
+
+
+def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0, name: str = "") -> LazyColumns:
     """The columns of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
-    columns, index = _when_complete(run, part, wait_s)
-    ordered = {name: values[index] for name, values in columns.items()}
-    return {**part.columns(*part.schema.columns), **ordered, "key": np.asarray(part.keys)}
+    files = _when_complete(run, part, wait_s, name)
+    read = {column: partial(_own_column, part, column) for column in part.schema.columns}
+    predicted = {column: partial(files.column, column) for column in files.names if column != "key"}
+    return LazyColumns({**read, **predicted, "key": lambda: np.asarray(part.keys)})
+
+
+def _own_column(part: Split, name: str) -> np.ndarray:
+    return part.columns(name)[name]
 
 
 _ANSWERING = ("build_model", "predictions", "class_names")
@@ -106,82 +147,20 @@ def tuned(run: RunDir, config: Config, shard_set: ShardSet) -> Config:
         raise ConfigError(f"task {config.task!r} has no thresholds to tune")
     part = shard_set.split("val")
     if not run.predictions("val").is_dir():
-        make = program.command("predict", run.run_id, "--split", "val")
+        make = typed("predict", run, "--split val")
         raise InputError(f"run {run.run_id} has no predictions for 'val' to tune thresholds on; {make} makes them")
     found = task.tune_thresholds(part, ordered_predictions(run, part), config)
     return dataclasses.replace(config, options={**config.options, **found})
 
 
-def _when_complete(run: RunDir, part: Split, wait_s: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The prediction columns and the rows of the split's samples in them."""
+def _when_complete(run: RunDir, part: Split, wait_s: float, name: str = "") -> PredictionFiles:
+    """The prediction files, when every sample of the split is in them exactly once."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            columns = read_predictions(run, part.name)
-            return columns, _order(columns, part, run.predictions(part.name))
+            return PredictionFiles.of_run(run, part, name).require_complete()
         except (InputError, RunError):
             state = RunState.read(run.state)
             if state is None or state.state != "done" or time.monotonic() >= deadline:
                 raise
         time.sleep(0.5)
-
-
-def read_predictions(run: RunDir, split: str) -> dict[str, np.ndarray]:
-    """The prediction columns of all ranks, one behind the other.
-
-    Args:
-        run: the run's folder.
-        split: name of the predicted split.
-
-    Raises:
-        InputError: there are none.
-        DamageError: a file is not what was written.
-    """
-    import pyarrow as pa
-
-    folder = run.predictions(split)
-    files = sorted(folder.glob("rank_*.parquet"))
-    if not files:
-        hint = f"{program.command('status', run.run_id)} shows how far it is"
-        raise InputError(f"run {run.run_id} has no predictions for {split!r} yet in {folder}; {hint}")
-    tables = []
-    for path in files:
-        try:
-            tables.append(index.open_table(path).read())
-        except (OSError, pa.ArrowException) as error:
-            raise DamageError(path.name, "", 0, f"{path} cannot be read: {error}; predict again") from None
-    columns = {tuple(table.schema) for table in tables}
-    if len(columns) != 1 or "key" not in tables[0].column_names:
-        raise DamageError(
-            folder.name, "", 0, f"its files in {folder} have different columns, or no keys; predict again"
-        )
-    return {name: np.concatenate([_numpy(table[name]) for table in tables]) for name in tables[0].column_names}
-
-
-def _numpy(column: object) -> np.ndarray:
-    """A column as an array [N], or [N, K] where it holds lists."""
-    import pyarrow as pa
-
-    assert isinstance(column, pa.ChunkedArray)
-    array = column.combine_chunks()
-    if isinstance(array, pa.FixedSizeListArray):
-        return np.asarray(array.flatten().to_numpy(zero_copy_only=False)).reshape(len(array), array.type.list_size)
-    return np.asarray(array.to_numpy(zero_copy_only=False))
-
-
-def _order(columns: Mapping[str, np.ndarray], part: Split, where: Path) -> np.ndarray:
-    """Positions in `columns` of the split's samples, in the split's order."""
-    row_of: dict[str, int] = {}
-    doubled = []
-    for row, key in enumerate(columns["key"]):
-        if key in row_of:
-            doubled.append(key)
-        row_of[key] = row
-    keys = list(part.keys)
-    missing = [key for key in keys if key not in row_of]
-    unknown = sorted(row_of.keys() - set(keys))
-    for what, names in (("missing", missing), ("there more than once", doubled), ("not of this split", unknown)):
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise RunError(f"{where}: {len(names)} of {len(keys)} samples {what}: {shown}; no submission was written")
-    return np.array([row_of[key] for key in keys], dtype=np.int64)

@@ -86,7 +86,8 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
         ConfigError: their classes have nothing in common, they are of different shard sets, or there are no labels.
         InputError: one has not predicted the split yet.
     """
-    if first.shard_set.data_hash != second.shard_set.data_hash:
+    first.shard_set.split(split)
+    if first.shard_set.manifest.hash_of(split) != second.shard_set.manifest.hash_of(split):
         raise ConfigError(
             f"runs {first.folder.run_id} and {second.folder.run_id} are of different shard sets; "
             f"allowed: two runs on the same images"

@@ -1,19 +1,230 @@
-"""Predictions of a run that is trained, in this process."""
+"""Predictions of a run that is trained: of its own splits, of any other set, and of pictures that come later.
+
+Pictures are packed into a shard set of their own first, so that there is one way of reading. Each rank predicts its
+blocks of samples alone: `--nodes N` is a job array of Slurm, or processes of this machine, and no rank waits for
+another. Batches hold the same samples whatever the ranks, and so predictions are the same.
+"""
 
 from __future__ import annotations
 
-from fashion_dist.runs import OpenRun
-from fashion_dist.tasks import ExampleSet
-from fashion_dist.train.trainer import Trainer
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_dist.errors import ConfigError, InputError, RunError
+from fashion_dist.io import read_json, write_json
+from fashion_dist.paths import Home, RunDir
+from fashion_dist.results.named import write_named
+from fashion_dist.results.prediction_files import PredictionFiles
+from fashion_dist.runs import OpenRun, learned_schema, open_folder, read_config, require_none_gone
+from shards import Schema, ShardSet, worker_pool
+
+OnProgress = Callable[[str, int, int], Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is predicted.
+
+    Args:
+        name: what the predictions are called, as a folder beside the run.
+        shard_set: where the pictures are.
+        split: of it.
+        source: what the user named, for the record.
+    """
+
+    name: str
+    shard_set: Path
+    split: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rank's share of a prediction: picklable, for a job array."""
+
+    run: str
+    shard_set: str
+    split: str
+    name: str
+    rank: int = 0
+    world_size: int = 1
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was written of one target."""
+
+    target: Target
+    samples: int
+    folder: Path
+    files: tuple[Path, ...]
 
 
 def predict_run(run: OpenRun, split: str) -> None:
-    """Predict `split` with the best weights of a run.
+    """Predict a split of a run's own set with its best weights, in this process.
 
     Raises:
         CheckpointError: the run has no best weights yet.
     """
-    # The task's examples of `train` are drawn and augmented to learn from; here each image is wanted once.
-    images = ExampleSet.of_images(len(run.shard_set.split(split))) if split == "train" else None
-    with Trainer.for_inference(run) as trainer, trainer.split_loader(split, images) as loader:
-        trainer.predict(loader)
+    from fashion_dist.train import inference
+
+    folder = run.folder.predictions(split)
+    inference.begin_predictions(folder)
+    _predict(run, split, Part(str(run.folder.path), str(run.shard_set.path), split, split))
+    inference.publish_predictions(folder)
+
+
+def predict_part(part: Part) -> int:
+    """Write one rank's share of the predictions; returns the number of its samples."""
+    folder = RunDir(Path(part.run))
+    config, gone = read_config(folder)
+    require_none_gone(folder, gone)
+    run = OpenRun(folder, config, ShardSet.open(part.shard_set), learned=learned_schema(folder))
+    return _predict(run, part.split, part)
+
+
+def predict_here(parts: list[Part], on_progress: OnProgress, total: int) -> list[int]:
+    """`predict_part` of all of them, in as many processes of this machine; one part in this process."""
+    return worker_pool.each(_counted, parts, len(parts), lambda done: on_progress("predict", done, total))
+
+
+def _counted(part: Part, count: Callable[[int], Any]) -> int:
+    count(done := predict_part(part))
+    return done
+
+
+def _predict(run: OpenRun, split: str, part: Part) -> int:
+    from fashion_dist.data.options import LoaderOptions
+    from fashion_dist.tasks import ExampleSet
+    from fashion_dist.train import inference
+    from fashion_dist.train.distributed import World
+    from fashion_dist.train.options import TrainerOptions
+    from fashion_dist.train.trainer import Trainer
+
+    # Each image once: the task's examples of `train` are drawn, and labels may lack what a target needs.
+    images = ExampleSet.of_images(len(run.shard_set.split(split)))
+    options = TrainerOptions(LoaderOptions(threads=part.threads))
+    world = World(part.rank, part.world_size)
+    with Trainer.for_inference(run, options) as trainer, trainer.split_loader(split, images, world) as loader:
+        rows = trainer.iter_predictions(loader)
+        return inference.write_rank(run.folder.predictions(part.name), rows, loader.keys, part.rank)
+
+
+def predict(run: RunDir, target: Target, ranks: Callable[[list[Part], int], list[int]], count: int = 1) -> Predicted:
+    """Predict a target by `count` ranks, check that each sample is there exactly once, and write names beside.
+
+    Args:
+        run: whose best weights predict.
+        target: what.
+        ranks: runs `predict_part` for each share of so many samples and returns their results.
+        count: shares.
+
+    Raises:
+        CheckpointError: the run has no best weights yet.
+        RunError: a rank failed, or a sample is missing; what was there before stays.
+    """
+    from fashion_dist.train import inference
+
+    folder, split = run.predictions(target.name), ShardSet.open(target.shard_set).split(target.split)
+    inference.begin_predictions(folder)
+    base = Part(str(run.path), str(target.shard_set), target.split, target.name, 0, count)
+    written = sum(ranks([dataclasses.replace(base, rank=rank) for rank in range(count)], len(split)))
+    if written != len(split):
+        raise RunError(f"{written} of the {len(split)} samples of {target.name} were predicted; nothing was replaced")
+    inference.publish_predictions(folder)
+    files = PredictionFiles(folder, split).require_complete()
+    facts = {"shard_set": str(target.shard_set), "split": target.split, "source": target.source, "samples": written}
+    write_json(run.named(target.name, "json"), facts)
+    config, _ = read_config(run)
+    named = write_named(
+        files, config, learned_schema(run), run.named(target.name, "parquet"), run.named(target.name, "csv")
+    )
+    return Predicted(target, written, folder, tuple(named))
+
+
+def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[RunDir, Target]:
+    """A split of the set that a run learned from; raises as `open_folder` does, or where there is no such split."""
+    opened = open_folder(home.find_run(name), moved=home if moved else None)
+    opened.shard_set.split(split)
+    return opened.folder, Target(split, opened.shard_set.path, split)
+
+
+def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: str) -> list[Target]:
+    """One target a split of a set that is not the run's own.
+
+    Args:
+        run: who predicts.
+        shard_set: the set.
+        name: what the user calls it; empty is the source's own name.
+        split: the only one that is wanted; empty is every one.
+        source: what the user named.
+    """
+    splits = [split] if split else list(shard_set.splits)
+    shard_set.split(splits[0])
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(source).stem).strip("-.") or "pictures"
+    found = []
+    for one in splits:
+        called = plain if len(splits) == 1 else f"{plain}-{one}"
+        if _is_of_other(run, called, source, name):
+            called += "-" + hashlib.sha256(source.encode()).hexdigest()[:6]
+        found.append(Target(called, shard_set.path, one, source))
+    return found
+
+
+def _is_of_other(run: RunDir, called: str, source: str, asked: str) -> bool:
+    """Whether predictions of this name are of other pictures; raises ConfigError where the user chose the name."""
+    own = read_json(run.named(called, "json")).get("source", "")
+    taken = called in ("train", "val", "test") or (run.predictions(called).exists() and own != source)
+    if taken and asked:
+        raise ConfigError(f"--name {asked}: run {run.run_id} has predictions {called!r} of other pictures")
+    return taken
+
+
+def pack_source(
+    home: Home,
+    source: Path,
+    schema: Schema,
+    *,
+    workers: int = 1,
+    skip_bad: bool = False,
+    on_progress: OnProgress = lambda _stage, _done, _total: None,
+    on_found: Callable[[str], object] = lambda _found: None,
+) -> ShardSet:
+    """The shard set of a folder of pictures, a picture, a table, a shard set or a folder of tars.
+
+    What is no shard set is packed or indexed in `HOME/sources`, and taken from there while its content is the same.
+
+    Raises:
+        InputError: there are no pictures, or some that cannot be read.
+    """
+    from shards import PackOptions, ReadOptions, readers
+    from shards.manifest import MANIFEST
+    from shards.packing import pack_opened
+    from shards.readers import _pictures, _tables
+    from shards.reindex import reindex
+
+    if not source.exists():
+        raise InputError(f"--source {source} does not exist; allowed: a folder, a picture, a table or a shard set")
+    if (source / MANIFEST).is_file():
+        return ShardSet.open(source)
+    told = repr([str(source.resolve()), schema.to_json(), skip_bad])
+    out = home.sources / f"{source.stem[:40] or 'pictures'}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+    if source.is_dir() and any(source.glob("*.tar")):
+        reindex(source, out, skip_bad=skip_bad, workers=workers, on_progress=on_progress)
+        return ShardSet.open(out)
+    if source.is_file() and source.suffix.lower() in _tables.LOADERS:
+        options = ReadOptions(val_fraction=0.0, labelled=False, skip_bad=skip_bad)
+        opened = readers.load("table").read(source, options)
+    else:
+        opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", skip_bad=skip_bad)
+    if opened.found:
+        on_found(opened.found)
+    packing = PackOptions(skip_bad=skip_bad)
+    pack_opened("pictures", opened, out, packing, workers=workers, while_same=True, on_progress=on_progress)
+    return ShardSet.open(out)

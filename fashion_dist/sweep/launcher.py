@@ -100,9 +100,10 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
     request = dataclasses.replace(sweep_request.request, shards=str(context.home.elsewhere or ""))
     base = _monitored(context.config, searched, where)
     sweep = Sweep(
-        context.home.sweep_dir("unnamed"), "", raw, request, base, context.shard_set.data_hash, sweep_request.seed,
+        context.home.sweep_dir("unnamed"), "", raw, request, base, context.shard_set.training_hash, sweep_request.seed,
         sweep_request.seeds, (), program.typed(), time.time(),
     )  # fmt: skip
+    sweep = _named(sweep, context, sweep_request.name or searched.name)
     points = _points(sweep, searched)
     made: dict[str, tuple[expand.Settings, Config]] = {}
     for point in points:
@@ -117,13 +118,22 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
     launcher.require_shards(context.shard_set)
     if context.cluster == "local":
         context = _shared(context, sweep_request.max_parallel or 1)
-    name = sweep_request.name or searched.name or f"{base.task}-sweep-{sweep.content[:8]}"
-    if not name.isprintable():
-        raise ConfigError(f"--name {name!r} has a control character; allowed: one line of text")
-    sweep = dataclasses.replace(sweep, folder=context.home.sweep_dir(sweep_id(name)), name=name, trials=tuple(trials))
+    sweep = dataclasses.replace(sweep, trials=tuple(trials))
     _require_same(sweep)
     doubled = len(points) - len(made) if searched.method != "bayes" else 0
     return SweepDraft(sweep, context, sweep_request, configs, doubled)
+
+
+def _named(sweep: Sweep, context: LaunchContext, asked: str) -> Sweep:
+    """The sweep under its name; one that is there keeps the hash that it noted of the same data."""
+    found = []
+    for noted in context.shard_set.manifest.hashes:
+        candidate = dataclasses.replace(sweep, data_hash=noted)
+        name = asked or f"{sweep.base.task}-sweep-{candidate.content[:8]}"
+        if not name.isprintable():
+            raise ConfigError(f"--name {name!r} has a control character; allowed: one line of text")
+        found.append(dataclasses.replace(candidate, folder=context.home.sweep_dir(sweep_id(name)), name=name))
+    return next((one for one in found if read_json(one.folder.sweep).get("content") == one.content), found[0])
 
 
 def _shared(context: LaunchContext, slots: int) -> LaunchContext:

@@ -36,6 +36,7 @@ from fashion_dist.errors import CheckpointError, InputError
 from fashion_dist.io import FILESYSTEM_S, await_file, parse_dataclass, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.runs import differences, parse_config
+from shards import Manifest
 from shards.safe_io import create, read_regular, refuse_link, remove_folder
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,9 @@ class Saved:
     step: int
     facts: Mapping[str, Any]
 
-    def require_own(self, config: Config, data_hash: str) -> None:
+    def require_own(self, config: Config, manifest: Manifest) -> None:
         """Raise CheckpointError where it was not saved by a run of this configuration and shard set."""
-        if self.facts.get("data_hash") != data_hash:
+        if not manifest.learned_as(str(self.facts.get("data_hash"))):
             raise CheckpointError(f"checkpoint {self.path} is of another shard set; --fresh starts over beside it")
         try:
             saved, gone = parse_config(self.facts.get("config", {}))

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from fashion_dist.data import Batch
 from fashion_dist.tasks import Arrays
+from fashion_dist.tasks.common.evaluators import concatenate
 from fashion_dist.train.distributed import ProcessGroup
 from shards.safe_io import refuse_link, remove_folder, require_ours
 
 _FILES = re.compile(r"rank_\d+\.parquet")
+_GROUP_BYTES = 16_000_000
+"""Of a row group in memory: what predicting, collecting and reports hold at a time."""
 
 
 def iter_outputs(
@@ -55,36 +58,75 @@ def iter_outputs(
 
 
 def write_predictions(
-    folder: Path, predict: Callable[[], Arrays], keys: Callable[[np.ndarray], list[str]], dist: ProcessGroup
+    folder: Path, rows: Iterable[Arrays], keys: Callable[[np.ndarray], list[str]], dist: ProcessGroup
 ) -> None:
-    """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `predict`, a row per example.
+    """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `rows`, a row per example.
 
     The folder is made anew and appears whole, by rename, once every rank has written.
 
     Raises:
         InputError: the folder is a link, or holds something that no rank wrote.
     """
+    if dist.world.is_main:
+        begin_predictions(folder)
+    dist.barrier()
+    write_rank(folder, rows, keys, dist.world.rank)
+    dist.barrier()
+    if dist.world.is_main:
+        publish_predictions(folder)
+    dist.barrier()
+
+
+def begin_predictions(folder: Path) -> None:
+    """Make the hidden folder beside `folder` that ranks write to; raises as `write_predictions` does."""
+    refuse_link(folder.parent)
+    require_ours(folder, _FILES)  # before the work, not after it
+    remove_folder(_hidden(folder), _FILES)
+    _hidden(folder).mkdir(parents=True)
+
+
+def write_rank(folder: Path, rows: Iterable[Arrays], keys: Callable[[np.ndarray], list[str]], rank: int) -> int:
+    """Write one rank's rows into the hidden folder of `folder`, a row group at a time; returns their number."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = folder.with_name(f".{folder.name}.new")
-    if dist.world.is_main:
-        refuse_link(folder.parent)
-        require_ours(folder, _FILES)  # before the work, not after it
-        remove_folder(temporary, _FILES)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    with one_thread():
-        mine = predict()
-    if mine:
-        table = pa.table({name: _arrow(values) for name, values in mine.items()})
-        table = table.add_column(1, "key", pa.array(keys(mine["index"])))
-        pq.write_table(table, temporary / f"rank_{dist.world.rank}.parquet", write_page_checksum=True)
-    dist.barrier()
-    if dist.world.is_main:
-        remove_folder(folder, _FILES)
-        temporary.rename(folder)
-    dist.barrier()
+    written = 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_thread())
+        writer: pq.ParquetWriter | None = None
+        for group in _grouped(rows):
+            table = pa.table({name: _arrow(values) for name, values in group.items()})
+            table = table.add_column(1, "key", pa.array(keys(group["index"]), pa.string()))
+            if writer is None:
+                path = _hidden(folder) / f"rank_{rank}.parquet"
+                writer = stack.enter_context(pq.ParquetWriter(path, table.schema, write_page_checksum=True))
+            writer.write_table(table, row_group_size=len(table))
+            written += len(table)
+    return written
+
+
+def publish_predictions(folder: Path) -> None:
+    """Put the hidden folder in the place of `folder`."""
+    remove_folder(folder, _FILES)
+    _hidden(folder).rename(folder)
+
+
+def _hidden(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
+
+
+def _grouped(batches: Iterable[Arrays]) -> Iterator[dict[str, np.ndarray]]:
+    """Batches joined to row groups of about `_GROUP_BYTES`."""
+    held: list[Arrays] = []
+    size = 0
+    for batch in batches:
+        held.append(batch)
+        size += sum(values.nbytes for values in batch.values())
+        if size >= _GROUP_BYTES:
+            yield concatenate(held)
+            held, size = [], 0
+    if held:
+        yield concatenate(held)
 
 
 @contextlib.contextmanager

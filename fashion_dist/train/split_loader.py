@@ -14,7 +14,7 @@ from fashion_dist.data import Batch, Loader, LoaderOptions
 from fashion_dist.data.batch import on_device
 from fashion_dist.errors import unknown
 from fashion_dist.tasks import ExampleSet
-from fashion_dist.train.distributed import ProcessGroup
+from fashion_dist.train.distributed import ProcessGroup, World
 from shards import Split
 
 
@@ -31,6 +31,7 @@ class SplitLoader:
         options: how to load, without changing what.
         bad_log: file that lists skipped samples, one JSON object a line.
         epoch: that `examples` were made for.
+        world: whose part to read, if not this rank's.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class SplitLoader:
         options: LoaderOptions | None = None,
         bad_log: Path | None = None,
         epoch: int = 0,
+        world: World | None = None,
     ) -> None:
         self.split, self.training, self.epoch = split, training, epoch
         self._device = dist.device
         self._set_examples(examples)
-        world, train = dist.world, config.train
+        world, train = world or dist.world, config.train
         self.loader = Loader(
             split,
             examples.images,

@@ -115,7 +115,7 @@ class Trainer:
         train = dataclasses.replace(run.config.train, ema=0.0, compile=False, fraction=1.0)
         config = dataclasses.replace(run.config, train=train)
         task, dist = load(config.task), ProcessGroup(World(), World().device())
-        model = task.build_model(config, run.shard_set.schema)
+        model = task.build_model(config, run.schema)
         trainer = cls(config, task, run.shard_set, dist, run.folder, options, model=model)
         try:
             trainer.load_best()
@@ -284,19 +284,20 @@ class Trainer:
             # DistributedDataParallel looks at what is trainable once, when it wraps.
             self.ddp_model = self.dist.wrap_ddp(self.model)
 
-    def split_loader(self, name: str, examples: ExampleSet | None = None) -> SplitLoader:
+    def split_loader(self, name: str, examples: ExampleSet | None = None, world: World | None = None) -> SplitLoader:
         """The loader of a split: `train` is shuffled and augmented, every other split is read in order, whole.
 
         Args:
             name: of the split.
             examples: read these in order instead of the task's own.
+            world: whose part to read, if not this rank's among the ranks of the job.
         """
         split, training = self.shard_set.split(name), name == "train" and examples is None
         if examples is None:
             examples = self._build_examples(split, training)
         return SplitLoader(
             split, examples, self.config, self.dist, training=training, dtype=self.dtype, options=self.options.loader,
-            bad_log=self.run.bad_samples(self.dist.world.rank), epoch=self.state.epoch if training else 0,
+            bad_log=self.run.bad_samples(self.dist.world.rank), epoch=self.state.epoch if training else 0, world=world,
         )  # fmt: skip
 
     def _build_examples(self, split: Split, training: bool) -> ExampleSet:
@@ -334,14 +335,12 @@ class Trainer:
         """The task's columns for each image of a split by the current weights, the same bits on any number of ranks."""
         images = ExampleSet.of_images(len(self.shard_set.split(name)))
         with self.split_loader(name, images) as loader, inference.one_thread():
-            return gather_in_order(self._own_predictions(loader), self.dist)
+            return gather_in_order(concatenate(list(self.iter_predictions(loader))), self.dist)
 
-    def _own_predictions(self, loader: SplitLoader) -> dict[str, np.ndarray]:
-        """`index` and the task's columns for the examples that this rank sees; none where it sees none."""
-        predict, config = self.task.predictions, self.config
-        return concatenate([
-            {"index": batch.index.numpy(), **predict(outputs, config)} for batch, outputs in self.iter_outputs(loader)
-        ])  # fmt: skip
+    def iter_predictions(self, loader: SplitLoader) -> Iterator[dict[str, np.ndarray]]:
+        """`index` and the task's columns for the examples that this rank sees, a batch at a time."""
+        for batch, outputs in self.iter_outputs(loader):
+            yield {"index": batch.index.numpy(), **self.task.predictions(outputs, self.config)}
 
     def evaluate(self, loader: SplitLoader, calibrate: bool = False) -> Evaluator:
         """The task's evaluator after a whole split, each sample counted once whatever the number of ranks.
@@ -361,7 +360,7 @@ class Trainer:
     def predict(self, loader: SplitLoader) -> None:
         """Write the predictions of a split, `index`, `key` and the task's columns, a row per example."""
         folder = self.run.predictions(loader.split.name)
-        inference.write_predictions(folder, lambda: self._own_predictions(loader), loader.keys, self.dist)
+        inference.write_predictions(folder, self.iter_predictions(loader), loader.keys, self.dist)
 
     def _predict_splits(self) -> None:
         """Predict the wanted splits with the best weights, and measure those whose labels are known."""
@@ -403,7 +402,7 @@ class Trainer:
         if self.dist.world.is_main:
             facts = {
                 "config": self.config.plain(),
-                "data_hash": self.shard_set.data_hash,
+                "data_hash": self.shard_set.training_hash,
                 "torch": torch.__version__,
                 "precision": str(self.dtype),
                 "world_size": self.dist.world.world_size,
@@ -430,7 +429,7 @@ class Trainer:
         if found is None:
             return
         saved, state = found
-        saved.require_own(self.config, self.shard_set.data_hash)
+        saved.require_own(self.config, self.shard_set.manifest)
         self.state.load_state_dict(state)
 
     def _load_checkpoint(self, name: str) -> tuple[Saved, dict[str, Any]] | None:

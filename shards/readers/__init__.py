@@ -64,6 +64,27 @@ class ReadOptions:
     classes: Path | None = None
     test_fraction: float = 0.0
 
+    def chosen(self) -> dict[str, Any]:
+        """What is not as by default, as JSON holds it: what another split of the same set is read with."""
+        of_this_source = ("seed", "strict", "skip_bad", "exclude", "labelled")
+        found = {
+            option.name: getattr(self, option.name) for option in fields(self) if option.name not in of_this_source
+        }
+        default = {option.name: option.default for option in fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in found.items()
+            if value != default[name]
+        }
+
+    @classmethod
+    def of_chosen(cls, chosen: Mapping[str, Any], **others: Any) -> ReadOptions:
+        """The options that `chosen` told, with others."""
+        told: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in chosen.items()}
+        if told.get("classes"):
+            told["classes"] = Path(told["classes"])
+        return cls(**{**told, **others})
+
     def refuse_unused(self, used: Collection[str], dataset: str) -> None:
         """Raises InputError where something is chosen that a reader has no use for."""
         for option in fields(self):

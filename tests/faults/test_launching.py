@@ -97,7 +97,7 @@ def test_another_batch_size_or_other_data_is_refused(trial: Trial, photos: Path,
     shards.rename(shards.with_name("before"))
     shards.with_name("other").rename(shards)
     said = by_hand(trial)
-    assert said.status != 0 and f"{shards} has changed since run {trial.run.name} was made" in said.err
+    assert said.status != 0 and f"{shards}: train or val has changed since run {trial.run.name} was made" in said.err
     assert len(trial.ends()) == 3 and list((trial.run / "checkpoints").glob("step-*")), "what was learnt is still there"
     figures.holds("I3", "I4")
 

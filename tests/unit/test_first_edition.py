@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from fashion_dist import cli
+from fashion_dist import cli, runs, tasks
 from fashion_dist.cluster import worker
 from fashion_dist.monitor import overview
 from fashion_dist.paths import Home, RunDir
+from shards import ShardSet
 
 ROOT = Path(__file__).parents[2]
 RUN = "deepfashion-b9caf970cd"
@@ -74,6 +76,26 @@ def test_collect_from_its_predictions(home: Path, capsys: pytest.CaptureFixture[
         with Path(said["paths"]["category.csv"]).open() as file:
             keys = [row["file_path"] for row in csv.DictReader(file)]
         assert status == 0 and keys == [f"test/{number:04}.jpg" for number in range(7)]
+
+
+def test_a_split_that_comes_later_leaves_it_as_it_is(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").mkdir()
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "new" / "a.jpg")
+    add = ("--dataset", "deep_fashion", "--add", f"later={tmp_path / 'new'}", "--home", str(home))
+    status, said, _ = command("pack", capsys, *add)
+    assert status == 0 and said["splits"]["later"] == 1
+    noted = json.loads(RunDir(home / "runs" / RUN).run.read_text())["data_hash"]
+    manifest = ShardSet.open(home / "shards" / "deep_fashion").manifest
+    assert manifest.data_hash != noted and manifest.learned_as(noted)
+    assert command("collect", capsys, RUN, "--home", str(home))[0] == 0
+    config = tasks.load("deepfashion").recipe
+    fresh = runs.run_id(config, Home(home), manifest.training_hash)
+    assert runs.id_on(config, Home(home), manifest) == fresh
+    old = runs.run_id(config, Home(home), noted)
+    Home(home).run_dir(old).path.mkdir()
+    assert runs.id_on(config, Home(home), manifest) == old != fresh  # launching it again goes on with it
 
 
 def test_report_from_its_predictions(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,192 @@
+"""Pictures that come later: any folder, shard set or split, by one rank or several, answered by name."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from report_runs import make_run
+
+from fashion_dist import cli, tasks
+from fashion_dist.commands import collect, pack, predict
+from fashion_dist.errors import ConfigError, InputError, RunError
+from fashion_dist.io import write_json
+from fashion_dist.paths import Home, RunDir
+from fashion_dist.results.prediction_files import PredictionFiles
+from fashion_dist.train.checkpoint import Checkpoints
+from shards import ShardSet
+
+
+@pytest.fixture
+def run(mini_set: Callable[[str], ShardSet], tmp_path: Path) -> RunDir:
+    """A run of clip art whose best weights are its first ones, in a working folder of its own."""
+    return untrained("clipart", mini_set("clipart"), tmp_path / "home")
+
+
+def untrained(task: str, shard_set: ShardSet, home: Path) -> RunDir:
+    shutil.copytree(shard_set.path, home / "shards" / shard_set.path.name)
+    shard_set = ShardSet.open(home / "shards" / shard_set.path.name)
+    recipe = tasks.load(task).recipe
+    config = recipe.override(["data.image_px=32", "train.epochs=1", "train.eval_batch_size=4", "train.precision=fp32"])
+    config = dataclasses.replace(config, dataset=shard_set.path.name)
+    run = make_run(home / "runs" / f"{task}-0123456789", config, shard_set, {}, scores=(0.5,))
+    write_json(run.schema, shard_set.schema.to_json())
+    torch.manual_seed(0)
+    model = tasks.load(task).build_model(config, shard_set.schema).eval()
+    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints.save("best", 10, {"model": model.state_dict()}, {"epoch": 1})
+    checkpoints.close()
+    return run
+
+
+def predicted(run: RunDir, **flags: Any) -> cli.Result:
+    return predict.main(predict.Args(run=run.run_id, home=str(run.home.path), **flags))
+
+
+def lines(path: Path | str) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def new_pictures(run: RunDir, folder: Path) -> Path:
+    """Those of the validation split as they came: two in folders of classes, one in none, with files beside them."""
+    raw = Path(run.home.path).parent / "raw"
+    part = ShardSet.open(run.home.shards / "clipart").split("val")
+    label, keys = part.columns("label")["label"], list(part.keys)
+    for place, row in enumerate((0, 3, 5)):
+        name = ("3", "a/b", "")[place]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        with (part.tar_folder / part.shard_names[part.shard[row]]).open("rb") as tar:
+            tar.seek(int(part.offset[row]))
+            (folder / name / f"{place}.png").write_bytes(tar.read(int(part.size[row])))
+    (folder / "notes.txt").write_text("mine")
+    assert raw and len(label) == len(keys)
+    return folder
+
+
+def test_a_folder_is_answered_by_name(run: RunDir, tmp_path: Path) -> None:
+    names = ShardSet.open(run.home.shards / "clipart").schema.names["label"]
+    source = new_pictures(run, tmp_path / "new pictures")
+    said = predicted(run, source=str(source))
+    table = lines(said.paths["new-pictures.csv"])
+    assert [line["file"] for line in table] and {line["file"] for line in table} == {"3/0.png", "a/b/1.png", "2.png"}
+    assert {line["true_class"] for line in table} == {"3", "unknown"} and "1 files left out" in said.headline
+    for line in table:
+        best = [line["class"], *(line[f"class_{n}"] for n in range(2, 6))]
+        values = [float(line["probability"]), *(float(line[f"probability_{n}"]) for n in range(2, 6))]
+        assert len(set(best)) == 5 and set(best) <= set(names) and sorted(values, reverse=True) == values
+    parquet = pq.read_table(said.paths["new-pictures.parquet"])
+    assert parquet.column_names == list(table[0]) and parquet["class"].to_pylist() == [one["class"] for one in table]
+    # What the run learned from may be gone: it keeps its names.
+    shutil.rmtree(run.home.shards)
+    assert predicted(run, source=str(source)).data == said.data
+    files = collect_source(run, said)
+    assert [line.split(", ")[0] for line in files.read_text().splitlines()[1:]] and not (
+        run.submission / "test.txt"
+    ).exists()
+
+
+def collect_source(run: RunDir, said: cli.Result) -> Path:
+    """The submission file of what was predicted, by the command that the hint says."""
+    words = said.next["submission files"].split()
+    args = cli.parse(collect.Args, words[words.index(run.run_id) :])
+    return Path(collect.main(args).paths["test.txt"])
+
+
+def test_two_ranks_say_what_one_says_and_a_changed_source_is_read_anew(run: RunDir, tmp_path: Path) -> None:
+    one = predicted(run, split="val")
+    alone = Path(one.paths["val.csv"]).read_text()
+    both = predicted(run, split="val", nodes=2, cluster="local")
+    assert Path(both.paths["val.csv"]).read_text() == alone
+    assert len(list(Path(both.paths["val by rank"]).glob("rank_*.parquet"))) == 2
+    other = predicted(run, dataset="clipart", split="val", name="again")
+    assert Path(other.paths["again.csv"]).read_text() == alone
+    source = new_pictures(run, tmp_path / "new")
+    first = Path(predicted(run, source=str(source)).paths["new.csv"]).read_text()
+    packed = {path: path.stat().st_mtime_ns for path in run.home.sources.rglob("*.tar")}
+    assert Path(predicted(run, source=str(source)).paths["new.csv"]).read_text() == first
+    assert {path: path.stat().st_mtime_ns for path in run.home.sources.rglob("*.tar")} == packed
+    shutil.copy(source / "2.png", source / "9.png")
+    assert len(lines(predicted(run, source=str(source)).paths["new.csv"])) == 4
+
+
+def test_a_test_split_that_comes_later_is_predicted_with_the_run_as_it_is(run: RunDir, tmp_path: Path) -> None:
+    home = str(run.home.path)
+    args = {"dataset": "clipart", "add": f"later={new_pictures(run, tmp_path / 'new') / 'a'}", "home": home}
+    with pytest.raises(InputError, match="holds no train/<class>"):
+        pack.main(pack.Args(**args))
+    said = pack.main(pack.Args(**{**args, "add": f"later={tmp_path / 'new' / 'a' / 'b'}"}))
+    words = said.next["predict it"].replace("RUN", run.run_id).split()
+    predict.main(cli.parse(predict.Args, words[words.index(run.run_id) :]))
+    assert [line["file"] for line in lines(run.named("later", "csv"))] == ["later/1.png"]
+
+
+def test_collecting_a_split_touches_no_others_files(run: RunDir) -> None:
+    for split in ("test", "val"):
+        predicted(run, split=split)
+    home = str(run.home.path)
+    collect.main(collect.Args(run=run.run_id, home=home))
+    of_test = (run.submission / "test.txt").read_bytes()
+    said = collect.main(collect.Args(run=run.run_id, home=home, split="val"))
+    assert (run.submission / "test.txt").read_bytes() == of_test
+    assert Path(said.paths["test.txt"]) == run.submission / "val" / "test.txt"
+    assert {line["true_class"] == line["class"] for line in lines(said.paths["val.csv"])} <= {True, False}
+
+
+def test_predictions_stream_in_the_order_of_the_split(run: RunDir) -> None:
+    predicted(run, split="val", nodes=3, cluster="local")
+    part = ShardSet.open(run.home.shards / "clipart").split("val")
+    files = PredictionFiles.of_run(run, part).require_complete()
+    whole = files.column("probability")
+    assert whole.shape == (24, 12) and np.allclose(whole.sum(axis=1), 1, atol=1e-5)
+    blocks = [columns["probability"] for _, columns in files.blocks(["probability"], 5)]
+    assert np.array_equal(np.concatenate(blocks), whole)
+    (run.predictions("val") / "rank_2.parquet").rename(run.predictions("val") / "rank_9.parquet")
+    assert np.array_equal(PredictionFiles.of_run(run, part).column("probability"), whole)
+    (run.predictions("val") / "rank_9.parquet").unlink()
+    with pytest.raises(RunError, match=r"8 of 24 samples missing: .* and 3 more; no submission was written"):
+        PredictionFiles.of_run(run, part).require_complete()
+
+
+def test_attributes_are_named_too(mini_set: Callable[[str], ShardSet], tmp_path: Path) -> None:
+    run = untrained("deepfashion", mini_set("deep_fashion"), tmp_path / "home")
+    (line, *_) = lines(predicted(run, split="val").paths["val.csv"])
+    names = mini_set("deep_fashion").schema.names
+    assert line["class"] in names["category"] and line["label_1"] in names["attributes"]
+    assert set(filter(None, line["labels"].split("|"))) <= set(names["attributes"])
+    assert line["file"].startswith("val/") and line["true_class"] in names["category"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"source": "nowhere"}, "nowhere does not exist; allowed: a folder"),
+        ({"source": "x", "dataset": "y"}, "two kinds of data"),
+        ({"split": "tset"}, "no split 'tset'; it has: train, val, test"),
+        ({"nodes": -1}, "--nodes -1 is not possible"),
+        ({"dataset": "other"}, "is no shard set"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_at_once(run: RunDir, flags: dict[str, Any], message: str) -> None:
+    before = sorted(run.home.path.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        predicted(run, **flags)
+    assert sorted(run.home.path.rglob("*")) == before
+
+
+def test_predictions_of_other_pictures_are_never_replaced(run: RunDir, tmp_path: Path) -> None:
+    one, two = new_pictures(run, tmp_path / "one" / "test"), new_pictures(run, tmp_path / "two" / "test")
+    names = {str(predicted(run, source=str(source)).data["predictions"][0]) for source in (one, two, one)}
+    assert len(names) == 2 and all(name.startswith("test-") for name in names)
+    predicted(run, source=str(one), name="mine")
+    with pytest.raises(ConfigError, match="--name mine: run clipart-0123456789 has predictions 'mine' of other"):
+        predicted(run, source=str(two), name="mine")
+    assert Home(run.home.path).sources.is_dir()
