@@ -10,4 +10,25 @@ Importing this package, `config`, `paths`, `errors` or a task imports no torch, 
 at once.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fashion_dist.data.shard_loader import ShardLoader
+    from fashion_dist.results.loaded_run import load_run
+
+__all__ = ["ShardLoader", "load_run"]
 __version__ = "0.2.0.dev0"
+
+# Imported when first asked for, with torch.
+_HOMES = {"ShardLoader": "data.shard_loader", "load_run": "results.loaded_run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -54,8 +54,7 @@ def add_split(
     """
     if fault := split_fault(split):
         raise InputError(fault)
-    folder = staging.begin(out) if out.is_dir() else out
-    kept = folder / BEFORE / MANIFEST
+    kept = out / staging.STAGING / BEFORE / MANIFEST
     before = _manifest(out, kept)
     _require_packed(out, before)
     if split in before.splits and not replace:
@@ -69,6 +68,7 @@ def add_split(
         if field.name in before.options
     }
     options = PackOptions(**shaping, skip_bad=skip_bad)
+    folder = staging.begin(out)
     with Lock(folder / "lock", str(out)), _removed_if_refused(folder, kept):
         plan = packing.stage_plan(folder, before.dataset, opened, options, on_progress, {}, keep=(BEFORE,))
         _require_new_keys(out, before, split, plan)
@@ -114,6 +114,8 @@ def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Sou
     """The source as records of one split, with the set's columns and class numbers."""
     if _is_of_set(source, manifest.schema):
         return _pictures.read(source, manifest.schema, split, f"{split}/", skip_bad=skip_bad)
+    if manifest.dataset == "image_folder":
+        _require_known(source, manifest)
     reader = readers.load(manifest.dataset)
     there_are = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": manifest.options["seed"], "skip_bad": skip_bad}
     options = ReadOptions.of_chosen(manifest.options.get("read", {}), **there_are)
@@ -141,6 +143,13 @@ def _is_of_set(source: Path, schema: Schema) -> bool:
     known = {name for names in schema.names.values() for name in names}
     walk = _folders.Walk(skip_bad=True)
     return set(walk.folders(source)) <= known and bool(walk.images(source)) and not walk.side
+
+
+def _require_known(source: Path, manifest: Manifest) -> None:
+    """Refuse folders of classes that the set has not, before the reader takes them for the classes of a new set."""
+    folders = _folders.Walk(skip_bad=True).folders(source) if source.is_dir() else []
+    if manifest.options.get("read", {}).get("class_depth", 1) == 1 and not any(map(_folders.split_of, folders)):
+        _numbers(source, Schema(manifest.schema.columns, {"label": tuple(folders)}), manifest.schema)
 
 
 def _numbers(source: Path, mine: Schema, theirs: Schema) -> dict[str, list[int]]:

@@ -38,7 +38,7 @@ class Args(cli.CommonArgs):
     reindex: str = ""
     """Make a shard set of the WebDataset tars in this folder, and nothing else."""
     add: str = ""
-    """SPLIT=DIR: add the pictures in DIR as a split of the set that --dataset names, such as test=DIR; read as the set
+    """SPLIT=DIR: add the pictures in DIR as a split of the set that --name names, such as test=DIR; read as the set
     was, with its class names. Runs on the set stay as they are."""
     out: str = ""
     """The set's folder; else HOME/shards/NAME, or the folder of --reindex."""
@@ -100,13 +100,13 @@ class Args(cli.CommonArgs):
 
 def main(args: Args) -> cli.Result:
     """Does the one thing that the flags ask for."""
+    if args.add:
+        return _add(args)
     asked = [name for name in ("dataset", "verify", "reindex") if getattr(args, name)]
     if len(asked) != 1:
         raise ConfigError("exactly one of --dataset NAME, --verify DIR and --reindex DIR is needed")
     if args.workers < 0:
         raise ConfigError(f"--workers {args.workers} is not possible; allowed: 0 (one per CPU) or more")
-    if args.add:
-        return _add(args)
     return {"dataset": _pack, "verify": _verify, "reindex": _reindex}[asked[0]](args)
 
 
@@ -166,12 +166,13 @@ def _add(args: Args) -> cli.Result:
     from shards.added import add_split
 
     split, is_pair, where = args.add.partition("=")
-    if not args.dataset or not is_pair or not split or not where:
-        raise ConfigError(f"--add {args.add!r} is not possible; allowed: --dataset NAME --add SPLIT=DIR")
-    if args.source:
-        raise ConfigError("--source is of a new set; --add SPLIT=DIR names the folder of a split")
+    name = args.name or args.dataset
+    if not (name or args.out) or not is_pair or not split or not where:
+        raise ConfigError(f"--add {args.add!r} is not possible; allowed: --name NAME --add SPLIT=DIR")
+    if args.source or args.verify or args.reindex:
+        raise ConfigError("--add SPLIT=DIR goes with --name NAME of a packed set, and --replace, --skip-bad, --workers")
     home = Home.find(args.home)
-    out = Path(args.out).absolute() if args.out else home.shard_set(args.name or args.dataset)
+    out = Path(args.out).absolute() if args.out else home.shard_set(name)
     source = Path(where).expanduser().absolute()
     with cli.Progress() as progress:
         manifest = add_split(

@@ -22,6 +22,7 @@ from shards.portable import cpus
 
 if TYPE_CHECKING:
     from fashion_dist.results.predict import Part, Predicted, Target
+    from shards import Schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +60,35 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.results.predict import predict
 
     with cli.Progress() as progress:
-        run, targets, notes = _targets(args, progress)
+        run, schema, targets, notes = _targets(args, progress)
         ranks, count = _ranks(args, run, progress)
-        done = [predict(run, target, ranks, count) for target in targets]
+        done = [predict(run, schema, target, ranks, count) for target in targets]
     return _result(run, done, notes)
 
 
-def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, list[Target], str]:
-    """The run, what it predicts, and what there is to say of that."""
+def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[Target], str]:
+    """The run, the schema that it learned, what it predicts, and what there is to say of that."""
     from fashion_dist.results import predict as results
     from fashion_dist.runs import learned_schema, own_config
     from shards import ShardSet
 
     home = Home.find(args.home, args.shards)
     if not args.source and not args.dataset:
-        run, target = results.own_split(home, args.run, args.split or "test", moved=bool(args.shards))
-        return run, [target], ""
+        opened, target = results.own_split(home, args.run, args.split or "test", moved=bool(args.shards))
+        return opened.folder, opened.schema, [target], ""
     run = home.find_run(args.run)
     own_config(run)  # a run that cannot predict any more is refused before anything is packed
     schema = learned_schema(run, home if args.shards else None)
     if args.dataset:
         found = ShardSet.open(home.shard_set(args.dataset))
-        return run, results.targets_of(run, found, args.name, args.split, args.dataset), ""
+        return run, schema, results.targets_of(run, found, args.name, args.split, args.dataset), ""
     source = Path(args.source).expanduser().absolute()
     found = results.pack_source(
-        home, source, schema, workers=len(cpus()), skip_bad=args.skip_bad, on_progress=progress, on_found=progress.say
+        home, source, schema, workers=len(cpus()), skip_bad=args.skip_bad, on_progress=progress, on_found=progress.tell
     )
     left_out = found.manifest.rejected
     notes = f"; {left_out} files left out, listed in {found.path / 'rejected.csv'}" if left_out else ""
-    return run, results.targets_of(run, found, args.name, args.split, str(source)), notes
+    return run, schema, results.targets_of(run, found, args.name, args.split, str(source)), notes
 
 
 def _ranks(args: Args, run: RunDir, progress: cli.Progress) -> tuple[Callable[[list[Part], int], list[int]], int]:

@@ -62,14 +62,13 @@ def named_columns(
     found: dict[str, list[Any]] = {}
     for view in views_of(task):
         names = np.array([*view_names(view, task, schema, config), "unknown"], object)
-        probability = np.asarray(columns[view.probability])
-        if probability.ndim == 1:
-            probability = np.stack([1 - probability, probability], axis=1)
         answer = np.asarray(columns[view.answer])
+        best, values, probability = _ranked(columns, view)
         known = None if truth is None else truth.get(view.truth)
         if view.kind == "classes":
             found["class"] = names[answer].tolist()
-            found["probability"] = np.take_along_axis(probability, answer[:, None], axis=1)[:, 0].tolist()
+            of_answer = values[:, 0] if not probability.size else probability[np.arange(len(answer)), answer]
+            found["probability"] = of_answer.tolist()
             noun, first = ("class", "probability"), 1
             if known is not None and (known >= 0).any():
                 found["true_class"] = names[known.astype(np.int64)].tolist()
@@ -80,12 +79,21 @@ def named_columns(
             noun, first = ("label", "label_probability"), 0
             if known is not None and (known >= 0).any():
                 found["true_labels"] = [SEPARATOR.join(names[:-1][row]) for row in known > 0]
-        best = np.argsort(-probability, axis=1, kind="stable")[:, :BEST]
-        values = np.take_along_axis(probability, best, axis=1)
         for place in range(first, best.shape[1]):
             found[f"{noun[0]}_{place + 1}"] = names[best[:, place]].tolist()
             found[f"{noun[1]}_{place + 1}"] = values[:, place].tolist()
     return found
+
+
+def _ranked(columns: Mapping[str, np.ndarray], view: ReportView) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best classes [n, 5] with their probabilities [n, 5], and those of all [n, K], where they were kept."""
+    if view.probability not in columns:  # of very many classes the best ones alone are
+        return np.asarray(columns["top"]), np.asarray(columns["top_probability"]), np.empty(0)
+    probability = np.asarray(columns[view.probability])
+    if probability.ndim == 1:
+        probability = np.stack([1 - probability, probability], axis=1)
+    best = np.argsort(-probability, axis=1, kind="stable")[:, :BEST]
+    return best, np.take_along_axis(probability, best, axis=1), probability
 
 
 def paths_of(split: Split) -> Sequence[str]:
@@ -105,7 +113,8 @@ def named_tables(files: PredictionFiles, config: Config, schema: Schema) -> Iter
     columns_of = task.columns_of(config)
     has_truth = all(name in split.schema.columns for name in columns_of)
     told = split.columns(*columns_of) if has_truth else {}
-    wanted = [name for view in views_of(task) for name in view.predictions]
+    told_of = (*(name for view in views_of(task) for name in view.predictions), "top", "top_probability")
+    wanted = [name for name in told_of if name in files.names]
     for where, columns in files.blocks(wanted):
         truth = task.targets({name: values[where] for name, values in told.items()}, config) if has_truth else None
         keys = [decode_key(key) for key in split.keys[where]]

@@ -20,7 +20,7 @@ from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
-from fashion_dist.runs import OpenRun, learned_schema, open_folder, read_config, require_none_gone
+from fashion_dist.runs import OpenRun, open_folder, read_config, require_none_gone
 from shards import Schema, ShardSet, worker_pool
 
 OnProgress = Callable[[str, int, int], Any]
@@ -48,6 +48,7 @@ class Part:
     """One rank's share of a prediction: picklable, for a job array."""
 
     run: str
+    schema: Schema
     shard_set: str
     split: str
     name: str
@@ -76,7 +77,7 @@ def predict_run(run: OpenRun, split: str) -> None:
 
     folder = run.folder.predictions(split)
     inference.begin_predictions(folder)
-    _predict(run, split, Part(str(run.folder.path), str(run.shard_set.path), split, split))
+    _predict(run, split, Part(str(run.folder.path), run.schema, str(run.shard_set.path), split, split))
     inference.publish_predictions(folder)
 
 
@@ -85,7 +86,7 @@ def predict_part(part: Part) -> int:
     folder = RunDir(Path(part.run))
     config, gone = read_config(folder)
     require_none_gone(folder, gone)
-    run = OpenRun(folder, config, ShardSet.open(part.shard_set), learned=learned_schema(folder))
+    run = OpenRun(folder, config, ShardSet.open(part.shard_set), learned=part.schema)
     return _predict(run, part.split, part)
 
 
@@ -116,11 +117,14 @@ def _predict(run: OpenRun, split: str, part: Part) -> int:
         return inference.write_rank(run.folder.predictions(part.name), rows, loader.keys, part.rank)
 
 
-def predict(run: RunDir, target: Target, ranks: Callable[[list[Part], int], list[int]], count: int = 1) -> Predicted:
+def predict(
+    run: RunDir, schema: Schema, target: Target, ranks: Callable[[list[Part], int], list[int]], count: int = 1
+) -> Predicted:
     """Predict a target by `count` ranks, check that each sample is there exactly once, and write names beside.
 
     Args:
         run: whose best weights predict.
+        schema: that it learned, whose class names the answers have.
         target: what.
         ranks: runs `predict_part` for each share of so many samples and returns their results.
         count: shares.
@@ -133,7 +137,7 @@ def predict(run: RunDir, target: Target, ranks: Callable[[list[Part], int], list
 
     folder, split = run.predictions(target.name), ShardSet.open(target.shard_set).split(target.split)
     inference.begin_predictions(folder)
-    base = Part(str(run.path), str(target.shard_set), target.split, target.name, 0, count)
+    base = Part(str(run.path), schema, str(target.shard_set), target.split, target.name, 0, count)
     written = sum(ranks([dataclasses.replace(base, rank=rank) for rank in range(count)], len(split)))
     if written != len(split):
         raise RunError(f"{written} of the {len(split)} samples of {target.name} were predicted; nothing was replaced")
@@ -142,17 +146,15 @@ def predict(run: RunDir, target: Target, ranks: Callable[[list[Part], int], list
     facts = {"shard_set": str(target.shard_set), "split": target.split, "source": target.source, "samples": written}
     write_json(run.named(target.name, "json"), facts)
     config, _ = read_config(run)
-    named = write_named(
-        files, config, learned_schema(run), run.named(target.name, "parquet"), run.named(target.name, "csv")
-    )
+    named = write_named(files, config, schema, run.named(target.name, "parquet"), run.named(target.name, "csv"))
     return Predicted(target, written, folder, tuple(named))
 
 
-def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[RunDir, Target]:
+def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[OpenRun, Target]:
     """A split of the set that a run learned from; raises as `open_folder` does, or where there is no such split."""
     opened = open_folder(home.find_run(name), moved=home if moved else None)
     opened.shard_set.split(split)
-    return opened.folder, Target(split, opened.shard_set.path, split)
+    return opened, Target(split, opened.shard_set.path, split)
 
 
 def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: str) -> list[Target]:

@@ -72,13 +72,14 @@ def new_pictures(run: RunDir, folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_answered_by_name(run: RunDir, tmp_path: Path) -> None:
+def test_a_folder_is_answered_by_name(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ShardSet.open(run.home.shards / "clipart").schema.names["label"]
     source = new_pictures(run, tmp_path / "new pictures")
     said = predicted(run, source=str(source))
     table = lines(said.paths["new-pictures.csv"])
     assert [line["file"] for line in table] and {line["file"] for line in table} == {"3/0.png", "a/b/1.png", "2.png"}
-    assert {line["true_class"] for line in table} == {"3", "unknown"} and "1 files left out" in said.headline
+    assert {line["true_class"] for line in table} == {"3", "unknown"}
+    assert "3 pictures; left out: 1 files that are no images (.txt 1)" in capsys.readouterr().err
     for line in table:
         best = [line["class"], *(line[f"class_{n}"] for n in range(2, 6))]
         values = [float(line["probability"]), *(float(line[f"probability_{n}"]) for n in range(2, 6))]

@@ -108,4 +108,4 @@ def test_what_cannot_be_compared_is_refused(shard_set: ShardSet, tmp_path: Path)
     raw = shard_set.path.parent / "raw"
     pack("fashion_mnist", raw, twin, PackOptions(), ReadOptions(val_fraction=0.5), workers=1)
     with pytest.raises(ConfigError, match="different shard sets"):
-        compare(one, dataclasses.replace(one, shard_set=ShardSet.open(twin)))
+        compare(one, dataclasses.replace(one, shard_set=ShardSet.open(twin)), "val")

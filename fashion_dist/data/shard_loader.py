@@ -1,0 +1,208 @@
+"""The loader for any training loop: an iterable over one split of a shard set, exact in mid-epoch on any ranks.
+
+    loader = ShardLoader("workspace/shards/cats", batch_size=64, image_px=96)
+    for images, target in loader:                 # one epoch; the next `for` is the next epoch
+        ...
+    state = loader.state_dict()                   # at any batch; `load_state_dict` goes on with the very next sample
+
+Which sample is read when, and how it is augmented, is a function of (seed, epoch, sample), as in our own training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fashion_dist.config import DataConfig
+from fashion_dist.data.batch import on_device
+from fashion_dist.data.loader import Loader
+from fashion_dist.data.options import LoaderOptions
+from fashion_dist.errors import CheckpointError, ConfigError
+from fashion_dist.paths import Home
+from shards import ShardSet, program
+from shards.manifest import MANIFEST
+
+Target = Tensor | list[str] | dict[str, Any] | None
+
+
+class ShardLoader:
+    """Batches (images, target) of one split; iterating it is one epoch, and goes on where a state left it.
+
+    Ranks and their number are those of the environment (RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, as torchrun and Slurm's
+    launchers set them). In training the global batch is divided among them, a remainder is left out, another one each
+    epoch; else each sample is read once by one of them.
+
+    Args:
+        source: a shard set's folder, or one of anybody's WebDataset tars: these are indexed first, in HOME/sources.
+        split: of the set.
+        batch_size: of all ranks together in training; else of one rank.
+        column: what is the target; else the only column with class names. Several, joined by commas, give a dict.
+        training: shuffled and augmented, or in order and as evaluation sees it; else as the split's name says.
+        seed: of the order and the augmentation.
+        keys: batches are (images, target, list of keys).
+        device: where batches are wanted; else the rank's GPU, or the CPU.
+        options: how to work, without changing what.
+        data: fields of `DataConfig`, such as `image_px`, `mean`, `std`, `crop_scale`, `flip`, `fit`.
+
+    Raises:
+        InputError: no such set or split, or tars that several ranks would have to index at once.
+        ConfigError: a field that is none, a batch that cannot be divided, or no column that is the target.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        split: str = "train",
+        *,
+        batch_size: int,
+        column: str = "",
+        training: bool | None = None,
+        seed: int = 0,
+        keys: bool = False,
+        device: torch.device | str | None = None,
+        options: LoaderOptions | None = None,
+        **data: Any,
+    ) -> None:
+        self.rank, self.world_size = (int(os.environ.get(name, default)) for name, default in _RANKS)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.shard_set = open_set(source, self.world_size)
+        self.split, self.keys, self.seed, self.batch_size = self.shard_set.split(split), keys, seed, batch_size
+        self.training = split == "train" if training is None else training
+        self.epoch = self.step = 0
+        """The epoch that is read next or now, and how many of its batches this rank has been given."""
+        names = column.split(",") if column else _target_columns(self.shard_set)
+        self._columns = self.split.columns(*names)
+        self._device = torch.device(device) if device is not None else _own_device(local)
+        known = {field.name for field in dataclasses.fields(DataConfig)}
+        if unknown := sorted(data.keys() - known):
+            raise ConfigError(f"{', '.join(unknown)} is no setting of the pictures; known: {', '.join(sorted(known))}")
+        self.data = DataConfig(**data)
+        self._loader = Loader(
+            self.split,
+            np.arange(len(self.split), dtype=np.int64)[:, None],
+            self.data,
+            batch_size=batch_size,
+            training=self.training,
+            rank=self.rank,
+            world_size=self.world_size,
+            local_world_size=local,
+            seed=seed,
+            device=self._device,
+            options=options,
+        )
+
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """The names behind the numbers of each column that has some."""
+        return dict(self.shard_set.schema.names)
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch."""
+        return self._loader.steps
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """The batches of the current epoch that are left; after the last one the next epoch is the current one."""
+        if self.step >= len(self):
+            self.epoch, self.step = self.epoch + 1, 0
+        for batch in self._loader.epoch(self.epoch if self.training else 0, self.step):
+            self.step += 1  # before the caller has it, so that a state taken while it is worked on is behind it
+            rows = batch.index.numpy()
+            taken = {name: self._target(values[rows]) for name, values in self._columns.items()}
+            target: Target = next(iter(taken.values())) if len(taken) == 1 else taken
+            told = (batch.images, target if taken else None)
+            yield (*told, [str(key) for key in self.split.keys[rows]]) if self.keys else told
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def _target(self, values: np.ndarray) -> Tensor | list[str]:
+        if values.dtype == object:
+            return [str(value) for value in values]
+        return on_device(torch.from_numpy(np.ascontiguousarray(values)), self._device)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin at the beginning of an epoch, unless it is the one that a state has left in the middle."""
+        if epoch != self.epoch:
+            self.epoch, self.step = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is: (epoch, step), and what it must be a loader of for that to mean the same."""
+        return {"epoch": self.epoch, "step": self.step, **self._bound()}
+
+    def _bound(self) -> dict[str, Any]:
+        return {
+            "split": self.split.name,
+            "content": self.shard_set.manifest.hash_of(self.split.name),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            **({} if self.training else {"world_size": self.world_size}),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, on any number of ranks that the batch can be divided among.
+
+        Raises:
+            CheckpointError: it is of other data, another batch size or another seed.
+        """
+        mine = self._bound()
+        if other := [name for name, value in mine.items() if state.get(name) != value]:
+            raise CheckpointError(f"the loader's state is of another {', '.join(other)} than {self.split.path}'s here")
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def close(self) -> None:
+        """Stop all threads and give memory and files back."""
+        self._loader.close()
+
+    def __enter__(self) -> ShardLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+def open_set(source: str | Path, world_size: int = 1) -> ShardSet:
+    """A shard set, or the index of anybody's tars, made in HOME/sources where it is not there or the tars changed.
+
+    Raises:
+        InputError: there is no set; or there are tars without an index, and several ranks.
+    """
+    folder = Path(source).expanduser().absolute()
+    tars = {path.name: path.stat().st_size for path in folder.glob("*.tar")} if folder.is_dir() else {}
+    if (folder / MANIFEST).is_file() or not tars:
+        return ShardSet.open(folder)
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]
+    out = Home.find().sources / f"{folder.name[:40]}-{digest}"
+    if (out / MANIFEST).is_file():
+        there = ShardSet.open(out)
+        if {shard.name: shard.size for shard in there.manifest.shards} == tars:
+            return there
+    if world_size > 1:
+        make = f"{program.command('pack')} --reindex {folder}"
+        raise ConfigError(f"{folder} has no index, which one process has to make before the ranks start: {make}")
+    from shards.reindex import reindex
+
+    reindex(folder, out)
+    return ShardSet.open(out)
+
+
+def _target_columns(shard_set: ShardSet) -> list[str]:
+    named = list(shard_set.schema.names)
+    if len(named) > 1:
+        raise ConfigError(f"{shard_set.path}: {' and '.join(named)} could be the target; column= names one or several")
+    return named
+
+
+def _own_device(local_world_size: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) if local_world_size > 1 else 0
+    return torch.device("cuda", index % torch.cuda.device_count())

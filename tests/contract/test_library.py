@@ -1,0 +1,161 @@
+"""What a user writes in Python: docs/loader.md's examples as they stand, a loop killed and resumed, a run loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pages import ROOT, blocks
+from test_predict import lines, new_pictures, predicted, untrained
+
+import fashion_dist
+from fashion_dist import ShardLoader, load_run
+from fashion_dist.config import DataConfig
+from fashion_dist.data import Loader
+from fashion_dist.errors import CheckpointError, ConfigError
+from shards import ShardSet, pack
+from shards.manifest import MANIFEST
+from shards.readers.synthetic import draw_garment
+
+PAGE = ROOT / "docs" / "loader.md"
+PLAIN, KILLED, TIMM = blocks(PAGE, "python")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `shards/mine`, three classes of 20 pictures."""
+    folder = tmp_path_factory.mktemp("library")
+    for at, name in enumerate(("coat", "dress", "hat")):
+        (folder / "raw" / name).mkdir(parents=True)
+        for number in range(20):
+            data, _ = draw_garment(np.random.default_rng([at, number]), "dress")
+            (folder / "raw" / name / f"{number}.jpg").write_bytes(data)
+    pack("image_folder", folder / "raw", folder / "shards" / "mine")
+    return folder
+
+
+def ours(folder: Path, epoch: int, ranks: int = 1) -> list[list[str]]:
+    """The keys of each batch that our own loader reads, all ranks of a step together."""
+    split = ShardSet.open(folder / "shards" / "mine").split("train")
+    images = np.arange(len(split))[:, None]
+    of_rank = []
+    for rank in range(ranks):
+        given = {"batch_size": 16, "training": True, "rank": rank, "world_size": ranks}
+        with Loader(split, images, DataConfig(image_px=32), **given) as loader:  # type: ignore[arg-type]
+            of_rank.append([split.keys[batch.index.numpy()].tolist() for batch in loader.epoch(epoch)])
+    return [[key for part in step for key in part] for step in zip(*of_rank, strict=True)]
+
+
+@pytest.mark.parametrize("code", [PLAIN, TIMM], ids=["plain", "timm"])
+def test_an_example_runs_as_it_stands(code: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert code.count("\n") <= 24
+    monkeypatch.chdir(here)
+    names: dict[str, object] = {}
+    exec(compile(code, str(PAGE), "exec"), names)
+    loaders = [value for value in names.values() if isinstance(value, ShardLoader)]
+    assert loaders and torch.isfinite(names["loss"])  # type: ignore[arg-type]
+    for loader in loaders:
+        loader.close()
+
+
+def test_a_loop_killed_in_the_middle_of_an_epoch_reads_what_ours_reads(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").symlink_to(here / "shards")
+    slow = KILLED.replace("        with open(", "        import time; time.sleep(0.2)\n        with open(")
+    ledger = tmp_path / "ledger.txt"
+    process = subprocess.Popen([sys.executable, "-c", slow], cwd=tmp_path, env={**_environment()})
+    deadline = time.monotonic() + 120
+    while not ledger.exists() or ledger.read_text().count("\n") < 32:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = torch.load(tmp_path / "state.pt") if (tmp_path / "state.pt").exists() else {"epoch": 0, "step": 0}
+    done = (3 * state["epoch"] + state["step"]) * 16
+    kept = ledger.read_text().splitlines(keepends=True)[:done]  # the step that was not saved is done again
+    ledger.write_text("".join(kept))
+    assert 0 < done < 2 * 48
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=_environment(), check=True)
+    read = [line.split(" ", 1)[1] for line in ledger.read_text().splitlines()]
+    wanted = [key for epoch in (0, 1) for step in ours(here, epoch) for key in step]
+    assert read == wanted and len(set(read[:48])) == 48
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_two_ranks_divide_each_batch_and_a_state_fits_any_number(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"batch_size": 16, "image_px": 32, "keys": True}
+    read = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with ShardLoader(here / "shards" / "mine", **given) as loader:  # type: ignore[arg-type]
+            batches = iter(loader)
+            read.append(next(batches))
+            state = loader.state_dict()
+    first, *rest = ours(here, 0)
+    assert [key for _, _, keys in read for key in keys] == first and read[0][0].shape == (8, 3, 32, 32)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with ShardLoader(here / "shards" / "mine", **given) as loader:  # type: ignore[arg-type]
+        loader.load_state_dict(state)
+        assert [keys for _, _, keys in loader] == rest and len(loader) == 3
+        assert [keys for _, _, keys in loader] == ours(here, 1)
+        with pytest.raises(CheckpointError, match="another batch_size, seed than"):
+            loader.load_state_dict({**state, "batch_size": 8, "seed": 1})
+
+
+def test_anybodys_tars_are_indexed_first(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHION_DIST_HOME", str(tmp_path / "home"))
+    for tar in (here / "shards" / "mine").glob("*.tar"):
+        (tmp_path / tar.name).write_bytes(tar.read_bytes())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="has no index, which one process has to make"):
+        ShardLoader(tmp_path, batch_size=16)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    for _ in range(2):
+        with ShardLoader(tmp_path, "val", batch_size=4, image_px=32, keys=True) as loader:
+            keys = [key for _, target, keys in loader for key in keys if len(target)]
+            assert sorted(keys) == sorted(ShardSet.open(here / "shards" / "mine").split("val").keys)
+            assert loader.class_names["label"] == ("coat", "dress", "hat")
+    assert not (tmp_path / MANIFEST).exists() and len(list((tmp_path / "home" / "sources").iterdir())) == 1
+    with pytest.raises(ConfigError, match="image_size is no setting of the pictures"):
+        ShardLoader(tmp_path, batch_size=4, image_size=32)
+
+
+def test_a_loaded_run_answers_as_predict_does(
+    mini_set: Callable[[str], ShardSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = untrained("clipart", mini_set("clipart"), tmp_path / "home")
+    source = new_pictures(folder, tmp_path / "new")
+    by_command = {line["file"]: line for line in lines(predicted(folder, source=str(source)).paths["new.csv"])}
+    monkeypatch.setenv("FASHION_DIST_HOME", str(tmp_path / "home"))
+    run = load_run("clipart-0123")
+    assert run.class_names == list(mini_set("clipart").schema.names["label"]) and not run.model.training
+    assert run.preprocess(source / "2.png").shape == (3, 32, 32)
+    found = _rows(run.predict([source / name for name in by_command]))
+    for name, row in zip(by_command, found, strict=True):
+        wanted = by_command[name]
+        assert row["file"] == str(source / name) and row["class"] == wanted["class"]
+        for column in ("probability", "probability_2", "probability_5"):
+            assert abs(float(row[column]) - float(wanted[column])) < 1e-4
+    assert {row["split"] for row in _rows(run.metrics)} == {"train", "val"}
+    predicted(folder, split="val")
+    assert len(_rows(run.predictions("val"))) == 24
+    with pytest.raises(fashion_dist.errors.InputError, match=r"notes\.txt cannot be read as a picture"):
+        run.predict([source / "notes.txt"])
+
+
+def _rows(frame: object) -> list[dict[str, object]]:
+    """The rows of a data frame or of a table."""
+    told = frame.to_pylist() if hasattr(frame, "to_pylist") else frame.to_dict("records")  # type: ignore[attr-defined]
+    return list(told)
