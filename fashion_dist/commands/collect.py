@@ -60,7 +60,7 @@ def main(args: Args) -> cli.Result:
     shard_set = opened.shard_set
     files = collect(opened.folder, config, shard_set, out, split, args.wait_s, args.split)
     if os.access(opened.folder.named(args.split, "csv").parent, os.W_OK):  # a run of somebody else's may be collected
-        files += write_names(opened.folder, config, shard_set.split(split), args.split)
+        files += write_names(opened.folder, config, opened.schema, shard_set.split(split), args.split)
     count = shard_set.splits[split]
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split}, each exactly once",

@@ -99,17 +99,18 @@ def _ranks(args: Args, run: RunDir, progress: cli.Progress) -> tuple[Callable[[l
 
     if not args.nodes:
         return lambda parts, total: predict_here(parts, progress, total), 1
-    from fashion_dist.cluster import launcher, submitit_executor
+    from fashion_dist.cluster import placement, submitit_executor
+    from fashion_dist.cluster.launcher import LaunchRequest
 
-    cluster = launcher.choose_cluster(args.cluster)
-    request = launcher.LaunchRequest("", preset=args.preset, resources={"nodes": args.nodes})
-    asked = launcher.resolve_resources(request, cluster)
+    cluster = placement.choose_cluster(args.cluster)
+    asked = placement.resolve(LaunchRequest("", preset=args.preset, resources={"nodes": args.nodes}), cluster).resources
     if cluster == "local":
         threads = max(1, len(cpus()) // asked.ranks)
         return lambda parts, total: predict_here(
             [dataclasses.replace(part, threads=threads) for part in parts], progress, total
         ), asked.ranks
-    one = asked.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, asked.gpus_per_node))
+    others = {key: value for key, value in asked.sbatch.items() if key != "gres" or not asked.gpus}
+    one = asked.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, asked.gpus), sbatch=others)
 
     def ranks(parts: list[Part], _total: int) -> list[int]:
         return submitit_executor.run_array(

@@ -20,7 +20,7 @@ from fashion_dist.results.prediction_files import LazyColumns, PredictionFiles
 from fashion_dist.run_status import RunState
 from fashion_dist.runs import OpenRun, learned_schema, open_folder, read_config
 from fashion_dist.tasks import load
-from shards import ShardSet, Split
+from shards import Schema, ShardSet, Split
 
 
 def collect(
@@ -99,10 +99,10 @@ def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, st
     return opened, predictions
 
 
-def write_names(run: RunDir, config: Config, part: Split, name: str) -> list[Path]:
+def write_names(run: RunDir, config: Config, schema: Schema, part: Split, name: str) -> list[Path]:
     """Write the predictions with class names beside those of the ranks; see `named.write_named`."""
     files = PredictionFiles.of_run(run, part, name).require_complete()
-    return write_named(files, config, part.schema, run.named(name, "parquet"), run.named(name, "csv"))
+    return write_named(files, config, schema, run.named(name, "parquet"), run.named(name, "csv"))
 
 
 def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0, name: str = "") -> LazyColumns:

@@ -133,7 +133,7 @@ class LoadedRun:
         path = self.folder.named(name, "parquet")
         if not path.is_file():
             opened, split = open_predicted(self.folder.home, str(self.folder.path), name)
-            write_names(self.folder, self.config, opened.shard_set.split(split), name)
+            write_names(self.folder, self.config, self.schema, opened.shard_set.split(split), name)
         table = pq.read_table(path)
         return table.to_pandas() if _has_pandas() else table
 

@@ -222,7 +222,7 @@ def pack_source(
         return ShardSet.open(out)
     if source.is_file() and source.suffix.lower() in _tables.LOADERS:
         options = ReadOptions(val_fraction=0.0, labelled=False, skip_bad=skip_bad)
-        opened = readers.load("table").read(source, options)
+        opened = _pictures.as_learned(readers.load("table").read(source, options), schema)
     else:
         opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", skip_bad=skip_bad)
     if opened.found:

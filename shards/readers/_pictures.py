@@ -6,6 +6,7 @@ A picture's class is the folder nearest to it that is named as one of the classe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from shards.errors import InputError
@@ -53,6 +54,19 @@ def read(source: Path, schema: Schema, split: str, prefix: str = "", *, skip_bad
 
     found = f"{source}: {len(names):,} pictures{walk.left_out()}"
     return Source(schema, root, records, problems=walk.problems, rejected=walk.rejected, total=len(names), found=found)
+
+
+def as_learned(opened: Source, schema: Schema) -> Source:
+    """A source without class numbers of its own, with the columns of classes of `schema`: known where a word is one."""
+    kinds = {name: schema.columns[name] for name in schema.names}
+
+    def records() -> Iterator[Record]:
+        for record in opened.records():
+            words = {name: str(record.columns.get(name)) for name, kind in kinds.items() if kind == "int"}
+            known = {name: schema.names[name].index(w) for name, w in words.items() if w in schema.names[name]}
+            yield replace(record, columns={**record.columns, **dict.fromkeys(kinds), **known})
+
+    return replace(opened, schema=Schema({**opened.schema.columns, **kinds}, dict(schema.names)), records=records)
 
 
 def _class_of(name: str, classes: tuple[str, ...]) -> int | None:

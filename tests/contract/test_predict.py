@@ -95,6 +95,15 @@ def test_a_folder_is_answered_by_name(run: RunDir, tmp_path: Path, capsys: pytes
     ).exists()
 
 
+def test_a_table_of_pictures_says_what_it_knows(run: RunDir, tmp_path: Path) -> None:
+    new_pictures(run, tmp_path / "new")
+    (tmp_path / "new" / "list.csv").write_text("path,label\n3/0.png,5\n2.png,a word\n")
+    said = predicted(run, source=str(tmp_path / "new" / "list.csv"))
+    table = lines(said.paths["list.csv"])
+    assert {line["file"]: line["true_class"] for line in table} == {"3/0.png": "5", "2.png": "unknown"}
+    assert collect_source(run, said).is_file()
+
+
 def collect_source(run: RunDir, said: cli.Result) -> Path:
     """The submission file of what was predicted, by the command that the hint says."""
     words = said.next["submission files"].split()
