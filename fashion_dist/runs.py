@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fashion_dist import tasks
 from fashion_dist.config import Config, gone_settings
 from fashion_dist.errors import CheckpointError, ConfigError, InputError
-from fashion_dist.io import parse_dataclass, read_json, read_object
+from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.paths import Home, RunDir
 
@@ -226,8 +226,9 @@ def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:
     """
     from shards import Schema
 
-    told = read_json(folder.schema)
-    return Schema.from_json(told) if told else open_folder(folder, strict=False, moved=moved).shard_set.schema
+    if folder.schema.is_file():
+        return Schema.from_json(read_object(folder.schema), folder.schema)
+    return open_folder(folder, strict=False, moved=moved).shard_set.schema
 
 
 def require_weights(run: OpenRun) -> None:

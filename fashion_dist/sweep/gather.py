@@ -53,6 +53,8 @@ def gather(
         RunError: none is done yet.
     """
     view = read_sweep_view(folder)
+    # As of a run: files of other splits than test are in nobody's way.
+    of_split = out or (folder.collected if split == "test" else folder.collected / split)
     out = out or folder.collected
     done = [trial for trial in view.ranked if trial.view.state == "done"]
     if count and not done:
@@ -67,9 +69,9 @@ def gather(
         runs = [folder.home.run_dir(trial.view.run_id) for trial in chosen]
         opened = open_folder(runs[0], strict=False)
         if count == 1:
-            files += collect(runs[0], opened.config, opened.shard_set, out, split, wait_s)
+            files += collect(runs[0], opened.config, opened.shard_set, of_split, split, wait_s)
         else:
-            files += collect_average(runs, opened.config, opened.shard_set, out, split, wait_s)
+            files += collect_average(runs, opened.config, opened.shard_set, of_split, split, wait_s)
     return Gathered(view, chosen, files, _missing(view))
 
 
