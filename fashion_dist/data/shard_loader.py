@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.batch import on_device
+from fashion_dist.data.batch import Batch, on_device
 from fashion_dist.data.loader import Loader
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.errors import CheckpointError, ConfigError
@@ -112,14 +112,22 @@ class ShardLoader:
         """The batches of the current epoch that are left; after the last one the next epoch is the current one."""
         if self.step >= len(self):
             self.epoch, self.step = self.epoch + 1, 0
-        for batch in self._loader.epoch(self.epoch if self.training else 0, self.step):
+        batches = self._loader.epoch(self.epoch if self.training else 0, self.step)
+        while (given := self._next(batches)) is not None:
             self.step += 1  # before the caller has it, so that a state taken while it is worked on is behind it
-            rows = batch.index.numpy()
-            taken = {name: self._target(values[rows]) for name, values in self._columns.items()}
-            target: Target = next(iter(taken.values())) if len(taken) == 1 else taken
-            told = (batch.images, target if taken else None)
-            yield (*told, [str(key) for key in self.split.keys[rows]]) if self.keys else told
+            yield given
         self.epoch, self.step = self.epoch + 1, 0
+
+    @torch.inference_mode(False)  # the caller's mode is no business of the threads that render the next batches
+    def _next(self, batches: Iterator[Batch]) -> tuple[Any, ...] | None:
+        if (batch := next(batches, None)) is None:
+            return None
+        rows = batch.index.numpy()
+        taken = {name: self._target(values[rows]) for name, values in self._columns.items()}
+        target: Target = next(iter(taken.values())) if len(taken) == 1 else taken or None
+        return (
+            (batch.images, target, [str(key) for key in self.split.keys[rows]]) if self.keys else (batch.images, target)
+        )
 
     def _target(self, values: np.ndarray) -> Tensor | list[str]:
         if values.dtype == object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,9 +142,7 @@ class LoadedRun:
 def frame(columns: dict[str, list[Any]]) -> Any:
     """Columns as a data frame of pandas, where it is installed, else as a table of Arrow."""
     if _has_pandas():
-        import pandas as pd
-
-        return pd.DataFrame(columns)
+        return importlib.import_module("pandas").DataFrame(columns)
     import pyarrow as pa
 
     return pa.table(columns)
