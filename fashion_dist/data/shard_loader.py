@@ -194,7 +194,7 @@ def open_set(source: str | Path, world_size: int = 1) -> ShardSet:
         if {shard.name: shard.size for shard in there.manifest.shards} == tars:
             return there
     if world_size > 1:
-        make = f"{program.command('pack')} --reindex {folder}"
+        make = program.command("pack", "--reindex", folder)
         raise ConfigError(f"{folder} has no index, which one process has to make before the ranks start: {make}")
     from shards.reindex import reindex
 

@@ -122,29 +122,29 @@ def named_tables(files: PredictionFiles, config: Config, schema: Schema) -> Iter
 
 
 def write_named(files: PredictionFiles, config: Config, schema: Schema, parquet: Path, text: Path) -> list[Path]:
-    """Write the named predictions as Parquet and as CSV, each in one step; none of a task that names nothing."""
+    """Write the named predictions as Parquet and as CSV, each in one step and in the order of the source; none of a
+    task that names nothing. Names of all samples are in memory at once, probabilities of all classes are not.
+    """
     if not views_of(load(config.task)):
         return []
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    tables = list(named_tables(files, config, schema))
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if "row" in files.split.schema.columns:
+        table = table.take(np.argsort(files.split.columns("row")["row"], kind="stable"))
     with contextlib.ExitStack() as stack:
         fresh = [temporary(parquet), temporary(text)]
         for path in fresh:
             stack.callback(path.unlink, missing_ok=True)
-        out = stack.enter_context(os.fdopen(create(fresh[0]), "wb"))
-        lines = stack.enter_context(os.fdopen(create(fresh[1]), "w", newline="", encoding="utf-8"))
-        rows = csv.writer(lines, lineterminator="\n")
-        writer: pq.ParquetWriter | None = None
-        for table in named_tables(files, config, schema):
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(out, table.schema))
-                rows.writerow(table.column_names)
-            writer.write_table(table.cast(writer.schema))
-            rows.writerows(zip(*(map(_cell, column.to_pylist()) for column in table.columns), strict=True))
-        if writer is None:
-            return []
-        writer.close()
-        lines.flush()
+        with os.fdopen(create(fresh[0]), "wb") as out:
+            pq.write_table(table, out)
+        with os.fdopen(create(fresh[1]), "w", newline="", encoding="utf-8") as lines:
+            rows = csv.writer(lines, lineterminator="\n")
+            rows.writerow(table.column_names)
+            for batch in table.to_batches(max_chunksize=4096):
+                rows.writerows(zip(*(map(_cell, column.to_pylist()) for column in batch.columns), strict=True))
         fresh[0].replace(parquet)
         fresh[1].replace(text)
     return [parquet, text]
