@@ -14,7 +14,10 @@ from pages import ROOT
 
 from shards.readers.synthetic import CATEGORIES, draw_garment
 
-SHORT = "--set train.epochs=1 data.image_px=32 train.batch_size=16 train.eval_batch_size=16 --cluster local"
+SHORT = {
+    "launch": "--cluster local --set train.epochs=1 data.image_px=32 train.batch_size=16 train.eval_batch_size=16",
+    "predict": "--cluster local",
+}
 
 
 def commands() -> list[str]:
@@ -39,7 +42,7 @@ def test_from_a_folder_to_predictions_of_new_pictures_in_four_commands(tmp_path:
     assert [line.split()[1] for line in first] == ["pack", "launch", "predict", "report"]
     run = ""
     for line in first:
-        words = shlex.split(line.replace("RUN", run) + (f" {SHORT}" if " launch " in line else ""))
+        words = shlex.split(f"{line.replace('RUN', run)} {SHORT.get(line.split()[1], '')}")
         told = [sys.executable, "-m", "fashion_dist", *words[1:]]
         done = subprocess.run(told, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}: {done.stderr}"
