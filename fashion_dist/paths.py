@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.io import read_json
 from shards import program
 
 
@@ -369,6 +370,12 @@ class Home:
         matches = [run_id for run_id in ids if name and run_id.startswith(name)]
         if len(matches) == 1:
             return self.run_dir(matches[0])
+        if not matches and (trial := self.waiting_trial(name)) is not None:
+            sweep, number = trial
+            raise ConfigError(
+                f"run {name!r} is trial {number} of sweep {sweep.sweep_id} and has not started; "
+                f"{program.command('status')} {sweep.sweep_id} says where it stands"
+            )
         if matches:
             shown = ", ".join(matches[:8]) + (" ..." if len(matches) > 8 else "")
             raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
@@ -377,6 +384,17 @@ class Home:
                 f"no run {name!r}: {self.runs} has no runs yet; {program.command('launch')} --task NAME makes one"
             )
         raise unknown("run", name, ids)
+
+    def waiting_trial(self, name: str) -> tuple[SweepDir, int] | None:
+        """The sweep, and the number in it, of a trial whose run that `name` means has no folder yet."""
+        if not name:
+            return None
+        for sweep in self.all_sweeps():
+            trials = read_json(sweep.sweep).get("trials", [])
+            for number, trial in enumerate(trials if isinstance(trials, list) else []):
+                if isinstance(trial, dict) and str(trial.get("run_id", "")).startswith(name):
+                    return sweep, number
+        return None
 
 
 def _may_be_file(path: Path) -> bool:

@@ -40,6 +40,7 @@ class Args(RunArgs):
 def main(args: Args) -> cli.Result:
     """Launch what the flags describe."""
     from fashion_dist.cluster import launcher
+    from fashion_dist.cluster.run_view import typed
     from fashion_dist.monitor import messages  # numpy and more, which --help need not wait for
 
     settings = cli.settings(args.set)
@@ -60,4 +61,8 @@ def main(args: Args) -> cli.Result:
     if launched.outcome == "done" or not args.wait:
         return made
     cli.tell(made.to_text())
-    return messages.of_end(launched.run)
+    try:
+        return messages.of_end(launched.run)
+    except KeyboardInterrupt:
+        cli.tell(f"the job goes on; {typed('status', launched.run, '--watch')} follows it")
+        raise

@@ -121,3 +121,28 @@ def test_a_silent_controller_is_told_and_nothing_is_trained_or_submitted(
         os.kill(pid, signal.SIGCONT)
     assert place.runs == [run] and len(read(run / "attempts.json")["attempts"]) == 1
     until(lambda: state(place)[0] == "running", "Slurm answers again")
+
+
+def test_a_sweep_is_submitted_in_parts_held_and_released(place: Workplace) -> None:
+    argv = place.argv("sweep", "--task", "deepfashion", "--cluster", "slurm", "--wandb", "off", "--json")
+    argv += ["--name", "parts", "--max-submit", "2", "--hold", "--set", "train.batch_size=32", "optim.lr=0.1,0.2,0.3"]
+
+    def reasons() -> set[str]:
+        (sweep,) = json.loads(place.status("parts", "--json").out)["sweeps"]
+        return {trial["detail"] for trial in sweep["trials"]}
+
+    assert [(said["submitted"], said["left"]) for said in (place.do(argv).json for _ in range(3))] == [
+        (2, 1), (1, 0), (0, 0)
+    ]  # fmt: skip
+    assert reasons() == {"JobHeldUser"}
+    output("scontrol", "update", "PartitionName=normal", "State=DOWN")  # what is released is not to start here
+    try:
+        assert place.status("parts", "--release").status == 0
+        until(lambda: not reasons() & {"JobHeldUser"}, "all are released")
+        assert place.status("parts", "--hold").status == 0
+        until(lambda: reasons() == {"JobHeldUser"}, "all are held")
+        assert place.status("parts", "--cancel").status == 0
+    finally:
+        output("scontrol", "update", "PartitionName=normal", "State=UP")
+    said = place.status("parts", "--hold", "--release")
+    assert said.status == 2 and "opposites" in said.err

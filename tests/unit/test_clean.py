@@ -119,3 +119,13 @@ def test_status_says_what_lies_where(tmp_path: Path) -> None:
     assert result.data["places"][0]["what"] == "runs/a" and result.data["places"][0]["bytes"] > 40_000
     assert 30_000 < result.data["old_bytes"] < 80_000
     assert "free of" in result.text and "RUN --keep-best removes them" in result.text and Home(tmp_path)
+
+
+def test_a_trial_that_waits_is_told_by_its_id(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweeps" / "s" / "sweep.json"
+    sweep.parent.mkdir(parents=True)
+    sweep.write_text(json.dumps({"trials": [None, {"run_id": "clipart-0123456789"}]}))
+    with pytest.raises(ConfigError, match=r"is trial 1 of sweep s and has not started; .*status.* s says where"):
+        Home(tmp_path).find_run("clipart-0123")
+    with pytest.raises(ConfigError, match="no run 'x'"):
+        Home(tmp_path).find_run("x")
