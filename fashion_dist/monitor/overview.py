@@ -179,7 +179,7 @@ def hold(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, release: bool) -
         done[view.run_id] = f"{view.job}: {'released' if release else 'held'}"
     for first in range(0, len(views), 100):
         part = [view.job.job_id for view in views[first : first + 100] if view.job is not None]
-        slurm.ask(["scontrol", verb, ",".join(part)])
+        slurm.ask(["scontrol", "release" if release else "uhold", ",".join(part)])  # of root's too the owner lets go
     lines = [f"{shlex.quote(run_id)}  {what}" for run_id, what in done.items()]
     return cli.Result("", text="\n".join(lines) or "nothing waits", data={verb: done})
 

@@ -125,7 +125,18 @@ def test_a_silent_controller_is_told_and_nothing_is_trained_or_submitted(
 
 def test_a_sweep_is_submitted_in_parts_held_and_released(place: Workplace) -> None:
     argv = place.argv("sweep", "--task", "deepfashion", "--cluster", "slurm", "--wandb", "off", "--json")
-    argv += ["--name", "parts", "--max-submit", "2", "--hold", "--set", "train.batch_size=32", "optim.lr=0.1,0.2,0.3"]
+    argv += [
+        "--name",
+        "parts",
+        "--max-submit",
+        "2",
+        "--hold",
+        "--sbatch",
+        "begin=now+1hour",
+        "--set",
+        "train.batch_size=32",
+        "optim.lr=0.1,0.2,0.3",
+    ]
 
     def reasons() -> set[str]:
         (sweep,) = json.loads(place.status("parts", "--json").out)["sweeps"]
@@ -135,14 +146,10 @@ def test_a_sweep_is_submitted_in_parts_held_and_released(place: Workplace) -> No
         (2, 1), (1, 0), (0, 0)
     ]  # fmt: skip
     assert reasons() == {"JobHeldUser"}
-    output("scontrol", "update", "PartitionName=normal", "State=DOWN")  # what is released is not to start here
-    try:
-        assert place.status("parts", "--release").status == 0
-        until(lambda: not reasons() & {"JobHeldUser"}, "all are released")
-        assert place.status("parts", "--hold").status == 0
-        until(lambda: reasons() == {"JobHeldUser"}, "all are held")
-        assert place.status("parts", "--cancel").status == 0
-    finally:
-        output("scontrol", "update", "PartitionName=normal", "State=UP")
+    assert place.status("parts", "--release").status == 0
+    until(lambda: reasons() == {"BeginTime"}, "all are released")
+    assert place.status("parts", "--hold").status == 0
+    until(lambda: reasons() == {"JobHeldUser"}, "all are held")
+    assert place.status("parts", "--cancel").status == 0
     said = place.status("parts", "--hold", "--release")
     assert said.status == 2 and "opposites" in said.err
