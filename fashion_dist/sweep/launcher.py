@@ -46,7 +46,7 @@ class SweepRequest:
         seed: of random draws and searches.
         max_parallel: trials at once; 0 is all on Slurm, and one on this machine.
         rerun_failed: run again what failed, was cancelled or stopped.
-        hold: leave the array in Slurm's queue until `scontrol release`.
+        hold: leave the array in the queue until `status --release`.
         yes: go on with any number of trials.
         max_submit: trials that one call submits; 0 is all of them.
     """

@@ -80,6 +80,7 @@ for client in waiting:  # until the queue is full: from then on the kernel drops
 os.environ |= {"WANDB_BASE_URL": f"http://127.0.0.1:{address[1]}", "WANDB_API_KEY": "local-" + "0" * 40}
 from pathlib import Path
 from test_metrics_log import RECIPE, run_dir
+from fashion_dist.tracking import wandb_run
 began = time.monotonic()
 assert not wandb_run._server().answers()
 print(time.monotonic() - began)
