@@ -4,6 +4,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
   shards/<dataset>/                a shard set (docs/shard-format.md), unless --shards or $FASHION_DIST_SHARDS says
   sources/<name>/                  shard sets of pictures that were predicted; may be removed
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
+  networks.json                    what is known of libraries' networks and weights; may be removed
   weights/                         published weights that launching fetched for nodes without network
   sweeps/<sweep id>/               mode 0700
     sweep.json                     what was asked for and every trial of it; never changes
@@ -299,6 +300,11 @@ class Home:
     def hashes(self) -> Path:
         """SHA-256 of large files."""
         return self.path / "hashes.json"
+
+    @property
+    def networks(self) -> Path:
+        """What libraries publish, and which networks were found to fit; kept by name, size and version."""
+        return self.path / "networks.json"
 
     @property
     def sweeps(self) -> Path:

@@ -36,7 +36,7 @@ class RunArgs(cli.CommonArgs):
     model: str = ""
     """A network of ours, torchvision's or timm's (torchvision/NAME, timm/NAME choose); else the recipe's."""
     weights: str = ""
-    """none, imagenet, or the path of a state dict; else the recipe's."""
+    """none, imagenet, NETWORK.TAG, a file of tensors, or a run; brings the recipe for finetuning."""
     nodes: cli.MaybeInt = None
     """Nodes of a run, else one; with --cluster local, tasks on this machine stand for them."""
     cluster: Literal["auto", "slurm", "local"] = "auto"

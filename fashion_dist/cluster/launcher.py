@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist import __version__, runs, tasks
-from fashion_dist.cluster import code_version, permissions, placement, run_lock, sbatch_options
+from fashion_dist.cluster import (
+    code_version,
+    finetuning,
+    network_check,
+    permissions,
+    placement,
+    run_lock,
+    sbatch_options,
+)
 from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
@@ -98,6 +106,8 @@ class RunSpec:
     """Where each of the resources was asked for: a line of a preset, a variable of the shell, a flag."""
     notes: tuple[str, ...] = ()
     """What the user should know of where and how it will run."""
+    config_origins: Mapping[str, str] = field(default_factory=dict)
+    """Where the values of the configuration come from that are not the recipe's."""
 
     @property
     def comment(self) -> str:
@@ -138,6 +148,7 @@ class LaunchContext:
         resources: what each job asks for.
         origins: see `RunSpec`.
         notes: see `RunSpec`.
+        config_origins: see `RunSpec`.
     """
 
     request: LaunchRequest
@@ -149,6 +160,7 @@ class LaunchContext:
     resources: Resources
     origins: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    config_origins: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, config: Config) -> Config:
         """`config`, when it can be trained here.
@@ -157,13 +169,8 @@ class LaunchContext:
             InputError: it cannot.
         """
         _require_dali()
-        if registry.locate(config.model.name)[0] == "timm" and config.model.args:
-            from fashion_dist.models.backbone import check_timm  # seconds, for torch and timm
-
-            check_timm(config.model)
-        if config.model.weights == "imagenet":
-            pretrained.published(config.model.name)
         tasks.require_monitor(config, self.shard_set.schema)
+        network_check.require_network(config, self.task.recipe, self.home)
         self.task.validate(self.shard_set, config)
         require_drawn_by(config, self.shard_set)
         _require_unmixed(self.task, config)
@@ -184,6 +191,7 @@ class LaunchContext:
             own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
             differs=runs.differences(own, config), origins=self.origins, notes=self.notes,
+            config_origins=self.config_origins,
         )  # fmt: skip
 
 
@@ -247,37 +255,42 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     home = Home.find(request.home, request.shards)
     _require_writable(home.path)
     closed = permissions.closed_way(home.path, request.group) if request.group else ""
-    config = resolve_config(task.recipe, request)
+    dataset = _plain_name("dataset", request.dataset) if request.dataset else task.recipe.dataset
     from shards import ShardSet
 
-    config = dataclasses.replace(config, dataset=config.dataset or _only_set(home, task))
-    shard_set = ShardSet.open(home.shard_set(config.dataset))
-    _require_splits(config, shard_set)
-    if task.overrides("recipe_for"):
-        config = resolve_config(task.recipe_for(shard_set), dataclasses.replace(request, dataset=config.dataset))
-    config = task.resolve(shard_set, config)
+    dataset = dataset or _only_set(home, task)
+    shard_set = ShardSet.open(home.shard_set(dataset))
+    _require_splits(dataset, shard_set)
+    resolved = resolve_config(
+        task, dataclasses.replace(request, dataset=dataset), home, recipe=recipe_for(task, shard_set)
+    )
+    config = task.resolve(shard_set, resolved.config)
     _require_facts(config, task, shard_set)
     cluster = placement.choose_cluster(request.cluster)
     placed = placement.resolve(request, cluster)
     return LaunchContext(
         request, task, home, config, shard_set, cluster, placed.resources, placed.origins,
-        (*placed.notes, *filter(None, [closed])),
+        (*placed.notes, *filter(None, [closed])), resolved.origins,
     )  # fmt: skip
 
 
-def resolve_config(recipe: Config, request: LaunchRequest) -> Config:
-    """The recipe with the request's flags and settings, the settings last, checked as a whole."""
-    config = recipe.debug() if request.debug else recipe
-    if request.dataset:
-        config = dataclasses.replace(config, dataset=_plain_name("dataset", request.dataset))
+def resolve_config(
+    task: tasks.Task, request: LaunchRequest, home: Home, *more: str, recipe: Config | None = None
+) -> finetuning.Resolved:
+    """The task's recipe, or `recipe`, with the request's flags, its settings and `more`, the last ones win, checked as
+    a whole.
+    """
     flags = {"model.name": request.model, "model.weights": request.weights}
-    config = config.override(f"{key}={value}" for key, value in flags.items() if value)
-    config = config.override(request.settings)
-    if pretrained.is_file(config.model):
-        config = config.override([f"model.weights={pretrained.require_file(config.model.weights)}"])
-    return tasks.directed(
-        registry.resolve(config).check(), {text.partition("=")[0].strip() for text in request.settings}
-    )
+    asked = [*(f"{key}={value}" for key, value in flags.items() if value), *request.settings, *more]
+    recipe = recipe or task.recipe
+    if request.dataset:
+        recipe = dataclasses.replace(recipe, dataset=_plain_name("dataset", request.dataset))
+    return finetuning.resolve(task, recipe, asked, home, debug=request.debug)
+
+
+def recipe_for(task: tasks.Task, shard_set: ShardSet) -> Config:
+    """The task's recipe from scratch for a shard set."""
+    return task.recipe_for(shard_set) if task.overrides("recipe_for") else task.recipe
 
 
 def _only_set(home: Home, task: tasks.Task) -> str:
@@ -361,13 +374,11 @@ def _installed(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _require_splits(config: Config, shard_set: ShardSet) -> None:
+def _require_splits(dataset: str, shard_set: ShardSet) -> None:
     for name in ("train", "val"):
         if not shard_set.splits.get(name):
             having = ", ".join(f"{split} ({count})" for split, count in shard_set.splits.items())
-            raise ConfigError(
-                f"shard set {config.dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
-            )
+            raise ConfigError(f"shard set {dataset!r} has no samples in split {name!r}; it has {having or 'none'}")
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
@@ -414,8 +425,8 @@ def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
         RunError: Slurm stopped answering.
     """
     run = plan.run
-    if plan.config.model.weights == "imagenet":
-        pretrained.fetch(pretrained.published(plan.config.model.name), run.home.weights)
+    if pretrained.kind(plan.config.model.weights) in ("imagenet", "tag"):
+        pretrained.fetch(pretrained.published_of(plan.config.model, run.home.networks), run.home.weights)
     make_folder(run, plan.group)
     with run_lock.file_lock(run.path, "launch"):
         before = _already(plan, job_type)
@@ -534,5 +545,20 @@ def dry_run(plan: RunSpec) -> str:
     else:
         title = f"on this machine, {plan.resources.ranks} times"
         text = submitit_executor.local_command(plan.run.logs)
-    told = "".join(f"{note}\n" for note in notes)
+    told = _of_origins(plan) + "".join(f"{note}\n" for note in notes)
     return f"# resolved configuration\n{plan.config.to_json()}\n{told}# {title}\n{text}"
+
+
+def _of_origins(plan: RunSpec) -> str:
+    """Which values are not the recipe's, and where each comes from."""
+    values = plan.config.flat()
+    shown = {f"{key} = {_short(values[key])}": origin for key, origin in plan.config_origins.items() if key in values}
+    if not shown:
+        return ""
+    width = max(map(len, shown))
+    lines = "".join(f"{setting:<{width}}  {origin}\n" for setting, origin in shown.items())
+    return f"# not the recipe's, and where from\n{lines}\n"
+
+
+def _short(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

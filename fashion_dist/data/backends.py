@@ -62,13 +62,16 @@ class CpuBackend:
         side: P, of the output.
         threads: of the renderer; they and DALI's take turns on the same cores.
         dtype: of the batch.
+        bicubic: resize so, and not bilinearly.
     """
 
-    def __init__(self, decoder: CachedDecoder, side: int, threads: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, decoder: CachedDecoder, side: int, threads: int, dtype: torch.dtype, bicubic: bool = False
+    ) -> None:
         self._decoder = decoder
         self._side = side
         self._dtype = dtype
-        self._renderer = Renderer(side, threads)
+        self._renderer = Renderer(side, threads, bicubic)
         self._buffers = Buffers()
         self.missing, self.begin, self.drop, self.probe = decoder.missing, decoder.begin, decoder.drop, decoder.probe
 
@@ -226,7 +229,7 @@ def make_backend(
         ConfigError: a cache that cannot be.
     """
     threads = options.threads or max(1, len(cpus()) // local_world_size)
-    on_gpu = device.type == "cuda"
+    on_gpu, bicubic = device.type == "cuda", data.interpolation == "bicubic"
     if on_gpu and not torch.cuda.is_available():
         raise ConfigError(f"decoding on {device} needs a CUDA GPU, and this rank has none; allowed: cpu")
     device = torch.empty(0, device=device).device  # with its index
@@ -238,10 +241,10 @@ def make_backend(
         cache = GpuCache(planner.sizes, choice.capacity, device)
     reduced = planner.sizes is not planner.stored_sizes
     if on_gpu and cache is None and not reduced:
-        graph = Graph(data.image_px, max_images, threads, device.index, True)
+        graph = Graph(data.image_px, max_images, threads, device.index, True, bicubic)
         return GpuBackend(graph, dtype), choice.told
     decoder = CachedDecoder(max_images, threads, planner.stored_sizes, data.cache_px, cache)
     if on_gpu:
-        graph = Graph(data.image_px, max_images, threads, device.index, False)
+        graph = Graph(data.image_px, max_images, threads, device.index, False, bicubic=bicubic)
         return CachedBackend(decoder, graph, dtype, device), choice.told
-    return CpuBackend(decoder, data.image_px, threads, dtype), choice.told
+    return CpuBackend(decoder, data.image_px, threads, dtype, bicubic), choice.told

@@ -49,10 +49,12 @@ class Renderer:
     Args:
         image_px: P.
         threads: number of threads; each works on single images.
+        bicubic: resize so, and not bilinearly.
     """
 
-    def __init__(self, image_px: int, threads: int) -> None:
+    def __init__(self, image_px: int, threads: int, bicubic: bool = False) -> None:
         self.side = image_px
+        self._bicubic = bicubic
         self._threads = threads
         self._local = threading.local()
         self._known: tuple[tuple[int, int, int], bytes] | None = None
@@ -172,7 +174,7 @@ class Renderer:
             return image[0].permute(1, 2, 0).contiguous()
         if image.shape[2:] == (self.side, self.side):
             return image[0].permute(1, 2, 0)
-        _resize(image, resized[None].permute(0, 3, 1, 2))
+        _resize(image, resized[None].permute(0, 3, 1, 2), self._bicubic)
         return resized
 
     def _scratch(self) -> _Scratch:
@@ -224,9 +226,10 @@ def reduce(pixels: np.ndarray, size: np.ndarray) -> np.ndarray:
     return reduced
 
 
-def _resize(image: Tensor, out: Tensor) -> None:
-    """Bilinear with antialiasing, uint8 [1, 3, h, w] into [1, 3, H, W]: what Pillow and torchvision v2 compute."""
-    torch.ops.aten._upsample_bilinear2d_aa.out(image, out.shape[2:], False, None, None, out=out)
+def _resize(image: Tensor, out: Tensor, bicubic: bool = False) -> None:
+    """With antialiasing, uint8 [1, 3, h, w] into [1, 3, H, W]: what Pillow and torchvision v2 compute."""
+    resize = torch.ops.aten._upsample_bicubic2d_aa if bicubic else torch.ops.aten._upsample_bilinear2d_aa
+    resize.out(image, out.shape[2:], False, None, None, out=out)
 
 
 def _turned(image: Tensor, map_: np.ndarray) -> Tensor:

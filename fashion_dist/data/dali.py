@@ -130,12 +130,15 @@ class Graph:
         threads: DALI's worker threads on the CPU.
         device_id: the GPU; None builds the same graph of CPU operators.
         encoded: images come as files, else as RGB pixels of the crop box.
+        bicubic: resize so, and not bilinearly.
     """
 
-    def __init__(self, side: int, max_images: int, threads: int, device_id: int | None, encoded: bool) -> None:
+    def __init__(
+        self, side: int, max_images: int, threads: int, device_id: int | None, encoded: bool, bicubic: bool = False
+    ) -> None:
         self._encoded = encoded
         self._device_id = device_id
-        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded)
+        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded, bicubic)
         self.side = side
         self._pipe: Any = None
         self._kind = (False, False)
@@ -296,6 +299,7 @@ def _graph_pipeline(
     threads: int,
     device_id: int | None,
     encoded: bool,
+    bicubic: bool,
     side: int,
     turned: bool,
     cut: bool,
@@ -318,7 +322,8 @@ def _graph_pipeline(
         else:
             images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
         size = numbers("size", types.FLOAT, 1) if cut else [side, side]
-        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+        how = types.INTERP_CUBIC if bicubic else types.INTERP_LINEAR
+        images = fn.resize(images, size=size, interp_type=how, antialias=True)
         if cut:
             corner = numbers("corner", types.INT32, 1)
             images = fn.slice(images, start=corner, shape=[side, side], axis_names="WH")

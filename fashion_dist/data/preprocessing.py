@@ -39,7 +39,7 @@ def describe(data: DataConfig) -> dict[str, Any]:
     """Everything that `preprocess`, and averaging over mirror images, depend on, as JSON holds it."""
     return {
         "steps": list(STEPS),
-        "interpolation": "bilinear with antialiasing on uint8: torch's interpolate, torchvision v2's resize",
+        "interpolation": f"{data.interpolation} with antialiasing on uint8: torch's interpolate, as torchvision v2's",
         "image_px": data.image_px, "cache_px": data.cache_px, "fit": data.fit, "eval_resize": data.eval_resize,
         "eval_order": data.eval_order, "mean": list(data.mean), "std": list(data.std), "eval_flip": data.eval_flip,
     }  # fmt: skip
@@ -96,14 +96,15 @@ def preprocess(picture: Image.Image, settings: dict[str, Any]) -> torch.Tensor:
     (left, top, width, height), size, (x, y) = (values[0].tolist() for values in found)
     cut = pixels[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     side = settings["image_px"]
-    image = _resized(cut, *size)[0, :, y : y + side, x : x + side].permute(1, 2, 0).float()
+    mode = str(settings["interpolation"]).partition(" ")[0]
+    image = _resized(cut, size[0], size[1], mode)[0, :, y : y + side, x : x + side].permute(1, 2, 0).float()
     mean, std = np.asarray(settings["mean"], np.float64), np.asarray(settings["std"], np.float64)
     factor, summand = (torch.from_numpy(values.astype(np.float32)) for values in (1 / std / 255, -mean / std))
     return torch.addcmul(summand, image, factor).permute(2, 0, 1).contiguous()
 
 
-def _resized(pixels: torch.Tensor, width: int, height: int) -> torch.Tensor:
+def _resized(pixels: torch.Tensor, width: int, height: int, mode: str = "bilinear") -> torch.Tensor:
     """uint8 [1, 3, h, w] -> [1, 3, height, width]."""
     if pixels.shape[2:] == (height, width):
         return pixels
-    return torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+    return torch.nn.functional.interpolate(pixels, (height, width), mode=mode, antialias=True)

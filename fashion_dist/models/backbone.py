@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
@@ -37,25 +39,35 @@ def build_backbone(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
     if source == "torchvision":
         import torchvision
 
-        model = torchvision.models.get_model(name, weights=None)
+        sized: dict[str, Any] = {}
+        if name.startswith("vit_"):
+            sized = {"image_size": image_px}
+        elif name.startswith("maxvit"):
+            sized = {"input_size": (image_px, image_px)}
+        model = torchvision.models.get_model(name, weights=None, **sized)
         return model, _drop_classifier(model, name)
-    model = create_timm(name, config.args)
-    return model, int(model.num_features)
+    model = create_timm(name, config.args, image_px)
+    return model, int(getattr(model, "head_hidden_size", 0) or model.num_features)
 
 
-def create_timm(name: str, args: Mapping[str, Any]) -> Any:
-    """Timm's network `name`, without its classifier.
+def create_timm(name: str, args: Mapping[str, Any], image_px: int) -> Any:
+    """Timm's network `name`, without its classifier; one of a fixed image size is made for `image_px`.
 
     Raises:
         ConfigError: it does not take one of the keyword arguments `args`, or not with that value.
     """
     import timm
 
+    cfg: Any = timm.get_pretrained_cfg(name)
+    fixed = cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != image_px
+    sized = {"img_size": image_px} if fixed and "img_size" not in args else {}
     try:
-        return timm.create_model(name, num_classes=0, **args)
+        return timm.create_model(name, num_classes=0, **sized, **args)
     except Exception as error:  # a network may reject a value with any of them
-        if not args:
+        if not args and not sized:
             raise
+        if "img_size" in sized and "img_size" in str(error):
+            raise ConfigError(f"timm's {name!r} takes images of {cfg.input_size[-1]} px only") from error
         with torch.device("meta"):
             taken = inspect.signature(type(timm.create_model(name, num_classes=0)).__init__).parameters
         own = sorted(set(taken) - {"self", "args", "kwargs", "cfg", *registry.TIMM_RESERVED})
@@ -67,15 +79,62 @@ def create_timm(name: str, args: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def check_timm(config: ModelConfig) -> None:
-    """Refuse keyword arguments that a timm network does not take; a second or two, because timm is imported.
+def require_built(config: ModelConfig, image_px: int) -> nn.Module:
+    """The backbone of `config` when it takes images of `image_px`; a library's on the meta device, without memory.
 
-    The network is built without memory for its weights.
+    Raises:
+        ConfigError: it cannot be built, or a batch of such images cannot pass; says which sizes it takes.
     """
     source, name = registry.locate(config.name)
-    if source == "timm" and config.args:
-        with torch.device("meta"):
-            create_timm(name, config.args)
+    try:
+        return _passed(config, image_px)
+    except ConfigError:
+        raise
+    except Exception as error:  # a network may fail at a size with any of them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        args = "".join(f", model.{key} = {value!r}" for key, value in config.args.items())
+        near = sorted({*range(32, 513, 32), 28, 112, 299, 336, 518}, key=lambda px: abs(px - image_px))
+        taken, end = list[int](), time.monotonic() + _TRYING_S
+        for px in near:
+            if len(taken) < _SHOWN and time.monotonic() < end and _takes(config, px):
+                taken.append(px)
+        sizes = f"it takes for example {', '.join(map(str, sorted(taken)))}" if taken else "nor with any usual size"
+        whose = f"the network {name!r}" if source == "ours" else f"{source}'s {name!r}"
+        raise ConfigError(
+            f"{whose} cannot be built with data.image_px = {image_px}{args} ({reason[:200]}); {sizes}"
+        ) from error
+
+
+_SHOWN, _TRYING_S = 4, 4.0
+"""How many sizes are named, and how long they are looked for."""
+
+
+def _takes(config: ModelConfig, image_px: int) -> bool:
+    try:
+        _passed(config, image_px)
+    except Exception:  # as in `require_built`
+        return False
+    return True
+
+
+def _passed(config: ModelConfig, image_px: int) -> nn.Module:
+    # Ours are small, and may compute what the meta device cannot.
+    ours = registry.locate(config.name)[0] == "ours"
+    device = torch.device("cpu" if ours else "meta")
+    with device, torch.random.fork_rng(devices=()), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is computed, and older networks warn of their initialisation
+        backbone, num_features = build_backbone(config, image_px)
+        patch: Any = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
+        if image_px % (patch[0] if isinstance(patch, tuple) else patch):
+            raise ValueError(f"patches of {patch[0]} px would leave a border out")
+        try:
+            # Some of the libraries' networks return more than features in training.
+            features: Any = backbone.train(not ours)(torch.empty(2, 3, image_px, image_px))
+        except NotImplementedError:  # an operator that only works on real numbers: nothing is known
+            return backbone
+    if not isinstance(features, Tensor) or features.shape != (2, num_features):
+        raise ValueError(f"its output is not a tensor of {num_features} features an image")
+    return backbone
 
 
 def _drop_classifier(model: nn.Module, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Published weights: which file a network starts from, and that file into HOME/weights before a job needs it.
+"""The weights that a network starts from: a file, or published ones and these into HOME/weights before a job needs it.
 
 Compute nodes have no network, so launching fetches on the machine that submits. The files keep the publishers'
 names; a person without network there can carry them over by hand.
@@ -7,29 +7,26 @@ names; a person without network there can carry them over by hand.
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import hashlib
-import io
+import importlib.metadata
 import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Literal
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import read_own, sha256_of, write_private
+from fashion_dist.errors import ConfigError, RunError, unknown
+from fashion_dist.io import read_json, read_own, sha256_of, write_json, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
 from shards.safe_io import SHARED_FOLDER, create, temporary
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 TIMEOUT_S = 30.0
 """Longest silence of the server that weights are fetched from."""
@@ -45,19 +42,50 @@ class Published:
         url: where the file is.
         file: its name under HOME/weights.
         sha256: the beginning of its SHA-256, in hexadecimal; empty where the publisher's name for it has none.
+        cfg: what it was trained with, in the words of timm's pretrained_cfg: input_size, mean, std, interpolation,
+            crop_pct.
     """
 
     model: str
     url: str
     file: str
     sha256: str = ""
+    cfg: Mapping[str, Any] = field(default_factory=dict)
 
 
-def published(model: str) -> Published:
-    """What a library publishes for the network `model`: its default weights.
+_FILES = ("pt", "pth", "bin", "ckpt", "safetensors", "npz")
+
+
+def kind(weights: str) -> Literal["none", "imagenet", "tag", "file"]:
+    """What `model.weights` names; a `tag` is one of a library's published weights, as NETWORK.TAG."""
+    if weights in ("none", "imagenet"):
+        return "none" if weights == "none" else "imagenet"
+    network, dot, tag = weights.rpartition(".")
+    if not dot or "/" in tag or tag in _FILES or not re.fullmatch(r"((timm|torchvision)/)?\w+", network):
+        return "file"
+    library, chosen, plain = network.rpartition("/")
+    known = registry.library_models(library) if chosen else {*registry.known_models()} - {*registry.own_models()}
+    return "tag" if plain in known and not Path(weights).exists() else "file"
+
+
+def tagged(weights: str) -> tuple[str, str]:
+    """The network of a tag and the tag: of `timm/convnext_tiny.fb_in22k` `timm/convnext_tiny` and `fb_in22k`.
+
+    A tag in capitals is torchvision's, as `resnet50.IMAGENET1K_V1`; without a library, any other is timm's.
+    """
+    network, _, tag = weights.rpartition(".")
+    if "/" not in network:
+        network = f"{'torchvision' if tag.isupper() else 'timm'}/{network}"
+    return registry.canonical(network), tag
+
+
+def published(model: str, tag: str = "") -> Published:
+    """What a library publishes for the network `model`: the weights named `tag`, else its default ones.
+
+    Imports the library, which takes seconds; `published_of` asks it once.
 
     Raises:
-        ConfigError: a network of ours, or one that was never published with weights.
+        ConfigError: a network of ours, one that was never published with weights, or a tag that there is not.
     """
     source, name = registry.locate(model)
     if source == "ours":
@@ -65,24 +93,71 @@ def published(model: str) -> Published:
     if source == "torchvision":
         import torchvision
 
-        return _from_url(model, str(torchvision.models.get_model_weights(name).DEFAULT.url))
+        weights = torchvision.models.get_model_weights(name)
+        if tag and tag not in weights.__members__:
+            raise unknown(f"weights of torchvision's {name}", tag, weights.__members__)
+        chosen = weights[tag] if tag else weights.DEFAULT
+        crop = chosen.transforms()
+        cfg = {
+            "input_size": [3, crop.crop_size[0], crop.crop_size[0]], "mean": [*crop.mean], "std": [*crop.std],
+            "interpolation": crop.interpolation.value, "crop_pct": crop.crop_size[0] / crop.resize_size[0],
+        }  # fmt: skip
+        return _from_url(model, str(chosen.url), cfg)
     import timm
 
-    found: Any = timm.get_pretrained_cfg(name)
+    tags = [known.rpartition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        raise unknown(f"weights of timm's {name}", tag, tags)
+    found: Any = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+    wanted = ("input_size", "mean", "std", "interpolation", "crop_pct")
+    values = {} if found is None else {key: getattr(found, key) for key in wanted}
+    cfg = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     if found is not None and found.hf_hub_id:
         held = found.hf_hub_filename or "model.safetensors"
         file = f"{str(found.hf_hub_id).replace('/', '-')}{Path(held).suffix}"
-        return Published(model, f"https://huggingface.co/{found.hf_hub_id}/resolve/main/{held}", file)
+        return Published(model, f"https://huggingface.co/{found.hf_hub_id}/resolve/main/{held}", file, cfg=cfg)
     if found is not None and found.url:
-        return _from_url(model, str(found.url))
+        return _from_url(model, str(found.url), cfg)
     raise ConfigError(f"no weights were published for model {model!r}; --weights none trains from scratch")
 
 
-def _from_url(model: str, url: str) -> Published:
+def _from_url(model: str, url: str, cfg: Mapping[str, Any]) -> Published:
     """Both libraries put the beginning of the SHA-256 behind the last dash of the file's name."""
     file = url.rpartition("/")[2]
     digest = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", file)
-    return Published(model, url, file, digest[1] if digest else "")
+    return Published(model, url, file, digest[1] if digest else "", cfg)
+
+
+def published_of(config: ModelConfig, known: Path) -> Published:
+    """`published` for the network and weights of `config`.
+
+    Args:
+        config: whose `weights` are `imagenet` or a tag.
+        known: keeps what libraries publish, by network, tag and the library's version, where it can be written.
+    """
+    name, tag = tagged(config.weights) if kind(config.weights) == "tag" else (config.name, "")
+    if registry.locate(name)[0] == "ours":
+        return published(name)
+    key = published_key(config)
+    if isinstance(found := read_json(known).get(key), dict):
+        return Published(**found)
+    made = published(name, tag)
+    remember(known, key, dataclasses.asdict(made))
+    return made
+
+
+def published_key(config: ModelConfig) -> str:
+    """What `published_of` keeps an answer by."""
+    name, tag = tagged(config.weights) if kind(config.weights) == "tag" else (config.name, "")
+    source, plain = registry.locate(name)
+    return f"published {source} {importlib.metadata.version(source)} {plain}.{tag}"
+
+
+def remember(known: Path, key: str, value: Mapping[str, Any]) -> None:
+    """Keep `value` in the JSON file `known`, where its folder is there and can be written."""
+    if known.parent.is_dir():
+        with contextlib.suppress(OSError):  # a working folder of somebody else
+            write_json(known, {**read_json(known), key: value})
 
 
 def fetch(wanted: Published, folder: Path) -> Path:
@@ -183,7 +258,7 @@ def _chunks(response: Any) -> Iterable[bytes]:
 
 def is_file(config: ModelConfig) -> bool:
     """Whether `model.weights` is the path of a file."""
-    return config.weights not in ("none", "imagenet")
+    return kind(config.weights) == "file"
 
 
 def content(config: ModelConfig, home: Home) -> str:
@@ -194,8 +269,8 @@ def content(config: ModelConfig, home: Home) -> str:
     """
     if config.weights == "none":
         return "none"
-    if config.weights == "imagenet":
-        return f"imagenet {_published_file(config.name)}"
+    if not is_file(config):
+        return f"imagenet {published_of(config, home.networks).file}"
     return f"sha256 {sha256_of(require_file(config.weights), home.hashes)}"
 
 
@@ -208,14 +283,10 @@ def require_file(weights: str) -> Path:
     path = Path(weights).expanduser().absolute()
     if not path.is_file():
         raise ConfigError(
-            f"model.weights = {weights!r} is not a file; allowed: none, imagenet or the path of a state dict"
+            f"model.weights = {weights!r} is not a file, nor a run or published weights; allowed: none, imagenet, "
+            f"NETWORK.TAG such as timm/convnext_tiny.fb_in22k, the path of a state dict, or a run"
         )
     return path
-
-
-@functools.cache
-def _published_file(model: str) -> str:
-    return published(model).file
 
 
 def find(config: ModelConfig, folder: Path) -> Path | None:
@@ -228,7 +299,7 @@ def find(config: ModelConfig, folder: Path) -> Path | None:
         return None
     if is_file(config):
         return Path(config.weights)
-    wanted = published(config.name)
+    wanted = published_of(config, folder.parent / "networks.json")
     path = folder / wanted.file
     if not path.is_file():
         raise ConfigError(f"the weights of {config.name} are not at {path}; fetch {wanted.url} and put it there")
@@ -244,77 +315,6 @@ def file_sha256(config: ModelConfig, home: Home) -> str:
     return sha256_of(path, home.hashes) if path is not None else ""
 
 
-def load_initial(model: nn.Module, config: ModelConfig, folder: Path, sha256: str = "") -> None:
-    """Give the model's backbone the weights that `model.weights` means; its heads stay fresh.
-
-    Args:
-        model: with a submodule `backbone`.
-        config: says which.
-        folder: of published weights.
-        sha256: of the file, as it was when the run was launched; empty looks at none.
-
-    Raises:
-        ConfigError: no such file, another than at launch, or one that does not fit; missing and unexpected keys are
-            named.
-    """
-    path = find(config, folder)
-    if path is not None:
-        load_weights(model.get_submodule("backbone"), path, sha256)
-
-
-def load_weights(backbone: nn.Module, path: Path, sha256: str = "") -> None:
-    """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
-
-    Raises:
-        ConfigError: the file has another `sha256`, or does not fit; missing and unexpected keys are named.
-    """
-    state = _read_state_dict(path, sha256)
-    own = backbone.state_dict()
-    matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    missing = sorted(own.keys() - matched.keys() - {key for key in own if key.endswith("num_batches_tracked")})
-    unexpected = sorted(state.keys() - matched.keys())
-    # A published file has the classifier that ours has not: at most one layer's weight and bias.
-    if missing or len({key.rpartition(".")[0] for key in unexpected}) > 1:
-        raise ConfigError(
-            f"{path} does not fit the model: missing {_some(missing)}; "
-            f"unexpected or of another shape {_some(unexpected)}"
-        )
-    backbone.load_state_dict(matched, strict=False)
-
-
-def _read_state_dict(path: Path, sha256: str = "") -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(f"weights {path} are not a file")
-    content = path.read_bytes()  # once: what is looked at is what is loaded
-    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-        raise ConfigError(f"the weights {path} have changed since the run was launched; launch its task again")
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            loaded: Any = load(content)
-        else:
-            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds; each means that this is no state dict
-        raise ConfigError(f"weights {path} are not a state dict: {why_not_loaded(error)}") from None
-    loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not all(map(_is_entry, loaded.items())):
-        raise ConfigError(f"weights {path} are not a state dict of tensors")
-    if bad := sorted(key for key, value in loaded.items() if not torch.isfinite(value).all()):
-        raise ConfigError(f"weights {path} hold NaN or infinity in {_some(bad)}")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
-
-
-def _is_entry(item: tuple[object, object]) -> bool:
-    import torch
-
-    key, value = item
-    dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
-    return isinstance(key, str) and dense
-
-
 def why_not_loaded(error: Exception) -> str:
     """Why a file of tensors was refused, in our words: torch's advise to load what may run code."""
     words = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
@@ -325,8 +325,3 @@ def why_not_loaded(error: Exception) -> str:
     if "weights_only" in words:
         return "it holds more than tensors and plain values, and is not loaded: save a state_dict()"
     return " ".join(words.split())[:200] or type(error).__name__
-
-
-def _some(names: list[str], shown: int = 6) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return (", ".join(names[:shown]) or "nothing") + rest

@@ -49,11 +49,11 @@ def own_models() -> list[str]:
 
 def known_models() -> list[str]:
     """Every plain name that `model.name` takes."""
-    return sorted({*own_models(), *_library("torchvision"), *_library("timm"), *ALIASES})
+    return sorted({*own_models(), *library_models("torchvision"), *library_models("timm"), *ALIASES})
 
 
 @functools.cache
-def _library(package: str) -> frozenset[str]:
+def library_models(package: str) -> frozenset[str]:
     """The names of a library's classification networks."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -73,8 +73,8 @@ def locate(name: str) -> tuple[Source, str]:
         if library not in ("torchvision", "timm"):
             raise ConfigError(f"unknown model {name!r}; allowed before a slash: torchvision, timm")
         plain = ALIASES.get(plain, plain) if library == "timm" else plain
-        if plain not in _library(library):
-            raise unknown(f"model of {library}", plain, _library(library))
+        if plain not in library_models(library):
+            raise unknown(f"model of {library}", plain, library_models(library))
         return ("timm" if library == "timm" else "torchvision"), plain
     if (retired := f"model.name={name}") in RETIRED:
         raise ConfigError(RETIRED[retired])
@@ -83,9 +83,9 @@ def locate(name: str) -> tuple[Source, str]:
             raise ConfigError(f"{path} is not a network: it has no function build(config, image_px)")
         return "ours", name
     plain = ALIASES.get(name, name)
-    if plain in _library("torchvision"):
+    if plain in library_models("torchvision"):
         return "torchvision", plain
-    if plain in _library("timm"):
+    if plain in library_models("timm"):
         return "timm", plain
     raise unknown("model", name, known_models())
 
@@ -94,7 +94,7 @@ def _path(name: str) -> Path:
     return Path(__file__).parent / f"{name}.py"
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """The one spelling of a network's name: without the library, unless a bare name would mean another's."""
     source, plain = locate(name)
     return plain if locate(plain) == (source, plain) else f"{source}/{plain}"
@@ -118,10 +118,10 @@ def resolve_model(model: ModelConfig) -> ModelConfig:
     else:
         refused = set(model.args) if source == "torchvision" else set(model.args) & set(TIMM_RESERVED)
         if refused:
-            other = f", or as timm/{name} what timm's takes" if name in _library("timm") else ""
+            other = f", or as timm/{name} what timm's takes" if name in library_models("timm") else ""
             raise _not_taken(f"{name!r} of {source}", refused, [], other if source == "torchvision" else "")
         args = {key: _guessed(f"model.{key}", model.args[key]) for key in sorted(model.args)}
-    return dataclasses.replace(model, name=_canonical(model.name), args=args)
+    return dataclasses.replace(model, name=canonical(model.name), args=args)
 
 
 def _not_taken(network: str, keys: Iterable[str], own: Iterable[str], other: str = "") -> ConfigError:

@@ -25,7 +25,7 @@ from fashion_dist.config import Config, require_setting
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import read_json
 from fashion_dist.models import pretrained
-from fashion_dist.paths import SweepDir
+from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays
@@ -87,7 +87,8 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
         if (value := getattr(sweep_request, name)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} {value} is not possible; allowed: {least} or more")
     task = tasks.load(sweep_request.request.task)
-    recipe = launcher.resolve_config(task.recipe, sweep_request.request)
+    home = Home.find(sweep_request.request.home, sweep_request.request.shards)
+    recipe = launcher.resolve_config(task, sweep_request.request, home).config
     raw = read(sweep_request, recipe)
     where = sweep_request.file or "--set"
     searched = spec.parse(raw, where, recipe.keys())
@@ -218,7 +219,8 @@ def _require(context: LaunchContext, searched: Spec, configs: Sequence[Config]) 
                 f"allowed: a first look after 1 to {train.epochs - 1}"
             )
         sizes = (train.batch_size, train.accumulate)
-        part = repr((config.model, config.options, data.balance, data.weigh, sizes, train.monitor, train.mode))
+        size = data.image_px
+        part = repr((config.model, config.options, data.balance, data.weigh, size, sizes, train.monitor, train.mode))
         if part not in seen:
             seen.add(part)
             context.require(config)
@@ -276,10 +278,14 @@ def submit(draft: SweepDraft) -> Submitted:
 
 
 def _fetch_weights(draft: SweepDraft) -> None:
-    models = {(config.model.name, config.model.weights) for config in draft.configs}
-    for name, wanted in sorted(models):
-        if wanted == "imagenet":
-            pretrained.fetch(pretrained.published(name), draft.context.home.weights)
+    home = draft.context.home
+    wanted = {
+        pretrained.published_of(config.model, home.networks).file: config.model
+        for config in draft.configs
+        if pretrained.kind(config.model.weights) in ("imagenet", "tag")
+    }
+    for model in wanted.values():
+        pretrained.fetch(pretrained.published_of(model, home.networks), home.weights)
 
 
 def _recover_orphan_array(folder: SweepDir) -> None:

@@ -26,6 +26,7 @@ from fashion_dist.sweep.spec import Spec
 
 if TYPE_CHECKING:
     from fashion_dist.cluster.launcher import LaunchRequest
+    from shards import ShardSet
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,33 @@ class Sweep:
         """The configuration of a trial with these settings; raises ConfigError where it cannot be."""
         if self.gone:
             raise ConfigError(f"sweep {self.folder.sweep_id} was made with {gone_settings(self.gone)}: it cannot go on")
-        config = tasks.directed(registry.resolve(self.base.override(expand.texts(settings))).check(), settings)
+        texts = expand.texts(settings)
+        config, base = self.base.override(texts), self.base.model
+        begins = (config.model.name, config.model.weights)
+        if config.model.weights != "none" and begins != (base.name, base.weights):
+            return self._finetuned(texts)
+        config = tasks.directed(registry.resolve(config).check(), settings)
         task = tasks.load(config.task)
         if task.overrides("resolve") and any(key.startswith("task.") for key in settings):
-            from shards import ShardSet
-
-            home = Home.find(str(self.folder.home.path), self.request.shards)
-            return task.resolve(ShardSet.open(home.shard_set(config.dataset)), config)
+            return task.resolve(self._shard_set(), config)
         return config
+
+    def _finetuned(self, texts: Sequence[str]) -> Config:
+        """A trial that begins with other weights than the others: it has a recipe of its own."""
+        from fashion_dist.cluster import launcher
+
+        task, shard_set, train = tasks.load(self.base.task), self._shard_set(), self.base.train
+        own = [f"train.monitor={train.monitor}", f"train.mode={train.mode}"] if train.monitor else []
+        request = dataclasses.replace(self.request, dataset=self.base.dataset)
+        recipe = launcher.recipe_for(task, shard_set)
+        made = launcher.resolve_config(task, request, self.folder.home, *own, *texts, recipe=recipe)
+        return task.resolve(shard_set, made.config)
+
+    def _shard_set(self) -> ShardSet:
+        from shards import ShardSet
+
+        home = Home.find(str(self.folder.home.path), self.request.shards)
+        return ShardSet.open(home.shard_set(self.base.dataset))
 
     def run_of(self, trial: Trial) -> RunDir:
         """The trial's folder."""

@@ -66,7 +66,7 @@ class TrainState:
     skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("run", "phase", "epoch"), 0))
     """Steps without a step of the optimizer, since its gradient was not finite: of the run, the phase, the epoch."""
     goodness: list[float] = field(default_factory=list)
-    """The monitored metric by evaluation, negative where less is better."""
+    """The monitored metric by evaluation as `Monitor.score` has it: more is better."""
     trained_s: float = 0.0
     """Seconds of training over all starts."""
     hard_negatives: ExampleSet | None = None
@@ -204,7 +204,7 @@ class TrainState:
             known = ", ".join(sorted(metrics))
             raise ConfigError(f"train.monitor = {monitor.metric!r} is not measured; known: {known}")
         value = float(metrics[monitor.metric])
-        self.goodness.append(value if monitor.mode == "max" else -value)
+        self.goodness.append(monitor.score(value))
         always = self.config.train.predict_with == "last"
         if self.best and not always and not monitor.is_better(value, self.best["value"]):
             return False

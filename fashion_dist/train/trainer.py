@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from fashion_dist.config import Config
 from fashion_dist.data import Batch
 from fashion_dist.errors import CheckpointError, ConfigError
-from fashion_dist.models.pretrained import load_initial
+from fashion_dist.models.state_dict import load_initial
 from fashion_dist.paths import RunDir
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Columns, ExampleSet, Task, load

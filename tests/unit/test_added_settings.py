@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fashion_dist import config as config_module
 from fashion_dist import io, runs, tasks
@@ -17,6 +19,7 @@ from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.config import Config, ConfigError, ModelConfig, OptimConfig, added
 from fashion_dist.models import registry
+from fashion_dist.models.backbone import build_backbone
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.tasks.deepfashion import RECIPE
 
@@ -162,10 +165,14 @@ def request(home: Path, *settings: str) -> LaunchRequest:
 
 def test_weights_that_moved_are_the_same_run_and_changed_ones_are_refused(packed_home: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").symlink_to(packed_home / "shards")
-    first = launcher.resolve(request(tmp_path, weights_at(tmp_path / "a" / "w.pt", b"1")))
+    backbone, _ = build_backbone(RECIPE.model, 32)
+    content = BytesIO()
+    torch.save(backbone.state_dict(), content)
+    trained = content.getvalue()
+    first = launcher.resolve(request(tmp_path, weights_at(tmp_path / "a" / "w.pt", trained)))
     launcher.make_folder(first.run)
     launcher.write_run(first)
-    moved = launcher.resolve(request(tmp_path, weights_at(tmp_path / "b" / "w.pt", b"1")))
+    moved = launcher.resolve(request(tmp_path, weights_at(tmp_path / "b" / "w.pt", trained)))
     assert moved.run == first.run and moved.differs == {}
     launcher.write_run(moved)
     assert runs.own_config(moved.run).model.weights == str(tmp_path / "b" / "w.pt")

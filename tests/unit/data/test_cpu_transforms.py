@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.augment import sample_augmentation
@@ -39,3 +41,15 @@ def test_what_comes_in_from_outside_repeats_the_border() -> None:
     made = turned(image, map_)
     assert (made[0, 0] == 1).all() and (made[0, -1] == 1).all() and (made[SIDE // 2, SIDE // 2] == 0).all()
     assert 0.05 < (made == 1).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_is_torchvisions(interpolation: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 51, 3), dtype=np.uint8)
+    draws = sample_augmentation(PLAIN, np.array([[51, 70]]), np.zeros(1, np.uint64), 0, 0)
+    renderer, out = Renderer(SIDE, 1, bicubic=interpolation == "bicubic"), torch.empty((1, SIDE, SIDE, 3))
+    renderer.start(lambda _: image, draws, out).wait()
+    renderer.close()
+    planes = torch.from_numpy(image).permute(2, 0, 1)
+    theirs = functional.resize(planes, [SIDE, SIDE], InterpolationMode(interpolation), antialias=True)
+    assert torch.equal((out[0] * 255).round().to(torch.uint8), theirs.permute(1, 2, 0))

@@ -45,20 +45,25 @@ def engine_result(
     return rendered.wait()
 
 
-@pytest.mark.parametrize("data", [DATA, TURNED])
+@pytest.mark.parametrize("data", [DATA, TURNED, replace(DATA, interpolation="bicubic")])
 def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet, data: DataConfig) -> None:
     planner, work, images = setting(photos_set, data)
 
     def decoder(cache: Cache | None) -> CachedDecoder:
         return CachedDecoder(24, 2, planner.stored_sizes, 0, cache)
 
+    bicubic = data.interpolation == "bicubic"
+
+    def graph(encoded: bool) -> Graph:
+        return Graph(32, 24, 2, None, encoded, bicubic=bicubic)
+
     engines = {
-        "cpu": CpuBackend(decoder(None), 32, 2, torch.float32),
-        "graph": GpuBackend(Graph(32, 24, 2, None, encoded=True), torch.float32),
-        "pixels": CachedBackend(decoder(None), Graph(32, 24, 2, None, encoded=False), torch.float32, CPU),
+        "cpu": CpuBackend(decoder(None), 32, 2, torch.float32, bicubic),
+        "graph": GpuBackend(graph(True), torch.float32),
+        "pixels": CachedBackend(decoder(None), graph(False), torch.float32, CPU),
         "cached": CachedBackend(
             decoder(Cache(planner.sizes, int(areas(planner.sizes).sum()))),
-            Graph(32, 24, 2, None, encoded=False),
+            graph(False),
             torch.float32,
             CPU,
         ),

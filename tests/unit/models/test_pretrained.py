@@ -15,8 +15,9 @@ from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models.backbone import build_backbone, build_network
 from fashion_dist.models.heads import Head
-from fashion_dist.models.pretrained import Published, fetch, file_sha256, find, load_initial, load_weights, published
+from fashion_dist.models.pretrained import Published, fetch, file_sha256, find, published
 from fashion_dist.models.registry import known_models
+from fashion_dist.models.state_dict import load_initial, load_weights
 from fashion_dist.paths import Home
 
 CONTENT = bytes(range(256)) * 5000

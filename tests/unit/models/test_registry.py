@@ -14,7 +14,7 @@ from fashion_dist.cluster.launcher import LaunchRequest, resolve
 from fashion_dist.config import RETIRED, Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
-from fashion_dist.models.backbone import build_backbone, check_timm
+from fashion_dist.models.backbone import build_backbone, require_built
 from fashion_dist.models.registry import known_models, locate, own_models, resolve_model
 from fashion_dist.sweep import launcher as sweep_launcher
 from fashion_dist.sweep.launcher import SweepRequest
@@ -99,14 +99,14 @@ def test_a_retired_setting_says_what_became_of_it(key: str) -> None:
 def test_timm_takes_the_keyword_arguments_of_its_networks_and_refuses_others() -> None:
     model = resolved("model.name=vit_tiny_patch16_224", "model.img_size=64", "model.drop_path_rate=0.1").model
     assert model.args == {"img_size": 64, "drop_path_rate": 0.1}
-    check_timm(model)
+    require_built(model, 64)
     assert build_backbone(model, 64)[0].patch_embed.img_size == (64, 64)  # type: ignore[union-attr]
     for setting, words in (
         ("model.pool=max", "unexpected keyword argument 'pool'"),
         ("model.img_size=many", "cannot be built with model.img_size = 'many'"),
     ):
         with pytest.raises(ConfigError) as refused:
-            check_timm(resolved("model.name=vit_tiny_patch16_224", setting).model)
+            require_built(resolved("model.name=vit_tiny_patch16_224", setting).model, 64)
         assert words in str(refused.value) and "model.drop_path_rate" in str(refused.value)
     assert resolved("model.name=timm/resnet18", "model.zero_init_last=False").model.args == {"zero_init_last": False}
 

@@ -1,0 +1,117 @@
+"""Networks and weights looked at before anything is submitted, in a child process that imports torch for this one.
+
+The launcher itself imports no torch: a recipe's own network has its job id within a second. What was found is kept in
+HOME/networks.json by name, settings, size, weights and the libraries' versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fashion_dist.cluster import code_version, safe_python
+from fashion_dist.config import Config, ModelConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import read_json, sha256_of
+from fashion_dist.models import pretrained, registry
+from fashion_dist.models.probe import Found, probe
+from fashion_dist.paths import Home
+
+TIMEOUT_S = 120.0
+"""Longest wait for the child, whose imports take 3 to 10 s and may take longer from a filesystem that is busy."""
+
+
+def require_network(config: Config, recipe: Config, home: Home) -> None:
+    """Refuse a network that cannot be built at its size, or weights that are not its own.
+
+    The recipe's network without weights is not looked at: it takes every size.
+
+    Raises:
+        ConfigError: it cannot begin; one sentence with what would be possible.
+    """
+    model = config.model
+    is_own = model.name == recipe.model.name and registry.locate(model.name)[0] == "ours"
+    if model.weights != "none" or not is_own:
+        look_at(model, config.data.image_px, home)
+
+
+def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
+    """What `probe` finds of a network, asked once.
+
+    Args:
+        model: the network and its weights.
+        image_px: the size of the images; 0 is that of the weights.
+        home: keeps the answer.
+
+    Raises:
+        ConfigError: `probe`'s, or it took too long.
+    """
+    model = registry.resolve_model(model)
+    known = read_json(home.networks).get(_key(model, image_px, home))
+    if isinstance(known, dict) and "error" in known:
+        raise ConfigError(known["error"])
+    if isinstance(known, dict):
+        return Found(**known)
+    try:
+        found = probe(model, image_px) if "torch" in sys.modules else _asked(model, image_px)
+    except ConfigError as error:
+        pretrained.remember(home.networks, _key(model, image_px, home), {"error": str(error)})
+        raise
+    plain = dataclasses.asdict(found)
+    for px in {image_px, found.image_px}:
+        pretrained.remember(home.networks, _key(model, px, home), plain)
+    if pretrained.kind(model.weights) in ("imagenet", "tag"):
+        pretrained.remember(home.networks, pretrained.published_key(model), plain["published"])
+    return found
+
+
+def _key(model: ModelConfig, image_px: int, home: Home) -> str:
+    source, name = registry.locate(model.name)
+    versions = {package: _version(package) for package in ("torch", "torchvision", "timm")}
+    code = code_version.code_hash() if source == "ours" else ""
+    weights = model.weights
+    if pretrained.is_file(model):
+        path = pretrained.require_file(weights)
+        weights = f"{path} {sha256_of(path, home.hashes)}"
+    return json.dumps([source, name, dict(model.args), image_px, weights, code, versions], sort_keys=True)
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _asked(model: ModelConfig, image_px: int) -> Found:
+    """`probe` in a child process."""
+    size = f" at {image_px} px" if image_px else ""
+    begins = "" if model.weights == "none" else f" with the weights {model.weights}"
+    print(f"looking at the network {model.name}{size}{begins} ...", file=sys.stderr, flush=True)
+    values = {"model": dataclasses.asdict(model), "image_px": image_px}
+    command = [*safe_python.interpreter(), "-m", "fashion_dist.models.probe"]
+    environment = {**os.environ, **safe_python.search_path(os.environ), "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(values), capture_output=True, text=True, env=environment, timeout=TIMEOUT_S,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"looking at the network {model.name} took longer than {TIMEOUT_S:.0f} s; try again"
+        ) from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ConfigError(f"the network {model.name} could not be looked at: {last}")
+    answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise ConfigError(str(answer["error"]))
+    return Found(**answer)

@@ -1,0 +1,177 @@
+"""State dicts that others or our own runs saved: read without running code, fitted to a backbone, and recognised."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fashion_dist.config import ModelConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.models import registry
+from fashion_dist.models.pretrained import find, why_not_loaded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_OWN = "backbone."
+"""What the names of a backbone's tensors begin with in the state of a whole network of ours."""
+
+
+def load_initial(model: nn.Module, config: ModelConfig, folder: Path) -> None:
+    """Give the model's backbone the weights that `model.weights` means; its heads stay fresh.
+
+    Raises:
+        ConfigError: no such file, or one that does not fit; missing and unexpected keys are named.
+    """
+    path = find(config, folder)
+    if path is not None:
+        load_weights(model.get_submodule("backbone"), path)
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
+
+    Raises:
+        ConfigError: the file does not fit; missing and unexpected keys are named.
+    """
+    backbone.load_state_dict(fitted(backbone, read_state_dict(path), path), strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; of the state of a run of ours, those of its backbone.
+
+    Raises:
+        ConfigError: it is no state dict; says what it is.
+    """
+    if not path.is_file():
+        raise ConfigError(f"weights {path} are not a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds; each means that this is no state dict
+        raise ConfigError(f"weights {path} are not a state dict: {why_not_loaded(error)}") from None
+    loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(map(_is_entry, loaded.items())):
+        raise ConfigError(f"weights {path} are not a state dict of tensors")
+    if bad := sorted(key for key, value in loaded.items() if not torch.isfinite(value).all()):
+        raise ConfigError(f"weights {path} hold NaN or infinity in {_some(bad)}")
+    state = {key.removeprefix("module."): value for key, value in loaded.items()}
+    own = {key.removeprefix(_OWN): value for key, value in state.items() if key.startswith(_OWN)}
+    return own or state
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    key, value = item
+    dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
+    return isinstance(key, str) and dense
+
+
+def fitted(backbone: nn.Module, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of `state` for the backbone; those that depend on the image size are resampled to its own.
+
+    Raises:
+        ConfigError: they do not fit; missing and unexpected keys are named.
+    """
+    state = _adapted(backbone, state)
+    own = backbone.state_dict()
+    matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    # Tables of positions are computed from the image size, not learned: a file may lack or have them.
+    computed = ("num_batches_tracked", "relative_position_index", "attn_mask")
+    missing = sorted(key for key in own.keys() - matched.keys() if not key.endswith(computed))
+    unexpected = sorted(key for key in state.keys() - matched.keys() if not key.endswith(computed))
+    # A published file has the classifier that ours has not: at most one layer's weight and bias.
+    if missing or len({key.rpartition(".")[0] for key in unexpected}) > 1:
+        raise ConfigError(
+            f"{path} does not fit the model: missing {_some(missing)}; "
+            f"unexpected or of another shape {_some(unexpected)}"
+        )
+    return matched
+
+
+def _adapted(backbone: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """`state` as the library itself reads it into this network: older names, positions of another image size."""
+    module = type(backbone).__module__
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries about their own code
+            if module.startswith("timm."):
+                adapt = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+                return state if adapt is None else dict(adapt(dict(state), backbone))
+            if module == "torchvision.models.vision_transformer":
+                from torchvision.models.vision_transformer import interpolate_embeddings
+
+                size: Any = backbone
+                return dict(interpolate_embeddings(size.image_size, size.patch_size, dict(state)))
+    except Exception:  # it is of another network, which is told by its names
+        return state
+    return state
+
+
+def _some(names: list[str], shown: int = 6) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "nothing") + rest
+
+
+def is_folded(state: Mapping[str, Tensor]) -> bool:
+    """Whether the batch normalisation was folded into the convolutions: its layers have mean 0 and variance 1."""
+    means = [value for key, value in state.items() if key.endswith("running_mean")]
+    variances = [value for key, value in state.items() if key.endswith("running_var")]
+    return bool(means) and all(not m.any() for m in means) and all(bool((v == 1).all()) for v in variances)
+
+
+_FAMOUS = (
+    "resnet18", "resnet50", "resnet34", "resnet101", "convnext_tiny", "convnext_small", "convnext_base",
+    "efficientnet_b0", "efficientnet_b3", "tf_efficientnet_lite0", "efficientnet_v2_s", "mobilenet_v2",
+    "mobilenetv2_100", "mobilenet_v3_large", "mobilenet_v3_small", "mobilenetv3_large_100", "vit_tiny_patch16_224",
+    "vit_small_patch16_224", "vit_base_patch16_224", "vit_b_16", "deit_small_patch16_224", "swin_t",
+    "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224", "densenet121", "vgg16", "regnety_016", "alexnet",
+    "regnet_y_400mf", "wide_resnet50_2", "resnext50_32x4d", "legacy_xception", "inception_v3", "squeezenet1_0",
+    "shufflenet_v2_x1_0",
+)  # fmt: skip
+"""Networks whose weights people have, which are tried when a file does not fit."""
+
+
+def whose(state: Mapping[str, Tensor], named: str = "", seconds: float = 6.0) -> str:
+    """The network that a state dict is of, as `--model` takes it; empty where none of those tried within `seconds`.
+
+    Args:
+        state: the tensors by name.
+        named: a network that it was taken for; the one of that name in the other library is tried first.
+        seconds: how long to try.
+    """
+    from fashion_dist.models.backbone import build_backbone
+
+    end = time.monotonic() + seconds
+    shapes = {key: value.shape for key, value in state.items()}
+    for name in _candidates(named):
+        if time.monotonic() > end:
+            break
+        try:
+            with torch.device("meta"):
+                backbone, _ = build_backbone(ModelConfig(name=name), 224)
+        except Exception:  # one that cannot be built here is not the one
+            continue
+        own = {key: value.shape for key, value in backbone.state_dict().items()}
+        if all(shapes.get(key) == shape for key, shape in own.items() if not key.endswith("num_batches_tracked")):
+            return name
+    return ""
+
+
+def _candidates(named: str) -> Iterator[str]:
+    plain = named.rpartition("/")[2]
+    for name in dict.fromkeys((plain, *_FAMOUS, *registry.own_models())):
+        for library in ("torchvision", "timm"):
+            if name in registry.library_models(library):
+                yield registry.canonical(f"{library}/{name}")
+        if name in registry.own_models():
+            yield name

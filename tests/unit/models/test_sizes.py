@@ -1,0 +1,54 @@
+"""Networks at sizes that are not theirs: built, or refused with the sizes that they take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fashion_dist.config import ModelConfig
+from fashion_dist.errors import ConfigError
+from fashion_dist.models.backbone import build_backbone, require_built
+
+SEVEN = (
+    "resnet18", "timm/resnet18", "resnet50", "timm/resnet50", "convnext_tiny", "timm/convnext_tiny",
+    "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "efficientnet_b0", "timm/efficientnet_b0", "fashionnet",
+    "mlp",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("image_px", [64, 160])
+def test_networks_take_sizes_that_are_not_theirs(name: str, image_px: int) -> None:
+    assert isinstance(require_built(ModelConfig(name=name), image_px), torch.nn.Module)
+
+
+@pytest.mark.parametrize("args", [{}, {"sketch": True, "palette": False}])
+def test_our_own_takes_every_size(args: dict[str, bool]) -> None:
+    for image_px in (8, 9, 23, 28, 81, 127, 224):
+        require_built(ModelConfig(name="fashionnet", args=args), image_px)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_px", "words"),
+    [
+        ("vit_small_patch16_224", 100, "patches of 16 px would leave a border out); it takes for example 64, 96, 112"),
+        ("vit_b_16", 100, "it takes for example 64, 96, 112, 128"),
+        ("maxvit_t", 100, "it takes for example 224, 448"),
+        ("convnext_tiny", 16, "it takes for example 32, 64, "),
+        ("alexnet", 32, "it takes for example 64, 96, 112, 128"),
+        ("inception_v3", 299, "its output is not a tensor of 2048 features an image); nor with any usual size"),
+    ],
+)
+def test_what_cannot_be_built_says_which_sizes_can(name: str, image_px: int, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        require_built(ModelConfig(name=name), image_px)
+    told = str(refused.value)
+    assert f"data.image_px = {image_px}" in told and words in told and "\n" not in told
+
+
+def test_a_transformer_of_timms_and_of_torchvisions_is_made_for_the_size() -> None:
+    for name in ("vit_tiny_patch16_224", "vit_b_16"):
+        backbone, num_features = build_backbone(ModelConfig(name=name), 32)
+        with torch.no_grad():
+            assert backbone.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, num_features)
+    assert build_backbone(ModelConfig(name="vit_tiny_patch16_224", args={"img_size": 64}), 32)[0] is not None
