@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
 import time
 import warnings
@@ -23,41 +25,51 @@ _OWN = "backbone."
 """What the names of a backbone's tensors begin with in the state of a whole network of ours."""
 
 
-def load_initial(model: nn.Module, config: ModelConfig, folder: Path) -> None:
+def load_initial(model: nn.Module, config: ModelConfig, folder: Path, sha256: str = "") -> None:
     """Give the model's backbone the weights that `model.weights` means; its heads stay fresh.
 
+    Args:
+        model: with a submodule `backbone`.
+        config: says which.
+        folder: of published weights.
+        sha256: of the file, as it was when the run was launched; empty looks at none.
+
     Raises:
-        ConfigError: no such file, or one that does not fit; missing and unexpected keys are named.
+        ConfigError: no such file, another than at launch, or one that does not fit; missing and unexpected keys are
+            named.
     """
     path = find(config, folder)
     if path is not None:
-        load_weights(model.get_submodule("backbone"), path)
+        load_weights(model.get_submodule("backbone"), path, sha256)
 
 
-def load_weights(backbone: nn.Module, path: Path) -> None:
+def load_weights(backbone: nn.Module, path: Path, sha256: str = "") -> None:
     """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
 
     Raises:
-        ConfigError: the file does not fit; missing and unexpected keys are named.
+        ConfigError: the file has another `sha256`, or does not fit; missing and unexpected keys are named.
     """
-    backbone.load_state_dict(fitted(backbone, read_state_dict(path), path), strict=False)
+    backbone.load_state_dict(fitted(backbone, read_state_dict(path, sha256), path), strict=False)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """The tensors of a file by name; of the state of a run of ours, those of its backbone.
 
     Raises:
-        ConfigError: it is no state dict; says what it is.
+        ConfigError: the file has another `sha256`, or is no state dict; says what it is.
     """
     if not path.is_file():
         raise ConfigError(f"weights {path} are not a file")
+    content = path.read_bytes()  # once: what is looked at is what is loaded
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"the weights {path} have changed since the run was launched; launch its task again")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            loaded: Any = load_file(path)
+            loaded: Any = load(content)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds; each means that this is no state dict
         raise ConfigError(f"weights {path} are not a state dict: {why_not_loaded(error)}") from None
     loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
