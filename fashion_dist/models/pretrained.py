@@ -23,7 +23,7 @@ from typing import IO, Any, Literal
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError, RunError, unknown
-from fashion_dist.io import read_json, read_own, sha256_of, write_json, write_private
+from fashion_dist.io import parse_dataclass, read_json, read_own, sha256_of, write_json, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
 from shards.safe_io import SHARED_FOLDER, create, temporary
@@ -139,8 +139,10 @@ def published_of(config: ModelConfig, known: Path) -> Published:
     if registry.locate(name)[0] == "ours":
         return published(name)
     key = published_key(config)
-    if isinstance(found := read_json(known).get(key), dict):
-        return Published(**found)
+    with contextlib.suppress(ConfigError):  # there is none, or somebody changed it
+        kept = parse_dataclass(Published, read_json(known).get(key), known)
+        if Path(kept.file).name == kept.file:
+            return kept
     made = published(name, tag)
     remember(known, key, dataclasses.asdict(made))
     return made

@@ -112,7 +112,7 @@ class DeepFashion(Task):
         """See `Task.metrics`."""
         return (
             "score", "accuracy", "attribute_f1", "top3_accuracy", "top5_accuracy", "attribute_class_f1",
-            "loss", "category_loss", "attribute_loss",
+            "loss", "category_loss", "attribute_loss", *(["plain_loss"] if config.train.label_smoothing else []),
         )  # fmt: skip
 
     def train_metrics(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:

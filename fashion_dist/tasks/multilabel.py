@@ -111,7 +111,8 @@ class MultiLabel(Task):
 
     def metrics(self, schema: Schema, config: Config) -> tuple[str, ...]:
         """See `Task.metrics`."""
-        return ("micro_f1", "macro_f1", "sample_f1", "exact_match", "loss")
+        plain = ["plain_loss"] if config.train.label_smoothing else []
+        return ("micro_f1", "macro_f1", "sample_f1", "exact_match", "loss", *plain)
 
     def train_metrics(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
         """`micro_f1`."""

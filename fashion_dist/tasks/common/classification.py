@@ -97,7 +97,7 @@ class Classification(Task):
         """See `Task.metrics`."""
         count = len(self.class_names(schema, config))
         best = [f"top{n}_accuracy" for n in (3, 5) if count > n]
-        return ("accuracy", "macro_f1", *best, "loss")
+        return ("accuracy", "macro_f1", *best, "loss", *(["plain_loss"] if config.train.label_smoothing else []))
 
     def train_metrics(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
         """`accuracy`."""

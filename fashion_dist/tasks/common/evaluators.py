@@ -8,6 +8,7 @@ Legend: N samples of a batch, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -73,11 +74,15 @@ class Evaluator(ABC):
 class SumEvaluator(Evaluator):
     """Sums that add up over batches and ranks. A subclass has `add_batch`, and `metrics` of the sums.
 
+    Where labels are smoothed in training, `loss` is that of smoothed ones and `plain_loss`, beside it, of the labels as
+    they are, which other trainers report.
+
     An update costs what the batch costs: nothing of the size of all classes is allocated after the first.
     """
 
     def __init__(self, task: Task, split: Split, config: Config) -> None:
         super().__init__(task, split, config)
+        self._plain = dataclasses.replace(config, train=dataclasses.replace(config.train, label_smoothing=0.0))
         self._sums: dict[str, Tensor] = {}
         self.sums: dict[str, np.ndarray] = {}
         """After `reduce`, float64."""
@@ -111,8 +116,11 @@ class SumEvaluator(Evaluator):
         """See `Evaluator.update`."""
         self.add_batch(outputs, targets)
         sums, counts = self.task.losses(outputs, targets, self.config), self.task.counts(targets, self.config)
-        minimised = self.task.objective(sums, counts, outputs, self.config)
-        for kind, values in (("loss", sums), ("count", counts), ("minimised", minimised)):
+        kinds = {"loss": sums, "count": counts, "minimised": self.task.objective(sums, counts, outputs, self.config)}
+        if self.config.train.label_smoothing:
+            plain = self.task.losses(outputs, targets, self._plain)
+            kinds["plain"] = self.task.objective(plain, counts, outputs, self._plain)
+        for kind, values in kinds.items():
             for name, value in values.items():
                 self.add(f"{kind}:{name}", value)
 
@@ -120,10 +128,14 @@ class SumEvaluator(Evaluator):
         """See `Evaluator.reduce`."""
         added = {name: value.cpu().numpy() for name, value in dist.all_reduce_sum_ragged(self._sums).items()}
         self._losses, self.sums = {"loss": 0.0}, {name: value for name, value in added.items() if ":" not in name}
+        if self.config.train.label_smoothing:
+            self._losses["plain_loss"] = 0.0
         for name, count in ((name, float(value)) for name, value in added.items() if name.startswith("count:")):
             term = name.removeprefix("count:")
             if count > 0:  # else there is no such loss on this split
                 self._losses["loss"] += float(added[f"minimised:{term}"]) / count
+                if f"plain:{term}" in added:
+                    self._losses["plain_loss"] += float(added[f"plain:{term}"]) / count
                 if term != "loss":
                     self._losses[term] = float(added[f"loss:{term}"]) / count
 

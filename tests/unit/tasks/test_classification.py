@@ -33,7 +33,7 @@ def batch(count: int = 300, seed: int = 0) -> tuple[dict[str, torch.Tensor], dic
 
 def measured(outputs: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, float]:
     found = evaluated(TASK, SPLIT, RECIPE, *parts(outputs, targets, 31, 100)).compute()
-    return {name: value for name, value in found.items() if name != "loss"}
+    return {name: value for name, value in found.items() if not name.endswith("loss")}
 
 
 def read(text: str) -> list[list[str]]:
@@ -53,6 +53,9 @@ def test_metrics_and_loss_are_scikit_learns() -> None:
     expected = log_loss(true, probability, labels=range(10))
     plain = RECIPE.override(["train.label_smoothing=0"])
     assert float(TASK.loss(outputs, targets, plain)["loss"]) == pytest.approx(expected, rel=1e-5)
+    both = evaluated(TASK, SPLIT, RECIPE, *parts(outputs, targets, 31, 100)).compute()
+    assert both["plain_loss"] == pytest.approx(expected, rel=1e-5) and both["loss"] != both["plain_loss"]
+    assert "plain_loss" not in evaluated(TASK, SPLIT, plain, (outputs, targets)).compute()
 
 
 def test_unknown_labels_count_for_nothing() -> None:
