@@ -19,7 +19,7 @@ from typing import Any
 
 from fashion_dist.cluster import code_version, safe_python
 from fashion_dist.config import Config, ModelConfig
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.io import parse_dataclass, read_json, sha256_of
 from fashion_dist.models import pretrained, registry
 from fashion_dist.models.probe import Found, probe
@@ -58,7 +58,7 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
     known = read_json(home.networks).get(_key(model, image_px, home))
     if isinstance(known, dict) and "error" in known:
         raise ConfigError(str(known["error"]))
-    with contextlib.suppress(ConfigError):  # nobody asked, or somebody changed the answer
+    with contextlib.suppress(InputError):  # nobody asked, or somebody changed the answer
         return parse_dataclass(Found, known, home.networks)
     try:
         found = probe(model, image_px) if "torch" in sys.modules else _asked(model, image_px)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.errors import ConfigError, RunError, unknown
+from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.io import parse_dataclass, read_json, read_own, sha256_of, write_json, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
@@ -139,7 +139,7 @@ def published_of(config: ModelConfig, known: Path) -> Published:
     if registry.locate(name)[0] == "ours":
         return published(name)
     key = published_key(config)
-    with contextlib.suppress(ConfigError):  # there is none, or somebody changed it
+    with contextlib.suppress(InputError):  # there is none, or somebody changed it
         kept = parse_dataclass(Published, read_json(known).get(key), known)
         if Path(kept.file).name == kept.file:
             return kept
