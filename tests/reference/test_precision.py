@@ -131,3 +131,10 @@ def test_clipping_and_the_average_are_pytorchs(precision: str, packed_home: Path
             expected = [old + share * (new - old) for old, new in zip(expected or values, values, strict=True)]
         for average, value in zip(state.evaluated_model().parameters(), expected, strict=True):
             torch.testing.assert_close(average, value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", [0, 1700000000, 2**63 - 1])
+def test_any_seed_trains(seed: int, packed_home: Path, tmp_path: Path) -> None:
+    settings = (f"train.seed={seed}", "train.mixup=0.4", "train.fraction=0.5")
+    with training(packed_home, tmp_path / "r", *settings) as (trainer, train):
+        assert step(trainer, train)["loss"].isfinite() and trainer.state.skipped["run"] == 0
