@@ -156,7 +156,7 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
 def _curves(run: RunDir, metric: str, width: int) -> list[tuple[str, str]]:
     points = read_metrics(run.metrics)
     rows = []
-    for split, name in (("train", "loss"), ("val", "loss"), ("val", metric)):
+    for split, name in dict.fromkeys([("train", "loss"), ("val", "loss"), ("train", metric), ("val", metric)]):
         values = [float(p[name]) for p in points if p["split"] == split and isinstance(p.get(name), (int, float))]
         if name and len(values) > 1:
             bars = sparkline(values, max(10, min(60, width - 40)))

@@ -140,16 +140,19 @@ def _one_run(args: Args, home: Path, nodes: int, seed: int) -> float:
 
 
 def _dataset(task: str) -> str:
-    from fashion_dist.tasks import load
+    from fashion_dist.tasks import load, names
 
-    return load(task).recipe.dataset
+    if not (found := load(task).recipe.dataset):
+        having = ", ".join(name for name in names() if load(name).recipe.dataset)
+        raise ConfigError(f"--task {task} has no data set of its own; allowed: {having}")
+    return found
 
 
 def _machine(args: Args, home: Home, step_s: float) -> Machine:
     from fashion_dist.tasks import load
 
     task = load(args.task)
-    shard_set = ShardSet.open(home.shard_set(task.recipe.dataset))
+    shard_set = ShardSet.open(home.shard_set(_dataset(args.task)))
     config = task.recipe.override([f"model.name={args.model or task.recipe.model.name}"])
     parameters = sum(p.numel() for p in task.build_model(config, shard_set.schema).parameters())
     size = sum(shard.size for shard in shard_set.manifest.shards)

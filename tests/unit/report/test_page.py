@@ -135,6 +135,31 @@ def test_a_page_stands_alone_and_every_picture_has_words(
     assert "60 s of CPU time" in found.text or "1 min 0 s of CPU time" in found.text
 
 
+def test_training_and_validation_are_one_picture_and_the_gap_is_told(shard_set: ShardSet, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "deepfashion-aaaa", RECIPE, shard_set, {})
+    made = make.report_run(facts_of(run.path)[0], quick=True)
+    found = read(made.page).text
+    assert "training had accuracy 0.3500, 0.1000 above validation's 0.2500 and loss 1.0000, 0.0500 below" in found
+    assert "Validation score was best after epoch 2, at 0.5000; after the last, 3, it was 0.4000." in found
+    (curve,) = [csv.reader(path.open()) for path in (made.page.parent / "figures").glob("curve-accuracy.csv")]
+    assert {row[0] for row in curve} == {"split", "train", "val"}
+    assert len([picture for picture in made.album.pictures if picture.title == "Accuracy"]) == 1
+
+
+def test_of_runs_that_watch_the_loss_the_lowest_is_best(shard_set: ShardSet, tmp_path: Path) -> None:
+    folders = []
+    for n, loss in enumerate((0.9, 0.3, 0.6)):
+        config = with_settings(RECIPE, "train.monitor=loss", "train.mode=min", f"model.dropout={n / 10}")
+        folders.append(tmp_path / "runs" / f"deepfashion-{n}")
+        make_run(folders[-1], config, shard_set, {}, scores=(loss,), monitor="loss")
+    found = read(make.report_runs(facts_of(*folders), tmp_path / "page", quick=True).page)
+    assert "deepfashion-1 has the best validation loss, 0.3000, before deepfashion-2 with 0.6000." in found.text
+    assert "Best in validation loss is dropout 0.1, at 0.3000." in found.text
+    assert [row[0] for row in found.rows if row[0].startswith("deepfashion-")] == [
+        f"deepfashion-{n}" for n in (1, 2, 0)
+    ]
+
+
 @pytest.mark.parametrize(
     ("state", "scores", "words"),
     [

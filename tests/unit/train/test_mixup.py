@@ -48,3 +48,15 @@ def test_two_ranks_mix_what_one_rank_mixes() -> None:
 def test_an_odd_batch_mixes_its_last_image_with_itself() -> None:
     mixed = mix_batch(images(5), TrainConfig(mixup=0.4), step=0)
     assert torch.allclose(mixed.images[4], images(5)[4])
+
+
+def test_a_mixed_image_is_told_by_its_larger_share() -> None:
+    targets = {"y": torch.arange(6.0), "z": torch.arange(6.0)}
+    for step in range(20):
+        mixed = mix_batch(images(), TrainConfig(mixup=0.4), step)
+        told = mixed.larger(targets, ("z",))
+        nearest = mixed.images.mean((1, 2, 3)).round()  # neighbours are one apart
+        assert torch.equal(told["y"], nearest)
+        assert (told["z"] == -1).all()
+    plain = mix_batch(images(), TrainConfig(), step=0)
+    assert plain.larger(targets, ("z",)) is targets
