@@ -71,7 +71,8 @@ def require_monitor(config: Config, schema: Schema) -> None:
     task = load(config.task)
     monitor, known = task.monitored(config), task.metrics(schema, config)
     if monitor.metric not in known:
-        raise unknown("metric (train.monitor)", monitor.metric, known)
+        listed = ", ".join(sorted(known))
+        raise ConfigError(f"train.monitor = {monitor.metric!r} is not measured; known: {listed}")
     if config.train.mode != monitor.mode:
         better = "more" if monitor.mode == "max" else "less"
         raise ConfigError(

@@ -283,7 +283,7 @@ def test_the_direction_is_the_metrics_and_unknown_monitors_are_refused(packed: P
     with pytest.raises(ConfigError, match=r"train.mode = 'max' is not possible: of loss less is better; allowed: min"):
         resolved(home, "train.monitor=loss", "train.mode=max")
     with pytest.raises(
-        ConfigError, match=r"unknown metric \(train.monitor\) 'acuracy'; known: accuracy, loss, macro_f1"
+        ConfigError, match=r"train.monitor = 'acuracy' is not measured; known: accuracy, loss, macro_f1"
     ):
         resolved(home, "train.monitor=acuracy")
     request = LaunchRequest("classification", dataset="own", home=str(home), cluster="local")
