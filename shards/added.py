@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shards import index, packing, readers, staging, writer
 from shards.errors import InputError
+from shards.images import OpenDecoder, open_pillow
 from shards.locks import Lock
 from shards.manifest import INDEX, LEARNED, MANIFEST, REJECTED, Manifest, fsync_files, fsync_folder
 from shards.pack_plan import OnProgress, PackOptions, Plan
@@ -35,6 +35,7 @@ def add_split(
     workers: int = 1,
     replace: bool = False,
     skip_bad: bool = False,
+    open_decoder: OpenDecoder = open_pillow,
     on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> Manifest:
     """Adds `source` as the split `split` to the set in `out`, read as the set was: same options, same class names.
@@ -47,6 +48,7 @@ def add_split(
         workers: processes.
         replace: put it in the place of a split that is there.
         skip_bad: list images that do not decode in `rejected.csv` instead of stopping.
+        open_decoder: a module's function that gives what `check="decode"` tries images with.
         on_progress: called as (stage, done, total).
 
     Raises:
@@ -75,7 +77,7 @@ def add_split(
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
         packing.check_space(out, todo)
         if todo:
-            packing.write_here(plan, todo, workers, on_progress)
+            packing.write_here(plan, todo, workers, on_progress, open_decoder)
         manifest = _grown(before, split, plan)
         _publish(out, folder, before, manifest, split, plan)
         writer.commit(manifest, out, folder)
@@ -106,7 +108,8 @@ def _removed_if_refused(folder: Path, kept: Path) -> Iterator[None]:
         yield
     except InputError:
         if not kept.exists() and not staging.is_needed(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                staging.remove(folder)
         raise
 
 

@@ -1,244 +1,308 @@
-"""What an encoded image is: its format, its size as it is shown, whether it is whole, and whether DALI can decode it.
+"""What is stored of a picture: its own bytes where training decodes them as Pillow does, else what Pillow reads.
 
-JPEG and PNG headers are parsed here, in a few microseconds; every other format goes through Pillow. DALI 2.4 decodes
-JPEG (Huffman, 8 bit), PNG and WebP without Exif right, EXIF rotation and CMYK included; GIF, AVIF, ICO, WebP with Exif
-and others end its pipeline for good, so they are stored as PNG instead, pixel by pixel the same.
+What training sees is RGB with 8 bits a channel. Every mode follows one rule, whether the bytes are kept, converted or
+resized: gray is scaled by its depth; transparent pixels show the colour that is stored beneath them, or `background`;
+the first frame; EXIF rotation applied; colour profiles are ignored.
 """
 
 from __future__ import annotations
 
+import functools
 import io
-import struct
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from shards.headers import BadImageError, Image, from_header
+from shards.limits import limit, over
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image as PillowImage
 
-_ROTATED = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap width and height."""
-_KEPT_SOF = frozenset({0xC0, 0xC1, 0xC2})
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+__all__ = ["BadImageError", "Decode", "Image", "OpenDecoder", "colour", "inspect", "open_pillow", "prepare", "reread"]
+
+T = TypeVar("T")
+FORMATS = (
+    "AVIF", "BMP", "CUR", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD",
+    "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM",
+)  # fmt: skip
+"""What Pillow may open: none of them starts another program or asks for a library that reads files of its own."""
+_STORED_MODES = frozenset({"1", "L", "P", "RGB", "I;16"})
 JPEG_QUALITY = 90
 """Of images re-encoded by `--resize`."""
 
-
-class BadImageError(Exception):
-    """Bytes that are no whole image; `str()` says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An encoded image as it is stored.
-
-    Args:
-        data: encoded bytes.
-        extension: `jpg`, `png` or `webp`.
-        width, height: pixels as shown, EXIF rotation applied.
-        converted: the format it had before, when it is stored as another.
-    """
-
-    data: bytes
-    extension: str
-    width: int
-    height: int
-    converted: str = ""
+Decode = Callable[[Sequence[bytes], Sequence[tuple[int, int]]], Sequence[str | None]]
+"""(files, their widths and heights as shown) -> what is wrong with each: None where it decodes to that size."""
+OpenDecoder = Callable[[], Decode]
+"""A module's function, so that worker processes can be told it."""
 
 
-def prepare(data: bytes, *, decode: bool = False, resize_px: int = 0) -> Image:
-    """The image that goes into a shard: `data` as it is whenever DALI can decode it and no resize is asked for.
-
-    Args:
-        data: an encoded image of any format Pillow reads.
-        decode: decode it once, so that damage behind the header is found as well.
-        resize_px: re-encode with the shorter side at most this long; 0 keeps the bytes.
+def inspect(data: bytes) -> Image | None:
+    """The image as its header says, when its format is stored as it is; None when Pillow has to look.
 
     Raises:
-        BadImageError: empty, no image, or cut.
+        BadImageError: empty, cut, without pixels, or larger than the limits.
     """
-    image = _from_header(data)
-    if image is None:
-        return _through_pillow(data, resize_px)
-    if resize_px and min(image.width, image.height) > resize_px:
-        return _resized(_decoded(data), image.extension, resize_px)
-    if decode:
-        check_decodes(data)
+    fault = over("PICTURE_BYTES", len(data), "bytes")
+    if fault is not None:
+        raise BadImageError(fault)
+    image = from_header(data)
+    if image is not None:
+        _check_size(image.width, image.height)
     return image
 
 
-def _from_header(data: bytes) -> Image | None:
-    """The image when its own header shows a format that is stored as it is; None when Pillow has to look."""
-    if data[:3] == b"\xff\xd8\xff":
-        return _jpeg(data)
-    if data[:8] == _PNG:
-        return _png(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data)
-    if not data:
-        raise BadImageError("the file is empty")
-    return None
+def prepare(data: bytes, *, decode: bool = False, resize_px: int = 0, background: str = "") -> Image:
+    """The image that goes into a shard: `data` as it is whenever that can be.
+
+    Args:
+        data: an encoded image of any of the `FORMATS`.
+        decode: decode it once with Pillow, so that damage behind the header is found as well.
+        resize_px: re-encode with the shorter side at most this long; 0 keeps the bytes.
+        background: the colour that transparent pixels are laid over; empty shows the colours beneath.
+
+    Raises:
+        BadImageError: empty, no image, cut, or too large.
+    """
+    image = inspect(data)
+    if image is None or is_changed(image, resize_px, background):
+        return reread(data, image, resize_px, background)
+    if decode:
+        (wrong,) = _pillow_decodes([data], [(image.width, image.height)])
+        return image if wrong is None else reread(data, image, 0, background, "which only Pillow reads")
+    return image
 
 
-def _jpeg(data: bytes) -> Image | None:
-    """Walks the segments up to the frame header (ITU-T T.81, annex B), then looks for the end of the image."""
-    position, orientation, end = 2, 1, len(data)
-    width = height = 0
-    keep = False
-    while position + 4 <= end:
-        if data[position] != 0xFF:
-            raise BadImageError(f"a damaged JPEG: no marker at byte {position}")
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 2
-            continue
-        length = (data[position + 2] << 8) | data[position + 3]
-        if marker in _SOF and position + 9 <= end:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            keep = marker in _KEPT_SOF and data[position + 4] == 8
-        elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _orientation(data[position + 10 : position + 2 + length])
-        elif marker == 0xDA:
-            break
-        elif marker == 0xD9:
-            raise BadImageError("a JPEG without pixels")
-        position += 2 + length
-    else:
-        raise BadImageError(f"a cut JPEG: its {end} bytes end within the header")
-    # A thumbnail has an end marker of its own, so only one behind the start of the scan counts.
-    if data[-2:] != b"\xff\xd9" and data.find(b"\xff\xd9", position) < 0:
-        raise BadImageError(f"a cut JPEG: no end marker in its {end} bytes")
-    if not width or not height:
-        raise BadImageError("a JPEG of unknown size")
-    if orientation in _ROTATED:
-        width, height = height, width
-    return Image(data, "jpg", width, height) if keep else None
+def is_changed(image: Image, resize_px: int, background: str) -> bool:
+    """Whether an image of a good header has to be re-encoded."""
+    smaller = resize_px and min(image.width, image.height) > resize_px
+    return bool(smaller) or (image.transparent and bool(background))
 
 
-def _orientation(exif: bytes) -> int:
-    """EXIF tag 0x0112 of the first directory, 1 (upright) when there is none."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
-        return 1
-    (start,) = struct.unpack_from(order + "I", exif, 4)
-    if start + 2 > len(exif):
-        return 1
-    (entries,) = struct.unpack_from(order + "H", exif, start)
-    for at in range(start + 2, min(start + 2 + 12 * entries, len(exif) - 11), 12):
-        tag, _, _, value = struct.unpack_from(order + "HHIH", exif, at)
-        if tag == 0x0112:
-            return int(value)
-    return 1
+def reread(data: bytes, header: Image | None, resize_px: int, background: str, why: str = "") -> Image:
+    """The image as Pillow reads it: losslessly as PNG, or, when it is resized, in the format of its `header`.
+
+    `why` says what is odd about a file whose header is not.
+    """
+
+    def read() -> Image:
+        pixels = _opened(data)
+        told = _told(pixels)
+        pixels = _upright(pixels)
+        layered = _laid_over(pixels, background) if background else None
+        if layered is None and header is not None and not why and not resize_px:
+            return header  # nothing is transparent after all
+        pixels = _plain(pixels) if layered is None else layered
+        shrunk = resize_px and min(pixels.size) > resize_px
+        if shrunk:
+            pixels = _shrunk(pixels, resize_px)
+        extension = header.extension if header is not None and shrunk and layered is None else "png"
+        if header is not None:
+            told = f"{told} {why or 'with transparency'}" if layered is not None or why else ""
+        return Image(_encoded(pixels, extension), extension, *pixels.size, told)
+
+    return _guarded(read)
 
 
-def _png(data: bytes) -> Image:
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise BadImageError(f"a cut PNG: its {len(data)} bytes end within the header")
-    if data.find(b"IEND", 33) < 0:
-        raise BadImageError(f"a cut PNG: no end chunk in its {len(data)} bytes")
-    width, height = struct.unpack_from(">II", data, 16)
-    if not width or not height:
-        raise BadImageError("a PNG without pixels")
-    pixels = data.find(b"IDAT", 33)
-    exif = data.find(b"eXIf", 33, pixels if pixels > 0 else None)
-    if exif > 0:
-        (length,) = struct.unpack_from(">I", data, exif - 4)
-        if _orientation(data[exif + 4 : exif + 4 + length]) in _ROTATED:
-            width, height = height, width
-    return Image(data, "png", width, height)
+def open_pillow() -> Decode:
+    """Decoding with Pillow, where DALI is not installed."""
+    _formats()
+    return _pillow_decodes
 
 
-def _webp(data: bytes) -> Image | None:
-    (size,) = struct.unpack_from("<I", data, 4)
-    if size + 8 > len(data):
-        raise BadImageError(f"a cut WebP: {size + 8} bytes announced, {len(data)} there")
-    kind = data[12:16]
-    if kind == b"VP8 " and len(data) >= 30 and data[23:26] == b"\x9d\x01\x2a":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return Image(data, "webp", width & 0x3FFF, height & 0x3FFF)
-    if kind == b"VP8L" and len(data) >= 25 and data[20] == 0x2F:
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return Image(data, "webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    return None  # extended: animation, Exif
+def _pillow_decodes(files: Sequence[bytes], sizes: Sequence[tuple[int, int]]) -> list[str | None]:
+    found: list[str | None] = []
+    for data, (width, height) in zip(files, sizes, strict=True):
+        try:
+            turned = _guarded(lambda data=data: _upright(_opened(data)))  # type: ignore[misc]
+            same = turned.size == (width, height)
+            found.append(None if same else f"decodes to {turned.width}x{turned.height} pixels, not {width}x{height}")
+        except BadImageError as error:
+            found.append(str(error))
+    return found
 
 
-def _through_pillow(data: bytes, resize_px: int) -> Image:
-    """An image of any other format as PNG: the first frame, upright."""
-    pixels = _decoded(data)
-    told = (pixels.format or "unknown").lower()
-    if resize_px and min(pixels.size) > resize_px:
-        image = _resized(pixels, "png", resize_px)
-        return Image(image.data, image.extension, image.width, image.height, told)
-    image = _encoded(_upright(pixels), "png")
-    return Image(image.data, image.extension, image.width, image.height, told)
+def names_missing_colours(data: bytes) -> bool:
+    """Whether a picture with a short palette has pixels of colours that it lacks; decoders disagree on these."""
+    import numpy as np
+
+    def read() -> bool:
+        pixels = _opened(data)
+        return pixels.mode == "P" and np.asarray(pixels).max() >= len(pixels.getpalette() or ()) // 3
+
+    return _guarded(read)
 
 
-def _decoded(data: bytes) -> PillowImage.Image:
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
+def sketch(data: bytes, side: int, background: str) -> PillowImage.Image:
+    """Upright RGB, decoded at a fraction of its size where the format can; raises BadImageError."""
 
+    def read() -> PillowImage.Image:
+        pixels = _upright(_opened(data, draft=(side, side)))
+        layered = _laid_over(pixels, background)
+        return _eight_bits(_plain(pixels)).convert("RGB") if layered is None else layered
+
+    return _guarded(read)
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """A colour by its CSS name or as #rrggbb; raises ValueError."""
+    from PIL import ImageColor
+
+    red, green, blue = ImageColor.getrgb(name)[:3]
+    return red, green, blue
+
+
+def _guarded(read: Callable[[], T]) -> T:
+    """What `read` gives; whatever an image library raises becomes one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no concern of ours; pixels are
-            pixels = Pillow.open(io.BytesIO(data))
-            pixels.load()
+            return read()
+    except BadImageError:
+        raise
+    except Exception as error:  # image libraries raise what they like: a file's fault, never the program's end
+        told = " ".join(str(error).split())[:200]
+        raise BadImageError(f"does not decode: {told or type(error).__name__}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    fault = over("SIDE", max(width, height), "pixels a side") or over("PIXELS", width * height, "pixels")
+    if fault is not None:
+        raise BadImageError(fault)
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow has."""
+    from PIL import Image as Pillow
+
+    Pillow.init()
+    return [name for name in FORMATS if name in Pillow.OPEN]
+
+
+def _opened(data: bytes, draft: tuple[int, int] | None = None) -> PillowImage.Image:
+    """The first frame, decoded."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    Pillow.MAX_IMAGE_PIXELS = max(Pillow.MAX_IMAGE_PIXELS or 0, limit("PIXELS"))
+    formats = _formats()
+    try:
+        pixels = Pillow.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        raise BadImageError(f"not an image: it begins with {data[:8]!r}") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        struct.error,
-        Pillow.DecompressionBombError,
-    ) as error:
-        raise BadImageError(f"does not decode: {error}") from None
+        raise BadImageError(f"not an image that is read ({', '.join(formats)}): it begins with {data[:12]!r}") from None
+    _check_size(*pixels.size)
+    if draft is not None:
+        pixels.draft("RGB", draft)
+    pixels.load()
+    _check_size(*pixels.size)
     return pixels
 
 
-def check_decodes(data: bytes) -> None:
-    """Decodes the pixels and throws them away; raises `BadImageError`."""
-    _decoded(data)
+def _told(pixels: PillowImage.Image) -> str:
+    animated = "animated " if getattr(pixels, "is_animated", False) and pixels.format != "MPO" else ""
+    return animated + (pixels.format or "unknown").lower()
 
 
 def _upright(pixels: PillowImage.Image) -> PillowImage.Image:
     from PIL import ImageOps
 
-    return ImageOps.exif_transpose(pixels)
+    try:
+        return ImageOps.exif_transpose(pixels)
+    except Exception:  # metadata that is no EXIF says nothing about the pixels, which are there
+        return pixels
 
 
-def _resized(pixels: PillowImage.Image, extension: str, resize_px: int) -> Image:
+def _laid_over(pixels: PillowImage.Image, background: str) -> PillowImage.Image | None:
+    """RGB over `background`; None where every pixel is opaque."""
     from PIL import Image as Pillow
 
-    pixels = _upright(pixels)
-    if pixels.mode not in ("L", "RGB", "RGBA"):
-        pixels = pixels.convert("RGBA" if "transparency" in pixels.info or pixels.mode == "LA" else "RGB")
-    scale = resize_px / min(pixels.size)
-    width, height = (max(resize_px, round(side * scale)) for side in pixels.size)
-    return _encoded(pixels.resize((width, height), Pillow.Resampling.BICUBIC, reducing_gap=3.0), extension)
-
-
-def _encoded(pixels: PillowImage.Image, extension: str) -> Image:
-    if pixels.mode not in _PNG_MODES:
-        if pixels.mode in ("F", "I"):
-            raise BadImageError(
-                f"pixels of mode {pixels.mode!r} have no defined brightness; convert it to 8 or 16 bits"
-            )
-        pixels = pixels.convert("RGB")
-    file = io.BytesIO()
-    if extension == "jpg":
-        pixels.convert("RGB" if pixels.mode != "L" else "L").save(file, "JPEG", quality=JPEG_QUALITY)
-    elif extension == "webp":
-        pixels.save(file, "WEBP", quality=JPEG_QUALITY)
+    see_through = pixels.info.get("transparency")
+    if pixels.mode.startswith("I"):
+        gray = _sixteen_bits(pixels)
+        if not isinstance(see_through, int):
+            return None
+        alpha = Pillow.fromarray(((_values(pixels) != see_through) * 255).astype("uint8"))
+        solid = _eight_bits(gray).convert("RGB")
+    elif see_through is not None or pixels.mode in ("LA", "PA", "RGBA", "La", "RGBa") or _palette_alpha(pixels):
+        layered = _straight(pixels).convert("RGBA")
+        solid, alpha = layered.convert("RGB"), layered.getchannel("A")
     else:
-        transparency = pixels.info.get("transparency")
-        kept = {"transparency": transparency} if transparency is not None and pixels.mode == "P" else {}
-        pixels.info = {}
-        pixels.save(file, "PNG", **kept)
-    return Image(file.getvalue(), extension, *pixels.size)
+        return None
+    if alpha.getextrema() == (255, 255):
+        return None
+    ground = Pillow.new("RGB", solid.size, colour(background))
+    ground.paste(solid, mask=alpha)
+    return ground
+
+
+def _palette_alpha(pixels: PillowImage.Image) -> bool:
+    return pixels.mode == "P" and pixels.palette is not None and "A" in pixels.palette.mode
+
+
+def _straight(pixels: PillowImage.Image) -> PillowImage.Image:
+    """Without the multiplication by alpha that some formats store."""
+    return pixels.convert({"La": "LA", "RGBa": "RGBA"}[pixels.mode]) if pixels.mode in ("La", "RGBa") else pixels
+
+
+def _plain(pixels: PillowImage.Image) -> PillowImage.Image:
+    """One of the modes that are stored, without transparency."""
+    if pixels.mode.startswith("I"):
+        return _sixteen_bits(pixels)
+    pixels = _straight(pixels)
+    if pixels.mode == "F":
+        raise BadImageError("pixels of mode 'F' have no defined brightness; convert it to 8 or 16 bits")
+    if pixels.mode not in _STORED_MODES or _palette_alpha(pixels):
+        pixels = pixels.convert("L" if pixels.mode == "LA" else "RGB")
+    return pixels
+
+
+def _values(pixels: PillowImage.Image) -> np.ndarray:
+    import numpy as np
+
+    return np.asarray(pixels).astype(np.uint32)
+
+
+def _sixteen_bits(pixels: PillowImage.Image) -> PillowImage.Image:
+    """Gray of more than 8 bits, scaled by its depth to 16."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    tags = getattr(pixels, "tag_v2", {})
+    bits = int(tags.get(258, (16,))[0])
+    if pixels.mode == "I" and pixels.format != "PPM":  # Pillow scales a PGM to 16 bits itself
+        told = f"pixels of mode 'I' ({bits} bits or signed) have no defined brightness"
+        raise BadImageError(f"{told}; convert it to 8 or 16 bits")
+    most = (1 << bits) - 1
+    values = np.minimum(_values(pixels), most)
+    if tags.get(262) == 0:  # white is zero
+        values = most - values
+    return Pillow.fromarray((values * 65535 // most).astype(np.uint16))
+
+
+def _eight_bits(pixels: PillowImage.Image) -> PillowImage.Image:
+    """L or RGB."""
+    from PIL import Image as Pillow
+
+    if pixels.mode == "I;16":
+        return Pillow.fromarray((_values(pixels) >> 8).astype("uint8"))
+    return pixels.convert({"1": "L", "P": "RGB"}.get(pixels.mode, pixels.mode))
+
+
+def _shrunk(pixels: PillowImage.Image, resize_px: int) -> PillowImage.Image:
+    from PIL import Image as Pillow
+
+    scale = resize_px / min(pixels.size)
+    size = (max(resize_px, round(pixels.width * scale)), max(resize_px, round(pixels.height * scale)))
+    return _eight_bits(pixels).resize(size, Pillow.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _encoded(pixels: PillowImage.Image, extension: str) -> bytes:
+    file = io.BytesIO()
+    pixels.info = {}
+    if extension == "png":
+        pixels.save(file, "PNG")
+    else:
+        pixels.save(file, "JPEG" if extension == "jpg" else "WEBP", quality=JPEG_QUALITY)
+    return file.getvalue()

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shards import tar
+from shards import images, tar
 from shards.errors import NO_SPACE, InputError, RowsError, SpaceError
 from shards.index import table_hash
 from shards.portable import pread
@@ -55,6 +55,7 @@ class PackOptions:
         resize_px: re-encode images whose shorter side is longer than this; 0 keeps every byte.
         check: `decode` decodes each image once, `header` only parses its header and looks for its end.
         skip_bad: list images that do not decode in `rejected.csv` instead of stopping.
+        background: the colour that transparent pixels are laid over; empty shows the colours beneath them.
     """
 
     seed: int = 0
@@ -62,6 +63,7 @@ class PackOptions:
     resize_px: int = 0
     check: str = "decode"
     skip_bad: bool = False
+    background: str = ""
 
     def __post_init__(self) -> None:
         if self.check not in ("decode", "header"):
@@ -71,10 +73,18 @@ class PackOptions:
         if self.resize_px < 0:
             raise InputError(f"resize {self.resize_px} is not possible; allowed: 0 (keep the bytes) or pixels")
 
+        if self.background:
+            try:
+                images.colour(self.background)
+            except ValueError:
+                told = "a colour's CSS name, such as white, or #rrggbb"
+                raise InputError(f"background {self.background!r} is not possible; allowed: {told}") from None
+
     @property
     def shaping(self) -> dict[str, Any]:
         """The options that change what is packed, or how well it was checked."""
-        return {"seed": self.seed, "shard_mb": self.shard_mb, "resize_px": self.resize_px, "check": self.check}
+        found = {"seed": self.seed, "shard_mb": self.shard_mb, "resize_px": self.resize_px, "check": self.check}
+        return found | ({"background": self.background} if self.background else {})
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from shards import pack_plan as planning
 from shards import readers, staging, worker_pool, writer
 from shards.errors import DamageError, InputError, SpaceError
+from shards.images import OpenDecoder, open_pillow
 from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest
 from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
@@ -37,6 +38,7 @@ def pack(
     *,
     workers: int = 1,
     run_shards: RunShards | None = None,
+    open_decoder: OpenDecoder = open_pillow,
     replace: bool = False,
     on_progress: OnProgress = _silent,
     on_found: Callable[[str], object] = lambda _found: None,
@@ -54,6 +56,7 @@ def pack(
         read_options: what to take from the source.
         workers: processes on this machine.
         run_shards: writes the shards it is given in another way, such as an array job.
+        open_decoder: a module's function that gives what `check="decode"` tries images with.
         replace: pack again over the packed set in `out`; tars that were only indexed are never removed.
         on_progress: called as (stage, done, total).
         on_found: called with what the source holds, in words, before anything is packed.
@@ -71,8 +74,8 @@ def pack(
         on_found(opened.found)
     noted = {"read": chosen} if (chosen := read_options.chosen()) else {}
     return pack_opened(
-        dataset, opened, out, options, workers=workers, run_shards=run_shards, replace=replace, noted=noted,
-        on_progress=on_progress,
+        dataset, opened, out, options, workers=workers, run_shards=run_shards, open_decoder=open_decoder,
+        replace=replace, noted=noted, on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -84,6 +87,7 @@ def pack_opened(
     *,
     workers: int = 1,
     run_shards: RunShards | None = None,
+    open_decoder: OpenDecoder = open_pillow,
     replace: bool = False,
     while_same: bool = False,
     noted: Mapping[str, Any] | None = None,
@@ -103,7 +107,7 @@ def pack_opened(
     with (
         Lock(folder / "lock", str(out)),
         _unplanned_removed(folder, created),
-        _pool(workers, options, out, replace, run_shards) as pool,
+        _pool(workers, options, out, replace, run_shards, open_decoder) as pool,
     ):
         if replace or not (out / MANIFEST).exists():  # before hours of planning
             staging.refuse_strangers(out, staging.ours(out), (INDEX, REJECTED, CARD), every_tar=True)
@@ -119,7 +123,7 @@ def pack_opened(
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
         check_space(out, todo)
         if todo:
-            (run_shards or _with_workers(pool))(plan, todo, on_progress)
+            (run_shards or _with_workers(pool, open_decoder))(plan, todo, on_progress)
         manifest = writer.finish(plan, out, on_progress)
         writer.commit(manifest, out, folder)
         return manifest
@@ -219,29 +223,39 @@ class Part:
     staging: Path
     names: tuple[str, ...]
     workers: int = 1
+    open_decoder: OpenDecoder = open_pillow
 
 
-def parts(plan: Plan, todo: Sequence[ShardPlan], count: int, workers: int = 1) -> list[Part]:
+def parts(
+    plan: Plan, todo: Sequence[ShardPlan], count: int, workers: int = 1, open_decoder: OpenDecoder = open_pillow
+) -> list[Part]:
     """Up to `count` parts of about as many bytes each: consecutive shards, so that a task reads one stretch."""
     total, before = sum(shard.size for shard in todo), 0
     names: list[list[str]] = [[] for _ in range(count)]
     for shard in todo:
         names[min(count - 1, (before + shard.size // 2) * count // max(1, total))].append(shard.name)
         before += shard.size
-    return [Part(plan.folder, tuple(some), workers) for some in names if some]
+    return [Part(plan.folder, tuple(some), workers, open_decoder) for some in names if some]
 
 
 def write_part(part: Part) -> None:
     """Writes those shards of a part that are not finished; may run on any machine that sees the folders."""
     plan = Plan.load(part.staging)
     todo = [s for s in plan.shards if s.name in part.names and not writer.is_finished(plan, s, part.staging)]
-    write_here(plan, todo, part.workers, _silent)
+    write_here(plan, todo, part.workers, _silent, part.open_decoder)
 
 
-def write_here(plan: Plan, todo: Sequence[ShardPlan], workers: int, on_progress: OnProgress) -> None:
+def write_here(
+    plan: Plan,
+    todo: Sequence[ShardPlan],
+    workers: int,
+    on_progress: OnProgress,
+    open_decoder: OpenDecoder = open_pillow,
+) -> None:
     """Writes shards by so many processes of this machine."""
-    with worker_pool.Pool(workers if _decodes(plan.options) else 1, _import_decoders) as pool:
-        _with_workers(pool)(plan, todo, on_progress)
+    prepare = functools.partial(_open, open_decoder)
+    with worker_pool.Pool(workers if _decodes(plan.options) else 1, prepare) as pool:
+        _with_workers(pool, open_decoder)(plan, todo, on_progress)
 
 
 def _decodes(options: PackOptions) -> bool:
@@ -249,20 +263,24 @@ def _decodes(options: PackOptions) -> bool:
 
 
 def _pool(
-    workers: int, options: PackOptions, out: Path, replace: bool, run_shards: RunShards | None
+    workers: int,
+    options: PackOptions,
+    out: Path,
+    replace: bool,
+    run_shards: RunShards | None,
+    open_decoder: OpenDecoder,
 ) -> worker_pool.Pool:
     """The workers, which start while the plan is made; none where others write the shards, or all is written."""
     useful = run_shards is None and (replace or not (out / MANIFEST).exists())
-    return worker_pool.Pool(workers if useful else 1, _import_decoders if _decodes(options) else None)
+    prepare = functools.partial(_open, open_decoder) if _decodes(options) else None
+    return worker_pool.Pool(workers if useful else 1, prepare)
 
 
-def _import_decoders() -> None:
-    from PIL import Image
-
-    Image.preinit()
+def _open(open_decoder: OpenDecoder) -> None:
+    writer.opened(open_decoder)
 
 
-def _with_workers(pool: worker_pool.Pool) -> RunShards:
+def _with_workers(pool: worker_pool.Pool, open_decoder: OpenDecoder) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
         total = sum(shard.last - shard.first for shard in todo)
 
@@ -270,17 +288,17 @@ def _with_workers(pool: worker_pool.Pool) -> RunShards:
             on_progress("pack", done, total)
 
         if not _decodes(plan.options) and sum(shard.size for shard in todo) < _WORTH_PROCESSES_BYTES:
-            worker_pool.each(_work, [(plan.folder, tuple(todo))], 1, on_done)
+            worker_pool.each(_work, [(plan.folder, tuple(todo), open_decoder)], 1, on_done)
         else:
-            jobs = [(plan.folder, (shard,)) for shard in sorted(todo, key=lambda shard: -shard.size)]
+            jobs = [(plan.folder, (shard,), open_decoder) for shard in sorted(todo, key=lambda shard: -shard.size)]
             pool.each(_work, jobs, on_done)
 
     return run
 
 
-def _work(job: tuple[Path, tuple[ShardPlan, ...]], count: Callable[[int], None]) -> None:
-    folder, shards = job
-    writer.write_shards(_plan_of(folder, os.lstat(folder / "plan.json").st_ino), shards, count)
+def _work(job: tuple[Path, tuple[ShardPlan, ...], OpenDecoder], count: Callable[[int], None]) -> None:
+    folder, shards, open_decoder = job
+    writer.write_shards(_plan_of(folder, os.lstat(folder / "plan.json").st_ino), shards, count, open_decoder)
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -12,10 +13,11 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shards import images, index, staging, tar
 from shards.errors import NO_SPACE, InputError, SpaceError
+from shards.images import Decode, OpenDecoder
 from shards.manifest import (
     INDEX,
     MANIFEST,
@@ -39,8 +41,15 @@ _CHUNKS_HELD = 8
 """How many chunks may wait to be written."""
 _SHARDS_HELD = 4
 """How many written shards may wait to be durable."""
-_REPORTED = 64
-"""Samples between two reports of progress."""
+_AT_ONCE = 16
+_PIXELS_AT_ONCE = 1 << 25
+"""Images that are decoded together, and about how many pixels they have at most."""
+
+
+@functools.cache
+def opened(open_decoder: OpenDecoder) -> Decode:
+    """The decoder of this process, which takes half a second to open."""
+    return open_decoder()
 
 
 class _Tar:
@@ -140,17 +149,29 @@ def _read_rows(plan: Plan, shard: ShardPlan) -> tuple[_Head, bytes]:
     return head, rows
 
 
-def write_shards(plan: Plan, shards: Sequence[ShardPlan], on_samples: Callable[[int], Any]) -> None:
+def write_shards(
+    plan: Plan,
+    shards: Sequence[ShardPlan],
+    on_samples: Callable[[int], Any],
+    open_decoder: OpenDecoder = images.open_pillow,
+) -> None:
     """Writes shards into the staging folder, each complete or not there: tar, then DALI index, then rows.
+
+    Args:
+        plan: theirs.
+        shards: which of its shards.
+        on_samples: called with the samples that are done since the last call.
+        open_decoder: gives what `--check decode` tries images with.
 
     Raises:
         InputError: an image that is none, is cut, or changed since the plan was made; names its file.
         SpaceError: the disk is full.
     """
+    decode = opened(open_decoder) if plan.options.check == "decode" else None
     with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(_SHARDS_HELD) as syncing:
         ending: deque[Future[None]] = deque()
         for shard in shards:
-            archive, rows, fresh = _begin_shard(plan, shard, writing, on_samples)
+            archive, rows, fresh = _begin_shard(plan, shard, writing, decode, on_samples)
             ending.append(syncing.submit(_end_shard, plan, shard, archive, rows, fresh))
             while len(ending) > _SHARDS_HELD:
                 ending.popleft().result()
@@ -160,14 +181,18 @@ def write_shards(plan: Plan, shards: Sequence[ShardPlan], on_samples: Callable[[
 
 
 def _begin_shard(
-    plan: Plan, shard: ShardPlan, thread: ThreadPoolExecutor, on_samples: Callable[[int], Any]
+    plan: Plan,
+    shard: ShardPlan,
+    thread: ThreadPoolExecutor,
+    decode: Decode | None,
+    on_samples: Callable[[int], Any],
 ) -> tuple[_Tar, _Rows, Path]:
     """Reads and checks one shard's images; `thread` goes on writing them."""
     fresh = temporary(plan.folder / f"{shard.name}.tar")
     archive: _Tar | None = None
     try:
         archive = _Tar(fresh, thread)
-        rows = _fill(plan, shard, archive, on_samples)
+        rows = _fill(plan, shard, archive, decode, on_samples)
         archive.end()
     except BaseException as error:
         if archive is not None:
@@ -226,24 +251,56 @@ class _Rows:
         return json.dumps(vars(head)).encode() + b"\n" + rows
 
 
-def _fill(plan: Plan, shard: ShardPlan, archive: _Tar, on_samples: Callable[[int], Any]) -> _Rows:
+def _fill(
+    plan: Plan, shard: ShardPlan, archive: _Tar, decode: Decode | None, on_samples: Callable[[int], Any]
+) -> _Rows:
     rows = _Rows()
-    decode, resize_px = plan.options.check == "decode", plan.options.resize_px
     archive.add(SCHEMA_MEMBER.encode(), schema_member(plan.dataset, plan.schema, shard.split))
-    unreported = 0
+    waiting: list[_Read] = []
+    pixels = 0
     for entry in plan.entries(shard):
-        unreported += 1
-        if unreported == _REPORTED:
-            on_samples(unreported)
-            unreported = 0
         data = entry.inline or _read(entry)
         try:
-            image = images.prepare(data, decode=decode, resize_px=resize_px)
+            image = images.inspect(data)
+            if image is None or images.is_changed(image, plan.options.resize_px, plan.options.background):
+                image = images.reread(data, image, plan.options.resize_px, plan.options.background)
+            waiting.append(_Read(entry, image, image.data is data))
+            pixels += image.width * image.height
         except images.BadImageError as error:
+            waiting.append(_Read(entry, error, False))
+        if len(waiting) == _AT_ONCE or pixels > _PIXELS_AT_ONCE:
+            _add(plan, waiting, archive, rows, decode)
+            on_samples(len(waiting))
+            waiting, pixels = [], 0
+    _add(plan, waiting, archive, rows, decode)
+    on_samples(len(waiting))
+    return rows
+
+
+class _Read(NamedTuple):
+    """A record's image, or what is wrong with it; `kept` where its bytes are the source's."""
+
+    entry: Entry
+    image: images.Image | images.BadImageError
+    kept: bool
+
+
+def _add(plan: Plan, waiting: Sequence[_Read], archive: _Tar, rows: _Rows, decode: Decode | None) -> None:
+    """Adds images to the shard; `decode` tries those that keep their bytes first."""
+    kept = [one.image for one in waiting if one.kept and isinstance(one.image, images.Image)]
+    wrong = iter(() if decode is None else decode([image.data for image in kept], [(i.width, i.height) for i in kept]))
+    for entry, image, is_kept in waiting:
+        if decode is not None and is_kept and isinstance(image, images.Image):
+            try:
+                if next(wrong) is not None or (image.short_palette and images.names_missing_colours(image.data)):
+                    image = images.reread(image.data, image, 0, plan.options.background, "that only Pillow reads")
+            except images.BadImageError as error:
+                image = error
+        if isinstance(image, images.BadImageError):
             if not plan.options.skip_bad:
-                told = f"{entry.source}: {error}; --skip-bad lists such images and packs the rest"
-                raise InputError(told) from None
-            rows.rejected.append((entry.source, entry.key, str(error)))
+                told = f"{entry.source}: {image}; --skip-bad lists such images and packs the rest"
+                raise InputError(told)
+            rows.rejected.append((entry.source, entry.key, str(image)))
             continue
         key = entry.key
         offset = archive.add(f"{key}.{image.extension}".encode(), image.data)
@@ -253,8 +310,6 @@ def _fill(plan: Plan, shard: ShardPlan, archive: _Tar, on_samples: Callable[[int
         rows.facts.append(entry.facts)
         if image.converted:
             rows.converted[image.converted] = rows.converted.get(image.converted, 0) + 1
-    on_samples(unreported)
-    return rows
 
 
 def _read(entry: Entry) -> bytes:

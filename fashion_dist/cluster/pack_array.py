@@ -8,6 +8,7 @@ from typing import Any
 
 from fashion_dist.cluster import permissions, placement, resources, slurm, submitit_executor
 from fashion_dist.cluster.resources import Resources
+from fashion_dist.data.dali import open_check
 from fashion_dist.errors import ConfigError
 from shards.pack_plan import Plan, ShardPlan
 from shards.packing import parts, write_part
@@ -42,7 +43,7 @@ def _run(nodes: int, asked: Resources) -> RunShards:
     def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: Callable[[str, int, int], Any]) -> None:
         folder = plan.folder / "array"  # the set's folder may be a group's to write; pickles are the user's alone
         permissions.make(folder, otherwise="--replace packs anew")
-        shares = parts(plan, todo, nodes, asked.cpus_per_task)
+        shares = parts(plan, todo, nodes, asked.cpus_per_task, open_check)
         submitit_executor.run_array(
             write_part,
             shares,

@@ -57,7 +57,9 @@ class Args(cli.CommonArgs):
     check: Literal["decode", "header"] = "decode"
     """Decode each image once, or only parse its header and look for its end."""
     skip_bad: bool = False
-    """List images that do not decode in rejected.csv instead of stopping."""
+    """List images and names that cannot be packed in rejected.csv instead of stopping."""
+    background: str = ""
+    """Lay transparent pixels over this colour, such as white; else the colours stored beneath them are seen."""
     strict: bool = False
     """Stop at rows that would be counted, listed and left out."""
     replace: bool = False
@@ -115,6 +117,7 @@ def _workers(args: Args) -> int:
 
 
 def _pack(args: Args) -> cli.Result:
+    from fashion_dist.data.dali import open_check
     from fashion_dist.report.dataset_card import write_card
     from shards import PackOptions, pack, readers
 
@@ -124,7 +127,7 @@ def _pack(args: Args) -> cli.Result:
     home = Home.find(args.home)
     source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
     out = Path(args.out).absolute() if args.out else home.shards / (args.name or args.dataset)
-    options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad)
+    options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad, args.background)
     read_options = _read_options(args, frozenset({home.path.resolve(), home.shards.resolve(), out.resolve()}))
     run_shards = None
     if args.nodes:
@@ -142,6 +145,7 @@ def _pack(args: Args) -> cli.Result:
             read_options,
             workers=_workers(args),
             run_shards=run_shards,
+            open_decoder=open_check,
             replace=args.replace,
             on_progress=progress,
             on_found=progress.tell,
@@ -162,6 +166,7 @@ def _pack(args: Args) -> cli.Result:
 
 def _add(args: Args) -> cli.Result:
     from fashion_dist.cluster.run_view import home_flag
+    from fashion_dist.data.dali import open_check
     from fashion_dist.report.dataset_card import write_card
     from shards.added import add_split
 
@@ -182,6 +187,7 @@ def _add(args: Args) -> cli.Result:
             workers=_workers(args),
             replace=args.replace,
             skip_bad=args.skip_bad,
+            open_decoder=open_check,
             on_progress=progress,
         )
         if manifest.card:

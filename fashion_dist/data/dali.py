@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import os
 import re
 import threading
@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shards.images import open_pillow
+
 if TYPE_CHECKING:
     from fashion_dist.config import DataConfig
     from fashion_dist.data.augment import AugmentParams
+    from shards.images import Decode
 
 Pixels = np.ndarray
 """uint8 [height, width, 3], RGB."""
@@ -34,11 +37,13 @@ class Decoder:
     Args:
         max_images: largest batch.
         threads: DALI's worker threads.
+        whole: decode all of each image, whatever size that is, and at the priority of this thread.
     """
 
-    def __init__(self, max_images: int, threads: int) -> None:
+    def __init__(self, max_images: int, threads: int, whole: bool = False) -> None:
         self._max_images = max_images
         self._threads = threads
+        self._whole = whole
         self._pipe: Any = None
         self._batch: tuple[Sequence[np.ndarray], np.ndarray] | None = None
 
@@ -99,11 +104,12 @@ class Decoder:
     def _run(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> None:
         if self._pipe is None:
             # DALI's threads have the priority of the thread that builds it.
-            with ThreadPoolExecutor(1, initializer=lower_thread_priority) as aside:
-                self._pipe = aside.submit(_decode_pipeline, self._max_images, self._threads).result()
+            with ThreadPoolExecutor(1, initializer=None if self._whole else lower_thread_priority) as aside:
+                self._pipe = aside.submit(_decode_pipeline, self._max_images, self._threads, self._whole).result()
         self._pipe.feed_input("encoded", list(images))
-        self._pipe.feed_input("anchor", np.ascontiguousarray(boxes[:, :2]))
-        self._pipe.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
+        if not self._whole:
+            self._pipe.feed_input("anchor", np.ascontiguousarray(boxes[:, :2]))
+            self._pipe.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
         self._pipe.schedule_run()
 
     def _outputs(self) -> Any:
@@ -114,6 +120,30 @@ class Decoder:
             self._pipe = None
             raise
         return decoded
+
+
+CHECKED_AT_ONCE = 16
+"""Files that packing has decoded in one batch."""
+
+
+def open_check() -> Decode:
+    """What packing is handed as its decoder: a thread of DALI, which training uses; Pillow where it is missing."""
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        return open_pillow()
+    decoder = Decoder(CHECKED_AT_ONCE, 1, whole=True)
+
+    def check(files: Sequence[bytes], sizes: Sequence[tuple[int, int]]) -> list[str | None]:
+        found: list[str | None] = []
+        for first in range(0, len(files), CHECKED_AT_ONCE):
+            some = [np.frombuffer(data, np.uint8) for data in files[first : first + CHECKED_AT_ONCE]]
+            shown = np.array(sizes[first : first + CHECKED_AT_ONCE], np.int32)
+            decoder.start(some, np.column_stack([np.zeros_like(shown), shown]))
+            wrong = decoder.finish()[1]
+            found += [wrong.get(number) for number in range(len(some))]
+        return found
+
+    import_dali()
+    return check
 
 
 def _array(outputs: Any, position: int) -> Pixels:
@@ -252,7 +282,7 @@ def import_dali() -> None:
     importlib.import_module("nvidia.dali")
 
 
-def _decode_pipeline(max_images: int, threads: int) -> Any:
+def _decode_pipeline(max_images: int, threads: int, whole: bool) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(  # type: ignore[untyped-decorator]
@@ -260,6 +290,8 @@ def _decode_pipeline(max_images: int, threads: int) -> Any:
     )
     def graph() -> Any:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        if whole:
+            return fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
         anchor = fn.external_source(name="anchor", dtype=types.INT32, ndim=1)
         shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
         return _slice(encoded, anchor, shape)

@@ -205,6 +205,7 @@ def pack_source(
     Raises:
         InputError: there are no pictures, or some that cannot be read.
     """
+    from fashion_dist.data.dali import open_check
     from shards import PackOptions, ReadOptions, readers
     from shards.manifest import MANIFEST
     from shards.packing import pack_opened
@@ -228,5 +229,8 @@ def pack_source(
     if opened.found:
         on_found(opened.found)
     packing = PackOptions(skip_bad=skip_bad)
-    pack_opened("pictures", opened, out, packing, workers=workers, while_same=True, on_progress=on_progress)
+    pack_opened(
+        "pictures", opened, out, packing, workers=workers, open_decoder=open_check, while_same=True,
+        on_progress=on_progress,
+    )  # fmt: skip
     return ShardSet.open(out)
