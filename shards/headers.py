@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from dataclasses import dataclass
 
 _ROTATED = frozenset({5, 6, 7, 8})
@@ -70,7 +71,7 @@ def _jpeg(data: bytes) -> Image | None:
     width = height = exifs = 0
     keep = xmp_turns = False
     while position + 4 <= end:
-        if data[position] != 0xFF:
+        if data[position] != 0xFF or data[position + 1] == 0:
             return None  # junk between segments, which Pillow and browsers jump over, and DALI does not
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
@@ -121,7 +122,7 @@ def _orientation(exif: bytes) -> int | None:
     for at in range(start + 2, min(start + 2 + 12 * entries, len(exif) - 11), 12):
         tag, kind, count, value = struct.unpack_from(order + "HHIH", exif, at)
         if tag == 0x0112:
-            return int(value) if (kind, count) == (3, 1) and 1 <= value <= 8 else None
+            return int(value) if (kind, count) == (3, 1) and 0 <= value <= 8 else None
     return 1
 
 
@@ -167,6 +168,18 @@ def _png(data: bytes) -> Image | None:
         width, height = height, width
     short = colour == 3 and colours < 1 << depth
     return Image(data, "png", width, height, transparent=transparent, short_palette=short)
+
+
+def without_damaged_chunks(data: bytes) -> bytes:
+    """A PNG without the ancillary chunks whose checksum is wrong: decoders jump over them, Pillow does not."""
+    kept, position = [data[:8]], 8
+    while data[:8] == _PNG and position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        chunk = data[position : position + 12 + length]
+        position += len(chunk)
+        if not chunk[4] & 0x20 or chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big"):
+            kept.append(chunk)
+    return b"".join(kept) if data[:8] == _PNG else data
 
 
 def _webp(data: bytes) -> Image | None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from shards.headers import BadImageError, Image, from_header
+from shards.headers import BadImageError, Image, from_header, without_damaged_chunks
 from shards.limits import limit, over
 
 if TYPE_CHECKING:
@@ -87,13 +87,15 @@ def reread(data: bytes, header: Image | None, resize_px: int, background: str, w
     """
 
     def read() -> Image:
-        pixels = _opened(data)
-        told = _told(pixels)
-        pixels = _upright(pixels)
+        opened = _opened(data)
+        told = _told(opened)
+        pixels = _upright(opened)
         layered = _laid_over(pixels, background) if background else None
         if layered is None and header is not None and not why and not resize_px:
             return header  # nothing is transparent after all
         pixels = _plain(pixels) if layered is None else layered
+        if why and pixels.mode == "P":  # the palette may lack colours
+            pixels = pixels.convert("RGB")
         shrunk = resize_px and min(pixels.size) > resize_px
         if shrunk:
             pixels = _shrunk(pixels, resize_px)
@@ -191,6 +193,9 @@ def _opened(data: bytes, draft: tuple[int, int] | None = None) -> PillowImage.Im
     try:
         pixels = Pillow.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
+        sound = without_damaged_chunks(data)
+        if len(sound) < len(data):
+            return _opened(sound, draft)
         raise BadImageError(f"not an image that is read ({', '.join(formats)}): it begins with {data[:12]!r}") from None
     _check_size(*pixels.size)
     if draft is not None:
@@ -200,18 +205,22 @@ def _opened(data: bytes, draft: tuple[int, int] | None = None) -> PillowImage.Im
     return pixels
 
 
-def _told(pixels: PillowImage.Image) -> str:
-    animated = "animated " if getattr(pixels, "is_animated", False) and pixels.format != "MPO" else ""
-    return animated + (pixels.format or "unknown").lower()
-
-
 def _upright(pixels: PillowImage.Image) -> PillowImage.Image:
+    """Turned as its EXIF says, and deep gray scaled to 16 bits, which takes what only the opened file knows."""
     from PIL import ImageOps
 
+    if pixels.mode.startswith("I") or pixels.mode == "F":
+        info, pixels = pixels.info, _sixteen_bits(pixels)
+        pixels.info = info
     try:
         return ImageOps.exif_transpose(pixels)
     except Exception:  # metadata that is no EXIF says nothing about the pixels, which are there
         return pixels
+
+
+def _told(pixels: PillowImage.Image) -> str:
+    animated = "animated " if getattr(pixels, "is_animated", False) and pixels.format != "MPO" else ""
+    return animated + (pixels.format or "unknown").lower()
 
 
 def _laid_over(pixels: PillowImage.Image, background: str) -> PillowImage.Image | None:
@@ -219,12 +228,11 @@ def _laid_over(pixels: PillowImage.Image, background: str) -> PillowImage.Image 
     from PIL import Image as Pillow
 
     see_through = pixels.info.get("transparency")
-    if pixels.mode.startswith("I"):
-        gray = _sixteen_bits(pixels)
+    if pixels.mode == "I;16":
         if not isinstance(see_through, int):
             return None
         alpha = Pillow.fromarray(((_values(pixels) != see_through) * 255).astype("uint8"))
-        solid = _eight_bits(gray).convert("RGB")
+        solid = _eight_bits(pixels).convert("RGB")
     elif see_through is not None or pixels.mode in ("LA", "PA", "RGBA", "La", "RGBa") or _palette_alpha(pixels):
         layered = _straight(pixels).convert("RGBA")
         solid, alpha = layered.convert("RGB"), layered.getchannel("A")
@@ -248,11 +256,7 @@ def _straight(pixels: PillowImage.Image) -> PillowImage.Image:
 
 def _plain(pixels: PillowImage.Image) -> PillowImage.Image:
     """One of the modes that are stored, without transparency."""
-    if pixels.mode.startswith("I"):
-        return _sixteen_bits(pixels)
     pixels = _straight(pixels)
-    if pixels.mode == "F":
-        raise BadImageError("pixels of mode 'F' have no defined brightness; convert it to 8 or 16 bits")
     if pixels.mode not in _STORED_MODES or _palette_alpha(pixels):
         pixels = pixels.convert("L" if pixels.mode == "LA" else "RGB")
     return pixels
@@ -271,8 +275,8 @@ def _sixteen_bits(pixels: PillowImage.Image) -> PillowImage.Image:
 
     tags = getattr(pixels, "tag_v2", {})
     bits = int(tags.get(258, (16,))[0])
-    if pixels.mode == "I" and pixels.format != "PPM":  # Pillow scales a PGM to 16 bits itself
-        told = f"pixels of mode 'I' ({bits} bits or signed) have no defined brightness"
+    if pixels.mode == "F" or (pixels.mode == "I" and pixels.format != "PPM"):  # Pillow scales a PGM to 16 bits itself
+        told = f"pixels of mode {pixels.mode!r} ({bits} bits, floating or signed) have no defined brightness"
         raise BadImageError(f"{told}; convert it to 8 or 16 bits")
     most = (1 << bits) - 1
     values = np.minimum(_values(pixels), most)
