@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast lint faults golden golden-renew bench bench-gpu cluster-up cluster-down
+.PHONY: install demo test test-fast lint faults fuzz golden golden-renew bench bench-gpu cluster-up cluster-down
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ lint: .venv/installed
 
 faults: .venv/installed
 	@$(if $(DATA),FASHION_DIST_PHOTOS=$(abspath $(DATA)) )bash tests/run.sh faults
+
+# Damaged pictures, tars and small files: make fuzz [CASES=100000] [SEED=1]; a bounded part of it is in `make test`.
+fuzz: .venv/installed
+	@$(BIN)/python tests/fuzz/run.py $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED))
 
 # Losses, weights and predictions of two commits, bit by bit: make golden BASE=COMMIT [TASK="clipart deepfashion"]
 golden: .venv/installed

@@ -196,7 +196,8 @@ def _opened(data: bytes, draft: tuple[int, int] | None = None) -> PillowImage.Im
         sound = without_damaged_chunks(data)
         if len(sound) < len(data):
             return _opened(sound, draft)
-        raise BadImageError(f"not an image that is read ({', '.join(formats)}): it begins with {data[:12]!r}") from None
+        told = f"not an image: it begins with {data[:12]!r}, as none of {', '.join(formats)} does"
+        raise BadImageError(told) from None
     _check_size(*pixels.size)
     if draft is not None:
         pixels.draft("RGB", draft)

@@ -36,7 +36,16 @@ from shards.index import table_hash
 from shards.portable import pread
 from shards.readers import Rejected, Source
 from shards.safe_io import create, read_regular, temporary, write_whole
-from shards.schema import Record, Schema, encode_key, folded, key_fault, split_fault, split_order
+from shards.schema import (
+    Record,
+    Schema,
+    encode_key,
+    folded,
+    key_fault,
+    split_fault,
+    split_order,
+    whole_characters,
+)
 from shards.typed_json import parse_dataclass, parse_object
 
 MB = 10**6
@@ -175,7 +184,7 @@ class Plan:
 
 def _read_entry(spool: int, offset: int, text_bytes: int, inline_bytes: int) -> Entry:
     data = pread(spool, text_bytes + inline_bytes, offset)
-    key, split, size, facts, path, where = data[:text_bytes].decode().split("\0")
+    key, split, size, facts, path, where = data[:text_bytes].decode("utf-8", "surrogateescape").split("\0")
     return Entry(key, split, int(size), facts, path, where, data[text_bytes:])
 
 
@@ -183,7 +192,7 @@ class _Spool:
     """Writes the records down and keeps some 60 bytes of each in memory."""
 
     def __init__(self, path: Path, source: Source, options: PackOptions) -> None:
-        self.source, self.schema = source, source.schema
+        self.source, self.schema, self.skip_bad = source, source.schema, options.skip_bad
         self.problems: list[str] = []
         self.content = hashlib.blake2b(json.dumps([source.schema.to_json(), options.shaping]).encode())
         self.files_hash = hashlib.blake2b()
@@ -200,7 +209,11 @@ class _Spool:
     def add(self, record: Record) -> None:
         """Spools one record, or notes why it cannot be."""
         where = record.where or record.key
-        fault = key_fault(record.key) or self.schema.fault(record.columns) or split_fault(record.split)
+        unnamed = key_fault(record.key)
+        if unnamed is not None and self.skip_bad:
+            self.source.rejected.append(Rejected(where, record.key, unnamed))
+            return
+        fault = unnamed or self.schema.fault(record.columns) or split_fault(record.split)
         size = mtime = 0
         if fault is None:
             if isinstance(record.image, bytes):
@@ -211,7 +224,7 @@ class _Spool:
             self.problems.append(f"{where}: {fault}")
             return
         key = encode_key(record.key)
-        facts = _ENCODE(record.columns)
+        facts = whole_characters(_ENCODE(record.columns))
         inline, path = (record.image, "") if isinstance(record.image, bytes) else (b"", str(record.image))
         content = f"{key}\0{record.split}\0{size}\0{facts}".encode()
         text = content + f"\0{path}\0{record.where}".encode("utf-8", "surrogateescape")
@@ -233,22 +246,21 @@ class _Spool:
             self.split_names.append(name)
         return self.split_names.index(name)
 
-    def doubled(self) -> list[str]:
-        """A sentence for each key that another one equals, at most in case."""
+    def doubled(self) -> dict[int, Rejected]:
+        """By row, each key that one before it equals, at most in case."""
         folds = np.frombuffer(bytes(self.folded), dtype="V16")
         order = np.argsort(folds.view("<u8").reshape(-1, 2)[:, 0], kind="stable")
         ordered = folds[order]
         same = np.flatnonzero(ordered[1:] == ordered[:-1])
-        found = []
+        found = {}
         places = self.places.array().reshape(-1, 3)
         with self.path.open("rb") as spool:
             for position in same.tolist():
                 rows = sorted((int(order[position]), int(order[position + 1])))
                 first, second = (_read_entry(spool.fileno(), *places[row].tolist()) for row in rows)
                 how = "is doubled" if first.key == second.key else f"differs from {first.key!r} only in case"
-                found.append(
-                    f"{second.where or second.source}: key {second.key!r} {how}; see {first.where or first.source}"
-                )
+                told = f"key {second.key!r} {how}; see {first.where or first.source}"
+                found[rows[1]] = Rejected(second.where or second.source, second.key, told)
         return found
 
     def close(self) -> None:
@@ -319,7 +331,12 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
         spool.close()
         total = len(spool.splits.array())
         on_progress("read", total, total)
-        problems = source.problems + spool.problems + spool.doubled()
+        doubled = spool.doubled()
+        problems = source.problems + spool.problems
+        if options.skip_bad:
+            source.rejected.extend(doubled.values())
+        else:
+            problems += [f"{item.where}: {item.reason}" for item in doubled.values()]
     except OSError as error:
         if error.errno in NO_SPACE:
             needed = spool.position + int(spool.sizes.array().sum())
@@ -332,10 +349,10 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
         raise RowsError(str(source.root), problems)
     if not total:
         raise InputError(f"{source.root} holds no images for {dataset}")
-    order, shards = arrange(
-        spool.splits.array(), spool.order.array(), spool.sizes.array(), spool.split_names, options.shard_mb
-    )
-    np.save(folder / "order.npy", spool.places.array().reshape(-1, 3)[order])
+    kept = np.setdiff1d(np.arange(total), list(doubled))
+    columns = (spool.splits.array()[kept], spool.order.array()[kept], spool.sizes.array()[kept])
+    order, shards = arrange(*columns, spool.split_names, options.shard_mb)
+    np.save(folder / "order.npy", spool.places.array().reshape(-1, 3)[kept[order]])
     tables = {name: write_table(folder / f"{name}.parquet", table) for name, table in sorted(source.tables().items())}
     source_hash = hashlib.sha256((spool.content.hexdigest() + json.dumps(tables)).encode()).hexdigest()
     fingerprint = hashlib.sha256((source_hash + spool.files_hash.hexdigest()).encode()).hexdigest()
@@ -364,6 +381,8 @@ def arrange(
     start = 0
     for name in sorted(split_names, key=split_order):
         count = int((splits == split_names.index(name)).sum())
+        if not count:
+            continue
         ends = np.cumsum(sizes[order[start : start + count]])
         total = int(ends[-1])
         wanted = shard_count(total, shard_mb)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from shards.errors import InputError
 from shards.typed_json import parse_dataclass
@@ -15,6 +16,10 @@ from shards.typed_json import parse_dataclass
 SPLITS = ("train", "val", "test")
 MAX_NAME_BYTES = 100
 """A member's name in a USTAR header."""
+
+_ROOM = MAX_NAME_BYTES - len(".json")
+_PLAIN = re.compile(r"[A-Za-z0-9_/-]*")
+_UNIT = re.compile(r"%[0-9A-F]{2}|.", re.DOTALL)
 
 _VECTOR = re.compile(r"ints:([1-9][0-9]*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -43,6 +48,8 @@ class Schema:
         for name in self.names:
             if name not in self.columns:
                 raise InputError(f"names are given for {name!r}, which is no fact; facts: {', '.join(self.columns)}")
+        whole = {name: tuple(map(whole_characters, words)) for name, words in self.names.items()}
+        object.__setattr__(self, "names", whole)
 
     def width(self, fact: str) -> int:
         """K of an `ints:K` fact."""
@@ -113,16 +120,58 @@ class Record:
 
 
 def encode_key(key: str) -> str:
-    """`key` as it stands in tars: `%`, `.` and blank become `%25`, `%2E` and `%20`.
+    """`key` as it stands in tars, reversibly.
 
-    A dot ends a key in a WebDataset, a blank ends a name in DALI's index.
+    Written as `%` and two hexadecimal digits a byte are `%`, a dot (which ends a key in a WebDataset), a blank (which
+    ends a name in DALI's index), what is not printable (line breaks, other blanks, joiners), bytes of a file name that
+    are no UTF-8, and the first `_` of a part like `__x__` at the front (which WebDataset readers skip). A key that no
+    USTAR header can hold otherwise is divided by `%/`.
     """
-    return key.replace("%", "%25").replace(".", "%2E").replace(" ", "%20")
+    if not _PLAIN.fullmatch(key):
+        key = "".join(_escaped(c) if c in "%. " or not c.isprintable() else c for c in key)
+    if _is_skipped(key):
+        key = "%5F" + key[1:]
+    data = key.encode("utf-8", "surrogatepass")
+    if _fits(data):
+        return key
+    end = len(data)
+    for at in reversed(list(_UNIT.finditer(key))):
+        size = len(at.group().encode("utf-8", "surrogatepass"))
+        if len(data) - (end - size) > _ROOM:
+            return f"{key[: at.end()]}%/{key[at.end() :]}"
+        end -= size
+    return key
+
+
+def _escaped(character: str) -> str:
+    try:
+        return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return character  # half a character, which is refused
+
+
+def _is_skipped(key: str) -> bool:
+    first = key.partition("/")[0]
+    return len(first) > 1 and first.startswith("__") and first.endswith("__")
+
+
+def _fits(data: bytes) -> bool:
+    """Whether a USTAR header holds the name: 100 bytes, or 155 more before one of its slashes."""
+    return len(data) <= _ROOM or (len(data) - data.rfind(b"/", 1, 156) - 1 <= _ROOM and b"/" in data[1:156])
 
 
 def decode_key(stored: str) -> str:
     """The key that `encode_key` stored."""
-    return stored.replace("%20", " ").replace("%2E", ".").replace("%25", "%")
+    return unquote_to_bytes(stored.replace("%/", "")).decode("utf-8", "surrogateescape") if "%" in stored else stored
+
+
+def whole_characters(text: str) -> str:
+    """`text` with U+FFFD for half a character or a byte that is no UTF-8, which no column can hold."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def folded(stored: str) -> str:
@@ -132,28 +181,31 @@ def folded(stored: str) -> str:
 
 def key_fault(key: str) -> str | None:
     """Why `key` (before `encode_key`) cannot name a sample in a tar of ours, or None."""
-    fault = stored_key_fault(key)
+    stored = encode_key(key)
+    fault = _parts_fault(key) or stored_key_fault(stored)
     if fault is not None:
         return fault
-    name_bytes = len(encode_key(key).encode())
-    if name_bytes + len(".json") > MAX_NAME_BYTES:
-        limit = MAX_NAME_BYTES - len(".json")
-        return f"key {key!r} takes {name_bytes} bytes in the tar; at most {limit} fit beside .json in a tar's name"
+    data = stored.encode()
+    if not _fits(data):
+        return f"key {key!r} takes {len(data)} bytes in the tar; at most {_ROOM + 154} fit in a tar's name"
     return None
+
+
+def _parts_fault(key: str) -> str | None:
+    if not key:
+        return "an empty key"
+    if key.startswith("/"):
+        return f"key {key!r} starts with /"
+    return f"key {key!r} has an empty, . or .. part" if {"", ".", ".."} & set(key.split("/")) else None
 
 
 def stored_key_fault(key: str) -> str | None:
     """Why `key` cannot name a sample in any tar, or None."""
-    if not key:
-        return "an empty key"
     if not key.isprintable():
-        return f"key {key!r} has a control character"
-    if key.startswith("/"):
-        return f"key {key!r} starts with /"
-    parts = key.split("/")
-    if ".." in parts or "." in parts or "" in parts:
-        return f"key {key!r} has an empty, . or .. part"
-    if parts[0].startswith("__") and parts[0].endswith("__"):
+        return f"key {key!r} has a control character, or half of a character"
+    if (fault := _parts_fault(key)) is not None:
+        return fault
+    if _is_skipped(key):
         return f"key {key!r} starts with a part like __x__, which WebDataset readers skip"
     return None
 

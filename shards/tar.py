@@ -29,11 +29,16 @@ _MAX_SIZE = 8**11
 
 def header(name: bytes, size: int) -> bytes:
     """The 512 bytes before a regular file's content: mode 0644, no owner, mtime 0."""
-    assert len(name) <= 100, name
     assert size < _MAX_SIZE, size
+    prefix, rest = b"", _REST
+    if len(name) > 100:
+        cut = name.rfind(b"/", 0, 156)
+        prefix, name = name[:cut], name[cut + 1 :]
+        rest = _REST[:-167] + prefix.ljust(167, b"\0")
+        assert cut > 0 and len(name) <= 100, name
     digits = b"%011o\0" % size
-    checksum = b"%06o\0 " % (_SUM + sum(name) + sum(digits))
-    return b"".join((name.ljust(100, b"\0"), _OWNER, digits, _TIME, checksum, _REST))
+    checksum = b"%06o\0 " % (_SUM + sum(name) + sum(prefix) + sum(digits))
+    return b"".join((name.ljust(100, b"\0"), _OWNER, digits, _TIME, checksum, rest))
 
 
 def padding(size: int) -> bytes:

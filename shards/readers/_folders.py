@@ -150,10 +150,14 @@ def held_out(keys_of_class: Iterable[Sequence[str]], fraction: float, seed: int 
         raise InputError(f"a fraction of {fraction:g} cannot be held out; allowed: 0 to below 1")
     chosen: set[str] = set()
     for of_class in keys_of_class:
-        ordered = sorted(of_class, key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest())
+        ordered = sorted(of_class, key=lambda key: _drawn(f"{seed} {key}"))
         count = max(1, min(len(ordered) - 1, round(fraction * len(ordered)))) if fraction and len(ordered) > 1 else 0
         chosen.update(ordered[:count])
     return chosen
+
+
+def _drawn(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 def without_extension(path: str) -> str:
