@@ -13,11 +13,9 @@ DEFAULTS = {
     "PIXELS": 2**27,
     "SIDE": 65_535,
     "PICTURE_BYTES": 2**29,
-    "JSON_BYTES": 2**22,
     "VECTOR": 65_536,
-    "FACTS": 1_000,
 }
-"""PIXELS and SIDE of a picture, bytes of its file, of a JSON member and of a schema; K of `ints:K`; facts a sample."""
+"""PIXELS and SIDE of a picture, bytes of its file; K of `ints:K`."""
 
 
 def limit(name: str) -> int:

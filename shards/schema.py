@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from shards.errors import InputError
+from shards.limits import over
 from shards.typed_json import parse_dataclass
 
 SPLITS = ("train", "val", "test")
@@ -45,6 +46,9 @@ class Schema:
                 raise InputError(f"fact {name!r} cannot be a column of the index; taken: {', '.join(sorted(RESERVED))}")
             if kind not in ("int", "float", "str") and not _VECTOR.fullmatch(kind):
                 raise InputError(f"fact {name!r} has the unknown type {kind!r}; known: int, float, str, ints:K")
+            width = _VECTOR.fullmatch(kind)
+            if width and (fault := over("VECTOR", int(width.group(1)[:18]), "numbers")) is not None:
+                raise InputError(f"fact {name!r}: {fault}")
         for name in self.names:
             if name not in self.columns:
                 raise InputError(f"names are given for {name!r}, which is no fact; facts: {', '.join(self.columns)}")

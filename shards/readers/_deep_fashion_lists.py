@@ -21,6 +21,8 @@ from shards.readers import ReadOptions, Source, select
 from shards.schema import SPLITS, Record, Schema
 
 ANNOTATIONS = ("Anno_coarse", "Anno")
+FINE = "Anno_fine"
+"""26 attributes of a part of the images, in files of another layout, which is not read."""
 _STORED = {"1": 1, "-1": 0, "0": -1}
 
 
@@ -45,7 +47,10 @@ def read(folder: Path, options: ReadOptions) -> Source:
     }
     problems: list[str] = []
     lists = _Lists(folder, annotations, len(categories), kept_categories, len(attributes), kept_attributes, problems)
-    return Source(Schema(facts, names), folder, lists.records, problems=problems)
+    beside = [name for name in (*ANNOTATIONS, FINE) if (folder / name).is_dir() and name != annotations.name]
+    found = f"{annotations}: {len(categories)} categories, {len(attributes)} attributes"
+    found += f"; not read, beside it: {', '.join(beside)}" if beside else ""
+    return Source(Schema(facts, names), folder, lists.records, problems=problems, found=found)
 
 
 def _names(path: Path) -> list[str]:

@@ -30,6 +30,9 @@ def read(source: Path, options: ReadOptions) -> Source:
             return read_csv(folder, options)
         if _deep_fashion_lists.found(folder):
             return _deep_fashion_lists.read(folder, options)
+        if (folder / _deep_fashion_lists.FINE).is_dir():
+            told = "Anno_fine alone, whose layout is not read; Anno_coarse of the same benchmark is"
+            raise InputError(f"{folder} holds {told}")
     raise InputError(f"{source} holds no DeepFashion: {READER.layout}")
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Rejected, Source
-from shards.schema import Record, Schema
+from shards.schema import Record, Schema, whole_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +67,7 @@ class _Outfits:
         self.key_of: dict[str, str] = {}
         self.outfits: list[dict[str, Any]] = []
         self.split_of: dict[str, str] = {}
+        self.stored: dict[tuple[str, str], str] = {}
 
     def source(self) -> Source:
         """Reads the outfits, so that the items' splits are known before the first record."""
@@ -85,7 +86,7 @@ class _Outfits:
             tables=self._tables,
             problems=self.problems,
             rejected=self.rejected,
-            total=len(self.split_of),
+            total=len(self.stored),
         )
 
     def _note(self, where: str, key: str, reason: str) -> None:
@@ -94,6 +95,12 @@ class _Outfits:
             self.problems.append(f"{where}: {reason}")
         else:
             self.rejected.append(Rejected(where, key, reason))
+
+    def _key(self, item: str, split: str) -> str:
+        """The key of an item in a split: its id, or, where an earlier split has it as well, the split before it."""
+        if self.split_of.setdefault(item, split) == split:
+            return self.stored.setdefault((item, split), item)
+        return self.stored.setdefault((item, split), f"{split}/{item}")
 
     def _category_names(self) -> list[str]:
         names: dict[int, str] = {}
@@ -112,7 +119,9 @@ class _Outfits:
             try:
                 set_id = str(outfit["set_id"])
                 listed = [(int(item["index"]), str(item["item_id"])) for item in outfit["items"]]
-            except (KeyError, TypeError, ValueError):
+                if not all(-(2**31) <= index < 2**31 for index, _ in listed):
+                    raise ValueError
+            except (KeyError, TypeError, ValueError, OverflowError):
                 self.problems.append(f"{where}: needs set_id and items, each with item_id and a whole index")
                 continue
             known = []
@@ -121,15 +130,17 @@ class _Outfits:
                     lacks = "metadata" if item not in self.items else "image"
                     self._note(where, f"{set_id}_{index}", f"outfit {set_id} names item {item!r}, which has no {lacks}")
                     continue
-                known.append((index, item))
-                self.key_of[f"{set_id}_{index}"] = item
-                self.split_of.setdefault(item, split)
+                known.append((index, self._key(item, split)))
+                self.key_of[f"{set_id}_{index}"] = self._key(item, split)
+            if len(known) < 2:
+                self._note(where, set_id, f"outfit {set_id} is left out: fewer than 2 of its items have an image")
+                continue
             title = self.titles.get(set_id, {})
             self.outfits.append(
                 {
                     "set_id": set_id,
                     "split": split,
-                    "title": str(title.get("title") or title.get("url_name") or ""),
+                    "title": whole_characters(str(title.get("title") or title.get("url_name") or "")),
                     "items": [item for _, item in known],
                     "indices": [index for index, _ in known],
                 }
@@ -138,7 +149,7 @@ class _Outfits:
     def _records(self) -> Iterator[Record]:
         number_of = {number: position for position, number in enumerate(self.ids)}
         semantic_of = {name: position for position, name in enumerate(self.semantics)}
-        for item, split in self.split_of.items():
+        for (item, split), key in self.stored.items():
             told = self.items[item]
             category = int(told["category_id"]) if _is_number(told.get("category_id")) else None
             if category is None and told.get("category_id"):
@@ -149,7 +160,7 @@ class _Outfits:
                 "category": None if category is None else number_of[category],
                 "semantic": semantic_of.get(str(told.get("semantic_category") or "")),
             }
-            yield Record(item, self.root / "images" / f"{item}.jpg", facts, split, f"{METADATA}, item {item}")
+            yield Record(key, self.root / "images" / f"{item}.jpg", facts, split, f"{METADATA}, item {item}")
         self._lines, self._questions = self._read_lines(), self._read_questions()
 
     def _keys(self, where: str, references: list[str], least: int) -> list[str] | None:
@@ -195,7 +206,7 @@ class _Outfits:
                 try:
                     asked, offered = [str(r) for r in item["question"]], [str(r) for r in item["answers"]]
                     blank = int(item["blank_position"])
-                except (KeyError, TypeError, ValueError):
+                except (KeyError, TypeError, ValueError, OverflowError):
                     self.problems.append(f"{where}: needs question, answers and blank_position")
                     continue
                 keys, answers = self._keys(where, asked, 1), self._keys(where, offered, 2)
@@ -231,7 +242,7 @@ class _Outfits:
 
 
 def _is_number(text: object) -> bool:
-    return str(text or "").strip().isdecimal()
+    return str(text or "").strip().isdecimal() and len(str(text)) < 19
 
 
 def _json(path: Path, kind: type) -> Any:
@@ -239,10 +250,12 @@ def _json(path: Path, kind: type) -> Any:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, kind):
         raise InputError(f"{path} holds no {'object' if kind is dict else 'list'} at its top")
+    if kind is dict and not all(isinstance(inner, dict) for inner in value.values()):
+        raise InputError(f"{path}: {next(k for k, v in value.items() if not isinstance(v, dict))!r} is no object")
     return value
 
 
