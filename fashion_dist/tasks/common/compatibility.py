@@ -82,7 +82,7 @@ class Wardrobe:
         except KeyError as error:
             raise ConfigError(
                 f"{self.split.path}: {what} names item {error.args[0]}, which is not in split {self.split.name!r}; "
-                f"pack the disjoint variant, in which splits share no item"
+                f"`pack --replace` stores items that splits share in each of them"
             ) from None
 
     @cached_property
