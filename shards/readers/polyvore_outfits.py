@@ -46,17 +46,17 @@ def read(source: Path, options: ReadOptions) -> Source:
     if not (root / variant).is_dir():
         found = [name for name in VARIANTS if (root / name).is_dir()]
         raise InputError(f"{root} has no folder {variant}; it has: {', '.join(found) or 'neither variant'}")
-    return _Outfits(root, variant, options.strict).source()
+    return _Outfits(root, variant, options).source()
 
 
 class _Outfits:
     """The files of one variant, read once."""
 
-    def __init__(self, root: Path, variant: str, strict: bool) -> None:
+    def __init__(self, root: Path, variant: str, options: ReadOptions) -> None:
         self.root, self.variant = root, variant
         self.problems: list[str] = []
         self.rejected: list[Rejected] = []
-        self.strict = strict
+        self.strict, self.skip_bad = options.strict, options.skip_bad
         self.items: Mapping[str, Mapping[str, Any]] = _json(root / METADATA, dict)
         titles = root / "polyvore_outfit_titles.json"
         self.titles: Mapping[str, Mapping[str, Any]] = _json(titles, dict) if titles.is_file() else {}
@@ -132,7 +132,7 @@ class _Outfits:
                     continue
                 known.append((index, self._key(item, split)))
                 self.key_of[f"{set_id}_{index}"] = self._key(item, split)
-            if len(known) < 2:
+            if len(known) < 2 and self.skip_bad:
                 self._note(where, set_id, f"outfit {set_id} is left out: fewer than 2 of its items have an image")
                 continue
             title = self.titles.get(set_id, {})
@@ -247,15 +247,15 @@ def _is_number(text: object) -> bool:
 
 def _json(path: Path, kind: type) -> Any:
     try:
-        value = json.loads(path.read_bytes())
+        value: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, kind):
         raise InputError(f"{path} holds no {'object' if kind is dict else 'list'} at its top")
-    if kind is dict and not all(isinstance(inner, dict) for inner in value.values()):
-        raise InputError(f"{path}: {next(k for k, v in value.items() if not isinstance(v, dict))!r} is no object")
+    if isinstance(value, dict) and (odd := [name for name, inner in value.items() if not isinstance(inner, dict)]):
+        raise InputError(f"{path}: {odd[0]!r} is no object")
     return value
 
 

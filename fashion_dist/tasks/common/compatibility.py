@@ -172,7 +172,7 @@ def validate(shard_set: ShardSet, config: Config) -> None:
         if len(row["items"]) < 2:
             raise ConfigError(
                 f"{shard_set.path}: outfit {row['set_id']} of split {row['split']!r} has {len(row['items'])} "
-                f"item{'s' * (len(row['items']) != 1)}; allowed: 2 or more"
+                f"item{'s' * (len(row['items']) != 1)}; allowed: 2 or more (`pack --skip-bad --replace` leaves it out)"
             )
     for row in shard_set.table("questions").to_pylist():
         if row["correct"] < 0:
