@@ -39,6 +39,7 @@ ALLOWED = {
     "fashion_dist.tracking.wandb_sync": {"rename", "shutil.rmtree"},
     "fashion_dist.data.memory": {"unlink"},
     "fashion_dist.data.staging": {"unlink"},
+    "shards.added": {"unlink"},
     "shards.locks": {"unlink"},
     "shards.manifest": {"open for writing"},
     "shards.packing": {"shutil.rmtree", "unlink", "rmdir"},

@@ -138,8 +138,8 @@ def setting_free_jpeg() -> bytes:
     return file.getvalue()
 
 
-def no_kernel_image(side: int, turned: bool) -> None:
-    raise RuntimeError(f"no kernel image for this GPU ({side}, {turned})")
+def no_kernel_image(*settings: object) -> None:
+    raise RuntimeError(f"no kernel image for this GPU {settings}")
 
 
 def test_a_batch_of_damaged_images_is_told_apart_from_a_gpu_that_does_not_work(photos_set: ShardSet) -> None:
