@@ -29,12 +29,17 @@ SCHEMA_MEMBER = "__shards__/schema.json"
 """First member of each tar, so that a set is rebuilt from its tars alone; WebDataset readers skip it."""
 
 
+def index_name(tar: str) -> str:
+    """The name of a tar's DALI index; those of tars in folders stand in the set's folder, too."""
+    return tar.removesuffix(".tar").replace("/", "--") + ".idx"
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar.
 
     Args:
-        name: file name.
+        name: file name; of tars that were only indexed, the path below their folder.
         split: the split it belongs to.
         samples: number of samples.
         size: bytes of the tar.
@@ -89,7 +94,7 @@ class Manifest:
     @property
     def files(self) -> frozenset[str]:
         """Names of the files in the set's folder that packing or indexing wrote; indexed tars are not ours."""
-        names = {MANIFEST, INDEX, *(f"{shard.name.removesuffix('.tar')}.idx" for shard in self.shards)}
+        names = {MANIFEST, INDEX, *(index_name(shard.name) for shard in self.shards)}
         if not self.options.get("reindexed", False):
             names |= {shard.name for shard in self.shards} | {f"{table}.parquet" for table in self.tables}
         return frozenset(names | ({REJECTED} if self.rejected else set()) | ({CARD} if self.card else set()))
@@ -109,6 +114,7 @@ class Manifest:
         told = [
             json.dumps([self.schema.to_json(), dict(self.tables)], sort_keys=True),
             *(f"{shard.split} {shard.samples} {shard.sha256}" for shard in self.shards if shard.split in splits),
+            *([json.dumps(self.options["taking"], sort_keys=True)] if "taking" in self.options else []),
         ]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
@@ -175,7 +181,8 @@ class Manifest:
     def _fault(self) -> str | None:
         """Why a manifest that was read names something that cannot be a file or a split of its set."""
         for shard in self.shards:
-            fault = name_fault(shard.name) or split_fault(shard.split)
+            parts = shard.name.split("/") if self.options.get("reindexed", False) else [shard.name]
+            fault = next(filter(None, map(name_fault, parts)), None) or split_fault(shard.split)
             if fault is None and not shard.name.endswith(".tar"):
                 fault = f"shard {shard.name!r} is no .tar file"
             if fault is None and not _SHA256.fullmatch(shard.sha256):

@@ -2,79 +2,77 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shards import index, staging, worker_pool
+from shards import index, staging, tar_list, worker_pool
 from shards.errors import InputError, RowsError
-from shards.labels import natural
+from shards.labels import Observed, UnknownLabelError, natural, shown, told_unknown
 from shards.locks import Lock
-from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder
+from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder, index_name
 from shards.pack_plan import OnProgress
 from shards.readers import Rejected
-from shards.safe_io import SHARED_FOLDER, name_fault, require_regular, write_whole
-from shards.scan import Scanned, scan
-from shards.schema import RESERVED, Schema, folded, split_fault, split_order
+from shards.readers._tables import column_name
+from shards.safe_io import SHARED_FOLDER, name_fault, write_whole
+from shards.scan import Taking
+from shards.schema import RESERVED, Schema, folded, split_order
+from shards.tar_summary import TarSummary, merged, stored, summarize
 from shards.writer import rejected_csv
 
-_SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 _FACT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
-class _Summary:
-    """What is kept in memory of one tar; its rows wait in the staging folder."""
+class ReindexOptions:
+    """What is made of tars of others.
 
-    name: str
-    split: str
-    dataset: str
-    samples: int
-    sha256: str
-    size: int
-    schema: Schema | None
-    kinds: dict[str, str] = field(default_factory=dict)
-    ignored: dict[str, int] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    Args:
+        taking: which members are taken; with a label in it, that becomes a column with class names.
+        classes: class names, by number, where the tars do not name them.
+        unknown: whether samples of classes that training lacks `fail`, or are left out (`skip`).
+        skip_bad: leave out tars and samples that cannot be used and list them in `rejected.csv`.
+    """
+
+    taking: Taking = field(default_factory=Taking)
+    classes: tuple[str, ...] = ()
+    unknown: str = "fail"
+    skip_bad: bool = False
 
 
 def reindex(
-    folder: Path,
+    tars: Path | Sequence[str],
     out: Path | None = None,
+    options: ReindexOptions | None = None,
     *,
-    skip_bad: bool = False,
     workers: int = 1,
     on_progress: OnProgress = lambda _stage, _done, _total: None,
 ) -> Manifest:
-    """Writes index, DALI indices and manifest for the tars in `folder`; a set that is there stays whole until then.
+    """Writes index, DALI indices and manifest for tars that are there; a set that is there stays whole until then.
 
     Tars of ours say themselves what facts they hold; of others, the `json` members' numbers, strings and lists of
     whole numbers become facts, `cls` the fact `label` and `txt` the fact `text`. The split is ours, or the first of
-    train, val, valid, validation, dev, test in the file's name, else train.
+    the usual names of splits in the tar's name, else in its folder's, else train.
 
     Args:
-        folder: the tars.
-        out: where to write, if not beside the tars; the tars are then found by their absolute path.
-        skip_bad: leave out samples that cannot be used and list them in `rejected.csv`.
+        tars: their folder, or names of them (`shards.tar_list.find`).
+        out: where to write, if not into the tars' folder; the tars are then found by their absolute path.
+        options: what is made of them.
         workers: processes.
         on_progress: called as (stage, done, total).
 
     Raises:
-        InputError: no tars, one that is a link, links or absolute names in one, a key that is doubled, samples that
-            cannot be used, a table beside them that cannot be read, or a file that is not ours where one of ours goes.
-        DamageError: a tar is cut.
+        InputError: no tars, one that is a link, is cut, has links or absolute names in it, a key that is doubled,
+            samples that cannot be used, labels that cannot be classes, a table beside them that cannot be read, or a
+            file that is not ours where one of ours goes. A set that was there is as it was.
     """
-    tars = sorted(folder.glob("*.tar"), key=lambda path: natural(path.name))
-    if not tars:
-        raise InputError(f"{folder} holds no .tar files")
-    for path in tars:
-        require_regular(path)
-        if (fault := name_fault(path.name)) is not None:
-            raise InputError(f"{path}: {fault}; rename it")
+    folder, names, packed = tar_list.find([str(tars)] if isinstance(tars, Path) else tars)
     out = out or folder
     if not out.exists():
         out.mkdir(mode=SHARED_FOLDER, parents=True)
@@ -86,132 +84,178 @@ def reindex(
             raise InputError(f"{out} is half packed; the command that began it finishes it, or move {fresh} away")
         staging.clear(fresh)
         try:
-            return _reindex(tars, out, fresh, skip_bad, workers, on_progress)
+            reading = _Reindex(folder, out, fresh, options or ReindexOptions())
+            reading.rejected = [Rejected(name, "", tar_list.unpacking(name)) for name in packed]
+            return reading.run(names, workers, on_progress)
         finally:
             staging.clear(fresh)
             if not staging.is_needed(fresh) or (out / MANIFEST).exists():
                 staging.remove(fresh)
 
 
-def _reindex(
-    tars: Sequence[Path], out: Path, fresh: Path, skip_bad: bool, workers: int, on_progress: OnProgress
-) -> Manifest:
-    total = sum(path.stat().st_size for path in tars)
-    jobs = [(path, fresh) for path in tars]
-    found = worker_pool.each(_scan, jobs, workers, lambda done: on_progress("read", done, total))
-    order = sorted(found, key=lambda one: (split_order(one.split), natural(one.name)))
-    rejected = [Rejected(one.name, key, reason) for one in order for key, reason in one.problems]
-    doubled = _doubled(order, fresh)
-    if doubled or (rejected and not skip_bad):
-        problems = doubled + [f"{item.where}, key {item.key!r}: {item.reason}" for item in rejected if not skip_bad]
-        raise RowsError(str(tars[0].parent), problems)
-    kept = [one for one in order if one.samples]
-    if not kept:
-        raise InputError(f"{tars[0].parent}: no sample in its {len(tars)} tars can be used")
-    schema, dropped = _schema(kept)
-    on_progress("index", 0, 1)
-    index.write(fresh / INDEX, schema, _rows(kept, fresh, schema))
-    if rejected:
-        write_whole(fresh / REJECTED, rejected_csv(rejected))
-    on_progress("index", 1, 1)
-    ignored: dict[str, int] = {}
-    for one in order:
-        for name, count in one.ignored.items():
-            ignored[name] = ignored.get(name, 0) + count
-    here = tars[0].parent.resolve() == out.resolve()
-    manifest = Manifest(
-        dataset=next((one.dataset for one in kept if one.dataset), "webdataset"),
-        schema=schema,
-        shards=tuple(Shard(one.name, one.split, one.samples, one.size, one.sha256) for one in kept),
-        tables=_tables(out),
-        options={"reindexed": True, "ignored": dict(sorted(ignored.items())[:50]), "dropped_facts": dropped},
-        rejected=len(rejected),
-        card=CARD in staging.ours(out),
-        tar_folder=None if here else str(tars[0].parent.resolve()),
-    )
-    write_whole(fresh / MANIFEST, manifest.encoded())
-    staging.publish(out, fresh, manifest.files - {MANIFEST}, keep_tars=True)
-    (fresh / MANIFEST).replace(out / MANIFEST)
-    fsync_folder(out)
-    return manifest
+class _Reindex:
+    """One re-indexing: scans, judges, and writes."""
+
+    def __init__(self, folder: Path, out: Path, fresh: Path, options: ReindexOptions) -> None:
+        self.folder, self.out, self.fresh, self.options = folder, out, fresh, options
+        self.rejected: list[Rejected] = []
+
+    def run(self, names: Sequence[str], workers: int, on_progress: OnProgress) -> Manifest:
+        """Does it all."""
+        total = sum((self.folder / name).stat().st_size for name in names)
+        jobs = [(self.folder, name, self.fresh, self.options.taking) for name in names]
+        found = worker_pool.each(summarize, jobs, workers, lambda done: on_progress("read", done, total))
+        order = sorted(found, key=lambda one: (split_order(one.split), natural(one.name)))
+        taking = self.options.taking
+        self.rejected += [Rejected(one.name, key, reason) for one in order for key, reason in one.problems]
+        if taking.label and not any(one.labelled for one in order) and all(item.key for item in self.rejected):
+            fields = shown(sorted({name for one in order for name in one.fields}, key=natural)) or "none"
+            raise InputError(f"{self.folder}: no sample has the label {taking.label!r}; --label can be: {fields}")
+        dropped = self._doubled(order)
+        self._refuse()
+        kept = [one for one in order if one.samples]
+        if not kept:
+            raise InputError(f"{self.folder}: no sample in its {len(names)} tars can be used")
+        schema, left_out = _schema(kept)
+        told: dict[str, Any] = {}
+        if taking.label:
+            schema, told = self._label(kept, schema, dropped)
+        if taking != Taking():
+            told = {"taking": asdict(taking) | told}
+        kept = [one for one in (self._settled(one, dropped.get(one.name, set())) for one in kept) if one.samples]
+        return self._written(order, kept, schema, {"dropped_facts": left_out, **told}, on_progress)
+
+    def _refuse(self) -> None:
+        """Stops at what cannot be used, unless it is to be left out."""
+        if self.rejected and not self.options.skip_bad:
+            problems = [
+                f"{one.where}, key {one.key!r}: {one.reason}" if one.key else f"{one.where}: {one.reason}"
+                for one in self.rejected
+            ]
+            raise RowsError(str(self.folder), [*problems[:-1], f"{problems[-1]} (--skip-bad leaves these out)"])
+
+    def _doubled(self, order: Sequence[TarSummary]) -> dict[str, set[int]]:
+        """Rows of each tar whose key stands in the tars before, at most in another case; the first is kept."""
+        seen: dict[int, str] = {}
+        dropped: dict[str, set[int]] = {}
+        for one in order:
+            for row, key in enumerate(self._rows(one)["key"] if one.samples else []):
+                digest = hash(folded(key))
+                if digest in seen:
+                    told = f"is doubled or differs only in case; see {seen[digest]}; --prefix-keys tells tars apart"
+                    self.rejected.append(Rejected(one.name, key, told))
+                    dropped.setdefault(one.name, set()).add(row)
+                seen.setdefault(digest, one.name)
+        return dropped
+
+    def _rows(self, one: TarSummary) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = json.loads(one.rows_file(self.fresh).read_bytes())
+        return rows
+
+    def _label(
+        self, kept: Sequence[TarSummary], schema: Schema, dropped: dict[str, set[int]]
+    ) -> tuple[Schema, dict[str, Any]]:
+        """The schema with the label's column, and how it came about; samples of unknown classes are dropped."""
+        label = self.options.taking.label
+        if own := next((one.name for one in kept if one.schema is not None), None):
+            raise InputError(
+                f"{own} was packed here and says itself what its labels are; --label is for tars of others"
+            )
+        observed = Observed(f"{self.folder}, label {label!r}")
+        for one in [one for one in kept if one.split == "train"] or kept:
+            for row, value in enumerate(self._rows(one)["labels"]):
+                if row not in dropped.get(one.name, ()):
+                    observed.add(value)
+        coding = observed.coding(self.options.classes)
+        last = {"cls": "label", "txt": "text"}.get(
+            label, label if label in schema.columns else label.rpartition(".")[2]
+        )
+        column = column_name(last, {*schema.columns} - {label, "label", "text"})
+        unknown: Counter[str] = Counter()
+        digest = hashlib.sha256()
+        for one in kept:
+            rows = self._rows(one)
+            for row, value in enumerate(rows["labels"]):
+                if row in dropped.get(one.name, ()):
+                    continue
+                try:
+                    rows["facts"][row][column] = coding.encode(value)
+                except UnknownLabelError as error:
+                    unknown[error.label] += 1
+                    self.rejected.append(Rejected(one.name, rows["key"][row], str(error)))
+                    dropped.setdefault(one.name, set()).add(row)
+                except ValueError as error:
+                    raise InputError(f"{one.name}, key {rows['key'][row]!r}: {error}") from None
+            digest.update(json.dumps([facts.get(column) for facts in rows["facts"]]).encode())
+            write_whole(one.rows_file(self.fresh), json.dumps(rows).encode(), durable=False)
+        if unknown and self.options.unknown == "fail":
+            lacking = "--classes lacks" if self.options.classes else "the training tars lack"
+            raise InputError(told_unknown(observed.where, unknown, lacking))
+        columns = {**schema.columns, column: coding.kind}
+        return Schema(columns, {column: coding.names}), {
+            "column": column,
+            **coding.to_json(),
+            "labels": digest.hexdigest(),
+        }
+
+    def _settled(self, one: TarSummary, dropped: set[int]) -> TarSummary:
+        """A tar without the rows that were dropped, here and in its DALI index."""
+        if not dropped:
+            return one
+        rows = {
+            name: [value for row, value in enumerate(values) if row not in dropped]
+            for name, values in self._rows(one).items()
+        }
+        write_whole(one.rows_file(self.fresh), json.dumps(rows).encode(), durable=False)
+        idx = self.fresh / index_name(one.name)
+        _, *lines = idx.read_bytes().split(b"\n")[:-1]
+        lines = [line for row, line in enumerate(lines) if row not in dropped]
+        write_whole(idx, b"\n".join([f"v1.2 {len(lines)}".encode(), *lines, b""]))
+        return replace(one, samples=len(rows["key"]))
+
+    def _written(
+        self,
+        order: Sequence[TarSummary],
+        kept: Sequence[TarSummary],
+        schema: Schema,
+        told: Mapping[str, Any],
+        on_progress: OnProgress,
+    ) -> Manifest:
+        on_progress("index", 0, 1)
+        index.write(self.fresh / INDEX, schema, self._indexed(kept, schema))
+        if self.rejected:
+            write_whole(self.fresh / REJECTED, rejected_csv(self.rejected))
+        on_progress("index", 1, 1)
+        ignored = sum((Counter(one.ignored) for one in order), Counter[str]())
+        here = self.folder.resolve() == self.out.resolve()
+        manifest = Manifest(
+            dataset=next((one.dataset for one in kept if one.dataset), "webdataset"),
+            schema=schema,
+            shards=tuple(Shard(one.name, one.split, one.samples, one.size, one.sha256) for one in kept),
+            tables=_tables(self.out) if kept[0].schema is not None else {},
+            options={"reindexed": True, "ignored": dict(sorted(ignored.items())[:50]), **told},
+            rejected=len(self.rejected),
+            card=CARD in staging.ours(self.out),
+            tar_folder=None if here else str(self.folder.resolve()),
+        )
+        write_whole(self.fresh / MANIFEST, manifest.encoded())
+        staging.publish(self.out, self.fresh, manifest.files - {MANIFEST}, keep_tars=True)
+        (self.fresh / MANIFEST).replace(self.out / MANIFEST)
+        fsync_folder(self.out)
+        return manifest
+
+    def _indexed(self, kept: Sequence[TarSummary], schema: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
+        for one in kept:
+            rows = self._rows(one)
+            facts = rows.pop("facts")
+            yield (
+                one.split,
+                rows
+                | {name: [stored(item.get(name), kind) for item in facts] for name, kind in schema.columns.items()},
+            )
 
 
-def _scan(job: tuple[Path, Path], count: Callable[[int], Any]) -> _Summary:
-    """Reads one tar; leaves its rows and its DALI index in the staging folder."""
-    path, fresh = job
-    scanned = scan(path, lambda _: None)
-    count(scanned.size)
-    schema = None if scanned.own is None else Schema.from_json(scanned.own, f"{path}: its schema")
-    if schema is not None:
-        _refuse_other_facts(scanned, schema)
-    rows = {**scanned.rows, "facts": scanned.facts}
-    write_whole(fresh / f"{path.name}.rows.json", json.dumps(rows).encode(), durable=False)
-    write_whole(fresh / f"{path.name.removesuffix('.tar')}.idx", index.dali_index(scanned.members))
-    kinds: dict[str, str] = {}
-    for facts in scanned.facts:
-        for name, value in facts.items():
-            kinds[name] = _merged(kinds.get(name, ""), _kind(value))
-    return _Summary(
-        name=path.name,
-        split=_split(path.name, scanned.own),
-        dataset=str((scanned.own or {}).get("dataset", "")),
-        samples=len(scanned.facts),
-        sha256=scanned.sha256,
-        size=scanned.size,
-        schema=schema,
-        kinds=kinds,
-        ignored=scanned.ignored,
-        problems=scanned.problems,
-    )
-
-
-def _refuse_other_facts(scanned: Scanned, schema: Schema) -> None:
-    """Notes the samples of a tar of ours whose facts do not fit its own schema, and drops them from the rows."""
-    faults = [schema.fault(facts) for facts in scanned.facts]
-    scanned.problems += [
-        (key, fault) for key, fault in zip(scanned.rows["key"], faults, strict=True) if fault is not None
-    ]
-    good = [row for row, fault in enumerate(faults) if fault is None]
-    if len(good) < len(faults):
-        scanned.facts = [scanned.facts[row] for row in good]
-        scanned.members = [scanned.members[row] for row in good]
-        scanned.rows = {name: [values[row] for row in good] for name, values in scanned.rows.items()}
-
-
-def _split(name: str, own: Mapping[str, Any] | None) -> str:
-    if own is not None:
-        split = str(own.get("split", ""))
-        fault = split_fault(split)
-        if fault is not None:
-            raise InputError(f"{name}: {fault}")
-        return split
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), "train")
-
-
-def _kind(value: object) -> str:
-    """The type of one fact in a foreign JSON member; empty for null."""
-    if value is None:
-        return ""
-    if isinstance(value, (bool, int)):
-        return "int" if -(2**63) <= value < 2**63 else "other"
-    if isinstance(value, float):
-        return "float"
-    if isinstance(value, str):
-        return "str"
-    if isinstance(value, list) and value and all(type(v) is int and -(2**31) <= v < 2**31 for v in value):
-        return f"ints:{len(value)}"
-    return "other"
-
-
-def _merged(one: str, other: str) -> str:
-    """The type that holds both."""
-    if one == other or not one or not other:
-        return one or other
-    return "float" if {one, other} == {"int", "float"} else "other"
-
-
-def _schema(kept: Sequence[_Summary]) -> tuple[Schema, list[str]]:
+def _schema(kept: Sequence[TarSummary]) -> tuple[Schema, list[str]]:
     """The schema of all tars, and the foreign facts that no column can hold.
 
     Raises:
@@ -230,37 +274,10 @@ def _schema(kept: Sequence[_Summary]) -> tuple[Schema, list[str]]:
     kinds: dict[str, str] = {}
     for one in kept:
         for name, kind in one.kinds.items():
-            kinds[name] = _merged(kinds.get(name, ""), kind)
+            kinds[name] = merged(kinds.get(name, ""), kind)
     fits = {name: kind for name, kind in sorted(kinds.items()) if _FACT_NAME.fullmatch(name) and name not in RESERVED}
     facts = {name: kind for name, kind in fits.items() if kind not in ("", "other")}
     return Schema(facts), sorted(kinds.keys() - facts.keys())[:200]
-
-
-def _rows(kept: Sequence[_Summary], fresh: Path, schema: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
-    for one in kept:
-        rows = json.loads((fresh / f"{one.name}.rows.json").read_bytes())
-        facts = rows.pop("facts")
-        yield one.split, rows | {name: [stored(item.get(name)) for item in facts] for name in schema.columns}
-
-
-def stored(value: object) -> object:
-    """A foreign fact as the index holds it: truths as numbers, and U+FFFD for half a character, which has no UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return int(value) if isinstance(value, bool) else value
-
-
-def _doubled(order: Sequence[_Summary], fresh: Path) -> list[str]:
-    """A sentence for each key that stands in the tars twice, at most in another case."""
-    seen: dict[int, str] = {}
-    found = []
-    for one in order:
-        for key in json.loads((fresh / f"{one.name}.rows.json").read_bytes())["key"]:
-            digest = hash(folded(key))
-            if digest in seen:
-                found.append(f"{one.name}: key {key!r} is doubled or differs only in case; see {seen[digest]}")
-            seen[digest] = one.name
-    return found
 
 
 def _tables(out: Path) -> dict[str, str]:

@@ -1,27 +1,47 @@
 """Reads the samples of one tar, ours or anybody's, and never interprets a member that is not on the list.
 
 Read are images (`jpg jpeg png webp`, and others only to say that they must be packed anew), facts (`json`, `cls`,
-`txt`) and our own schema member. Every other member, pickles above all, is counted and skipped.
+`txt`) and our own schema member. Every other member, pickles above all, is counted and skipped. As webdataset and DALI
+do it, a member's extension is all after the first dot: `a.mask.png` is no image beside `a.png`, unless it is asked for.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards import images, tar
+from shards import images, index, tar
 from shards.errors import InputError
-from shards.manifest import SCHEMA_MEMBER
+from shards.manifest import INDEX, SCHEMA_MEMBER
+from shards.safe_io import is_regular
 from shards.schema import stored_key_fault
 from shards.typed_json import parse_object
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm"})
 FACTS = frozenset({"json", "cls", "txt"})
 _REFUSED = "is refused: a shard holds plain files only"
+
+
+@dataclass(frozen=True)
+class Taking:
+    """What is taken from tars of others.
+
+    Args:
+        label: where the label stands: `cls`, `txt`, or a field of the json (`a.b` for one within another) or of the
+            Parquet file beside the tar, as img2dataset writes it; empty where none is wanted.
+        image: the whole extension of the member that is the image; empty for the only one of an image's.
+        prefix_keys: begin each key with the tar's name, for tars that number their samples anew.
+    """
+
+    label: str = ""
+    image: str = ""
+    prefix_keys: bool = False
 
 
 @dataclass
@@ -31,10 +51,14 @@ class Scanned:
     Args:
         rows: the index's columns but for the facts (`shards.index.PLACES`).
         facts: what each sample's `json`, `cls` and `txt` say, by name.
+        labels: each sample's label as it stands there; None where there is none.
         members: (extension, offset, size, name) of all members of each sample, for DALI's index.
         ignored: extension -> number of members that were not read.
-        problems: samples that cannot be used, one sentence each.
+        fields: what a label could be taken from, at most a hundred.
+        problems: (key, what is wrong) of samples that cannot be used.
         own: our schema member, if the tar is one of ours.
+        old: whether it is older than USTAR.
+        second: offset of what follows the end of the tar, if anything does.
     """
 
     name: str
@@ -44,113 +68,245 @@ class Scanned:
         default_factory=lambda: {name: [] for name in ("offset", "size", "crc32", "key", "width", "height")}
     )
     facts: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
     members: list[list[tuple[str, int, int, str]]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    fields: set[str] = field(default_factory=set)
     problems: list[tuple[str, str]] = field(default_factory=list)
     own: dict[str, Any] | None = None
+    old: bool = False
+    second: int = 0
+
+    def keep(self, wanted: Callable[[int], bool]) -> None:
+        """Drops the samples whose row is not wanted."""
+        rows = [row for row in range(len(self.facts)) if wanted(row)]
+        if len(rows) < len(self.facts):
+            self.facts = [self.facts[row] for row in rows]
+            self.labels = [self.labels[row] for row in rows]
+            self.members = [self.members[row] for row in rows]
+            self.rows = {name: [values[row] for row in rows] for name, values in self.rows.items()}
 
 
 @dataclass
 class _Sample:
     key: str
     members: list[tuple[str, int, int, str]] = field(default_factory=list)
-    image: tuple[tar.Member, bytes] | None = None
+    images: list[tuple[tar.Member, bytes]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    label: Any = None
     problem: str = ""
 
 
-def scan(path: Path, count: Callable[[int], Any]) -> Scanned:
+def scan(path: Path, count: Callable[[int], Any], taking: Taking | None = None, *, name: str = "") -> Scanned:
     """Reads the tar at `path` once, from the first byte to the last.
 
+    Args:
+        path: the tar.
+        count: called with 1 after each sample.
+        taking: what is taken of it.
+        name: what the set calls it, where that is not the file's name.
+
     Raises:
-        InputError: links, devices, absolute names and the like; names tar and member.
+        InputError: links, devices and the like; names tar and member.
         DamageError: the tar is cut or is none.
     """
-    scanned = Scanned(path.name)
-    walk = tar.Walk(path)
-    sample: _Sample | None = None
+    taking = taking or Taking()
+    scanned = Scanned(name or path.name)
+    walk = tar.Walk(path, lambda member: _is_read(member, taking))
+    scanning = _Scanning(scanned, taking, count)
     for member, content in walk:
         if member.kind == "folder":
             continue
         if member.kind != "file":
             raise InputError(f"{path}: member {member.name!r}, a {member.kind}, {_REFUSED}")
-        name = member.name.removeprefix("./")
-        folder, slash, base = name.rpartition("/")
-        stem, dot, extension = base.partition(".")
-        if name == SCHEMA_MEMBER:
-            scanned.own = parse_object(content, f"{path}: member {name}")
+        if _plain(member.name) == SCHEMA_MEMBER:
+            scanned.own = parse_object(content, f"{path}: member {member.name}")
             continue
-        if not stem or not dot or name.startswith("__"):  # hidden files, files without extension, metadata
-            scanned.ignored[base] = scanned.ignored.get(base, 0) + 1
-            continue
-        key = folder + slash + stem
-        if sample is None or sample.key != key:
-            _close(scanned, sample, count)
-            fault = stored_key_fault(key)
-            if fault is not None:
-                raise InputError(f"{path}: member {member.name!r}: {fault}")
-            sample = _Sample(key)
-        sample.members.append((extension, member.offset, member.size, member.name))
-        _take(scanned, sample, member, extension.lower(), content)
-    _close(scanned, sample, count)
-    scanned.sha256, scanned.size = walk.sha256, walk.size
+        scanning.add(member, content)
+    scanning.close()
+    scanned.keep(lambda row: row not in scanning.apart)
+    scanned.sha256, scanned.size, scanned.old, scanned.second = walk.sha256, walk.size, walk.old, walk.second
+    if taking.label and any(label is None for label in scanned.labels):
+        _read_side(path, scanned, taking)
     return scanned
 
 
-def _take(scanned: Scanned, sample: _Sample, member: tar.Member, extension: str, content: bytes) -> None:
-    kind = extension.rpartition(".")[2]
-    if kind in IMAGES:
-        if sample.image is None:
-            sample.image = (member, content)
+def _plain(name: str) -> str:
+    return name.removeprefix("./")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """(key, extension) of a member; the extension is empty where it belongs to no sample."""
+    folder, slash, base = _plain(name).rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot or _plain(name).startswith("__"):  # hidden files, files without extension, metadata
+        return base, ""
+    return folder + slash + stem, extension
+
+
+def _is_image(extension: str, taking: Taking) -> bool:
+    return extension == taking.image if taking.image else extension.lower() in IMAGES
+
+
+def _is_read(member: tar.Member, taking: Taking) -> bool:
+    _, extension = _split_name(member.name)
+    return extension.lower() in FACTS or _is_image(extension, taking) or _plain(member.name) == SCHEMA_MEMBER
+
+
+class _Scanning:
+    """Puts members together to samples.
+
+    Attributes:
+        apart: rows of samples of which further members stand elsewhere in the tar.
+    """
+
+    def __init__(self, scanned: Scanned, taking: Taking, count: Callable[[int], Any]) -> None:
+        self.scanned, self.taking, self.count = scanned, taking, count
+        self.prefix = scanned.name.removesuffix(".tar") + "/" if taking.prefix_keys else ""
+        self.sample: _Sample | None = None
+        self.seen: dict[str, int] = {}
+        self.apart: set[int] = set()
+
+    def add(self, member: tar.Member, content: bytes) -> None:
+        """Takes one member."""
+        key, extension = _split_name(member.name)
+        if not extension:
+            self._ignore(key)
+            return
+        if self.sample is None or self.sample.key != self.prefix + key:
+            self.close()
+            self.sample = _Sample(self.prefix + key)
+            self.sample.problem = stored_key_fault(self.sample.key) or ""
+        sample = self.sample
+        if any(extension == other for other, *_ in sample.members):
+            sample.problem = sample.problem or f"member {member.name!r} stands twice"
+        sample.members.append((extension, member.offset, member.size, member.name))
+        if _is_image(extension, self.taking):
+            sample.images.append((member, content))
+        elif extension.lower() in FACTS:
+            try:
+                self._read(sample, extension.lower(), content)
+            except (ValueError, RecursionError) as error:
+                sample.problem = sample.problem or f"member {member.name!r} cannot be read: {error}"
         else:
-            scanned.ignored[extension] = scanned.ignored.get(extension, 0) + 1
-    elif extension in FACTS:
-        try:
-            if extension == "json":
-                value = json.loads(content)
-                if not isinstance(value, dict):
-                    raise ValueError("not an object")
-                sample.facts |= value
-            elif extension == "cls":
-                sample.facts["label"] = int(content)
-            else:
-                sample.facts["text"] = content.decode()
-        except (ValueError, RecursionError) as error:
-            sample.problem = f"member {member.name!r} cannot be read: {error}"
-    else:
-        scanned.ignored[extension] = scanned.ignored.get(extension, 0) + 1
+            self._ignore(extension)
+
+    def _ignore(self, what: str) -> None:
+        self.scanned.ignored[what] = self.scanned.ignored.get(what, 0) + 1
+
+    def _read(self, sample: _Sample, extension: str, content: bytes) -> None:
+        wanted, fields = self.taking.label, self.scanned.fields
+        if extension == "json":
+            value = json.loads(content)
+            if not isinstance(value, dict):
+                raise ValueError("not an object")
+            sample.facts |= value
+            if len(fields) < 100:
+                fields.update(value, *({f"{k}.{inner}" for inner in v} for k, v in value.items() if type(v) is dict))
+            if wanted not in ("", "cls", "txt"):
+                sample.label = _field(value, wanted)
+            return
+        text = content.decode().strip() if extension == "cls" else content.decode()
+        fields.add(extension)
+        if wanted == extension:
+            sample.label = int(text) if re.fullmatch(r"-?(0|[1-9][0-9]*)", text) else text
+        if extension == "cls":
+            sample.facts.setdefault("label", int(text) if re.fullmatch(r"-?[0-9]+", text) else text)
+        else:
+            sample.facts["text"] = text
+
+    def close(self) -> None:
+        """Adds the sample whose members are all read."""
+        sample, self.sample = self.sample, None
+        if sample is None:
+            return
+        self.count(1)
+        problem = sample.problem or self._again(sample)
+        self.seen.setdefault(sample.key, -1)
+        if not problem:
+            problem = _image_fault(sample)
+        image = None
+        if not problem:
+            try:
+                image = images.prepare(sample.images[0][1])
+                if image.converted:
+                    problem = f"{image.converted.upper()}, which DALI cannot decode; store it as JPEG, PNG or WebP"
+            except images.BadImageError as error:
+                problem = str(error)
+        if problem or image is None:
+            self.scanned.problems.append((sample.key, problem))
+            return
+        self.seen[sample.key] = len(self.scanned.facts)
+        self._keep(sample, image)
+
+    def _again(self, sample: _Sample) -> str:
+        """What is wrong with a sample of whose key there was one before, if there was."""
+        before = self.seen.get(sample.key)
+        if before is None:
+            return ""
+        if sample.images and before >= 0:
+            return "the key is doubled: an earlier sample of this tar has it"
+        self.apart.add(before)
+        return "its members do not stand together; unpack the tar and pack it with `tar --sort=name --format=ustar`"
+
+    def _keep(self, sample: _Sample, image: images.Image) -> None:
+        member, data = sample.images[0]
+        place = {
+            "offset": member.offset,
+            "size": member.size,
+            "crc32": zlib.crc32(data),
+            "key": sample.key,
+            "width": image.width,
+            "height": image.height,
+        }
+        for name, value in place.items():
+            self.scanned.rows[name].append(value)
+        self.scanned.facts.append(sample.facts)
+        self.scanned.labels.append(sample.label)
+        self.scanned.members.append(sample.members)
 
 
-def _close(scanned: Scanned, sample: _Sample | None, count: Callable[[int], Any]) -> None:
-    """Adds a sample whose members are all read."""
-    if sample is None:
-        return
-    count(1)
-    problem = sample.problem
-    if sample.image is None:
-        problem = problem or "a sample without an image"
+def _image_fault(sample: _Sample) -> str:
+    """Why it cannot be told which member is the image, or nothing."""
+    if len(sample.images) == 1:
+        return ""
+    if sample.images:
+        names = " and ".join(member.name for member, _ in sample.images)
+        return f"several images, {names}: --image EXTENSION takes one"
+    others = [extension for extension, *_ in sample.members if extension.rpartition(".")[2].lower() in IMAGES]
+    return "a sample without an image" + (f"; --image {others[0]} takes {others[0]}" if others else "")
+
+
+def _field(value: Mapping[str, Any], name: str) -> Any:
+    """The field `name` of a JSON object: under just this name, or `a.b` within another; None where there is none."""
+    if name in value:
+        found = value[name]
     else:
-        member, data = sample.image
-        try:
-            image = images.prepare(data)
-            if image.converted:
-                problem = (
-                    problem or f"{image.converted.upper()}, which DALI cannot decode; store it as JPEG, PNG or WebP"
-                )
-        except images.BadImageError as error:
-            problem = problem or str(error)
-    if problem or sample.image is None:
-        scanned.problems.append((sample.key, problem))
+        first, dot, rest = name.partition(".")
+        inner = value.get(first)
+        found = _field(inner, rest) if dot and isinstance(inner, dict) else None
+    return None if isinstance(found, float) and math.isnan(found) else found
+
+
+def _read_side(path: Path, scanned: Scanned, taking: Taking) -> None:
+    """Takes labels that the tar does not have from the Parquet file beside it, its columns `key` and the label's."""
+    import pyarrow as pa
+
+    side = path.with_suffix(".parquet")
+    if side.name == INDEX or not is_regular(side):
         return
-    place = {
-        "offset": member.offset,
-        "size": member.size,
-        "crc32": zlib.crc32(data),
-        "key": sample.key,
-        "width": image.width,
-        "height": image.height,
-    }
-    for name, value in place.items():
-        scanned.rows[name].append(value)
-    scanned.facts.append(sample.facts)
-    scanned.members.append(sample.members)
+    try:
+        file = index.open_table(side)
+        names = file.schema_arrow.names
+        scanned.fields.update(names[:100])
+        if taking.label not in names or "key" not in names:
+            return
+        table = file.read(columns=["key", taking.label])
+    except (OSError, pa.ArrowException) as error:
+        told = str(error).splitlines()[0]
+        raise InputError(f"{side}, for the label {taking.label!r}, cannot be read as a table: {told}") from None
+    keys, values = (table.column(name).to_pylist() for name in ("key", taking.label))
+    told_by = dict(zip(map(str, keys), values, strict=True))
+    for row, key in enumerate(scanned.rows["key"]):
+        if scanned.labels[row] is None:
+            scanned.labels[row] = told_by.get(key.removeprefix(f"{scanned.name.removesuffix('.tar')}/"))

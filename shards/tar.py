@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -76,11 +76,21 @@ class Walk:
     Nothing is extracted or interpreted but names: those in PAX and GNU headers are given to the member that follows.
     Iterating gives (member, content) and raises `DamageError` at a header with a wrong checksum, at content cut short
     and at a tar without an end; afterwards `sha256` and `size` are those of the whole file.
+
+    Args:
+        path: the tar.
+        wanted: whether a member's content is given; else it is empty, and goes by in pieces.
+
+    Attributes:
+        old: whether a header is older than USTAR (V7), which DALI does not read.
+        second: offset of what follows the end of the tar, such as another tar; 0 where there are zeros only.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wanted: Callable[[Member], bool] = lambda _member: True) -> None:
         self.path = path
-        self.size = 0
+        self.size = self.second = 0
+        self.old = False
+        self._wanted = wanted
         self._hash = hashlib.sha256()
 
     @property
@@ -96,25 +106,41 @@ class Walk:
                 position = self.size
                 block = self._read(file, BLOCK)
                 if len(block) < BLOCK:
-                    raise DamageError(
-                        self.path.name, last, position, "the tar was cut: it has no zero blocks at its end"
-                    )
+                    reason = "the tar was cut: it has no zero blocks at its end" if total else "the tar is empty"
+                    raise DamageError(self.path.name, last, position, reason)
                 if block == _ZEROS:
-                    while self._read(file, 1 << 20):
-                        pass
+                    self._read_rest(file)
                     return
                 member = _parse(self.path, block, position)
+                self.old = self.old or block[257:262] != b"ustar"
                 if member.offset + member.size > total:
                     reason = f"the tar was cut: {member.size} bytes of content announced, {total - member.offset} there"
                     raise DamageError(self.path.name, member.name, member.offset, reason)
-                content = self._read(file, member.size + -member.size % BLOCK)[: member.size]
                 if member.kind in ("PAX header", "GNU long name"):
+                    if member.size > _MAX_NAME_CONTENT:
+                        reason = f"a {member.kind} of {member.size} bytes"
+                        raise DamageError(self.path.name, member.name, member.offset, reason)
+                    content = self._read(file, member.size + -member.size % BLOCK)[: member.size]
                     long_name = _long_name(self.path, member, content, block[156:157]) or long_name
                     continue
                 if long_name:
                     member, long_name = replace(member, name=long_name), ""
                 last = member.name
-                yield member, content
+                yield member, self._content(file, member)
+
+    def _content(self, file: BinaryIO, member: Member) -> bytes:
+        left = member.size + -member.size % BLOCK
+        if self._wanted(member):
+            return self._read(file, left)[: member.size]
+        while left > 0 and (data := self._read(file, min(left, 1 << 20))):
+            left -= len(data)
+        return b""
+
+    def _read_rest(self, file: BinaryIO) -> None:
+        """Reads on behind the first block of zeros; anything else there is told in `second`."""
+        while data := self._read(file, 1 << 20):
+            if not self.second and data.count(0) < len(data):
+                self.second = self.size - len(data.lstrip(b"\0"))
 
     def _read(self, file: BinaryIO, count: int) -> bytes:
         data = file.read(count)
@@ -125,8 +151,6 @@ class Walk:
 
 def _long_name(path: Path, member: Member, content: bytes, kind: bytes) -> str:
     """The name that a PAX or GNU header gives to the next member, if any."""
-    if member.size > _MAX_NAME_CONTENT:
-        raise DamageError(path.name, member.name, member.offset, f"a {member.kind} of {member.size} bytes")
     if kind == b"L":
         return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
     name = ""
@@ -144,6 +168,8 @@ def _long_name(path: Path, member: Member, content: bytes, kind: bytes) -> str:
 
 
 def _parse(path: Path, block: bytes, position: int) -> Member:
+    if block[:2] == b"\x1f\x8b" and not position:
+        raise DamageError(path.name, "", 0, f"is compressed; `mv {path.name} {path.name}.gz && gunzip {path.name}.gz`")
     try:
         told = int(block[148:156].rstrip(b" \0") or b"0", 8)
         size = _number(block[124:136])
@@ -155,6 +181,7 @@ def _parse(path: Path, block: bytes, position: int) -> Member:
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
     kind = KINDS.get(block[156:157], f"entry of type {block[156:157]!r}")
+    kind = "folder" if kind == "file" and full.endswith("/") else kind  # as V7 writes them
     return Member(full, kind, position + BLOCK, 0 if kind in _WITHOUT_CONTENT else size)
 
 

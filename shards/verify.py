@@ -12,14 +12,15 @@ from typing import Any
 
 from shards import index, worker_pool
 from shards.errors import DamageError, InputError
-from shards.manifest import INDEX, MANIFEST, REJECTED, Manifest, Shard
+from shards.labels import Coding
+from shards.manifest import INDEX, MANIFEST, REJECTED, Manifest, Shard, index_name
 from shards.pack_plan import OnProgress
 from shards.portable import pread
-from shards.reindex import stored
 from shards.safe_io import is_regular, open_regular, read_regular
-from shards.scan import Scanned, scan
+from shards.scan import Scanned, Taking, scan
 from shards.shard_set import ShardSet
 from shards.spreadsheet import text_of
+from shards.tar_summary import stored
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any])
     rows = known.index.read_row_group(number).to_pylist() if indexed else []
     try:
         faults += _check_samples(path, rows)
-        scanned = scan(path, lambda _: None)
+        scanned = _scanned(path, manifest, shard)
     except FileNotFoundError:
         faults.append(Fault(shard.name, "", "does not exist"))
     except OSError as error:
@@ -155,7 +156,12 @@ def _compare(
 ) -> list[Fault]:
     """Faults of index, DALI index and facts against what the tar holds."""
     faults, schema, rejected = [], kept.manifest.schema, kept.rejected
-    faults += [Fault(shard.name, key, reason) for key, reason in scanned.problems if key not in rejected]
+    known = {row["key"] for row in rows}
+    faults += [Fault(shard.name, key, reason) for key, reason in scanned.problems if _listed(key) not in rejected]
+    if indexed:
+        strangers = [key for key in scanned.rows["key"] if key not in known and _listed(key) not in rejected]
+        faults += [Fault(shard.name, key, "in the tar, but not in the index") for key in strangers]
+        scanned.keep(lambda row: scanned.rows["key"][row] in known or _listed(scanned.rows["key"][row]) not in rejected)
     at = {key: position for position, key in enumerate(scanned.rows["key"])}
     for number, row in enumerate(rows):
         position = at.get(row["key"])
@@ -169,20 +175,39 @@ def _compare(
                 told = f"the index says {row[name]!r}, the tar {scanned.rows[name][position]!r}"
                 faults.append(Fault(shard.name, row["key"], f"{name}: {told}"))
         facts = scanned.facts[position]
-        fault = schema.fault({name: stored(facts.get(name)) for name in schema.columns})
+        held = {name: stored(facts.get(name), kind) for name, kind in schema.columns.items()}
+        fault = schema.fault(held)
         if fault is not None:
             faults.append(Fault(shard.name, row["key"], fault))
-        for name in schema.columns:
-            if fault is None and row[name] != stored(facts.get(name)):
+        for name, kind in schema.columns.items():
+            if fault is None and stored(row[name], kind) != held[name]:
                 told = f"the index says {row[name]!r}, the tar {facts.get(name)!r}"
                 faults.append(Fault(shard.name, row["key"], f"fact {name}: {told}"))
-    if indexed:
-        known = {row["key"] for row in rows} | rejected
-        faults += [Fault(shard.name, key, "in the tar, but not in the index") for key in at if key not in known]
-    idx = folder / f"{shard.name.removesuffix('.tar')}.idx"
+    idx = folder / index_name(shard.name)
     if not is_regular(idx) or read_regular(idx) != index.dali_index(scanned.members):
         faults.append(Fault(idx.name, "", "is missing" if not idx.exists() else "is not the DALI index of its tar"))
     return faults
+
+
+def _scanned(path: Path, manifest: Manifest, shard: Shard) -> Scanned:
+    """What the tar holds, with the label's column as it was made when the tars were indexed."""
+    told = dict(manifest.options.get("taking", {}))
+    taking = Taking(told.get("label", ""), told.get("image", ""), told.get("prefix_keys", False))
+    scanned = scan(path, lambda _: None, taking, name=shard.name)
+    if taking.label:
+        column = told["column"]
+        coding = Coding(manifest.schema.names[column], told["form"], told["several"])
+        for facts, label in zip(scanned.facts, scanned.labels, strict=True):
+            try:
+                facts[column] = coding.encode(label)
+            except ValueError:  # a sample that was left out, or one that changed
+                facts[column] = None
+    return scanned
+
+
+def _listed(key: str) -> str:
+    """A key as it stands in `rejected.csv`."""
+    return key.encode("utf-8", "backslashreplace").decode()
 
 
 def _rejected_keys(folder: Path) -> set[str]:

@@ -20,7 +20,6 @@ from shards.portable import cpus
 if TYPE_CHECKING:
     from shards import ReadOptions
     from shards.manifest import Manifest
-    from shards.schema import Schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +34,8 @@ class Args(cli.CommonArgs):
     """What to call the set: it goes to HOME/shards/NAME; else the name of --dataset."""
     verify: str = ""
     """Check every byte of the shard set in this folder, and nothing else."""
-    reindex: str = ""
-    """Make a shard set of the WebDataset tars in this folder, and nothing else."""
+    reindex: tuple[str, ...] = ()
+    """Make a shard set of the WebDataset tars in this folder, or of these tars (also 'DIR/a-{000..146}.tar')."""
     add: str = ""
     """SPLIT=DIR: add the pictures in DIR as a split of the set that --name names, such as test=DIR; read as the set
     was, with its class names. Runs on the set stay as they are."""
@@ -96,6 +95,12 @@ class Args(cli.CommonArgs):
     """Of a table: rows that are alike in this column go to one split."""
     classes: str = ""
     """A file of class names, by number: one a line, a JSON list, or a JSON object of number: name."""
+    label: str = ""
+    """Of --reindex: where the class stands: cls, txt, a field of the json (a.b), or of img2dataset's Parquet files."""
+    image: str = ""
+    """Of --reindex: the whole extension of the image, such as left.png, where a sample has several."""
+    prefix_keys: bool = False
+    """Of --reindex: begin each key with its tar's name, for tars that number their samples anew."""
     no_card: bool = False
     """Do not draw card.html, which decodes each image once more, small."""
 
@@ -235,17 +240,18 @@ def _read_options(args: Args, exclude: frozenset[Path]) -> ReadOptions:
 def _next(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
     """What to type next: training, where there is something to learn, and checking."""
     check = f"{program.command('pack')} --verify {shlex.quote(str(out))}"
-    return {**_training(args, out, manifest.schema), "check every byte": check}
+    return {**_training(args, out, manifest), "check every byte": check}
 
 
-def _training(args: Args, out: Path, schema: Schema) -> dict[str, str]:
+def _training(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
     """The command that trains on the new set, from wherever it lies."""
     from fashion_dist import tasks
 
-    fitting = ["deepfashion"] if args.dataset == "synthetic" else []
-    for name in tasks.names() if args.dataset else []:
+    schema = manifest.schema
+    fitting = ["deepfashion"] if manifest.dataset == "synthetic" else []
+    for name in tasks.names():
         with contextlib.suppress(ConfigError):  # of a task that is being written; launching it says what it lacks
-            fitting += [name] if tasks.load(name).recipe.dataset == args.dataset else []
+            fitting += [name] if tasks.load(name).recipe.dataset == manifest.dataset else []
     labels = [name for name in schema.columns if name in schema.names]
     single = [name for name in labels if schema.columns[name] == "int"]
     task = next(iter(fitting), ("classification" if single else "multilabel") if labels else "")
@@ -279,19 +285,33 @@ def _verify(args: Args) -> cli.Result:
 
 
 def _reindex(args: Args) -> cli.Result:
-    from shards.reindex import reindex
+    from shards import tar_list
+    from shards.labels import read_classes
+    from shards.reindex import ReindexOptions, reindex
+    from shards.scan import Taking
 
-    folder = Path(args.reindex).expanduser().absolute()
-    out = Path(args.out).expanduser().absolute() if args.out else folder
+    named = [str(Path(name).expanduser()) if ":" not in name else name for name in args.reindex]
+    out = Path(args.out).expanduser().absolute() if args.out else None
+    if args.name:
+        out = Home.find(args.home).shards / args.name
+    classes = read_classes(Path(args.classes).expanduser()) if args.classes else ()
+    if classes and not args.label:
+        raise ConfigError("--classes names the classes of a label: --label FIELD says where that stands")
+    options = ReindexOptions(Taking(args.label, args.image, args.prefix_keys), classes, args.unknown, args.skip_bad)
     with cli.Progress() as progress:
-        manifest = reindex(folder, out, skip_bad=args.skip_bad, workers=_workers(args), on_progress=progress)
+        manifest = reindex(named, out, options, workers=_workers(args), on_progress=progress)
+    folder = (out or tar_list.find(named)[0]).absolute()
     counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
     facts = ", ".join(manifest.schema.columns) or "none"
     ignored = ", ".join(f"{count} {name}" for name, count in manifest.options["ignored"].items())
+    dropped = ", ".join(map(repr, manifest.options["dropped_facts"]))
+    classes_told = "".join(f"; {name!r} has {len(of):,} classes" for name, of in manifest.schema.names.items())
     return cli.Result(
-        f"indexed {len(manifest.shards)} tars: {counts} images; facts: {facts}"
-        + (f"; members not read: {ignored}" if ignored else ""),
-        paths={"shard set": out},
-        next={"check every byte": program.command("pack", "--verify", out)},
+        f"indexed {len(manifest.shards)} tars: {counts} images; facts: {facts}{classes_told}"
+        + (f"; facts that no column holds: {dropped}" if dropped else "")
+        + (f"; members not read: {ignored}" if ignored else "")
+        + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
+        paths={"shard set": folder, **({"rejected": folder / "rejected.csv"} if manifest.rejected else {})},
+        next=_next(args, folder, manifest),
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )

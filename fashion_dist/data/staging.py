@@ -93,6 +93,7 @@ def _check_room(folder: Path, needed: int) -> None:
 
 def _copy(source: Path, target: Path, sha256: str) -> Iterator[int]:
     """Yield the bytes copied so far."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # tars that were only indexed may lie in folders
     temporary = target.with_name(f".{target.name}.part")
     temporary.unlink(missing_ok=True)  # of a copier that was killed: the folder is private, and its lock ours
     digest, done = hashlib.sha256(), 0

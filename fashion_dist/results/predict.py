@@ -210,7 +210,7 @@ def pack_source(
     from shards.manifest import MANIFEST
     from shards.packing import pack_opened
     from shards.readers import _pictures, _tables
-    from shards.reindex import reindex
+    from shards.reindex import ReindexOptions, reindex
 
     if not source.exists():
         raise InputError(f"--source {source} does not exist; allowed: a folder, a picture, a table or a shard set")
@@ -219,7 +219,7 @@ def pack_source(
     told = repr([str(source.resolve()), schema.to_json(), skip_bad])
     out = home.sources / f"{source.stem[:40] or 'pictures'}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
     if source.is_dir() and any(source.glob("*.tar")):
-        reindex(source, out, skip_bad=skip_bad, workers=workers, on_progress=on_progress)
+        reindex(source, out, ReindexOptions(skip_bad=skip_bad), workers=workers, on_progress=on_progress)
         return ShardSet.open(out)
     if source.is_file() and source.suffix.lower() in _tables.LOADERS:
         options = ReadOptions(val_fraction=0.0, labelled=False, skip_bad=skip_bad)

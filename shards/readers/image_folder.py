@@ -113,8 +113,9 @@ class _Tree:
         return listed
 
     def _judge_unknown(self, listed: Mapping[str, Mapping[str, list[str]]]) -> None:
+        known = {*self.names}
         for split, classes in listed.items():
-            unknown = {name: files for name, files in classes.items() if name not in self.names}
+            unknown = {name: files for name, files in classes.items() if name not in known}
             if unknown and self.options.unknown == "fail":
                 counts = {name: len(files) for name, files in unknown.items()}
                 self.walk.problems.append(told_unknown(str(self.splits[split]), counts, "the training folders lack"))
@@ -128,10 +129,11 @@ class _Tree:
     def records(self) -> Iterator[Record]:
         """Records of train and val, then test."""
         rows: dict[str, int] = {}
+        labels = {name: label for label, name in enumerate(self.names)}
         for split, listed in self.files.items():
             folder = self.splits.get(split, self.root)
             for name, files in listed:
-                label = {"label": self.names.index(name) if name else None} if self.options.labelled else {}
+                label = {"label": labels.get(name)} if self.options.labelled else {}
                 below = (folder / name).relative_to(self.root).as_posix().removeprefix(".")
                 paths = [f"{below}/{file}".lstrip("/") for file in files]
                 for file, path, key in zip(files, paths, _folders.keys(paths), strict=True):

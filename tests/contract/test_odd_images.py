@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from fashion_dist.data.dali import Decoder, open_check
 from fashion_dist.report.dataset_card import write_card
 from shards import InputError, PackOptions, ShardSet, pack
-from shards.reindex import reindex
+from shards.reindex import ReindexOptions, reindex
 from shards.verify import verify
 
 KINDS = odd_images.kinds()
@@ -165,7 +165,7 @@ def test_tars_of_others_are_indexed_as_the_table_says(tmp_path: Path) -> None:
             member = tarfile.TarInfo(f"train/{NUMBERS[name]}.jpg")
             member.size = len(kind.data)
             tar.addfile(member, io.BytesIO(kind.data))
-    reindex(tmp_path / "theirs", skip_bad=True)
+    reindex(tmp_path / "theirs", options=ReindexOptions(skip_bad=True))
     taken = {name for name, kind in KINDS.items() if kind.packed == "kept" or kind.unseen}
     found = dict(stored(tmp_path / "theirs"))
     assert found.keys() == taken

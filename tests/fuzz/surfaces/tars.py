@@ -12,7 +12,7 @@ import odd_images
 from surface import Surface
 
 from shards import ShardsError
-from shards.reindex import reindex
+from shards.reindex import ReindexOptions, reindex
 from shards.verify import verify
 
 
@@ -37,7 +37,7 @@ def seeds(folder: Path) -> Sequence[bytes]:
 
 def check(data: bytes, number: int, folder: Path) -> None:
     (folder / "train.tar").write_bytes(data)
-    reindex(folder, skip_bad=bool(number % 2))
+    reindex(folder, options=ReindexOptions(skip_bad=bool(number % 2)))
     faults = verify(folder)
     assert not faults, str(faults[0])
 
