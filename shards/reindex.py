@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -74,8 +75,8 @@ def reindex(
     """
     folder, names, packed = tar_list.find([str(tars)] if isinstance(tars, Path) else tars)
     out = out or folder
-    if not out.exists():
-        out.mkdir(mode=SHARED_FOLDER, parents=True)
+    made = [one for one in (out, *out.parents) if not one.exists()]
+    out.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise InputError(f"{out} cannot be written to; --out DIR puts index and manifest into another folder")
     fresh = staging.begin(out)
@@ -91,6 +92,9 @@ def reindex(
             staging.clear(fresh)
             if not staging.is_needed(fresh) or (out / MANIFEST).exists():
                 staging.remove(fresh)
+            with contextlib.suppress(OSError):  # where it was refused, the folders are empty
+                for one in made:
+                    one.rmdir()
 
 
 class _Reindex:

@@ -38,6 +38,8 @@ def find(named: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     else:
         paths = [path.absolute() for name in named for path in _expanded(name)]
         lost = [path.name for path in paths if not os.path.lexists(path)]
+        if lost and lost == [Path(name).name for name in named] and ".tar" not in lost[0]:
+            raise InputError(f"{named[0]} holds no .tar files: it does not exist")
         if lost:
             raise InputError(f"{paths[0].parent}: {len(lost)} of {len(paths)} tars do not exist: {shown(lost)}")
         folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path(named[0])

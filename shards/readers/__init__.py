@@ -90,10 +90,17 @@ class ReadOptions:
         for option in fields(self):
             everywhere = option.name in ("seed", "strict", "skip_bad", "exclude")
             if not everywhere and option.name not in used and getattr(self, option.name) != option.default:
-                raise InputError(
-                    f"{dataset} has no use for {option.name}={getattr(self, option.name)}; "
-                    f"it takes: {', '.join(used) or 'none'}"
-                )
+                takes = ", ".join(map(_flag, used)) or "none of these"
+                raise InputError(f"{dataset} has no use for {_flag(option.name)}; it takes: {takes}")
+
+
+def _flag(option: str) -> str:
+    """How the command line calls an option."""
+    names = {
+        "val_fraction": "val", "test_fraction": "test", "labelled": "unlabelled", "label_columns": "label-column",
+        "label_bits": "label-columns",
+    }  # fmt: skip
+    return f"--{names.get(option, option.replace('_', '-'))}"
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,10 @@ class Walk:
         told = []
         if self.system:
             names = shown(sorted({Path(path).name for path in self.system}))
-            told.append(f"{len(self.system)} hidden or system files and folders ({names})")
+            told.append(f"hidden or system files and folders ({len(self.system)}: {names})")
         if self.side:
             kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.side.items()))
-            told.append(f"{sum(self.side.values())} files that are no images ({kinds})")
+            told.append(f"files that are no images ({sum(self.side.values())}: {kinds})")
         if self.skip_bad and self.unreadable:
             kinds = ", ".join(f".{kind} {len(paths)}" for kind, paths in sorted(self.unreadable.items()))
             told.append(f"images that nothing here reads ({kinds})")

@@ -344,7 +344,10 @@ def test_tars_by_name_by_braces_and_in_folders(tmp_path: Path) -> None:
         ("https://x.org/a.tar", "is an address, not a file"),
     ):
         with pytest.raises(InputError, match=told):
-            reindex([name], tmp_path / "out")
+            reindex([name], tmp_path / "new" / "out")
+    with pytest.raises(InputError, match="no sample has the label 'x'"):
+        reindex(tmp_path, tmp_path / "new" / "out", labelled("x"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_set_in_folders_is_staged_whole(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def test_systems_folders_and_side_files_are_left_out_and_counted(tmp_path: Path)
     assert rows_of(opened, "label") == {"train": {"cat/0.jpg": 0, "dog/1.jpg": 1}}
     assert opened.found == (
         f"{source}: 2 images in 2 classes (cat, dog): train 2; 2 classes of one image, which gives none for validation "
-        "(cat, dog); left out: 5 hidden or system files and folders (._1.jpg, .ipynb_checkpoints, @eaDir, Thumbs.db, "
-        "__MACOSX), 4 files that are no images (.json 1, .txt 2, .xml 1)"
+        "(cat, dog); left out: hidden or system files and folders (5: ._1.jpg, .ipynb_checkpoints, @eaDir, Thumbs.db, "
+        "__MACOSX), files that are no images (4: .json 1, .txt 2, .xml 1)"
     )
 
 
@@ -188,7 +188,7 @@ def test_images_without_classes_are_packed_where_asked_for(tmp_path: Path) -> No
 def test_options_that_a_reader_has_no_use_for_are_refused(tmp_path: Path) -> None:
     source = put(tmp_path / "in", "a/0.jpg", "b/1.jpg")
     told = refused(pack, "image_folder", source, tmp_path / "out", HEADER, ReadOptions(split_column="x"))
-    assert told.startswith("image_folder has no use for split_column=x; it takes: val_fraction")
+    assert told.startswith("image_folder has no use for --split-column; it takes: --val, --layout")
     assert not (tmp_path / "out").exists()
 
 
