@@ -41,6 +41,7 @@ ALLOWED = {
     "fashion_dist.data.staging": {"unlink"},
     "shards.added": {"unlink"},
     "shards.locks": {"unlink"},
+    "shards.reindex": {"rmdir"},
     "shards.manifest": {"open for writing"},
     "shards.packing": {"shutil.rmtree", "unlink", "rmdir"},
     "shards.staging": {"shutil.rmtree", "unlink", "rmdir"},
