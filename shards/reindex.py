@@ -127,7 +127,8 @@ class _Reindex:
         if taking != Taking():
             told = {"taking": asdict(taking) | told}
         kept = [one for one in (self._settled(one, dropped.get(one.name, set())) for one in kept) if one.samples]
-        return self._written(order, kept, schema, {"dropped_facts": left_out, **told}, on_progress)
+        told["dropped_facts"] = [name for name in left_out if name != taking.label]
+        return self._written(order, kept, schema, told, on_progress)
 
     def _refuse(self) -> None:
         """Stops at what cannot be used, unless it is to be left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from shards import index, program
+from shards import index, program, readers
 from shards.errors import DamageError, InputError
 from shards.manifest import INDEX, MANIFEST, Manifest
 from shards.schema import Schema
@@ -55,6 +56,10 @@ class ShardSet:
         if folder.is_dir() and any(folder.glob("*.tar")):
             index = f"`{program.command('pack', '--reindex', folder)}` makes a set of the tars as they are"
             raise InputError(f"{folder} holds tars but no {MANIFEST}; {index}, `{make} --out DIR` packs another folder")
+        if dataset not in readers.names():
+            beside = sorted(path.parent.name for path in folder.parent.glob(f"*/{MANIFEST}"))
+            make = f"{program.command('pack')} --dataset image_folder --source DIR --name {shlex.quote(dataset)}"
+            make += f"; packed in {folder.parent}: {', '.join(beside)}" if beside else ""
         raise InputError(f"{folder} is no shard set (no {MANIFEST}); make it: {make}")
 
     @property

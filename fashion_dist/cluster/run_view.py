@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import Any
 from fashion_dist.cluster.queue_view import QueueView, Scheduler
 from fashion_dist.cluster.run_snapshot import Cause, RunSnapshot, derive_status
 from fashion_dist.cluster.slurm import JobRef, JobStatus
+from fashion_dist.errors import DamageError, InputError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.run_status import RunState
-from shards import program
+from fashion_dist.runs import read_facts
+from shards import Manifest, program
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,14 @@ def typed(name: str, run: RunDir, flags: str = "") -> str:
     home = home_flag(run.home)
     option = "--resume " if name == "launch" else ""
     return f"{program.command(name)} {option}{shlex.quote(run.run_id)}{home}{' ' + flags if flags else ''}"
+
+
+def answers(run: RunDir) -> dict[str, str]:
+    """The command that gives what a trained run answers: of its test split, or where it has none, of new pictures."""
+    with contextlib.suppress(InputError, DamageError, OSError):
+        if "test" not in Manifest.load(Path(read_facts(run).shard_set)).splits:
+            return {"predict": typed("predict", run, "--source DIR")}
+    return {"collect": typed("collect", run)}
 
 
 def home_flag(home: Home) -> str:

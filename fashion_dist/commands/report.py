@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.run_view import typed
+from fashion_dist.cluster.run_view import answers
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
 from shards import program
@@ -85,7 +85,7 @@ def _of_one(facts: RunData, page: Path) -> cli.Result:
         headline += f", best {best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
     paths: dict[str, Path | str] = {"page": page, "figures": page.parent / "figures"}
     data: dict[str, Any] = {"run": facts.run_id, "best": best, "metrics": facts.at_best("val")}
-    return cli.Result(headline, paths=paths, next={"submission": typed("collect", facts.run)}, data=data)
+    return cli.Result(headline, paths=paths, next=answers(facts.run), data=data)
 
 
 def _say(text: str) -> None:

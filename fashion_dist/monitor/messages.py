@@ -7,7 +7,7 @@ import json
 from fashion_dist import cli
 from fashion_dist.cluster import placement
 from fashion_dist.cluster.launcher import Launched, RunSpec
-from fashion_dist.cluster.run_view import RunView, duration, typed
+from fashion_dist.cluster.run_view import RunView, answers, duration, typed
 from fashion_dist.monitor.follow import follow
 from fashion_dist.paths import RunDir
 
@@ -23,7 +23,7 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
         return cli.Result(
             f"run {run.run_id} is done{_best(view)}; nothing was submitted (--fresh starts over beside it)",
             {"run folder": run.path},
-            {"collect": typed("collect", run), "report": typed("report", run)},
+            {**answers(run), "report": typed("report", run)},
             data,
         )
     where = placement.told(plan.resources, plan.cluster)
@@ -58,7 +58,7 @@ def of_end(run: RunDir) -> cli.Result:
         return cli.Result(
             f"run {run.run_id} is done{_best(view)}",
             {"run folder": run.path},
-            {"collect": typed("collect", run), "report": typed("report", run)},
+            {**answers(run), "report": typed("report", run)},
             data,
         )
     words = (f": {view.detail}" if view.detail else "") + (f" ({view.hint})" if view.hint else "")

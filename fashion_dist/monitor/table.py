@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fashion_dist.cli import cut
-from fashion_dist.cluster.run_view import RunView, duration, typed
+from fashion_dist.cluster.run_view import RunView, answers, duration, typed
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.startup_timer import format_startup
@@ -147,7 +147,7 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     elif view.state != "done":
         rows.append(("go on", go_on))
     if run.checkpoints.is_dir():
-        rows.append(("collect", typed("collect", run)))
+        rows += answers(run).items()
         rows.append(("report", typed("report", run)))
     label = max(len(name) for name, _ in rows)
     return "\n".join([view.run_id, *(f"  {name:<{label}}  {text}" for name, text in rows)])

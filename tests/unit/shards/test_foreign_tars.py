@@ -276,7 +276,7 @@ def odd(folder: Path, kind: str) -> None:
         ("doubled", "b.tar, key '0002': is doubled or differs only in case; see a.tar; --prefix-keys", 5),
         ("link", "member '9.jpg', a symbolic link, is refused", 3),
         ("name", "has a control character", 5),
-        ("no schema", "is no schema of ours", 3),
+        ("no schema", "Expecting property name", 3),
     ],
 )
 def test_what_is_odd_is_told_with_its_tar_and_left_out_where_asked_for(
