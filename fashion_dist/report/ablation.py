@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fashion_dist.config import WEIGHT_DECAYS
 from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Table
@@ -54,8 +55,12 @@ def find_base(groups: Sequence[Group]) -> Group | None:
 
 
 def changes(base: Group, other: Group) -> list[str]:
-    """The settings in which two configurations differ."""
-    return [key for key in base.settings if base.settings[key] != other.settings.get(key)]
+    """The settings in which two configurations differ, but for a weight decay that an optimizer brings by itself."""
+    found = [key for key in base.settings if base.settings[key] != other.settings.get(key)]
+    brought = WEIGHT_DECAYS.get(str(other.settings.get("optim.name")))
+    if "optim.name" in found and other.settings.get("optim.weight_decay") == brought:
+        found = [key for key in found if key != "optim.weight_decay"]
+    return found
 
 
 def steps(groups: Sequence[Group], base: Group, metric: str, hits: Hits) -> list[Step]:
