@@ -175,12 +175,25 @@ def parse(args_type: type[A], argv: Sequence[str], prog: str | None = None) -> A
 
 def _refuse_unknown_flags(args_type: type[CommonArgs], argv: Sequence[str]) -> None:
     known = ["--" + name.name.replace("_", "-") for name in dataclasses.fields(args_type)] + ["--help"]
-    for token in argv:
+    for at, token in enumerate(argv):
         flag = token.partition("=")[0].replace("_", "-")
         if token == "--":
             return
         if flag.startswith("--") and flag not in known:
+            value = token.partition("=")[2] or " ".join(argv[at + 1 : at + 2])
+            if "--set" in known and (meant := _settings_named(flag[2:], "" if value.startswith("--") else value)):
+                raise ConfigError(f"unknown option {flag!r}; it is a setting: {meant}")
             raise unknown("option", flag, known, limit=6)
+
+
+def _settings_named(name: str, value: str) -> str:
+    """How `--epochs 3` is typed: the settings of that name, whole or without their section; else nothing."""
+    from fashion_dist.config import Config
+
+    name = name.replace("-", "_")
+    known = Config("", "").keys()
+    meant = [key for key in known if name in (key, key.partition(".")[2])]
+    return " or ".join(f"--set {key}={value or 'VALUE'}" for key in meant)
 
 
 def _one_line(report: str) -> str:

@@ -55,8 +55,17 @@ def unknown(kind: str, name: str, known: Iterable[str], limit: int = 24) -> Conf
     """The one sentence for a name that does not exist: the nearest names when there are many, else all of them."""
     names = sorted(known)
     if len(names) > limit:
-        near = difflib.get_close_matches(name, names, n=6, cutoff=0.5)
+        near = _nearest(name, names)
         listed = f"nearest: {', '.join(near)}" if near else f"one of {len(names)}, such as {', '.join(names[:6])}"
     else:
         listed = f"known: {', '.join(names)}"
     return ConfigError(f"unknown {kind} {name!r}; {listed}")
+
+
+def _nearest(name: str, names: list[str], most: int = 6) -> list[str]:
+    """The names that may have been meant, the likeliest first; of a dotted name the last part may stand alone."""
+    part = name.rpartition(".")[2]
+    ends = {known: known.rpartition(".")[2] for known in names}
+    alike = difflib.get_close_matches(part, sorted(set(ends.values())), n=most, cutoff=0.75)
+    near = [known for end in alike for known in names if ends[known] == end]
+    return list(dict.fromkeys([*near, *difflib.get_close_matches(name, names, n=most, cutoff=0.5)]))[:most]

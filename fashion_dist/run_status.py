@@ -30,6 +30,8 @@ class RunState:
     step: int = 0
     total_steps: int = 0
     samples_per_s: float = 0.0
+    loss: float | None = None
+    """Of the last training line; None before it, and where it is not finite."""
     best: dict[str, Any] = field(default_factory=dict)
     """`metric`, `value` and `epoch` of the best evaluation so far."""
     startup: dict[str, float] = field(default_factory=dict)

@@ -12,7 +12,11 @@ Commands exit with status 2 for `InputError` and 1 for the rest.
 from __future__ import annotations
 
 import errno
+import importlib
+import os
+import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an `OSError` that mean a full disk, a quota or a limit on file sizes."""
@@ -79,3 +83,22 @@ class SpaceError(ShardsError):
 
     def __reduce__(self) -> tuple[type[SpaceError], tuple[str, int, int]]:
         return type(self), (self.path, self.needed, self.free)
+
+
+def import_file(name: str) -> ModuleType:
+    """The module `name`, of a file that anybody may have put there.
+
+    Raises:
+        InputError: it cannot be imported; names file, line and fault.
+    """
+    try:
+        return importlib.import_module(name)
+    except ShardsError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # of many kinds; each is a mistake in that file, or in what it imports
+        frames = traceback.extract_tb(error.__traceback__)
+        file = os.sep + name.rpartition(".")[2] + ".py"
+        at = next((frame for frame in reversed(frames) if frame.filename.endswith(file)), frames[-1])
+        raise InputError(f"{at.filename}, line {at.lineno}: {type(error).__name__}: {error}") from error

@@ -190,9 +190,17 @@ class LaunchContext:
         return RunSpec(
             own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
-            differs=runs.differences(own, config), origins=self.origins, notes=self.notes,
+            differs=runs.differences(own, config), origins=self.origins,
+            notes=(*self.notes, *filter(None, [self._left_out(own)])),
             config_origins=self.config_origins,
         )  # fmt: skip
+
+    def _left_out(self, config: Config) -> str:
+        batch = config.train.batch_size
+        if config.train.fraction < 1 or self.shard_set.splits["train"] >= 10 * batch:
+            return ""
+        count = len(self.task.build_examples(self.shard_set.split("train"), config))
+        return left_out(count, batch, self.resources.ranks * config.train.accumulate)
 
 
 def resolve(request: LaunchRequest) -> RunSpec:
@@ -404,6 +412,26 @@ def require_divisible(config: Config, resources: Resources) -> None:
     if near:
         advice += f"; nearest numbers of ranks: {', '.join(map(str, near))}"
     raise ConfigError(f"train.batch_size = {batch} does not divide over {shared}; {advice}")
+
+
+def left_out(examples: int, batch: int, unit: int) -> str:
+    """That the last, partial batch is much of a small set; empty where it is less than a tenth of it.
+
+    Args:
+        examples: of training.
+        batch: the global batch.
+        unit: what divides every batch: ranks x micro-batches.
+    """
+    rest = examples % batch
+    if rest * 10 < examples:
+        return ""
+    better = min(range(batch, batch // 2, -1), key=lambda size: (size % unit > 0, examples % size))
+    fewer = better % unit == 0 and examples % better < rest
+    return (
+        f"{rest} of the {examples} training examples ({rest / examples:.0%}) are left out of each epoch, others each "
+        f"time, because they fill no batch of {batch}"
+        + (f"; of train.batch_size={better} it would be {examples % better}" if fewer else "")
+    )
 
 
 def _beside(home: Home, run_id: str) -> RunDir:

@@ -130,23 +130,36 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def line(view: RunView) -> str:
-    """One line about a run that is followed."""
+def line(view: RunView, width: int = 0) -> str:
+    """One line about a run that is followed; of `width` columns, unless 0, what matters least is left out.
+
+    Epoch, loss, the best of the monitored metric and the time left stay longest.
+    """
     p = view.progress
-    parts = [f"{view.run_id} {view.state}" + (f" ({view.detail})" if view.detail and view.is_active else "")]
+    why = f" ({view.detail})" if view.detail and view.is_active else ""
+    parts = [(2, view.run_id), (9 if why or view.state != "running" else 3, view.state + why)]
     if view.state == "running":
         if p.phase == "training":
-            parts.append(f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}")
-            parts.append(f"step {p.step}/{p.total_steps}" if p.total_steps else f"step {p.step}")
+            parts.append((9, f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}"))
+            parts.append((0, f"step {p.step}/{p.total_steps}" if p.total_steps else f"step {p.step}"))
+            if p.loss is not None:
+                parts.append((8, f"loss {p.loss:.4f}"))
             if view.left_s is not None:
-                parts.append(f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left")
+                parts += [(1, f"{p.samples_per_s:.0f} samples/s"), (8, f"{duration(view.left_s)} left")]
         else:
-            parts.append(p.phase)
+            parts.append((9, p.phase))
         if view.attempts > 1:
-            parts.append(f"attempt {view.attempts}")
+            parts.append((4, f"attempt {view.attempts}"))
     if p.best:
-        parts.append(f"best {p.best['metric']} {p.best['value']:.4f} (epoch {p.best['epoch']})")
-    return "  ".join(parts)
+        parts.append((8, f"best {p.best['metric']} {p.best['value']:.4f}"))
+        parts.append((5, f"(epoch {p.best['epoch']})"))
+
+    def text() -> str:
+        return "  ".join(part for _, part in parts).replace("  (epoch", " (epoch")
+
+    while width and len(text()) > width and min(parts)[0] < 8:
+        parts.remove(min(parts))
+    return text()
 
 
 def typed(name: str, run: RunDir, flags: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import time
 import warnings
@@ -16,6 +15,7 @@ from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
 from fashion_dist.models.heads import Head, Network
+from shards.errors import import_file
 
 
 def build_network(config: ModelConfig, heads: Mapping[str, Head], image_px: int) -> Network:
@@ -33,7 +33,7 @@ def build_backbone(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
     config = registry.resolve_model(config)
     source, name = registry.locate(config.name)
     if source == "ours":
-        module = importlib.import_module(f"{__package__}.{name}")
+        module = import_file(f"{__package__}.{name}")
         built: tuple[nn.Module, int] = module.build(config, image_px)
         return built
     if source == "torchvision":

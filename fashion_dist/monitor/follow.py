@@ -100,7 +100,8 @@ class Lines:
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(cli.visible(line(view)), overflow="ellipsis", no_wrap=True), refresh=True)
+            shown = cli.visible(line(view, self._live.console.width))
+            self._live.update(Text(shown, overflow="ellipsis", no_wrap=True), refresh=True)
             return
         p = view.progress
         news = (view.state, view.detail, view.attempts, p.phase, p.epoch, str(p.best))

@@ -8,9 +8,11 @@ Legend: n sampled images, F features, C channels, P pixels of a side.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,6 +179,7 @@ def embed(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import StandardScaler
 
+    _count_cores()
     scaled = StandardScaler().fit_transform(table)
     reduced = PCA(n_components=min(50, *scaled.shape), random_state=0).fit(scaled)
     points = reduced.transform(scaled)
@@ -187,6 +190,15 @@ def embed(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     placed = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
     shares = np.pad(reduced.explained_variance_ratio_, (0, 2))[:2]
     return placed, np.pad(points, ((0, 0), (0, 2)))[:, :2], shares, nearest
+
+
+def _count_cores() -> None:
+    """Let joblib look for the physical cores once and in silence: without lscpu it would print a traceback."""
+    from joblib.externals.loky import cpu_count  # type: ignore[import-untyped]
+
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cpu_count(only_physical_cores=True)
 
 
 def _spread(convolutions: list[tuple[str, nn.Conv2d]]) -> list[tuple[str, nn.Conv2d]]:

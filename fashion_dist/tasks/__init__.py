@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import pkgutil
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.tasks.common.base import Arrays, Columns, Embed, ExampleSet, Monitor, ReportView, Task, Tensors
+from shards.errors import import_file
 
 if TYPE_CHECKING:
     from shards import Schema
@@ -37,7 +37,7 @@ def load(name: str) -> Task:
     """
     if name not in names():
         raise unknown("task", name, names())
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = import_file(f"{__name__}.{name}")
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     defined = [c for c in dict.fromkeys(classes) if issubclass(c, Task)]
     whole = [c for c in defined if not _missing(c)]

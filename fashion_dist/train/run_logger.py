@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,8 @@ class RunLogger:
         lr = max(group["lr"] for group in state.optimizer.param_groups)
         self.log("train", state.global_step, epoch, {**values, "lr": lr, "samples_per_s": rate})
         self.log_system(state.global_step, epoch)
-        self.update_status(samples_per_s=rate)
+        loss = values.get("loss", math.nan)
+        self.update_status(samples_per_s=rate, loss=loss if math.isfinite(loss) else None)
 
     def log_system(self, global_step: int, epoch: float) -> None:
         """Add a line of what the nodes are doing, when there is news of them."""

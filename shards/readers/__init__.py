@@ -5,14 +5,13 @@ A reader checks the whole source and streams its images as `Record`s; it never d
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.errors import InputError
+from shards.errors import InputError, import_file
 from shards.schema import Record, Schema
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def load(name: str) -> Reader:
     """The reader of the module `name`; raises InputError naming the known ones."""
     if name not in names():
         raise InputError(f"unknown dataset {name!r}; known: {', '.join(names())}")
-    reader = importlib.import_module(f"{__name__}.{name}").READER
+    reader = import_file(f"{__name__}.{name}").READER
     assert isinstance(reader, Reader), f"{__name__}.{name}.READER is not a Reader"
     return reader
 

@@ -55,6 +55,9 @@ def test_settings_may_be_given_at_once_or_one_by_one() -> None:
     ("argv", "words"),
     [
         (["--task", "x", "--node", "2"], "unknown option '--node'; nearest: --nodes"),
+        (["--task", "x", "--epochs", "3"], "unknown option '--epochs'; it is a setting: --set train.epochs=3"),
+        (["--task", "x", "--batch-size=8"], "it is a setting: --set train.batch_size=8"),
+        (["--task", "x", "--optim.lr"], "it is a setting: --set optim.lr=VALUE"),
         (["--task", "x", "--nodes", "two"], "--nodes takes a whole number, not 'two'"),
         (["--task", "x", "--rate", "fast"], "--rate takes a number, not 'fast'"),
         (["--task", "x", "--cluster", "slum"], "'auto', 'local'"),

@@ -64,3 +64,12 @@ def test_run_id_is_the_configuration_and_the_data() -> None:
     assert RECIPE.override(["train.seed=1"]).run_id("data") != RECIPE.run_id("data")
     assert RECIPE.run_id("other data") != RECIPE.run_id("data")
     assert RECIPE.run_id("data").startswith("deepfashion-")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("lr", "optim.lr"), ("epochs", "train.epochs"), ("weightdecay", "optim.weight_decay"), ("data.lr", "optim.lr")],
+)
+def test_a_setting_without_its_section_has_the_right_neighbour(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting '{key}'; nearest: {meant}"):
+        Config("clipart", "clipart").override([f"{key}=1"])

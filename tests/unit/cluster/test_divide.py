@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_dist.cluster.launcher import require_divisible
+from fashion_dist.cluster.launcher import left_out, require_divisible
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
@@ -31,3 +31,11 @@ def test_what_is_advised_would_be_taken(batch: int, accumulate: int, nodes: int,
         require_divisible(better, resources)
     for count in re.findall(r"\d+", counts):
         require_divisible(config, Resources(nodes=int(count)))
+
+
+def test_a_last_batch_that_is_much_of_a_small_set_is_told_with_a_better_one() -> None:
+    told = left_out(246, 64, 2)
+    assert "54 of the 246 training examples (22%)" in told
+    size, rest = map(int, re.findall(r"train.batch_size=(\d+) it would be (\d+)", told)[0])
+    assert (246 % size, size % 2) == (rest, 0) and rest < 54 and 32 < size <= 64
+    assert left_out(1000, 64, 2) == ""

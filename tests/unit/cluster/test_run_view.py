@@ -14,7 +14,7 @@ from fashion_dist.cluster import run_lock
 from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts, begin_attempt, end_attempt
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
-from fashion_dist.cluster.run_view import RunView, duration, read_run_view, read_run_views, typed
+from fashion_dist.cluster.run_view import RunView, duration, line, read_run_view, read_run_views, typed
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
 from fashion_dist.monitor import overview, table
@@ -184,3 +184,14 @@ def test_a_job_started_by_hand_is_the_runs_job(tmp_path: Path) -> None:
     begin_attempt(run, {"attempt": 2, "job": HERE.to_json(), "nodes": "h"})
     seen = read_run_view(run, Scheduler())
     assert (seen.job, seen.state, seen.attempts) == (HERE, "starting", 2)
+
+
+def test_the_line_of_a_followed_run_keeps_what_matters_in_80_columns(tmp_path: Path) -> None:
+    best = {"metric": "outfit_auc", "value": 0.5, "epoch": 1}
+    state = {"state": "running", "phase": "training", "loss": 0.25, "best": best, "total_steps": 120000}
+    view = read_run_view(make_run(tmp_path, "polyvore_outfits-0123456789", HERE, state), Scheduler())
+    whole = line(view)
+    assert "polyvore_outfits-0123456789  running" in whole and "(epoch 1)" in whole and "samples/s" in whole
+    short = line(view, 80)
+    assert len(short) <= 80
+    assert all(part in short for part in ("epoch 2/4", "loss 0.2500", "best outfit_auc 0.5000", " left"))
