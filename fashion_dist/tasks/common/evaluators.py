@@ -9,7 +9,6 @@ Legend: N samples of a batch, K classes.
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -133,12 +132,12 @@ class SumEvaluator(Evaluator):
             self._losses["plain_loss"] = 0.0
         for name, count in ((name, float(value)) for name, value in added.items() if name.startswith("count:")):
             term = name.removeprefix("count:")
-            if count > 0:
+            if count > 0:  # else there is no such loss on this split
                 self._losses["loss"] += float(added[f"minimised:{term}"]) / count
                 if f"plain:{term}" in added:
                     self._losses["plain_loss"] += float(added[f"plain:{term}"]) / count
-            if term != "loss":  # where nothing of a split is known, there is no such loss
-                self._losses[term] = float(added[f"loss:{term}"]) / count if count > 0 else math.nan
+                if term != "loss":
+                    self._losses[term] = float(added[f"loss:{term}"]) / count
 
     def compute(self) -> dict[str, float]:
         """See `Evaluator.compute`; the means of the loss terms over what is known come last."""
