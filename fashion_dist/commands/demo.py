@@ -94,4 +94,4 @@ def _grade(answers: dict[str, Path], labels: Path) -> tuple[float, float]:
 
 def _rows(path: Path) -> dict[str, dict[str, str]]:
     with path.open(newline="") as file:
-        return {row["file_path"]: row for row in csv.DictReader(file)}
+        return {row["file_path"]: row for row in csv.DictReader(file, skipinitialspace=True)}

@@ -9,6 +9,7 @@ fashion-dist report RUN RUN --table           only the table of results, as Mark
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,8 +19,10 @@ import tyro
 from fashion_dist import cli
 from fashion_dist.cluster.run_view import answers
 from fashion_dist.errors import ConfigError
+from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
 from shards import program
+from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
     from fashion_dist.report.run_data import RunData
@@ -36,7 +39,7 @@ class Args(cli.CommonArgs):
     quick: bool = False
     """Only what is written down: predict nothing, look into no network."""
     table: bool = False
-    """Print the table of results as Markdown, and make no page."""
+    """Print the table of results as Markdown, and make no page; with --out as results.md and results.csv too."""
     archive: bool = False
     """Also one zip of code, settings, report, submissions and the best model, of one run."""
     wandb: Literal["auto", "online", "offline", "off"] = "off"
@@ -57,9 +60,7 @@ def main(args: Args) -> cli.Result:
         raise ConfigError(f"--wandb {args.wandb} shows the pictures of one run, not of {len(folders)}")
     found = read_facts(folders)
     if args.table:
-        from fashion_dist.report.table import markdown
-
-        return cli.Result("", text=markdown(found), data={"runs": [facts.run_id for facts in found]})
+        return _table(found, args.out)
     from fashion_dist.report import make
 
     out = Path(args.out).absolute() if args.out else None
@@ -86,6 +87,25 @@ def _of_one(facts: RunData, page: Path) -> cli.Result:
     paths: dict[str, Path | str] = {"page": page, "figures": page.parent / "figures"}
     data: dict[str, Any] = {"run": facts.run_id, "best": best, "metrics": facts.at_best("val")}
     return cli.Result(headline, paths=paths, next=answers(facts.run), data=data)
+
+
+def _table(found: Sequence[RunData], out: str) -> cli.Result:
+    from fashion_dist.report.table import markdown, rows_of
+
+    rows = rows_of(found)
+    text, paths = markdown(rows), {}
+    if out:
+        own = OwnFiles(Path(out).absolute())
+        files = {"results.md": text + "\n", "results.csv": csv_for_people(rows)}
+        own.claim(*files)
+        for name, content in files.items():
+            own.write(name, content)
+            paths[name] = own.folder / name
+    data = {
+        "runs": [facts.run_id for facts in found],
+        "rows": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]],
+    }
+    return cli.Result("", paths, text=text, data=data)
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,7 +116,7 @@ def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: F
     blocks: list[Block] = [_picture(found, metric, album), Table("", head, rows, note=note, wide=True)]
     for key in dict.fromkeys(s.key for s in found):
         levels = [base, *(s.group for s in found if s.key == key)]
-        shown = [Group(f"{key.rpartition('.')[2]} {plain_json(g.settings.get(key))}", {}, g.members) for g in levels]
+        shown = [replace(g, label=f"{key.rpartition('.')[2]} {plain_json(g.settings.get(key))}") for g in levels]
         title = f"{key}: {formatting.listing([plain_json(g.settings.get(key)) for g in levels])}"
         picture = curve_picture(f"ablation-{key}", metric, shown, album, title=title)
         if picture is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,11 +32,13 @@ class Group:
         label: the settings that differ between groups, in short; or the run's id.
         settings: those settings, by key.
         members: the runs.
+        place: among those of the page, by which it has its colour in every picture.
     """
 
     label: str
     settings: Mapping[str, Any]
     members: Sequence[RunData]
+    place: int = 0
 
     def values(self, metric: str) -> list[float]:
         """A metric of each member on validation at its best epoch, of those that have one."""
@@ -65,18 +67,37 @@ def group(found: Sequence[RunData]) -> list[Group]:
     folded: dict[str, list[RunData]] = {}
     for f in found:
         flat = f.config.flat()
-        same_data = f.shard_set.training_hash if f.shard_set is not None else f.made.data_hash
-        folded.setdefault(repr([flat.get(key) for key in keys]) + same_data, []).append(f)
+        folded.setdefault(repr([flat.get(key) for key in keys]) + data_of(f), []).append(f)
     made = []
     for members in folded.values():
         flat = members[0].config.flat()
         settings = {key: flat.get(key) for key in keys}
         made.append(Group(_label(settings, members[0]), settings, members))
     labels = [g.label for g in made]
-    return [
-        g if labels.count(g.label) == 1 else Group(f"{g.label} ({g.members[0].run_id[-6:]})", g.settings, g.members)
-        for g in made
+    made = [
+        g if labels.count(g.label) == 1 else replace(g, label=f"{g.label} ({g.members[0].run_id[-6:]})") for g in made
     ]
+    shared = shared_metrics(found)
+    ranked = sorted(range(len(made)), key=lambda at: -made[at].score(shared[0])) if shared else range(len(made))
+    places = {at: place for place, at in enumerate(ranked)}
+    return [replace(g, place=places[at]) for at, g in enumerate(made)]
+
+
+def data_of(facts: RunData) -> str:
+    """The hash of what a run learns from and is measured on."""
+    return facts.shard_set.training_hash if facts.shard_set is not None else facts.made.data_hash
+
+
+def by_data(found: Sequence[RunData]) -> dict[str, list[RunData]]:
+    """The runs of each shard set under its name, with digits of its hash where several have that name."""
+    parts: dict[str, list[RunData]] = {}
+    for f in found:
+        parts.setdefault(data_of(f), []).append(f)
+    names = [part[0].config.dataset for part in parts.values()]
+    return {
+        name if names.count(name) == 1 else f"{name} ({digest[:6] or 'unknown'})": part
+        for name, (digest, part) in zip(names, parts.items(), strict=True)
+    }
 
 
 def _label(settings: Mapping[str, Any], facts: RunData) -> str:
@@ -103,18 +124,23 @@ def overview(found: Sequence[RunData]) -> Section:
     """The runs sorted by what they share first, with only the settings that differ."""
     shared, keys = shared_metrics(found), differing(found)
     metric = shared[0] if shared else ""
-    order = sorted(found, key=lambda f: -f.score(metric))
+    parts = {name: sorted(part, key=lambda f: -f.score(metric)) for name, part in by_data(found).items()}
     sentences = []
+    if len(parts) > 1:
+        sentences.append(f"The runs are on different data ({', '.join(parts)}), and ranked among those on the same.")
     tasks = sorted({f.config.task for f in found})
     if len(tasks) > 1:
         what = formatting.listing([formatting.name(m) for m in shared]) or "nothing that was measured"
         sentences.append(
             f"The runs are of {len(tasks)} tasks ({', '.join(tasks)}) and compared in what they share: {what}."
         )
-    if metric and len(order) > 1:
+    for name, order in parts.items():
+        if not metric or len(order) < 2:
+            continue
         first, second = (f.at_best("val").get(metric) for f in order[:2])
         if first is not None:
-            sentence = f"{order[0].run_id} has the best validation {formatting.name(metric)}, {first:.4f}"
+            on = f"On {name}, " if len(parts) > 1 else ""
+            sentence = f"{on}{order[0].run_id} has the best validation {formatting.name(metric)}, {first:.4f}"
             sentences.append(sentence + ("." if second is None else f", before {order[1].run_id} with {second:.4f}."))
     unfinished = [f for f in found if f.view.state != "done"]
     if unfinished:
@@ -124,16 +150,17 @@ def overview(found: Sequence[RunData]) -> Section:
             told = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
         sentences.append(f"Not done: {formatting.listing(told)}.")
     rows = []
-    for f in order:
+    for name, f in ((name, f) for name, order in parts.items() for f in order):
         flat, best = f.config.flat(), f.at_best("val")
         figures = [f"{best[m]:.4f}" if m in best else "—" for m in shared[:4]]
         if not shared:
             figures = [f"{formatting.name(f.monitor)} {best[f.monitor]:.4f}" if f.monitor in best else "—"]
         epoch = f"{f.best_epoch:g}" if f.best_epoch is not None else "—"
         settings = [plain_json(flat[key]) if key in flat else "—" for key in keys[:12]]
-        rows.append((f.run_id, f.view.state, *figures, epoch, formatting.duration(f.wall_s), *settings))
+        data = (name,) * (len(parts) > 1)
+        rows.append((f.run_id, f.view.state, *data, *figures, epoch, formatting.duration(f.wall_s), *settings))
     named = [formatting.name(m) for m in shared[:4]] or ["its own figure"]
-    head = ("run", "state", *named, "best epoch", "took", *keys[:12])
+    head = ("run", "state", *("data",) * (len(parts) > 1), *named, "best epoch", "took", *keys[:12])
     more = f"{len(keys) - 12} more settings differ." if len(keys) > 12 else ""
     note = f"Figures are of validation, after each run's best epoch. {more}".strip()
     table = Table("", head, rows, folded=len(rows) > 40, note=note, wide=True)
@@ -169,14 +196,15 @@ def curve_picture(
     if not drawn:
         return None
     ranked = sorted(drawn, key=lambda pair: -pair[0].score(metric if metric != "loss" else pair[0].members[0].monitor))
-    named = ranked[:LINES]
+    named = sorted(ranked[:LINES], key=lambda pair: pair[0].place)
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
         for _, series in ranked[LINES:]:
             for points in series:
                 axes.plot(*zip(*points, strict=True), color=SOFT, linewidth=0.6, alpha=0.35)
-        for at, (g, series) in enumerate(named):
+        for g, series in named:
+            at = g.place
             colour, style = COLOURS[at % len(COLOURS)], STYLES[at // len(COLOURS) % len(STYLES)]
             if len(series) > 1:
                 for points in series:

@@ -55,10 +55,13 @@ class FigureWriter:
 
     Args:
         folder: of the page; pictures go to `figures/` in it.
+
+    `prefix` stands before the names of what is drawn from then on.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.prefix = ""
         self.pictures: list[Picture] = []
 
     @property
@@ -97,6 +100,7 @@ class FigureWriter:
         mpl.use("Agg")
         from matplotlib.figure import Figure
 
+        name = re.sub(r"[^\w.-]", "_", self.prefix + name)
         endings = ("png", "svg", "csv")
         own = OwnFiles(self.folder / "figures")
         own.claim(*(f"{name}.{ending}" for ending in endings))

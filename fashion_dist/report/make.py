@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from fashion_dist.report.split_predictions import SPLITS, SplitPredictions, read
 from fashion_dist.runs import OpenRun
 from fashion_dist.tracking.wandb_run import WandbMode, show_pictures
 from shards import ShardSet
+
+if TYPE_CHECKING:
+    from fashion_dist.report.comparison import Group
 
 Say = Callable[[str], None]
 MOST_COMPARED = 40
@@ -179,17 +183,20 @@ def report_runs(found: Sequence[RunData], out: Path, *, quick: bool = False, say
 
     OwnFiles(out).claim("index.html")
     album, notes = FigureWriter(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
-    groups, shared = comparison.group(found), comparison.shared_metrics(found)
+    if not quick and len(found) < MOST_PREDICTED:
+        for f in found:
+            _answers(f, notes, quick, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
     sections: list[Section | None] = [comparison.overview(found)]
-    sections.append(comparison.curves(groups, shared, album))
-    sections.append(comparison.seeds(groups, shared))
+    groups, parts = comparison.group(found), comparison.by_data(found)
+    for name, part in parts.items():
+        mine = [g for g in groups if g.members[0] in part]
+        album.prefix = f"{name}-" if len(parts) > 1 else ""
+        for section in _compared(part, mine, album, quick=quick):
+            if len(parts) > 1:
+                section = replace(section, anchor=f"{section.anchor}-{len(sections)}", title=f"{section.title}: {name}")
+            sections.append(section)
+    album.prefix = ""
     if len(found) <= MOST_COMPARED:
-        if not quick and len(found) < MOST_PREDICTED:
-            for f in found:
-                _answers(f, notes, quick, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
-        hits = _hits(found)
-        sections.append(ablation.section(groups, shared, hits, album))
-        sections.append(comparison.models(groups, shared, album, _no_size if quick else _sizes()))
         sections.append(ablation.tests(found))
     tasks = list(dict.fromkeys(f.config.task for f in found))
     facts = [("runs", f"{len(found)}"), ("tasks", ", ".join(tasks))]
@@ -204,6 +211,22 @@ def report_runs(found: Sequence[RunData], out: Path, *, quick: bool = False, say
     )  # fmt: skip
     write_page(page, out / "index.html")
     return Made(out / "index.html", album)
+
+
+def _compared(
+    found: Sequence[RunData], groups: Sequence[Group], album: FigureWriter, *, quick: bool
+) -> Iterator[Section]:
+    """The sections of runs on the same data."""
+    from fashion_dist.report import ablation, comparison, side_by_side
+
+    shared = comparison.shared_metrics(found)
+    yield comparison.curves(groups, shared, album)
+    several = [comparison.seeds(groups, shared)]
+    if len(found) <= MOST_COMPARED:
+        several.append(side_by_side.confusions(found, album))
+        several.append(ablation.section(groups, shared, _hits(found), album))
+        several.append(comparison.models(groups, shared, album, _no_size if quick else _sizes()))
+    yield from filter(None, several)
 
 
 def share(facts: RunData, album: FigureWriter, mode: WandbMode) -> bool:

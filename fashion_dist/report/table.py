@@ -1,4 +1,4 @@
-"""Runs as a Markdown table, rebuilt from their folders: task, command, seed, epochs, cost and figures."""
+"""Runs as a Markdown table, rebuilt from their folders: settings, command, seed, epochs, cost, figures."""
 
 from __future__ import annotations
 
@@ -6,29 +6,42 @@ import re
 from collections.abc import Sequence
 
 from fashion_dist.report import formatting
-from fashion_dist.report.run_data import PLAIN, RunData
+from fashion_dist.report.comparison import differing
+from fashion_dist.report.run_data import PLAIN, RunData, plain_json
 
-HEAD = ("task", "command", "seed", "epochs", "wall", "CPU", "validation", "test")
+NONE = "—"
 SHOWN = 4
 """Figures of a split in a cell."""
 
 
-def markdown(found: Sequence[RunData]) -> str:
-    """The table of the runs, in the order they are given; a figure that was not measured is a dash."""
-    rows = [HEAD, tuple("---" for _ in HEAD), *(_row(f) for f in found)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def rows_of(found: Sequence[RunData]) -> list[tuple[str, ...]]:
+    """Head and rows: the run, the settings that are not the same in all, what it cost and its figures.
+
+    A figure that was not measured is a dash.
+    """
+    keys = differing(found)
+    head = ("run", "task", *keys, "command", "seed", "epochs", "wall", "CPU", "validation", "test")
+    return [head, *(_row(f, keys) for f in found)]
 
 
-def _row(facts: RunData) -> tuple[str, ...]:
-    progress = facts.view.progress
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the head first, as a Markdown table; what is a name or typed stands as code."""
+    head, *body = rows
+    code = [name in ("run", "task", "command") for name in head]
+    cells = [[f"`{_cell(c)}`" if k and c != NONE else _cell(c) for c, k in zip(r, code, strict=True)] for r in body]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *cells))
+
+
+def _row(facts: RunData, keys: Sequence[str]) -> tuple[str, ...]:
+    progress, flat = facts.view.progress, facts.config.flat()
     done = f"{progress.epoch} of {facts.config.train.epochs}"
     epochs = f"{facts.config.train.epochs}" if facts.view.state == "done" else f"{done}, {facts.view.state}"
     if facts.best_epoch is not None:
         epochs += f" (best {facts.best_epoch:g})"
-    cpu = formatting.duration(facts.cpu_s) if facts.cpu_s is not None else "—"
-    command = _cell(command_of(facts))
+    cpu = formatting.duration(facts.cpu_s) if facts.cpu_s is not None else NONE
+    settings = [plain_json(flat[key]) if key in flat else NONE for key in keys]
     return (
-        f"`{facts.config.task}`", f"`{command}`" if command else "—", str(facts.config.train.seed), epochs,
+        facts.run_id, facts.config.task, *settings, command_of(facts) or NONE, str(facts.config.train.seed), epochs,
         formatting.duration(facts.wall_s), cpu, _figures(facts, "val"), _figures(facts, "test"),
     )  # fmt: skip
 
@@ -46,4 +59,4 @@ def _figures(facts: RunData, split: str) -> str:
     """What was measured at the best epoch, the monitored metric first; each with its name."""
     measured = facts.at_best(split)
     names = [name for name in facts.metrics if name in measured and name not in PLAIN][:SHOWN]
-    return ", ".join(f"{formatting.name(name)} {measured[name]:.4f}" for name in names) or "—"
+    return ", ".join(f"{formatting.name(name)} {measured[name]:.4f}" for name in names) or NONE

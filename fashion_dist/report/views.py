@@ -53,10 +53,16 @@ def lacking(facts: RunData, answers: SplitPredictions) -> list[str]:
 
 def right(facts: RunData, answers: SplitPredictions) -> np.ndarray | None:
     """Bool [n], whether each image of known class is answered rightly; None of a task without classes."""
+    found = classes_of(facts, answers)
+    return None if found is None else found.right
+
+
+def classes_of(facts: RunData, answers: SplitPredictions) -> classes.ClassAnswers | None:
+    """The answers about classes; None of a task without any, or where nothing is known."""
     for view in facts.task.report_views():
         found = _read(facts, answers, view) if view.kind == "classes" else None
-        if found is not None:
-            return np.asarray(found.right)
+        if isinstance(found, classes.ClassAnswers):
+            return found
     return None
 
 

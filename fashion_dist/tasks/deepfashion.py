@@ -139,7 +139,10 @@ class DeepFashion(Task):
         }
 
     def submission(self, columns: Columns, split: Split, config: Config) -> dict[str, str]:
-        """`category.csv` and `attribute.csv` as the assignment wants them, in the order of the split's file."""
+        """`category.csv` and `attribute.csv` as the assignment wants them, in the order of the split's file.
+
+        The blank in the header of the former is the assignment's.
+        """
         order = np.argsort(np.asarray(columns["row"]), kind="stable")
         paths, categories = columns["file_path"], columns["category"]
         probabilities = np.asarray(columns["attribute_probability"])
@@ -148,7 +151,7 @@ class DeepFashion(Task):
         named |= probabilities == probabilities.max(axis=1, keepdims=True)
         return {
             "category.csv": csv_text(
-                [("file_path", "category_label"), *((paths[i], categories[i]) for i in order)],
+                [("file_path", " category_label"), *((paths[i], categories[i]) for i in order)],
             ),
             "attribute.csv": csv_text(
                 [

@@ -25,7 +25,7 @@ REPO = Path(__file__).parents[2]
 
 def table(path: Path) -> list[list[str]]:
     with path.open(newline="") as file:
-        return list(csv.reader(file))
+        return list(csv.reader(file, skipinitialspace=True))
 
 
 def check_deepfashion(folder: Path, items: int) -> None:

@@ -41,7 +41,7 @@ def test_the_submission_covers_the_test_split_exactly(home: Path, run: Path, gar
     with (garments / "test.csv").open() as file:
         asked = [row["file_path"] for row in csv.DictReader(file)]
     with Path(files["category.csv"]).open() as file:
-        categories = list(csv.DictReader(file))
+        categories = list(csv.DictReader(file, skipinitialspace=True))
     with Path(files["attribute.csv"]).open() as file:
         attributes = list(csv.DictReader(file))
     assert [row["file_path"] for row in categories] == asked

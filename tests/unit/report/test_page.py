@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from fashion_dist.report import make
 from fashion_dist.report.run_data import RunData, read_facts
-from fashion_dist.report.table import markdown
+from fashion_dist.report.table import markdown, rows_of
 from fashion_dist.tasks import deepfashion, fashion_mnist
 from shards import ShardSet
 
@@ -223,6 +223,10 @@ def test_several_runs_are_folded_and_compared(
     page = make.report_runs(facts_of(*made), tmp_path / "page", quick=True).page
     found = read(page)
     assert "Over 2 seeds" in found.text
+    assert "Confusion matrices, one scale" in found.text
+    with (page.parent / "figures" / "confusions.csv").open() as file:
+        counted = list(csv.DictReader(file))
+    assert len({row["run"] for row in counted}) == 4 and len(counted) % 4 == 0
     assert f"{np.mean([0.5, 0.54]):.4f} ± {np.std([0.5, 0.54], ddof=1):.4f}" in found.text
     steps = {row[0]: row for row in found.rows if len(row) == 6 and row[0] in ("optim.name", "model.pool")}
     assert steps["optim.name"][1:4] == ("adamw", "sgd", "-0.1200")
@@ -243,6 +247,23 @@ def test_runs_of_different_tasks_are_compared_in_what_they_share(shard_set: Shar
     found = read(make.report_runs(facts_of(first.path, second.path), tmp_path / "page", quick=True).page)
     assert "of 2 tasks (deepfashion, fashion_mnist) and compared in what they share: accuracy" in found.text
     assert "macro F1" not in next(row for row in found.rows if row[:2] == ("run", "state"))
+
+
+def test_runs_on_different_data_are_ranked_apart_and_keep_their_colours(shard_set: ShardSet, tmp_path: Path) -> None:
+    from fashion_dist.report import comparison
+
+    folders = []
+    for n, (pool, score) in enumerate((("avg", 0.2), ("max", 0.4), ("avg", 0.6), ("max", 0.8))):
+        config = with_settings(RECIPE, f"model.pool={pool}")
+        folders.append(make_run(tmp_path / "runs" / f"deepfashion-{n}", config, shard_set, {}, scores=(score,)).path)
+    found = facts_of(*folders)
+    made = dataclasses.replace(found[2].made, data_hash="f" * 64)
+    found[2:] = [dataclasses.replace(f, shard_set=None, made=made) for f in found[2:]]
+    page = read(make.report_runs(found, tmp_path / "page", quick=True).page)
+    assert "The runs are on different data" in page.text
+    assert page.text.count("has the best validation") == 2
+    assert "deepfashion-1 has the best" in page.text and "deepfashion-3 has the best" in page.text
+    assert sorted(g.place for g in comparison.group(found)) == [0, 1, 2, 3]
 
 
 def test_the_trials_of_a_sweep_are_one_readable_page(shard_set: ShardSet, tmp_path: Path) -> None:
@@ -268,7 +289,13 @@ def test_the_trials_of_a_sweep_are_one_readable_page(shard_set: ShardSet, tmp_pa
 def test_the_table_of_results_is_markdown(shard_set: ShardSet, tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs" / "deepfashion-1", RECIPE, shard_set, {})
     run.run.write_text(run.run.read_text().replace("--task deepfashion", "--home '/x y' --task deepfashion --wait"))
-    head, rule, row = markdown(facts_of(run.path)).splitlines()
+    other = make_run(tmp_path / "runs" / "deepfashion-2", with_settings(RECIPE, "model.pool=max"), shard_set, {})
+    rows = rows_of(facts_of(run.path, other.path))
+    head, rule, row, second = markdown(rows).splitlines()
+    assert [(line[0], line[2]) for line in rows] == [
+        ("run", "model.pool"), ("deepfashion-1", "avg"), ("deepfashion-2", "max")
+    ]  # fmt: skip
+    assert "| max |" in second
     assert head.count("|") == rule.count("|") == row.count("|")
     assert "`python jobs/launch.py --task deepfashion`" in row
     assert "score 0.5000, accuracy 0.2500" in row

@@ -76,7 +76,8 @@ def test_every_image_has_an_attribute_and_attribute_zero_counts() -> None:
     assert (rows["attributes"].sum(axis=1) == 1).all()
     columns = {**rows, "row": np.arange(50)[::-1], "file_path": [f"deep_fashion/test/{i}.jpg" for i in range(50)]}
     files = TASK.submission(columns, SCHEMA, RECIPE)
-    read = {name: list(csv.reader(io.StringIO(text))) for name, text in files.items()}
+    assert files["category.csv"].startswith("file_path, category_label")
+    read = {name: list(csv.reader(io.StringIO(text), skipinitialspace=True)) for name, text in files.items()}
     assert read["category.csv"][0] == ["file_path", "category_label"]
     assert read["attribute.csv"][0] == ["file_path", "attribute_label"]
     for lines in read.values():
