@@ -1,20 +1,28 @@
 """Compare two runs on the same images: fashion-dist compare RUN RUN [--split test].
 
-Also of two tasks of which one merges the other's classes: ten classes of garments, binarised, against two.
+Also of two tasks of which one merges the other's classes: ten classes of garments, binarised, against two; and of two
+runs of a task of pairs or attributes, by what that measures.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
+from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
     from fashion_dist.results.compare import Comparison
+
+Rows = Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +35,28 @@ class Args(cli.CommonArgs):
     """Another one."""
     split: str = "test"
     """The split, which both have predicted and whose labels are known."""
+    out: str = ""
+    """Write the table to this file too, as CSV."""
 
 
 def main(args: Args) -> cli.Result:
     """Compare two runs."""
     from fashion_dist.results.compare import compare
+    from fashion_dist.results.paired import differences
     from fashion_dist.runs import open_run
 
     home = Home.find(args.home)
     runs = open_run(home, args.first, strict=False), open_run(home, args.second, strict=False)
+    names = (runs[0].folder.run_id, runs[1].folder.run_id)
+    if scored := differences(*runs, args.split):
+        lines = [found.sentence(names) for found in scored]
+        table: Rows = [(s.name, s.first, s.second, s.first - s.second, s.low, s.high, "") for s in scored]
+        told = {"runs": names, "differences": [dataclasses.asdict(found) for found in scored]}
+        return cli.Result("", _written(args.out, names, table), text="\n".join(lines), data=told)
     found = compare(*runs, args.split)
-    data = {
+    (a, b), alone = found.accuracies, found.alone
+    table = [("accuracy", a, b, a - b, "", "", found.p_value), ("only this one right", *alone, "", "", "", "")]
+    data: dict[str, Any] = {
         "runs": [run.folder.run_id for run in runs],
         "images": len(found.truth),
         "accuracies": found.accuracies,
@@ -46,7 +65,16 @@ def main(args: Args) -> cli.Result:
         "classes": found.classes,
         "confusions": [found.confusion(run).tolist() for run in (0, 1)],
     }
-    return cli.Result(found.sentence(), text="\n\n".join(_shown(found, run) for run in (0, 1)) + "\n", data=data)
+    paths = _written(args.out, names, table)
+    return cli.Result(found.sentence(), paths, text="\n\n".join(_shown(found, run) for run in (0, 1)) + "\n", data=data)
+
+
+def _written(out: str, names: tuple[str, str], rows: Rows) -> dict[str, Path | str]:
+    if not out:
+        return {}
+    path = Path(out).absolute()
+    head = ("measure", *names, "difference", "low", "high", "p")
+    return {"table": OwnFiles(path.parent).write(path.name, csv_for_people([head, *rows]))}
 
 
 def _shown(found: Comparison, run: int) -> str:

@@ -86,12 +86,7 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
         ConfigError: their classes have nothing in common, they are of different shard sets, or there are no labels.
         InputError: one has not predicted the split yet.
     """
-    first.shard_set.split(split)
-    if first.shard_set.manifest.hash_of(split) != second.shard_set.manifest.hash_of(split):
-        raise ConfigError(
-            f"runs {first.folder.run_id} and {second.folder.run_id} are of different shard sets; "
-            f"allowed: two runs on the same images"
-        )
+    require_same_images(first, second, split)
     tasks = (load(first.config.task), load(second.config.task))
     part = first.shard_set.split(split)
     target, config, truth = _common(tasks, (first, second), part)
@@ -107,6 +102,16 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
     stacked = np.stack(answers)[:, known]
     classes = tuple(target.class_names(part.schema, config))
     return Comparison((names[0], names[1]), truth[known], stacked, classes)
+
+
+def require_same_images(first: OpenRun, second: OpenRun, split: str) -> None:
+    """Refuse two runs of which a split has not the same samples."""
+    first.shard_set.split(split)
+    if first.shard_set.manifest.hash_of(split) != second.shard_set.manifest.hash_of(split):
+        raise ConfigError(
+            f"runs {first.folder.run_id} and {second.folder.run_id} are of different shard sets; "
+            f"allowed: two runs on the same images"
+        )
 
 
 def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun], part: Split) -> tuple[Task, Config, np.ndarray]:

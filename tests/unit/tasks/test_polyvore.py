@@ -13,12 +13,15 @@ import pytest
 import torch
 from evaluation import evaluated, parts
 from PIL import Image
+from report_runs import make_run
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models.siamese import PairNetwork, build_pair_network, pair_scores
+from fashion_dist.results.paired import differences
+from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import load, polyvore_category, polyvore_outfits
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.compatibility import (  # fmt: skip
@@ -408,3 +411,18 @@ def test_categories_are_written_as_the_source_numbers_them(tmp_path: Path) -> No
     assert words["301"] == SEMANTIC[KINDS[301 % 3]]
     with pytest.raises(ConfigError, match=r"task\.level = 'brand' is not possible; allowed: category, semantic"):
         task.build_model(recipe.override(["task.level=brand"]), made.schema)
+
+
+def test_two_runs_are_compared_on_the_same_pairs(shard_set: ShardSet, config: Config, tmp_path: Path) -> None:
+    part = shard_set.split("test")
+    noise = np.random.default_rng(0).normal(size=(len(part), 9)).astype(np.float32)
+    runs = []
+    for n, rows in enumerate((noise, rows_of_wardrobes(shard_set, "test"))):
+        run = make_run(tmp_path / f"p{n}", config, shard_set, {"test": {"embedding": rows}})
+        runs.append(OpenRun(run, config, shard_set))
+    found = {d.name: d for d in differences(runs[0], runs[1])}
+    assert set(found) == {"pair_auc", "pair_accuracy", "outfit_auc", "fill_in_blank"}
+    expected = evaluator_of(part, noise, config).compute()
+    for name, difference in found.items():
+        assert difference.first == pytest.approx(expected[name]) and difference.second == pytest.approx(1.0), name
+        assert difference.low <= difference.high <= 0, name

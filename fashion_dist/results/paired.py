@@ -1,0 +1,145 @@
+"""Two runs on the same examples by what their task measures: paired bootstrap (Efron & Tibshirani 1993) of differences.
+
+Both runs are measured on the same draws: of images for classes and attributes; of items for pairs, which share them
+(Snijders & Borgatti 1999); of outfits and of questions.
+
+Legend: n examples, B draws, A attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fashion_dist.errors import ConfigError
+from fashion_dist.results.collect import ordered_predictions
+from fashion_dist.results.compare import require_same_images
+from fashion_dist.runs import OpenRun
+from fashion_dist.tasks import ReportView, load
+from fashion_dist.tasks.common import compatibility
+from shards import Split
+
+DRAWS, PAIR_DRAWS = 1000, 200
+Measure = Callable[[np.ndarray], float]
+"""A figure when example i is there so many times, weights [n]; NaN where it is not defined."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of two runs, and the 95 % interval of the first's less the second's."""
+
+    name: str
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the choice of examples could explain the difference."""
+        return not (self.low > 0 or self.high < 0)
+
+    def sentence(self, names: tuple[str, str]) -> str:
+        """What follows, in words."""
+        end = "the choice of examples could explain it" if self.by_chance else "more than the choice of examples"
+        return (
+            f"{self.name}: {names[0]} {self.first:.4f}, {names[1]} {self.second:.4f}, difference "
+            f"{self.first - self.second:+.4f} (95 % interval {self.low:+.4f} to {self.high:+.4f}), {end}"
+        )
+
+
+def differences(first: OpenRun, second: OpenRun, split: str = "test") -> list[Difference]:
+    """What both measure on a split, of runs whose answers are not classes alone; empty for others.
+
+    Raises:
+        ConfigError: they are of different shard sets, or there are no labels.
+        InputError: one has not predicted the split yet.
+    """
+    views = load(first.config.task).report_views()
+    alone = all(view.kind == "classes" and view.truth == "label" for view in views)
+    if alone or load(second.config.task).report_views() != views:
+        return []
+    require_same_images(first, second, split)
+    part = first.shard_set.split(split)
+    targets = load(first.config.task).image_targets(part, first.config)
+    answers = [ordered_predictions(run.folder, part) for run in (first, second)]
+    found: list[Difference] = []
+    for view in views:
+        measures = [dict(_measures(view, columns, targets, part)) for columns in answers]
+        for name, (count, measure) in measures[0].items():
+            found += _difference(name, count, measure, measures[1][name][1])
+    if not found:
+        raise ConfigError(f"split {split!r} of {part.path} has no labels to compare by")
+    return found
+
+
+def _difference(name: str, count: int, first: Measure, second: Measure) -> list[Difference]:
+    """One difference; none where the figure is not defined on this split."""
+    whole = np.ones(count)
+    if not count or not np.isfinite(first(whole)):
+        return []
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=PAIR_DRAWS if "auc" in name else DRAWS)
+    sampled = np.array([first(times) - second(times) for times in drawn])
+    sampled = sampled[np.isfinite(sampled)]
+    low, high = np.quantile(sampled, [0.025, 0.975]).tolist() if len(sampled) else (float("nan"),) * 2
+    return [Difference(name, first(whole), second(whole), low, high)]
+
+
+def _measures(
+    view: ReportView, columns: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], part: Split
+) -> Iterator[tuple[str, tuple[int, Measure]]]:
+    """(name, (number of examples to draw from, measure)) of one view."""
+    answer = np.asarray(columns[view.answer])
+    if view.kind == "outfits":
+        yield from _of_pairs(answer, part)
+        return
+    truth = np.asarray(targets[view.truth]) if view.truth in targets else np.full(len(answer), -1)
+    known = (truth >= 0).reshape(len(truth), -1).any(axis=1)
+    truth, answer = truth[known], answer[known]
+    if view.kind == "classes":
+        yield f"{view.truth} accuracy", (len(truth), _mean(truth == answer))
+    elif view.kind == "attributes":
+        named = answer.astype(bool) & (truth >= 0)
+        hits, both = (named & (truth == 1)).astype(float), named.astype(float) + (truth == 1)
+        top, bottom = 2 * hits.sum(axis=1), both.sum(axis=1)
+        yield "attribute_f1", (len(truth), _mean(np.where(bottom > 0, top / np.maximum(bottom, 1), 1.0)))
+        yield "attribute_class_f1", (len(truth), lambda times: _class_f1(times @ hits, times @ both))
+
+
+def _of_pairs(rows: np.ndarray, part: Split) -> Iterator[tuple[str, tuple[int, Measure]]]:
+    wardrobe = compatibility.wardrobe_of(part)
+    pairs, truth = compatibility.asked_pairs(wardrobe)
+    logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
+    items, places = np.unique(pairs, return_inverse=True)
+    one, other = places.reshape(pairs.shape).T
+    area, right = _area(logits, truth), _mean((logits > 0) == truth)
+    yield "pair_auc", (len(items), lambda times: area(times[one] * times[other]))
+    yield "pair_accuracy", (len(items), lambda times: right(times[one] * times[other]))
+    outfits = np.array([compatibility.score_outfit(rows, line.items) for line in wardrobe.lines])
+    yield "outfit_auc", (len(outfits), _area(outfits, np.array([line.label for line in wardrobe.lines])))
+    credits = np.array([compatibility.credit(rows, question) for question in wardrobe.questions])
+    yield "fill_in_blank", (len(credits), _mean(credits))
+
+
+def _mean(values: np.ndarray) -> Measure:
+    return lambda times: float(times @ values / times.sum()) if times.sum() else float("nan")
+
+
+def _class_f1(hits: np.ndarray, both: np.ndarray) -> float:
+    occurs = both > 0
+    return float((2 * hits[occurs] / both[occurs]).mean()) if occurs.any() else float("nan")
+
+
+def _area(score: np.ndarray, truth: np.ndarray) -> Measure:
+    from sklearn.metrics import roc_auc_score
+
+    def area(times: np.ndarray) -> float:
+        there = times > 0
+        if not there.any() or not 0 < truth[there].mean() < 1:
+            return float("nan")
+        return float(roc_auc_score(truth[there], score[there], sample_weight=times[there]))
+
+    return area
