@@ -41,7 +41,7 @@ class Args(cli.CommonArgs):
     table: bool = False
     """Print the table of results as Markdown, and make no page; with --out as results.md and results.csv too."""
     archive: bool = False
-    """Also one zip of code, settings, report, submissions and the best model, of one run."""
+    """Also one zip of code, settings, report, submissions and the best models."""
     wandb: Literal["auto", "online", "offline", "off"] = "off"
     """Show the pictures of one run in W&B too, or do not; auto as the run was launched, online where there is a key."""
 
@@ -54,8 +54,6 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.report.run_data import find_runs, read_facts
 
     folders = find_runs(home, args.runs)
-    if args.archive and len(folders) > 1:
-        raise ConfigError(f"--archive is of one run, not of {len(folders)}")
     if args.wandb in ("online", "offline") and len(folders) > 1:
         raise ConfigError(f"--wandb {args.wandb} shows the pictures of one run, not of {len(folders)}")
     found = read_facts(folders)
@@ -66,17 +64,21 @@ def main(args: Args) -> cli.Result:
     out = Path(args.out).absolute() if args.out else None
     if len(found) > 1:
         made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, say=_say)
-        headline = f"{len(found)} runs on one page"
-        return cli.Result(headline, paths={"page": made.page}, data={"runs": [facts.run_id for facts in found]})
+        result = cli.Result(
+            f"{len(found)} runs on one page", {"page": made.page}, data={"runs": [facts.run_id for facts in found]}
+        )
+        return _archived(result, found, made.page) if args.archive else result
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
     result = _of_one(found[0], made.page)
     if args.wandb != "off":
         result = replace(result, data={**result.data, "wandb": make.share(found[0], made.album, args.wandb)})
-    if args.archive:
-        from fashion_dist.report.archive import write_archive
+    return _archived(result, found, made.page) if args.archive else result
 
-        result = replace(result, paths={**result.paths, "archive": write_archive(found[0], made.page)})
-    return result
+
+def _archived(result: cli.Result, found: Sequence[RunData], page: Path) -> cli.Result:
+    from fashion_dist.report.archive import write_archive
+
+    return replace(result, paths={**result.paths, "archive": write_archive(found, page)})
 
 
 def _of_one(facts: RunData, page: Path) -> cli.Result:

@@ -1,10 +1,12 @@
-"""One zip to hand in: code, settings, report, submission files, and the best model with what loads it anywhere.
+"""One zip to hand in: code, settings, report, submission files, and the best models with what loads them anywhere.
 
     README.txt                     what is in it, and which commit the code is of
-    code/                          the tracked files; code.diff is what differs from the commit
+    code/                          the tracked files, and untracked ones of the packages; code.diff is what differs
     run/                           config.json, run.json, metrics.jsonl, attempts.json, submission/
     report/                        the page and its figures
     model/                         model.pt2, model.safetensors, preprocessing.json and .py, classes.json, load.py
+
+Of several runs, run/ and model/ have a folder for each, beside one load.py, and report/ is the page of all.
 
 `python load.py PICTURE` in model/ needs torch, NumPy and Pillow alone: model.pt2 is the network as a program of
 torch.export. `load.py` is the module beside this one and `preprocessing.py` that of `fashion_dist.data`, the same bytes
@@ -19,7 +21,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from fashion_dist.train.state import compute_dtype
 from shards.safe_io import create, read_regular, refuse_link, temporary
 
 ROOT = Path(fashion_dist.__file__).parents[1]
+PACKAGES = ("fashion_dist", "shards")
 
 PAIRS = (
     "The network scores pairs of pictures; exported is what it gives for one. Of the rows a and b of two pictures, "
@@ -48,32 +51,40 @@ PAIRS = (
 )
 
 
-def write_archive(facts: RunData, page: Path) -> Path:
-    """Write `<run id>.zip` beside the page, and return its path.
+def write_archive(found: Sequence[RunData], page: Path) -> Path:
+    """Write a zip beside the page, `<run id>.zip` of one run, else named as the page's folder; returns its path.
 
     Args:
-        facts: of a run with its shard set and best weights.
-        page: its page, already written.
+        found: runs with their shard sets and best weights.
+        page: their page, already written.
 
     Raises:
         ConfigError: the run was made with settings that are gone.
         CheckpointError: the run has no best weights yet, its shard set is gone, or its network cannot be exported.
         InputError: a link stands among what goes into it, or a zip of the same name that we did not write.
     """
-    if facts.shard_set is None:
-        raise CheckpointError(f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}")
-    require_none_gone(facts.run, facts.gone)
-    parts = dict(_model(facts))
-    final = page.parent / f"{facts.run_id}.zip"
+    for facts in found:
+        if facts.shard_set is None:
+            raise CheckpointError(
+                f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}"
+            )
+        require_none_gone(facts.run, facts.gone)
+    below = {facts.run_id: f"{facts.run_id}/" if len(found) > 1 else "" for facts in found}
+    parts = {f"model/{below[facts.run_id]}{name}": data for facts in found for name, data in _model(facts)}
+    for module in (Path(__file__).with_name("load.py"), Path(preprocessing.__file__)):
+        parts[f"model/{module.name}"] = module.read_bytes()
+    final = page.parent / f"{found[0].run_id if len(found) == 1 else page.parent.name}.zip"
     OwnFiles(final.parent).claim(final.name)
     fresh = temporary(final)
     try:
         with os.fdopen(create(fresh), "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
             code = dict(_code())
-            out.writestr("README.txt", _readme(facts, code.get("code.diff", b"") != b""))
+            out.writestr("README.txt", _readme(found, code.get("code.diff", b"") != b""))
             for name, data in {**code, **parts}.items():
                 out.writestr(name, data)
-            for name, path in _files(facts.run, page):
+            for name, path in itertools.chain(
+                *(_files(facts.run, below[facts.run_id]) for facts in found), _page_files(page)
+            ):
                 out.writestr(name, read_regular(path))
         fresh.replace(final)
     finally:
@@ -81,16 +92,23 @@ def write_archive(facts: RunData, page: Path) -> Path:
     return final
 
 
-def _files(run: RunDir, page: Path) -> Iterator[tuple[str, Path]]:
+def _files(run: RunDir, below: str) -> Iterator[tuple[str, Path]]:
     """Names in the archive and the files; a link among them is refused when it is read."""
     for path in (run.config, run.run, run.metrics, run.attempts, run.submitted):
         if os.path.lexists(path):
-            yield f"run/{path.name}", path
+            yield f"run/{below}{path.name}", path
+    yield from _within(f"run/{below}submission", run.submission)
+
+
+def _page_files(page: Path) -> Iterator[tuple[str, Path]]:
     yield "report/index.html", page
-    for name, folder in (("run/submission", run.submission), ("report/figures", page.parent / "figures")):
-        for path in sorted(refuse_link(folder).glob("[!.]*")):
-            if path.is_symlink() or not path.is_dir():
-                yield f"{name}/{path.name}", path
+    yield from _within("report/figures", page.parent / "figures")
+
+
+def _within(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(refuse_link(folder).glob("[!.]*")):
+        if path.is_symlink() or not path.is_dir():
+            yield f"{name}/{path.name}", path
 
 
 def _git(*arguments: str) -> bytes | None:
@@ -108,26 +126,32 @@ def commit() -> str:
 
 
 def _code() -> Iterator[tuple[str, bytes]]:
-    """The tracked files as they are now, and their difference from the commit; without git the installed packages."""
+    """The tracked files as they are now, and their difference from the commit; without git the installed packages.
+
+    Of what is untracked the packages' files are there too: a task's, dropped beside the others.
+    """
     listed = _git("ls-files", "-z")
     if listed:
-        names = [name for name in listed.decode().split("\0") if name]
+        dropped = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *PACKAGES) or b""
+        names = [name for name in (listed + dropped).decode().split("\0") if name]
         yield "code.diff", _git("diff", "HEAD", "--binary") or b""
     else:
-        found = (path for part in ("fashion_dist", "shards") for path in sorted((ROOT / part).rglob("*")))
+        found = (path for part in PACKAGES for path in sorted((ROOT / part).rglob("*")))
         names = [str(path.relative_to(ROOT)) for path in found if path.suffix in (".py", ".html", ".md")]
     for name in names:
         if (ROOT / name).is_file():
             yield f"code/{name}", (ROOT / name).read_bytes()
 
 
-def _readme(facts: RunData, changed: bool) -> str:
+def _readme(found: Sequence[RunData], changed: bool) -> str:
     of = commit()
     code = f"code/ is commit {of}" + (" with the changes in code.diff applied" if changed else "") if of else "code/"
+    runs = "".join(
+        f"Run {facts.run_id} of task {facts.config.task}\nmade by: {facts.made.command or 'not written down'}\n\n"
+        for facts in found
+    )
     return (
-        f"Run {facts.run_id} of task {facts.config.task}\n"
-        f"made by: {facts.made.command or 'not written down'}\n\n"
-        f"{code}, as it was when this archive was made.\n"
+        f"{runs}{code}, as it was when this archive was made.\n"
         f"run/ has the settings, everything that was measured, and the submission files.\n"
         f"report/index.html opens in any browser, offline.\n"
         f"model/ has the network with its best weights on validation: python load.py PICTURE in that folder\n"
@@ -135,7 +159,7 @@ def _readme(facts: RunData, changed: bool) -> str:
 
 
 def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
-    """The files under model/."""
+    """The files of one model."""
     from safetensors.torch import save
 
     assert facts.shard_set is not None
@@ -155,17 +179,15 @@ def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         tensor.data = tensor.data.contiguous()  # an exported program keeps no other strides
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    yield "model/model.safetensors", save(state, {"run": facts.run_id})
+    yield "model.safetensors", save(state, {"run": facts.run_id})
     image_px = facts.config.data.image_px
     dtype = _dtype(facts.config, found[0].facts)
-    yield "model/model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px), dtype)
+    yield "model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px), dtype)
     with torch.inference_mode():
         widths = {name: value.shape[1:].numel() for name, value in model(torch.zeros(1, 3, image_px, image_px)).items()}
     classes = _classes(facts, widths)
-    yield "model/classes.json", _json(classes)
-    yield "model/preprocessing.json", _json(_preprocessing(facts, model, classes, widths, dtype))
-    yield "model/load.py", Path(__file__).with_name("load.py").read_bytes()
-    yield "model/preprocessing.py", Path(preprocessing.__file__).read_bytes()
+    yield "classes.json", _json(classes)
+    yield "preprocessing.json", _json(_preprocessing(facts, model, classes, widths, dtype))
 
 
 def _json(values: object) -> bytes:

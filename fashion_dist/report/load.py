@@ -91,17 +91,27 @@ def together(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def main(paths: list[str]) -> int:
-    """Print the answers; returns the exit status."""
+    """Print the answers of the model beside this file, or of each in a folder here; returns the exit status."""
     if not paths or paths[0].startswith("-"):
         print("usage: python load.py PICTURE [PICTURE ...]", file=sys.stderr)
         return 2
-    model, images = Model(), []
-    for path in paths:
-        try:
-            images.append(model.preprocess(path))
-        except OSError as error:
-            print(f"error: {path} cannot be read as a picture: {error}", file=sys.stderr)
-            return 2
+    here = Path(__file__).parent
+    several = sorted(file.parent for file in here.glob("*/model.pt2"))
+    for folder in several or [here]:
+        if several:
+            print(f"{folder.name}:")
+        model, images = Model(folder), []
+        for path in paths:
+            try:
+                images.append(model.preprocess(path))
+            except OSError as error:
+                print(f"error: {path} cannot be read as a picture: {error}", file=sys.stderr)
+                return 2
+        _answer(model, paths, images)
+    return 0
+
+
+def _answer(model: Model, paths: list[str], images: list[torch.Tensor]) -> None:
     found = model.predict(torch.stack(images))
     for row, path in enumerate(paths):
         print("\n".join([path, *model.describe(found, row)]))
@@ -111,7 +121,6 @@ def main(paths: list[str]) -> int:
             print(
                 f"{paths[a]} and {paths[b]} go together: {together(found['embedding'][a], found['embedding'][b]):.4f}"
             )
-    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from fashion_dist.errors import CheckpointError
 from fashion_dist.models.heads import Network
 from fashion_dist.models.siamese import pair_scores
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.report import make
+from fashion_dist.report import archive, make
 from fashion_dist.report.archive import write_archive
 from fashion_dist.report.run_data import RunData, read_facts
 from fashion_dist.runs import OpenRun, open_run
@@ -80,9 +80,9 @@ def alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def answers_alike(archive: Path, facts: RunData, folder: Path) -> None:
+def answers_alike(zipped: Path, facts: RunData, folder: Path) -> None:
     """What is in the archive sees pictures as our loader does, and gives the probabilities that we give, without us."""
-    with zipfile.ZipFile(archive) as opened:
+    with zipfile.ZipFile(zipped) as opened:
         assert opened.testzip() is None
         opened.extractall(folder)
     assert (folder / "model" / "load.py").read_bytes() == (Path(make.__file__).parent / "load.py").read_bytes()
@@ -143,11 +143,11 @@ def test_every_task_has_a_page_and_an_archive(task: str, mini_set: Callable[[str
     before = (run.report / "cache" / "inside.npz").stat().st_mtime_ns
     make.report_run(facts)
     assert (run.report / "cache" / "inside.npz").stat().st_mtime_ns == before
-    archive = write_archive(facts, made.page)
-    with zipfile.ZipFile(archive) as opened:
+    zipped = write_archive([facts], made.page)
+    with zipfile.ZipFile(zipped) as opened:
         names = set(opened.namelist())
     assert {"README.txt", "run/config.json", "report/index.html", "code/fashion_dist/train/trainer.py"} <= names
-    answers_alike(archive, facts, tmp_path / "elsewhere")
+    answers_alike(zipped, facts, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,45 @@ def test_networks_and_ways_of_seeing_answer_from_an_archive(
 ) -> None:
     _, facts = untrained("clipart", mini_set("clipart"), tmp_path, *settings)
     made = make.report_run(facts, quick=True)
-    answers_alike(write_archive(facts, made.page), facts, tmp_path / "elsewhere")
+    answers_alike(write_archive([facts], made.page), facts, tmp_path / "elsewhere")
     if settings[0] == "model.name=mlp":
         wrong = alone(tmp_path / "elsewhere", "load.py", "nowhere.png")
         assert wrong.returncode == 2 and wrong.stderr.startswith("error: nowhere.png cannot be read as a picture: ")
+
+
+def test_several_runs_are_one_archive_with_one_loader(
+    mini_set: Callable[[str], ShardSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "project"
+    (root / "fashion_dist" / "tasks").mkdir(parents=True)
+    (root / "README.md").write_text("tracked")
+    for words in (("init", "-q"), ("add", "."), ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a")):
+        subprocess.run(["git", "-C", str(root), *words], check=True)
+    (root / "fashion_dist" / "tasks" / "mine.py").write_text("VALUE = 1")
+    (root / "notes.txt").write_text("not handed in")
+    monkeypatch.setattr(archive, "ROOT", root)
+    shard_set = mini_set("clipart")
+    found = [untrained("clipart", shard_set, tmp_path / x, f"model.name={x}")[1] for x in ("mlp", "fashionnet")]
+    found[1].run.path.rename(tmp_path / "mlp" / "runs" / "clipart-2")
+    found = read_facts([found[0].run, RunDir(tmp_path / "mlp" / "runs" / "clipart-2")])
+    page = make.report_runs(found, tmp_path / "two", quick=True).page
+    made = write_archive(found, page)
+    assert made == tmp_path / "two" / "two.zip"
+    with zipfile.ZipFile(made) as opened:
+        opened.extractall(tmp_path / "opened")
+        names = set(opened.namelist())
+    assert {name for name in names if name.startswith("code/")} == {
+        "code/README.md", "code/fashion_dist/tasks/mine.py"
+    }  # fmt: skip
+    assert {"run/clipart-1/config.json", "run/clipart-2/config.json", "report/index.html"} <= names
+    with contextlib.closing(ShardFiles(shard_set.split("val"))) as files:
+        (tmp_path / "a.picture").write_bytes(files.read(0).tobytes())
+    done = alone(tmp_path / "opened", "load.py", str(tmp_path / "a.picture"))
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split("clipart-2:\n")
+    assert first.startswith("clipart-1:\n") and first != second
+    known = json.loads((tmp_path / "opened" / "model" / "clipart-2" / "classes.json").read_text())["label"]
+    assert re.findall(r"label  \d\.\d+  (.+)", second)[0] in known
 
 
 def test_a_network_that_torch_cannot_follow_is_refused(
@@ -179,7 +214,7 @@ def test_a_network_that_torch_cannot_follow_is_refused(
         Network, "features", lambda self, images: self.backbone(images * len(images.sum().tolist() * ""))
     )
     with pytest.raises(CheckpointError, match=f"the network of run {run.run_id} cannot be exported by torch.export: "):
-        write_archive(facts, made.page)
+        write_archive([facts], made.page)
     assert not list(made.page.parent.glob("*.zip"))
 
 

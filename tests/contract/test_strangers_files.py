@@ -207,7 +207,7 @@ def archive(bench: Bench) -> Case:
     run = bench.run()
     (facts,) = read_facts([run])
     made = make.report_run(facts, bench.folder / "page", quick=True)
-    return made.page.parent / f"{run.run_id}.zip", lambda: write_archive(facts, made.page)
+    return made.page.parent / f"{run.run_id}.zip", lambda: write_archive([facts], made.page)
 
 
 def archived(name: str) -> Callable[[Bench], Case]:
@@ -218,7 +218,7 @@ def archived(name: str) -> Callable[[Bench], Case]:
         (facts,) = read_facts([run])
         made = make.report_run(facts, quick=True)
         (run.path / name).parent.mkdir(exist_ok=True)
-        return run.path / name, lambda: write_archive(facts, made.page)
+        return run.path / name, lambda: write_archive([facts], made.page)
 
     return case
 
@@ -717,7 +717,7 @@ def test_our_own_files_are_replaced_as_before(bench: Bench) -> None:
     (facts,) = read_facts([run])
     pages = [make.report_run(facts, quick=True).page for _ in range(2)]
     assert pages[0] == pages[1] and len(list((run.report / "figures").glob("*.png"))) > 0
-    assert write_archive(facts, pages[0]) == write_archive(facts, pages[0])
+    assert write_archive([facts], pages[0]) == write_archive([facts], pages[0])
     for _ in range(2):
         predict_run(open_run(Home(bench.folder / "home"), run.run_id), "val")
     assert np.asarray(list(run.predictions("val").glob("*.parquet"))).size == 1

@@ -36,7 +36,7 @@ found = model.predict(torch.stack([model.preprocess(Path(sys.argv[1]).parent / n
 category, attributes = found["category"].argmax(1).tolist(), found["attributes"].double()
 least = torch.tensor(model.settings["outputs"]["attributes"]["thresholds"], dtype=torch.float64)
 chosen = (attributes >= least) | (attributes == attributes.amax(1, keepdim=True))
-print("file_path,category_label")
+print("file_path, category_label")
 for name, label in zip(names, category):
     print(f"{name},{label}")
 print("file_path,attribute_label")
@@ -70,7 +70,7 @@ def test_an_archive_gives_every_line_of_the_submission(order: str, packed_home: 
     page = run.report / "index.html"
     page.write_text("<p>")
     (facts,) = read_facts([run])
-    with zipfile.ZipFile(write_archive(facts, page)) as archive:
+    with zipfile.ZipFile(write_archive([facts], page)) as archive:
         archive.extractall(tmp_path / "opened")
     split = shard_set.split("test")
     names = [line.split(",")[0] for line in files[0].read_text().splitlines()[1:]]
