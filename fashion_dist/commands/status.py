@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from fashion_dist import cli
 from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.cluster.run_view import RunView
 from fashion_dist.errors import ConfigError
 from fashion_dist.monitor import overview
 from fashion_dist.monitor.overview import Overview
+from fashion_dist.monitor.table import columns_named
 from fashion_dist.paths import Home
 from shards import program
 
@@ -43,10 +46,13 @@ class Args(cli.CommonArgs):
     """Only runs in this state."""
     task: str = ""
     """Only runs of this task."""
-    sort: Literal["run", "state", "epoch", "step", "best", "rate", "left", "tries", "job", "nodes", "updated"] = (
-        "updated"
-    )
-    """The last change first, or by a column: names upwards, numbers downwards."""
+    sort: str = "updated"
+    """The last change first, or by a column, of --columns too: names and settings upwards, other numbers downwards."""
+    columns: str = ""
+    """Columns of the table of runs, such as run,state,model,optim.lr,best: settings and
+    task, model, epoch, step, best, rate, left, tries, job, nodes."""
+    where: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Only runs with these settings, as key=value such as model.name=resnet18."""
 
 
 def main(args: Args) -> cli.Result:
@@ -61,6 +67,7 @@ def main(args: Args) -> cli.Result:
         return _disk(home)
     if args.cancel:
         return overview.cancel(named, sweeps)
+    columns = [name.strip() for name in args.columns.split(",") if name.strip()]
     chosen, scheduler = bool(args.runs), Scheduler()
 
     def look() -> Overview:
@@ -68,14 +75,14 @@ def main(args: Args) -> cli.Result:
             seen = overview.look_at_all(named, sweeps, scheduler)
         else:
             seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps(), scheduler)
-        runs = overview.select(seen.runs, args.state, args.task, args.sort)
-        if chosen or not (args.state or args.task):
+        runs = overview.select(_having(seen.runs, cli.settings(args.where)), args.state, args.task, args.sort)
+        if chosen or not (args.state or args.task or args.where):
             return Overview(runs, seen.sweeps)
-        return Overview(runs, [] if args.state else [s for s in seen.sweeps if s.task == args.task])
+        return Overview(runs, [] if args.state or args.where else [s for s in seen.sweeps if s.task == args.task])
 
     def draw(seen: Overview, width: int) -> str:
         height = shutil.get_terminal_size().lines if args.watch and sys.stdout.isatty() else 0
-        return overview.draw(named, seen, home, width, trials=bool(args.state), height=height)
+        return overview.draw(named, seen, home, width, trials=bool(args.state), height=height, columns=columns)
 
     seen = overview.watch(look, draw) if args.watch and not args.json else look()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
@@ -84,6 +91,18 @@ def main(args: Args) -> cli.Result:
     ended += [trial.view.state in ("done", "pruned") for view in seen.sweeps for trial in view.trials if chosen]
     data = {"runs": [view.to_json() for view in seen.runs], "sweeps": [view.to_json() for view in seen.sweeps]}
     return cli.Result("", text=text, data=data, exit_status=int(args.watch and not all(ended)))
+
+
+def _having(views: Sequence[RunView], wanted: Sequence[str]) -> list[RunView]:
+    """The runs whose settings are shown as these."""
+    chosen = list(views)
+    for setting in wanted:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--where takes key=value, not {setting!r}")
+        column = columns_named([key], views)[0] if views else None
+        chosen = [view for view in chosen if column is not None and column.text(view) == value]
+    return chosen
 
 
 def _disk(home: Home) -> cli.Result:

@@ -18,7 +18,7 @@ from fashion_dist.cluster.run_view import RunView, read_run_views, typed
 from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.monitor import sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
-from fashion_dist.monitor.table import COLUMNS, page, table
+from fashion_dist.monitor.table import COLUMNS, columns_named, page, table
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.runs import own_config
 from fashion_dist.sweep.view import SweepView, UnreadableSweep, read_sweep_view
@@ -93,11 +93,13 @@ def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[R
     chosen = [view for view in views if state in ("", view.state) and task in ("", view.task)]
     if sort == "updated":
         return sorted(chosen, key=lambda view: (-view.progress.updated, view.run_id))
-    return sorted(chosen, key=lambda view: (*COLUMNS[sort].order(view), view.run_id))
+    column = columns_named([sort], chosen)[0] if chosen else COLUMNS["run"]
+    return sorted(chosen, key=lambda view: (*column.order(view), view.run_id))
 
 
 def draw(
-    named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, trials: bool = False, height: int = 0
+    named: Sequence[RunDir], seen: Overview, home: Home, width: int, *, trials: bool = False, height: int = 0,
+    columns: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """The page of the one run or sweep that was named, else a table of sweeps and one of runs.
 
@@ -108,8 +110,9 @@ def draw(
         width: columns to use.
         trials: show the sweeps' trials among the runs as well.
         height: lines to use for a sweep's page; 0 is no bound.
+        columns: of the table of runs; none leaves them to it.
     """
-    if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps:
+    if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps and not columns:
         return page(named[0], seen.runs[0], _going_on(named[0]), width)
     if not seen.runs and len(seen.sweeps) == 1 and isinstance(sweep := seen.sweeps[0], SweepView):
         return sweep_table.page(sweep, width, sweep_messages.commands(sweep), height)
@@ -119,7 +122,7 @@ def draw(
     if views:
         counts = {state: sum(view.state == state for view in views) for state in STATES}
         summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        parts.append(f"{table(views, width)}\n\n{len(views)} run{'s' * (len(views) > 1)}: {summary}")
+        parts.append(f"{table(views, width, columns)}\n\n{len(views)} run{'s' * (len(views) > 1)}: {summary}")
     if len(views) < len(seen.runs):
         parts.append(f"{len(seen.runs) - len(views)} more are trials of sweeps: {program.command('status')} SWEEP")
     if not parts:

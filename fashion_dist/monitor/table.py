@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fashion_dist.cli import cut
 from fashion_dist.cluster.run_view import RunView, answers, duration, typed
+from fashion_dist.errors import unknown
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.startup_timer import format_startup
@@ -68,10 +69,56 @@ COLUMNS = {
 _LEAST_DETAIL = 16
 
 
-def table(views: Sequence[RunView], width: int) -> str:
-    """The runs, one a line, in `width` columns; what does not fit is left out, and the detail is cut."""
+def columns_named(names: Sequence[str], views: Sequence[RunView]) -> list[Column]:
+    """The columns of these names: those of `COLUMNS`, `task`, `model`, or the key of a setting such as `optim.lr`.
+
+    Raises:
+        ConfigError: no such column, and no run has such a setting.
+    """
+    keys = {key for view in views for key in view.config}
+    found = []
+    for name in names:
+        if name in COLUMNS:
+            found.append(COLUMNS[name])
+            continue
+        key = "model.name" if name == "model" else name
+        if key not in keys:
+            raise unknown("column", name, [*COLUMNS, "model", *keys], limit=8)
+        found.append(_setting(name, key))
+    return found
+
+
+def _setting(name: str, key: str) -> Column:
+    def order(view: RunView) -> tuple[object, ...]:
+        value = view.config.get(key)
+        is_number = isinstance(value, int | float)
+        return (not is_number, value if is_number else 0, "" if is_number else str(value))
+
+    return Column(name.upper(), lambda view: _shown(view.config.get(key)), order, 5)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "-"
+    return "-" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def table(views: Sequence[RunView], width: int, names: Sequence[str] = ()) -> str:
+    """The runs, one a line, in `width` columns; what does not fit is left out, and the detail is cut.
+
+    With `names` of columns these alone are shown, all of them.
+    """
     if not views:
         return "no runs"
+    if names:
+        chosen = columns_named(names, views)
+        shown = [[c.title for c in chosen], *([c.text(view) for c in chosen] for view in views)]
+        sizes = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        sides = [str.rjust if c.right else str.ljust for c in chosen]
+        return "\n".join(
+            "  ".join(side(cell, size) for side, cell, size in zip(sides, row, sizes, strict=True)).rstrip()
+            for row in shown
+        )
     wants_detail = any(view.detail for view in views)
     columns = list(COLUMNS.values())
     cells = {id(c): [c.title, *(c.text(view) for view in views)] for c in columns}

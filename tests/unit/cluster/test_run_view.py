@@ -195,3 +195,17 @@ def test_the_line_of_a_followed_run_keeps_what_matters_in_80_columns(tmp_path: P
     short = line(view, 80)
     assert len(short) <= 80
     assert all(part in short for part in ("epoch 2/4", "loss 0.2500", "best outfit_auc 0.5000", " left"))
+
+
+def test_the_table_has_the_columns_of_one_s_choice(tmp_path: Path) -> None:
+    for n, size in enumerate((40, 8, 20)):
+        run = make_run(tmp_path, f"r{n}", HERE, {"state": "running"})
+        run.config.write_text(run.config.read_text().replace("20", str(size)))
+    views = read_run_views([RunDir(tmp_path / "runs" / f"r{n}") for n in range(3)])
+    ordered = overview.select(views, "", "", "train.batch_size")
+    shown = table.table(ordered, 80, ["run", "train.batch_size", "task"]).splitlines()
+    assert [line.split() for line in shown] == [
+        ["RUN", "TRAIN.BATCH_SIZE", "TASK"], ["r1", "8", "clipart"], ["r2", "20", "clipart"], ["r0", "40", "clipart"]
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"unknown column 'batch_size'; nearest: train\.batch_size"):
+        table.table(views, 80, ["batch_size"])
