@@ -117,4 +117,4 @@ def dali_index(samples: Iterable[Sequence[tuple[str, int, int, str]]]) -> bytes:
     for sample in samples:
         members = (f"{ext} {offset} {size} {name.replace(' ', '%20')}" for ext, offset, size, name in sample)
         lines.append(" ".join(members))
-    return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
+    return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode("utf-8", "surrogateescape")  # names of any bytes

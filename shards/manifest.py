@@ -147,7 +147,7 @@ class Manifest:
             "tables": dict(self.tables),
             "shards": [vars(shard) for shard in self.shards],
         }
-        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({"content_hash": _hash(value), **value}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -172,6 +172,8 @@ class Manifest:
             raise InputError(f"{path}: {fault}")
         if manifest.data_hash != value.get("data_hash"):
             raise DamageError(str(path), "", 0, "its data_hash is not that of its own shards and schema")
+        if value.pop("content_hash", None) not in (None, _hash(value)):  # sets of the first edition have none
+            raise DamageError(str(path), "", 0, "its content_hash is not that of what stands in it")
         return manifest
 
     def encoded(self) -> bytes:
@@ -202,6 +204,10 @@ class Manifest:
         if where is not None and (not where.startswith("/") or "/../" in f"{where}/"):
             return f"tar_folder {where!r} is not an absolute path without .. in it"
         return None
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def fsync_files(paths: Iterable[Path]) -> None:

@@ -295,7 +295,7 @@ def _tables(out: Path) -> dict[str, str]:
             if (fault := name_fault(path.name)) is not None:
                 raise InputError(f"{path}: {fault}; rename it, or use --out DIR")
             found[path.stem] = index.table_hash(index.open_table(path).read())
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             told = str(error).splitlines()[0]
             raise InputError(f"{path} cannot be read as a table: {told}; move it away, or use --out DIR") from None
     return found

@@ -302,7 +302,7 @@ def _read_side(path: Path, scanned: Scanned, taking: Taking) -> None:
         if taking.label not in names or "key" not in names:
             return
         table = file.read(columns=["key", taking.label])
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         told = str(error).splitlines()[0]
         raise InputError(f"{side}, for the label {taking.label!r}, cannot be read as a table: {told}") from None
     keys, values = (table.column(name).to_pylist() for name in ("key", taking.label))

@@ -114,7 +114,7 @@ class ShardSet:
         path = self.path / f"{name}.parquet"
         try:
             table = index.open_table(path).read()
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DamageError(path.name, "", 0, f"cannot be read: {error}") from None
         if index.table_hash(table) != self.manifest.tables[name]:
             raise DamageError(path.name, "", 0, "its rows are not those that the manifest has the hash of")
@@ -273,7 +273,7 @@ class Split:
                     groups.append(group)
                 position += rows
             table = file.read_row_groups(groups, columns=[name], use_threads=False)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             fix = f"`{program.command('pack', '--reindex', self.path)}` rebuilds it"
             raise DamageError(INDEX, "", 0, f"column {name} cannot be read: {error}; {fix}") from None
         table = table.slice(self.row0 - before, self.samples)

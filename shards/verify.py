@@ -73,14 +73,14 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
         if not file.schema_arrow.equals(wanted):
             faults.append(Fault(INDEX, "", f"its columns are not those of the schema: {', '.join(wanted.names)}"))
             readable = False
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         faults.append(Fault(INDEX, "", f"cannot be read: {error}"))
     for name, told in manifest.tables.items():
         path = folder / f"{name}.parquet"
         try:
             if index.table_hash(index.open_table(path).read()) != told:
                 faults.append(Fault(path.name, "", "its rows are not those that were packed"))
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             faults.append(Fault(path.name, "", f"cannot be read: {error}"))
     known = {shard.name for shard in manifest.shards}
     strangers = sorted(path.name for path in shard_set.tar_folder.glob("*.tar") if path.name not in known)

@@ -167,7 +167,7 @@ def _damage_told(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DamageError(folder.name, "", 0, f"a file in {folder} cannot be read: {error}; {_AGAIN}") from None
 
 

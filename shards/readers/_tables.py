@@ -130,7 +130,7 @@ def _load_parquet(path: Path) -> Table:
 
     try:
         columns = pq.read_table(path).to_pydict()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
     count = len(next(iter(columns.values()), []))
     return Table(path, columns, range(1, count + 1))
