@@ -66,16 +66,19 @@ def named_columns(
         best, values, probability = _ranked(columns, view)
         known = None if truth is None else truth.get(view.truth)
         if view.kind == "classes":
+            answer = answer.astype(np.int64)  # a task may answer yes or no
             found["class"] = names[answer].tolist()
-            of_answer = values[:, 0] if not probability.size else probability[np.arange(len(answer)), answer]
-            found["probability"] = of_answer.tolist()
+            if probability.size or values.size:
+                of_answer = probability[np.arange(len(answer)), answer] if probability.size else values[:, 0]
+                found["probability"] = of_answer.tolist()
             noun, first = ("class", "probability"), 1
             if known is not None and (known >= 0).any():
                 found["true_class"] = names[known.astype(np.int64)].tolist()
         else:
             found["labels"] = [SEPARATOR.join(names[:-1][row]) for row in answer.astype(bool)]
-            chosen = zip(probability, answer.astype(bool), strict=True)
-            found["probabilities"] = [SEPARATOR.join(f"{p:.4f}" for p in row[yes]) for row, yes in chosen]
+            if probability.size:
+                chosen = zip(probability, answer.astype(bool), strict=True)
+                found["probabilities"] = [SEPARATOR.join(f"{p:.4f}" for p in row[yes]) for row, yes in chosen]
             noun, first = ("label", "label_probability"), 0
             if known is not None and (known >= 0).any():
                 found["true_labels"] = [SEPARATOR.join(names[:-1][row]) for row in known > 0]
@@ -87,6 +90,8 @@ def named_columns(
 
 def _ranked(columns: Mapping[str, np.ndarray], view: ReportView) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best classes [n, 5] with their probabilities [n, 5], and those of all [n, K], where they were kept."""
+    if view.probability not in columns and "top" not in columns:  # a task need not say how sure it is
+        return np.empty((0, 0), np.int64), np.empty((0, 0)), np.empty(0)
     if view.probability not in columns:  # of very many classes the best ones alone are
         return np.asarray(columns["top"]), np.asarray(columns["top_probability"]), np.empty(0)
     probability = np.asarray(columns[view.probability])

@@ -79,7 +79,7 @@ def test_a_folder_is_answered_by_name(run: RunDir, tmp_path: Path, capsys: pytes
     table = lines(said.paths["new-pictures.csv"])
     assert [line["file"] for line in table] == ["2.png", "3/0.png", "a/b/1.png"]
     assert {line["true_class"] for line in table} == {"3", "unknown"}
-    assert "3 pictures; left out: 1 files that are no images (.txt 1)" in capsys.readouterr().err
+    assert "3 pictures; left out: files that are no images (1: .txt 1)" in capsys.readouterr().err
     for line in table:
         best = [line["class"], *(line[f"class_{n}"] for n in range(2, 6))]
         values = [float(line["probability"]), *(float(line[f"probability_{n}"]) for n in range(2, 6))]
