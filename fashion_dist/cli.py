@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import time
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +176,8 @@ def parse(args_type: type[A], argv: Sequence[str], prog: str | None = None) -> A
 
 def _refuse_unknown_flags(args_type: type[CommonArgs], argv: Sequence[str]) -> None:
     known = ["--" + name.name.replace("_", "-") for name in dataclasses.fields(args_type)] + ["--help"]
+    for hint in typing.get_type_hints(args_type, include_extras=True).values():  # a flag's former names
+        known += [alias for note in getattr(hint, "__metadata__", ()) for alias in getattr(note, "aliases", None) or ()]
     for at, token in enumerate(argv):
         flag = token.partition("=")[0].replace("_", "-")
         if token == "--":

@@ -171,3 +171,9 @@ def test_numbers_are_finite(value: str) -> None:
         cli.parse(LaunchArgs, ["--task", "clipart", f"--peer-timeout-s={value}"])
     with pytest.raises(ConfigError, match=r"--nodes takes a (finite|whole) number"):
         cli.parse(LaunchArgs, ["--task", "clipart", "--nodes", "9" * 40])
+
+
+def test_a_flag_s_former_name_is_taken() -> None:
+    from fashion_dist.commands.pack import Args
+
+    assert cli.parse(Args, ["--dataset", "image_folder", "--val-fraction", "0.2"]).val == 0.2
