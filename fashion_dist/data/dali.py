@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
+import importlib
 import os
 import re
 import threading
@@ -128,7 +128,11 @@ CHECKED_AT_ONCE = 16
 
 def open_check() -> Decode:
     """What packing is handed as its decoder: a thread of DALI, which training uses; Pillow where it is missing."""
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+    try:
+        import_dali()
+    except ModuleNotFoundError as error:
+        if error.name not in ("nvidia", "nvidia.dali"):
+            raise
         return open_pillow()
     decoder = Decoder(CHECKED_AT_ONCE, 1, whole=True)
 
@@ -142,7 +146,6 @@ def open_check() -> Decode:
             found += [wrong.get(number) for number in range(len(some))]
         return found
 
-    import_dali()
     return check
 
 

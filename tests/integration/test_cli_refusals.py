@@ -18,7 +18,7 @@ def place(packed_home: Path) -> Workplace:
     [
         (("--task", "deepfashon"), (), "unknown task 'deepfashon'; known: "),
         (("--model", "resnet81"), (), "unknown model 'resnet81'; nearest: "),
-        (("--dataset", "deep_fashio"), (), "python jobs/pack.py --dataset deep_fashio"),
+        (("--dataset", "deep_fashio"), (), "--name deep_fashio; packed in"),
         (("--dataset", "../x"), (), "dataset '../x' is not the plain name of a folder"),
         (("--preset", "nope"), (), "unknown preset 'nope'; known: "),
         (("--cluster", "cloud"), (), "Expected one of ('auto', 'slurm', 'local')"),
