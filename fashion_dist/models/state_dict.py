@@ -153,7 +153,7 @@ _FAMOUS = (
 """Networks whose weights people have, which are tried when a file does not fit."""
 
 
-def whose(state: Mapping[str, Tensor], named: str = "", seconds: float = 6.0) -> str:
+def whose(state: Mapping[str, Tensor], named: str = "", seconds: float = 20.0) -> str:
     """The network that a state dict is of, as `--model` takes it; empty where none of those tried within `seconds`.
 
     Args:
