@@ -158,7 +158,11 @@ class PredictionFiles:
     def _read(self, group: int, name: str) -> np.ndarray:
         file, number = self._groups[group]
         with _damage_told(self.folder):
-            return as_array(file.read_row_group(number, columns=[name])[name])
+            values = as_array(file.read_row_group(number, columns=[name])[name])
+        if len(values) != self._ends[group + 1] - self._ends[group]:
+            told = f"a file in {self.folder} has other numbers of rows than it says; {_AGAIN}"
+            raise DamageError(self.folder.name, "", 0, told)
+        return values
 
 
 @contextlib.contextmanager
