@@ -28,13 +28,16 @@ else
     echo "The Slurm tests are skipped: no Slurm answers, and starting one takes root on Debian (slurm/local/up.sh)."
 fi
 
-# Pages of runs are looked at in a browser. The rest can be tested without one.
-if [ "${1:-}" != faults ] && ! command -v chromedriver >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "Installing Debian's chromium and its driver ..."
+# Pages of runs are looked at in a browser, and one test makes a filesystem that shows files late. The rest needs neither.
+missing=()
+command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
+command -v bindfs >/dev/null || missing+=(bindfs)
+if [ "${1:-}" != faults ] && [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Debian's ${missing[*]} ..."
     { apt-get -o DPkg::Lock::Timeout=300 update -qq &&
         DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
-            chromium chromium-driver; } >/dev/null 2>&1 ||
-        echo "They could not be installed; the tests in a browser are skipped."
+            "${missing[@]}"; } >/dev/null 2>&1 ||
+        echo "They could not be installed; the tests that need them are skipped."
 fi
 
 if [ "${1:-}" = faults ]; then
