@@ -10,8 +10,8 @@ _STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def safe_cell(value: object) -> object:
-    """`value`, behind an apostrophe where it is text that starts a formula and is no number."""
-    if not isinstance(value, str) or not value.startswith(_STARTS):
+    """`value`, behind an apostrophe where it is text that starts a formula and is no number; or that looks so made."""
+    if not isinstance(value, str) or not value.lstrip("'").startswith(_STARTS):
         return value
     try:
         float(value)
