@@ -12,8 +12,9 @@ at once.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shards.lazy import imports
 
 if TYPE_CHECKING:
     from fashion_dist.data.shard_loader import ShardLoader
@@ -24,11 +25,4 @@ __version__ = "0.2.0.dev0"
 
 # Imported when first asked for, with torch.
 _HOMES = {"ShardLoader": "data.shard_loader", "load_run": "results.loaded_run"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = imports(__name__, _HOMES)

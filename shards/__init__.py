@@ -9,10 +9,10 @@ Format, guarantees and ways to read the tars without this package: docs/shard-fo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shards.errors import DamageError, InputError, RowsError, ShardsError, SpaceError
+from shards.lazy import imports
 
 if TYPE_CHECKING:
     from shards.manifest import Manifest
@@ -53,11 +53,4 @@ _HOMES = {
     "encode_key": "schema",
     "pack": "packing",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"shards.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = imports(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shards.lazy import imports
 
 if TYPE_CHECKING:
     from fashion_dist.data.batch import Batch
@@ -14,11 +15,4 @@ __all__ = ["Batch", "Loader", "LoaderOptions"]
 
 # Imported when first asked for: `shard_reader` and `options` are of use to commands that must not wait for torch.
 _HOMES = {"Batch": "batch", "Loader": "loader", "LoaderOptions": "options"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = imports(__name__, _HOMES)

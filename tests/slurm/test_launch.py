@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,6 @@ from fashion_dist.errors import ConfigError, RunError
 pytestmark = pytest.mark.slurm
 
 LONG = ("train.epochs=1000",)
-
-
-@pytest.fixture
-def place(slurm_cluster: SlurmCluster, make_home: Callable[[], Path]) -> Iterator[Workplace]:
-    place = Workplace(make_home(), cluster="slurm")
-    yield place
-    for run in place.runs:
-        job = read(run / "job.json").get("job")
-        if job:
-            subprocess.run(["scancel", job["job_id"]], check=False)
 
 
 def job_of(run: Path) -> str:

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +21,6 @@ FILTERS = {
     "SQUEUE_PARTITION": "urgent", "SQUEUE_STATES": "PD", "SQUEUE_USERS": "nobody", "SQUEUE_FORMAT": "%i",
     "SACCT_FORMAT": "jobid", "SINFO_FORMAT": "%P", "SINFO_PARTITION": "urgent", "SLURM_CLUSTERS": "elsewhere",
 }  # fmt: skip
-
-
-@pytest.fixture
-def place(slurm_cluster: SlurmCluster, make_home: Callable[[], Path]) -> Iterator[Workplace]:
-    place = Workplace(make_home(), cluster="slurm")
-    yield place
-    for run in place.runs:
-        job = read(run / "job.json").get("job")
-        if job:
-            subprocess.run(["scancel", job["job_id"]], check=False)
 
 
 def state(place: Workplace, **environment: str) -> tuple[str, str]:
