@@ -172,7 +172,8 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     if view.log:
         rows.append(("log", str(view.log)))
     if p.epochs:
-        rows.append(("epoch", f"{p.epoch} of {p.epochs}, step {p.step} of {p.total_steps or '?'}, {p.phase}"))
+        doing = "" if view.state == "done" else f", {p.phase}"
+        rows.append(("epoch", f"{p.epoch} of {p.epochs}, step {p.step} of {p.total_steps or '?'}{doing}"))
     if view.state == "running":
         rows.append(("speed", f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left"))
     if p.startup:

@@ -66,6 +66,13 @@ def test_the_state_is_what_files_and_processes_say_together(
     assert read_run_view(make_run(tmp_path, "r", job, state, end), Scheduler()).state == expected
 
 
+@pytest.mark.parametrize(("job", "state", "ending"), [(GONE, "done", ""), (HERE, "running", ", predicting")])
+def test_what_a_run_is_doing_is_told_while_it_runs(job: JobRef, state: str, ending: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "r", job, {"state": state, "phase": "predicting"}, "done" if state == "done" else "")
+    (epoch,) = (s for s in table.page(run, read_run_view(run, Scheduler()), "", 80).splitlines() if " epoch " in s)
+    assert epoch.split(maxsplit=1)[1] == f"1 of 4, step 30 of 120{ending}"
+
+
 def test_everything_known_of_a_running_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r", HERE, {"state": "running", "best": {"metric": "f1", "value": 0.5, "epoch": 1}})
     view = read_run_view(run, Scheduler())
