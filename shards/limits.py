@@ -14,8 +14,16 @@ DEFAULTS = {
     "SIDE": 65_535,
     "PICTURE_BYTES": 2**29,
     "VECTOR": 65_536,
+    "NUMBERS": 2**30,
+    "FACTS": 4096,
+    "FACT_BYTES": 2**22,
+    "MEMBERS": 1024,
+    "HOLES": 2**30,
+    "MANIFEST_BYTES": 2**26,
 }
-"""PIXELS and SIDE of a picture, bytes of its file; K of `ints:K`."""
+"""PIXELS and SIDE of a picture, bytes of its file; K of `ints:K`, and numbers of such a column in a split; FACTS of a
+set, bytes of a `json`, `cls` or `txt` of a tar, members of a sample; bytes of a tar that are not on the disk, and of a
+manifest."""
 
 
 def limit(name: str) -> int:

@@ -159,7 +159,7 @@ class Manifest:
             DamageError: it is not what was written.
         """
         path = folder / MANIFEST
-        content = read_regular(path)
+        content = read_regular(path, "MANIFEST_BYTES")
         try:
             value = parse_object(content, "not a manifest")
             found = value.get("format", FORMAT)

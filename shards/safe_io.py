@@ -6,6 +6,7 @@ nobody can have made before and then renamed, and whole folders are removed only
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.limits import limit, over
 from shards.portable import OPEN_FLAGS, user_id
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -92,10 +94,37 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = SHARED) -> in
     return descriptor
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; raises as `open_regular` does."""
+def read_regular(path: Path, most: str = "") -> bytes:
+    """The content of a regular file; raises as `open_regular` does, and where it is over the limit `most`."""
     with os.fdopen(open_regular(path), "rb") as file:
+        if most and (fault := over(most, os.fstat(file.fileno()).st_size, "bytes")) is not None:
+            raise InputError(f"{path}: {fault}")
         return file.read()
+
+
+def hole_fault(descriptor: int) -> str | None:
+    """Why an open file is not read: most of it is not on the disk, and would be read as zeros; else None."""
+    if not hasattr(os, "SEEK_HOLE"):
+        return None
+    position, end, found, most = 0, os.fstat(descriptor).st_size, 0, limit("HOLES")
+    while found <= most and position < end and (hole := os.lseek(descriptor, position, os.SEEK_HOLE)) < end:
+        try:
+            position = os.lseek(descriptor, hole, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data follow
+                raise
+            position = end
+        found += position - hole
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    fault = over("HOLES", found, "bytes that are not on the disk")
+    return None if fault is None else f"it is sparse: {fault}"
+
+
+def refuse_holes(path: Path) -> None:
+    """Raises InputError where most of the file `path` is not on the disk, before it is read into memory."""
+    with path.open("rb") as file:
+        if (fault := hole_fault(file.fileno())) is not None:
+            raise InputError(f"{path}: {fault}")
 
 
 def create(path: Path, mode: int = SHARED) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 
 from shards import images, index, tar
 from shards.errors import InputError
+from shards.limits import over
 from shards.manifest import INDEX, SCHEMA_MEMBER
 from shards.safe_io import is_regular
 from shards.schema import stored_key_fault
@@ -112,7 +113,7 @@ def scan(path: Path, count: Callable[[int], Any], taking: Taking | None = None, 
     """
     taking = taking or Taking()
     scanned = Scanned(name or path.name)
-    walk = tar.Walk(path, lambda member: _is_read(member, taking))
+    walk = tar.Walk(path, lambda member: _is_read(member, taking) and _too_large(member) is None)
     scanning = _Scanning(scanned, taking, count)
     for member, content in walk:
         if member.kind == "folder":
@@ -120,6 +121,8 @@ def scan(path: Path, count: Callable[[int], Any], taking: Taking | None = None, 
         if member.kind != "file":
             raise InputError(f"{path}: member {member.name!r}, a {member.kind}, {_REFUSED}")
         if _plain(member.name) == SCHEMA_MEMBER:
+            if (fault := _too_large(member)) is not None:
+                raise InputError(f"{path}: {fault}")
             scanned.own = parse_object(content, f"{path}: member {member.name}")
             continue
         scanning.add(member, content)
@@ -153,6 +156,14 @@ def _is_read(member: tar.Member, taking: Taking) -> bool:
     return extension.lower() in FACTS or _is_image(extension, taking) or _plain(member.name) == SCHEMA_MEMBER
 
 
+def _too_large(member: tar.Member) -> str | None:
+    """Why a member that would be read is not."""
+    extension = _split_name(member.name)[1].lower()
+    most = "MANIFEST_BYTES" if _plain(member.name) == SCHEMA_MEMBER else "FACT_BYTES" if extension in FACTS else ""
+    fault = over(most or "PICTURE_BYTES", member.size, "bytes")
+    return None if fault is None else f"member {member.name!r}: {fault}"
+
+
 class _Scanning:
     """Puts members together to samples.
 
@@ -178,14 +189,21 @@ class _Scanning:
             self.sample = _Sample(self.prefix + key)
             self.sample.problem = stored_key_fault(self.sample.key) or ""
         sample = self.sample
+        if (fault := over("MEMBERS", len(sample.members) + 1, "members")) is not None:
+            sample.problem = sample.problem or fault
+            return
         if any(extension == other for other, *_ in sample.members):
             sample.problem = sample.problem or f"member {member.name!r} stands twice"
         sample.members.append((extension, member.offset, member.size, member.name))
-        if _is_image(extension, self.taking):
+        if _is_read(member, self.taking) and (fault := _too_large(member)) is not None:
+            sample.problem = sample.problem or fault
+        elif _is_image(extension, self.taking):
             sample.images.append((member, content))
         elif extension.lower() in FACTS:
             try:
                 self._read(sample, extension.lower(), content)
+                if (fault := over("FACTS", len(sample.facts), "facts")) is not None:
+                    raise InputError(fault)
             except (ValueError, RecursionError) as error:
                 sample.problem = sample.problem or f"member {member.name!r} cannot be read: {error}"
         else:

@@ -41,6 +41,8 @@ class Schema:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if (fault := over("FACTS", len(self.columns), "facts")) is not None:
+            raise InputError(fault)
         for name, kind in self.columns.items():
             if not _NAME.fullmatch(name) or name in RESERVED:
                 raise InputError(f"fact {name!r} cannot be a column of the index; taken: {', '.join(sorted(RESERVED))}")

@@ -13,11 +13,16 @@ import numpy as np
 
 from shards import index, program, readers
 from shards.errors import DamageError, InputError
+from shards.limits import over
 from shards.manifest import INDEX, MANIFEST, Manifest
 from shards.schema import Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_ROWS_A_BYTE = 64
+"""No index of ours comes near: each row has a key and a checksum of its own."""
 
 
 @dataclass(frozen=True)
@@ -257,12 +262,22 @@ class Split:
     def _column(self, name: str, kind: type[np.generic]) -> np.ndarray:
         return np.asarray(self._read(name).column(0).to_numpy(), kind)
 
+    def _too_many(self, name: str, file: pq.ParquetFile) -> str | None:
+        """Why arrays of this split are larger than what the index can hold, or may be: told before they are made."""
+        rows, size = file.metadata.num_rows, (self.path / INDEX).stat().st_size
+        if not self.row0 + self.samples <= rows <= size * _ROWS_A_BYTE:
+            return f"{rows} rows in {size} bytes, the manifest says {self.row0 + self.samples} or more"
+        width = self.schema.width(name) if self.schema.columns.get(name, "").startswith("ints:") else 1
+        return over("NUMBERS", self.samples * width, f"numbers of {name}") if width > 1 else None
+
     def _read(self, name: str) -> pa.Table:
         """One column of this split, from the row groups that hold it."""
         import pyarrow as pa
 
         try:
             file = index.open_table(self.path / INDEX)
+            if (fault := self._too_many(name, file)) is not None:
+                raise DamageError(INDEX, "", 0, fault)
             groups: list[int] = []
             before = position = 0
             for group in range(file.num_row_groups):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import DamageError
-from shards.safe_io import open_regular
+from shards.safe_io import hole_fault, open_regular
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -101,6 +101,8 @@ class Walk:
     def __iter__(self) -> Iterator[tuple[Member, bytes]]:
         with os.fdopen(open_regular(self.path), "rb", buffering=1 << 20) as file:
             total = os.fstat(file.fileno()).st_size
+            if (fault := hole_fault(file.fileno())) is not None:
+                raise DamageError(self.path.name, "", 0, fault)
             long_name, last = "", ""
             while True:
                 position = self.size

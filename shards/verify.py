@@ -184,7 +184,8 @@ def _compare(
                 told = f"the index says {row[name]!r}, the tar {facts.get(name)!r}"
                 faults.append(Fault(shard.name, row["key"], f"fact {name}: {told}"))
     idx = folder / index_name(shard.name)
-    if not is_regular(idx) or read_regular(idx) != index.dali_index(scanned.members):
+    told_index = index.dali_index(scanned.members)
+    if not is_regular(idx) or idx.stat().st_size != len(told_index) or read_regular(idx) != told_index:
         faults.append(Fault(idx.name, "", "is missing" if not idx.exists() else "is not the DALI index of its tar"))
     return faults
 

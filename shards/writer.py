@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from shards import images, index, staging, tar
 from shards.errors import NO_SPACE, InputError, SpaceError
 from shards.images import Decode, OpenDecoder
+from shards.limits import over
 from shards.manifest import (
     INDEX,
     MANIFEST,
@@ -259,8 +260,8 @@ def _fill(
     waiting: list[_Read] = []
     pixels = 0
     for entry in plan.entries(shard):
-        data = entry.inline or _read(entry)
         try:
+            data = entry.inline or _read(entry)
             image = images.inspect(data)
             if image is None or images.is_changed(image, plan.options.resize_px, plan.options.background):
                 image = images.reread(data, image, plan.options.resize_px, plan.options.background)
@@ -314,6 +315,8 @@ def _add(plan: Plan, waiting: Sequence[_Read], archive: _Tar, rows: _Rows, decod
 
 def _read(entry: Entry) -> bytes:
     """The whole file, by three system calls: millions of small files are read this way."""
+    if (fault := over("PICTURE_BYTES", entry.size, "bytes")) is not None:
+        raise images.BadImageError(fault)
     try:
         descriptor = os.open(entry.path, READ_FLAGS)
         try:

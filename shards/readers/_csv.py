@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.safe_io import refuse_holes
 
 
 def rows(
@@ -19,6 +20,7 @@ def rows(
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist")
+    refuse_holes(path)
     stream = _rows(path, delimiter)
     _, header = next(stream, (0, []))
     header = [name.strip() for name in header]

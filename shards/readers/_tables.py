@@ -12,6 +12,7 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.readers import _csv
+from shards.safe_io import refuse_holes
 from shards.schema import RESERVED
 
 _NOTHING = frozenset({"", "nan", "NaN"})
@@ -44,6 +45,7 @@ def load(path: Path) -> Table:
     Raises:
         InputError: it is not what its ending says, or has no rows.
     """
+    refuse_holes(path)
     table = LOADERS[path.suffix.lower()](path)
     if not table.lines and not table.problems:
         raise InputError(f"{path} has no rows")

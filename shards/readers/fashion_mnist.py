@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import InputError
+from shards.limits import over
 from shards.readers import Reader, ReadOptions, Source, _folders
 from shards.schema import Record, Schema
 
@@ -73,15 +75,21 @@ def _idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     if path is None:
         raise InputError(f"{folder / name} does not exist, neither as it is nor with .gz")
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(4 + 4 * dimensions)
+            if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < 4 + 4 * dimensions:
+                told = f"is no IDX file of {dimensions} dimensions of bytes: it begins with {data[:4]!r}"
+                raise InputError(f"{path} {told}")
+            shape = struct.unpack_from(f">{dimensions}I", data, 4)
+            expected = len(data) + math.prod(shape)
+            if (fault := over("NUMBERS", expected, "bytes announced")) is not None:
+                raise InputError(f"{path}: {fault}")
+            data += file.read(expected - len(data) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} does not unzip: {error}") from None
-    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < 4 + 4 * dimensions:
-        raise InputError(f"{path} is no IDX file of {dimensions} dimensions of bytes: it begins with {data[:4]!r}")
-    shape = struct.unpack_from(f">{dimensions}I", data, 4)
-    expected = 4 + 4 * dimensions + int(np.prod(shape, dtype=np.int64))
     if len(data) != expected:
-        raise InputError(f"{path} has {len(data)} bytes, its header announces {expected}: it was cut or changed")
+        there = f"has {len(data)} bytes" if len(data) < expected else "has more bytes"
+        raise InputError(f"{path} {there}, its header announces {expected}: it was cut or changed")
     size, published = PUBLISHED[name]
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if len(data) == size and found != published:

@@ -1,0 +1,227 @@
+"""What asks for more than is there, or than anybody means, is refused before memory or time is taken."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import struct
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sources import jpeg
+
+from shards import Manifest, PackOptions, Schema, ShardsError, ShardSet, index, pack
+from shards.reindex import reindex
+from shards.tar import END, header
+from shards.verify import verify
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def frugal() -> Iterator[None]:
+    """A case may take half a GiB more than the process has, and two seconds."""
+    pa.array([1])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before, began = resource.getrlimit(resource.RLIMIT_AS), time.monotonic()
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GIB // 2, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    assert time.monotonic() - began < 10
+
+
+def refused(act: Callable[[], object]) -> str:
+    with pytest.raises(ShardsError) as caught:
+        act()
+    return str(caught.value)
+
+
+def tar_of(folder: Path, *members: tuple[str, bytes]) -> Path:
+    folder.mkdir()
+    with tarfile.open(folder / "train.tar", "w", format=tarfile.USTAR_FORMAT) as file:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return folder
+
+
+def deep(count: int) -> bytes:
+    return b'{"a":' + b"[" * count + b"]" * count + b"}"
+
+
+def facts(count: int, prefix: str = "") -> bytes:
+    return json.dumps({f"f{prefix}_{n}": n for n in range(count)}).encode()
+
+
+MEMBERS: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+    "a long list": ([("0.json", b'{"a": [' + b"1," * 10_000_000 + b"1]}")], r"SHARDS_MAX_FACT_BYTES raises"),
+    "a long text": ([("0.txt", b"x" * 20_000_000)], r"member '0.txt': 20000000 bytes, more than 4194304"),
+    "a vector": ([("0.json", json.dumps({"a": [1] * 70_000}).encode())], r"SHARDS_MAX_VECTOR raises"),
+    "many facts": ([("0.json", facts(200_000))], r"200000 facts, more than 4096; SHARDS_MAX_FACTS raises"),
+    "facts of many": (
+        [m for n in "12345" for m in ((f"{n}.jpg", jpeg(int(n))), (f"{n}.json", facts(1000, n)))],
+        r"5000 facts, more than 4096",
+    ),
+    "depth": ([("0.json", deep(400_000))], r"0\.json' cannot be read"),
+    "members": ([(f"0.x{n}", b"") for n in range(3000)], r"1025 members, more than 1024"),
+    "a picture": ([], r"member '0.jpg': .* bytes, more than 1000; SHARDS_MAX_PICTURE_BYTES raises"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_of_a_tar_have_limits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, told = MEMBERS[name]
+    if name == "a picture":
+        monkeypatch.setenv("SHARDS_MAX_PICTURE_BYTES", "1000")
+    picture = jpeg(0) + bytes(2000) if name == "a picture" else jpeg(0)
+    folder = tar_of(tmp_path / "t", ("0.jpg", picture), *members)
+    assert re.search(told, refused(lambda: reindex(folder)))
+    assert sorted(path.name for path in folder.iterdir()) == ["train.tar"]
+
+
+def test_a_limit_is_raised_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tar_of(
+        tmp_path / "t", ("0.jpg", jpeg(0)), ("0.json", json.dumps({f"f{n}": n for n in range(5000)}).encode())
+    )
+    refused(lambda: reindex(folder))
+    monkeypatch.setenv("SHARDS_MAX_FACTS", "5000")
+    assert len(reindex(folder).schema.columns) == 5000
+
+
+@pytest.mark.parametrize("member", ["0.jpg", "0.json", "0.npy", "__shards__/schema.json"])
+def test_a_tar_of_holes_is_refused_before_it_is_read(member: str, tmp_path: Path) -> None:
+    size = 7 * GIB
+    folder = tmp_path / "t"
+    folder.mkdir()
+    with (folder / "train.tar").open("wb") as file:
+        file.write(header(b"1.jpg", 4) + bytes(512))
+        file.write(header(member.encode(), size))
+        file.seek(size, os.SEEK_CUR)
+        file.write(END)
+    assert (folder / "train.tar").stat().st_blocks * 512 < 1 << 20
+    assert "it is sparse: 75" in refused(lambda: reindex(folder))
+
+
+def test_a_few_holes_are_zeros(tmp_path: Path) -> None:
+    """As file systems make them that store no zeros."""
+    folder = tar_of(tmp_path / "t", ("0.jpg", jpeg(0)), ("0.npy", bytes(1 << 20)))
+    path = folder / "train.tar"
+    content = path.read_bytes()
+    with path.open("wb") as file:
+        for block in (content[at : at + 4096] for at in range(0, len(content), 4096)):
+            file.write(block) if any(block) else file.seek(len(block), os.SEEK_CUR)
+        file.truncate(len(content))
+    assert path.stat().st_blocks * 512 < len(content) / 2
+    assert path.read_bytes() == content
+    reindex(folder)
+    assert verify(folder) == []
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    members = [(f"{n}.{kind}", data) for n in range(3) for kind, data in (("jpg", jpeg(n)), ("json", b'{"v": [1, 2]}'))]
+    tars = tar_of(folder / "t", *members)
+    reindex(tars)
+    return tars
+
+
+def rewritten(folder: Path, **changes: Any) -> Path:
+    """The set with another manifest whose hashes are right, as whoever makes one can have them."""
+    manifest = replace(Manifest.load(folder), **changes)
+    (folder / "manifest.json").write_bytes(manifest.encoded())
+    return folder
+
+
+@pytest.mark.parametrize("samples", [4, 10**9, 10**15])
+def test_samples_that_are_not_there_take_no_memory(samples: int, packed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed, tmp_path / "set")
+    (shard,) = Manifest.load(folder).shards
+    rewritten(folder, shards=(replace(shard, samples=samples, size=2**60),))
+    split = ShardSet.open(folder).split("train")
+    for read in (lambda: split.keys, lambda: split.columns("v"), lambda: split.offset):
+        assert "3 rows in " in refused(read) and str(samples) in refused(read)
+    assert verify(folder)
+
+
+def test_rows_that_the_bytes_cannot_hold_are_refused(packed: Path, tmp_path: Path) -> None:
+    """A column of one value is a few bytes, however many rows it says it has."""
+    folder = shutil.copytree(packed, tmp_path / "set")
+    rows = 20_000_000
+    pq.write_table(pa.table({"size": pa.repeat(pa.scalar(1, pa.int64()), rows)}), folder / "index.parquet")
+    (shard,) = Manifest.load(folder).shards
+    rewritten(folder, shards=(replace(shard, samples=rows, size=2**60),))
+    assert f"{rows} rows in " in refused(lambda: ShardSet.open(folder).split("train").size)
+
+
+def test_a_column_of_vectors_has_a_limit(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(packed, tmp_path / "set")
+    monkeypatch.setenv("SHARDS_MAX_NUMBERS", "1000")
+    rows, schema = 11, Schema({"v": "ints:100"})
+    nothing = {"key": [f"k{n}" for n in range(rows)], "v": [None] * rows}
+    zeros = {name: [0] * rows for name in ("offset", "size", "crc32", "width", "height")}
+    index.write(folder / "index.parquet", schema, [("train", {**zeros, **nothing})])
+    (shard,) = Manifest.load(folder).shards
+    rewritten(folder, schema=schema, shards=(replace(shard, samples=rows, size=2**60),))
+    assert "SHARDS_MAX_NUMBERS raises" in refused(lambda: ShardSet.open(folder).split("train").columns("v"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.parquet", "train.tar", "train.idx"])
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "holes"])
+def test_only_files_with_bytes_are_read(kind: str, name: str, packed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed, tmp_path / "set")
+    (folder / name).unlink()
+    if kind == "fifo":
+        os.mkfifo(folder / name)
+    elif kind == "holes":
+        with (folder / name).open("wb") as file:
+            file.truncate(40 * GIB)
+    else:
+        (folder / name).symlink_to(kind)
+    try:
+        assert verify(folder), "nothing wrong was found"
+    except ShardsError as error:
+        assert name in str(error) or "set" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "holes"])
+@pytest.mark.parametrize("name", ["train/cat/1.jpg", "labels.csv", "labels.json", "labels.parquet"])
+def test_only_files_with_bytes_are_packed(kind: str, name: str, tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    for other in ("train/cat/0.jpg", "train/dog/0.jpg"):
+        (source / other).parent.mkdir(parents=True, exist_ok=True)
+        (source / other).write_bytes(jpeg(len(other)))
+    if kind == "fifo":
+        os.mkfifo(source / name)
+    elif kind == "holes":
+        with (source / name).open("wb") as file:
+            file.truncate(40 * GIB)
+    else:
+        (source / name).symlink_to(kind)
+    dataset = "image_folder" if name.endswith("jpg") else "table"
+    told = refused(lambda: pack(dataset, source, tmp_path / "out", PackOptions()))
+    assert Path(name).name in told or "holds no table" in told
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_a_gzipped_file_unzips_to_what_its_header_announces(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(1 << 26), 1)
+    for stem, shape in {"train-images-idx3-ubyte": (1, 28, 28), "train-labels-idx1-ubyte": (1,)}.items():
+        head = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+        (tmp_path / f"{stem}.gz").write_bytes(gzip.compress(head) + bomb * 16)
+    assert "has more bytes, its header announces 800" in refused(
+        lambda: pack("fashion_mnist", tmp_path, tmp_path / "out", PackOptions())
+    )
