@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
-from cluster_home import Workplace
-from safetensors.torch import save_file
+from cluster_home import PATIENCE_S, Workplace, until
+from safetensors.torch import load_file, save_file
 
 NAME = "vit_tiny_patch16_224"
 
@@ -50,3 +51,20 @@ def test_a_transformer_at_another_size(make_home: Callable[[], Path], weights: P
     said = place.do([*argv[:-3], "--set", "train.batch_size=32", "--weights", place.run().name, "--dry-run"])
     assert said.status == 0 and "data.image_px = 48 " in said.out
     assert f"  run {place.run().name}\n" in said.out
+
+
+def test_weights_that_change_after_the_launch_are_not_loaded(make_home: Callable[[], Path], weights: Path) -> None:
+    place = Workplace(make_home())
+    flags = ("--weights", str(weights), "--debug", "--wait")
+    launcher = place.start(*flags, settings=("data.image_px=48",))
+    until(lambda: any((run / "run.json").is_file() for run in place.runs), "the run is noted, and not yet submitted")
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    other = {name: value + 1 for name, value in load_file(weights).items() if value.is_floating_point()}
+    save_file(other, weights.with_name("other"))
+    weights.with_name("other").replace(weights)  # it would be loaded without a word
+    out, err = launcher.communicate(timeout=PATIENCE_S)
+    assert json.loads((place.run() / "run.json").read_text())["weights_sha256"] == sha256
+    assert launcher.returncode == 1, out + err
+    told = f"the weights {weights} have changed since run {place.run().name} was made; launch the task again"
+    assert told in json.loads(out.splitlines()[-1])["message"]
+    assert not list((place.run() / "checkpoints").glob("*"))
