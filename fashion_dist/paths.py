@@ -16,6 +16,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     collected/                     tables of all trials, the best one's and the ensemble's submission
     logs/                          as a run's
   reports/<name>/                  pages of several runs
+  names/<name>                     the id of the run that was given this name
   runs/<run id>/                   mode 0700
     config.json                    the resolved configuration with which the run began
     run.json                       shard set, its hash, the weights', versions, the command that made the run
@@ -47,6 +48,7 @@ from pathlib import Path
 
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import read_json
+from fashion_dist.run_names import RunNames
 from shards import program
 
 
@@ -316,6 +318,11 @@ class Home:
         """Folder of the pages of several runs."""
         return self.path / "reports"
 
+    @property
+    def names(self) -> RunNames:
+        """Names that were given to runs."""
+        return RunNames(self.path / "names", self.runs)
+
     def shard_set(self, dataset: str) -> Path:
         """The folder of one dataset's shard set; it need not exist.
 
@@ -354,6 +361,8 @@ class Home:
             return None
         if _may_be_file(self.sweep_dir(name).sweep):
             return self.sweep_dir(name)
+        if self.names.run_id(name):
+            return None
         matches = [sweep for sweep in self.all_sweeps() if sweep.sweep_id.startswith(name)]
         runs = [f"run {path.name}" for path in sorted(self.runs.glob("*")) if path.name.startswith(name)]
         if len(matches) > 1 or (matches and runs):
@@ -363,7 +372,7 @@ class Home:
         return matches[0] if matches else None
 
     def find_run(self, name: str) -> RunDir:
-        """The run that `name` means: a folder, a run id, or a unique beginning of one.
+        """The run that `name` means: a folder, a run id, a name that was given to it, or a unique beginning of an id.
 
         Raises:
             ConfigError: no such run (the nearest are named) or several.
@@ -373,6 +382,8 @@ class Home:
         ids = sorted(path.name for path in self.runs.iterdir() if path.is_dir()) if self.runs.is_dir() else []
         if name in ids:
             return self.run_dir(name)
+        if named := self.names.run_id(name):
+            return self.run_dir(named)
         matches = [run_id for run_id in ids if name and run_id.startswith(name)]
         if len(matches) == 1:
             return self.run_dir(matches[0])
@@ -389,7 +400,7 @@ class Home:
             raise ConfigError(
                 f"no run {name!r}: {self.runs} has no runs yet; {program.command('launch')} --task NAME makes one"
             )
-        raise unknown("run", name, ids)
+        raise unknown("run", name, [*self.names.all().values(), *ids])
 
     def waiting_trial(self, name: str) -> tuple[SweepDir, int] | None:
         """The sweep, and the number in it, of a trial whose run that `name` means has no folder yet."""

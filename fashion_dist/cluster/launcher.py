@@ -75,6 +75,8 @@ class LaunchRequest:
     """Where the shard set lies, see `Home.find`."""
     snapshot: bool = False
     """Run from a copy of the code, made now."""
+    name: str = ""
+    """What the run is to be called beside its id."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class RunSpec:
     """What the user should know of where and how it will run."""
     config_origins: Mapping[str, str] = field(default_factory=dict)
     """Where the values of the configuration come from that are not the recipe's."""
+    name: str = ""
+    """What the run is to be called beside its id; empty leaves it as it is."""
 
     @property
     def comment(self) -> str:
@@ -213,7 +217,9 @@ def resolve(request: LaunchRequest) -> RunSpec:
     config = context.require(context.config)
     require_shards(context.shard_set)
     plan = context.run_spec(config, fresh=request.fresh)
-    return dataclasses.replace(plan, group=request.group, snapshot=request.snapshot)
+    if request.name:
+        context.home.names.require_free(request.name, plan.run.run_id)
+    return dataclasses.replace(plan, group=request.group, snapshot=request.snapshot, name=request.name)
 
 
 def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> RunSpec:
@@ -234,6 +240,8 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     _require_writable(run.path)
     if request.group:
         permissions.group_id(request.group)
+    if request.name:
+        run.home.names.require_free(request.name, run.run_id)
     last = JobRecord.read(run)
     was_here = last is not None and last.cluster == "local" and request.cluster == "auto"
     cluster = placement.choose_cluster("local" if was_here else request.cluster)
@@ -247,7 +255,7 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
         config, opened.shard_set.path, opened.shard_set.training_hash, run, cluster, resources,
         dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options), group=request.group,
         snapshot=request.snapshot, differs=runs.differences(config, task.recipe), origins=placed.origins,
-        notes=placed.notes,
+        notes=placed.notes, name=request.name,
     )  # fmt: skip
 
 
@@ -456,6 +464,8 @@ def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
     if pretrained.kind(plan.config.model.weights) in ("imagenet", "tag"):
         pretrained.fetch(pretrained.published_of(plan.config.model, run.home.networks), run.home.weights)
     make_folder(run, plan.group)
+    if plan.name:
+        run.home.names.give(plan.name, run.run_id)
     with run_lock.file_lock(run.path, "launch"):
         before = _already(plan, job_type)
         if before is not None:

@@ -40,6 +40,7 @@ class RunView:
         config: its settings under dotted keys.
         log: where the cause of a failure can be read on.
         hardware: of its last start, in words.
+        name: that it was given; may be empty.
     """
 
     run_id: str
@@ -57,6 +58,7 @@ class RunView:
     config: Mapping[str, Any] = field(default_factory=dict)
     log: Path | None = None
     hardware: str = ""
+    name: str = ""
 
     @classmethod
     def of(cls, snapshot: RunSnapshot, queue: QueueView) -> RunView:
@@ -96,7 +98,9 @@ def view_snapshots(snapshots: Sequence[RunSnapshot], scheduler: Scheduler | None
     jobs = [job for snapshot in snapshots for job in snapshot.jobs]
     ended = [job for snapshot in snapshots if not snapshot.is_done for job in snapshot.jobs]
     queue = (scheduler or Scheduler()).ask(jobs, ended)
-    return [RunView.of(snapshot, queue) for snapshot in snapshots]
+    names = {home: home.names.all() for home in {snapshot.run.home for snapshot in snapshots}}
+    views = [(snapshot.run, RunView.of(snapshot, queue)) for snapshot in snapshots]
+    return [dataclasses.replace(view, name=names[run.home].get(run.run_id, "")) for run, view in views]
 
 
 def _left_s(progress: RunState, config: Mapping[str, Any]) -> float | None:
@@ -137,7 +141,7 @@ def line(view: RunView, width: int = 0) -> str:
     """
     p = view.progress
     why = f" ({view.detail})" if view.detail and view.is_active else ""
-    parts = [(2, view.run_id), (9 if why or view.state != "running" else 3, view.state + why)]
+    parts = [(2, view.name or view.run_id), (9 if why or view.state != "running" else 3, view.state + why)]
     if view.state == "running":
         if p.phase == "training":
             parts.append((9, f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}"))

@@ -10,7 +10,7 @@ recipe has become since. A run goes on with the configuration that it began with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tyro
 
@@ -35,6 +35,8 @@ class Args(RunArgs):
     """Print the configuration and the sbatch script; submit and write nothing."""
     fresh: bool = False
     """Start over, beside what is there."""
+    name: str = ""
+    """Call the run so; a name is taken wherever a run id is."""
 
 
 def main(args: Args) -> cli.Result:
@@ -48,11 +50,11 @@ def main(args: Args) -> cli.Result:
         asked = ("task", "dataset", "model", "weights", "set", "fresh", "debug")
         if given := [f"--{name}" for name in asked if getattr(args, name)]:
             raise ConfigError(f"--resume goes on with the run's own configuration, without {', '.join(given)}")
-        plan = launcher.resume(args.request(), args.resume, args.options())
+        plan = launcher.resume(replace(args.request(), name=args.name), args.resume, args.options())
     elif not args.task:
         raise ConfigError("--task is required, or --resume with a run; --help shows all options")
     else:
-        plan = launcher.resolve(args.request(settings, args.fresh))
+        plan = launcher.resolve(replace(args.request(settings, args.fresh), name=args.name))
     if args.dry_run:
         text = "\n".join(filter(None, [launcher.dry_run(plan), messages.differing(plan)]))
         return cli.Result("nothing was submitted", text=text, data={"run_id": plan.run.run_id})

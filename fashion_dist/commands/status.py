@@ -40,6 +40,8 @@ class Args(cli.CommonArgs):
     """Keep the named runs, or trials, from starting while they wait."""
     release: bool = False
     """Let go of what was held."""
+    name: str = ""
+    """Call the named run so; a name is taken wherever a run id is."""
     disk: bool = False
     """What lies where in the working folder, how large, and what is free."""
     state: str = ""
@@ -50,7 +52,7 @@ class Args(cli.CommonArgs):
     """The last change first, or by a column, of --columns too: names and settings upwards, other numbers downwards."""
     columns: str = ""
     """Columns of the table of runs, such as run,state,model,optim.lr,best: settings and
-    task, model, epoch, step, best, rate, left, tries, job, nodes."""
+    name, task, model, epoch, step, best, rate, left, tries, job, nodes."""
     where: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only runs with these settings, as key=value such as model.name=resnet18."""
 
@@ -63,6 +65,12 @@ def main(args: Args) -> cli.Result:
         if args.hold and args.release:
             raise ConfigError("--hold and --release are opposites; allowed: one of them")
         return overview.hold(named, sweeps, release=args.release)
+    if args.name:
+        if len(named) != 1 or sweeps:
+            raise ConfigError(
+                f"--name needs the one run that is called so: {program.command('status')} RUN --name NAME"
+            )
+        named[0].home.names.give(args.name, named[0].run_id)
     if args.disk:
         return _disk(home)
     if args.cancel:

@@ -32,7 +32,8 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
         headline = f"run {run.run_id} is {state}: {job}; nothing was submitted"
     else:
         again = f", attempt {launched.attempt}: it goes on from its last checkpoint" if launched.attempt > 1 else ""
-        headline = f"submitted {job}: run {run.run_id}, {where}{again}"
+        called = f" ({plan.name})" if plan.name else ""
+        headline = f"submitted {job}: run {run.run_id}{called}, {where}{again}"
     return cli.Result(
         headline,
         {"run folder": run.path, "logs": run.logs},

@@ -50,6 +50,7 @@ def _best(view: RunView) -> str:
 
 COLUMNS = {
     "run": Column("RUN", lambda v: v.run_id, lambda v: (v.run_id,), 9),
+    "name": Column("NAME", lambda v: v.name or "-", lambda v: (not v.name, v.name), 8),
     "state": Column("STATE", lambda v: v.state, lambda v: (v.state, v.run_id), 9),
     "epoch": Column("EPOCH", _epoch, lambda v: _number(v.progress.epoch), 8, right=True),
     "step": Column("STEP", lambda v: str(v.progress.step), lambda v: _number(v.progress.step), 2, right=True),
@@ -120,7 +121,7 @@ def table(views: Sequence[RunView], width: int, names: Sequence[str] = ()) -> st
             for row in shown
         )
     wants_detail = any(view.detail for view in views)
-    columns = list(COLUMNS.values())
+    columns = [c for name, c in COLUMNS.items() if name != "name" or any(view.name for view in views)]
     cells = {id(c): [c.title, *(c.text(view) for view in views)] for c in columns}
 
     def taken() -> int:
@@ -198,7 +199,7 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
         rows += answers(run).items()
         rows.append(("report", typed("report", run)))
     label = max(len(name) for name, _ in rows)
-    return "\n".join([view.run_id, *(f"  {name:<{label}}  {text}" for name, text in rows)])
+    return "\n".join([f"{view.run_id}  {view.name}".rstrip(), *(f"  {name:<{label}}  {text}" for name, text in rows)])
 
 
 def _curves(run: RunDir, metric: str, width: int) -> list[tuple[str, str]]:

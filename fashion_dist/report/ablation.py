@@ -103,7 +103,7 @@ def section(groups: Sequence[Group], shared: Sequence[str], hits: Hits, album: F
     if not found:
         return None
     sentences = [_sentence(step, metric) for step in (found[0], found[-1])[: len(found)]]
-    sentences.insert(0, f"Against the base ({base.members[0].run_id}), one setting is changed at a time.")
+    sentences.insert(0, f"Against the base ({base.members[0].called}), one setting is changed at a time.")
     rows = []
     for s in found:
         interval = "—" if s.hits is None else f"{s.hits.value:+.4f} ({s.hits.low:+.4f} to {s.hits.high:+.4f})"
@@ -196,7 +196,7 @@ def tests(found: Sequence[RunData], splits: Sequence[str] = ("test", "val"), mos
             except (FashionDistError, ShardsError):
                 continue  # other classes, other images, or no labels: there is nothing to compare
             (first, second), alone = result.accuracies, result.alone
-            rows.append((a.run_id, b.run_id, split, f"{first:.4f}", f"{second:.4f}", *alone, f"{result.p_value:.3g}"))
+            rows.append((a.called, b.called, split, f"{first:.4f}", f"{second:.4f}", *alone, f"{result.p_value:.3g}"))
             if merged or len(found) == 2:
                 sentences.append(result.sentence())
             if merged and len(result.classes) <= 4:

@@ -69,7 +69,7 @@ def write_archive(found: Sequence[RunData], page: Path) -> Path:
                 f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}"
             )
         require_none_gone(facts.run, facts.gone)
-    below = {facts.run_id: f"{facts.run_id}/" if len(found) > 1 else "" for facts in found}
+    below = {facts.run_id: f"{facts.called}/" if len(found) > 1 else "" for facts in found}
     parts = {f"model/{below[facts.run_id]}{name}": data for facts in found for name, data in _model(facts)}
     for module in (Path(__file__).with_name("load.py"), Path(preprocessing.__file__)):
         parts[f"model/{module.name}"] = module.read_bytes()
@@ -147,7 +147,7 @@ def _readme(found: Sequence[RunData], changed: bool) -> str:
     of = commit()
     code = f"code/ is commit {of}" + (" with the changes in code.diff applied" if changed else "") if of else "code/"
     runs = "".join(
-        f"Run {facts.run_id} of task {facts.config.task}\nmade by: {facts.made.command or 'not written down'}\n\n"
+        f"Run {facts.titled} of task {facts.config.task}\nmade by: {facts.made.command or 'not written down'}\n\n"
         for facts in found
     )
     return (

@@ -29,7 +29,7 @@ class Group:
     """Runs that differ in their seed alone.
 
     Args:
-        label: the settings that differ between groups, in short; or the run's id.
+        label: the run's name, else the settings that differ between groups, in short, or the run's id.
         settings: those settings, by key.
         members: the runs.
         place: among those of the page, by which it has its colour in every picture.
@@ -72,7 +72,8 @@ def group(found: Sequence[RunData]) -> list[Group]:
     for members in folded.values():
         flat = members[0].config.flat()
         settings = {key: flat.get(key) for key in keys}
-        made.append(Group(_label(settings, members[0]), settings, members))
+        label = members[0].view.name if len(members) == 1 else ""
+        made.append(Group(label or _label(settings, members[0]), settings, members))
     labels = [g.label for g in made]
     made = [
         g if labels.count(g.label) == 1 else replace(g, label=f"{g.label} ({g.members[0].run_id[-6:]})") for g in made
@@ -102,7 +103,7 @@ def by_data(found: Sequence[RunData]) -> dict[str, list[RunData]]:
 
 def _label(settings: Mapping[str, Any], facts: RunData) -> str:
     if not settings:
-        return facts.run_id
+        return facts.called
     parts = []
     for key, value in settings.items():
         if value is None:
@@ -140,12 +141,12 @@ def overview(found: Sequence[RunData]) -> Section:
         first, second = (f.at_best("val").get(metric) for f in order[:2])
         if first is not None:
             on = f"On {name}, " if len(parts) > 1 else ""
-            sentence = f"{on}{order[0].run_id} has the best validation {formatting.name(metric)}, {first:.4f}"
-            sentences.append(sentence + ("." if second is None else f", before {order[1].run_id} with {second:.4f}."))
+            sentence = f"{on}{order[0].called} has the best validation {formatting.name(metric)}, {first:.4f}"
+            sentences.append(sentence + ("." if second is None else f", before {order[1].called} with {second:.4f}."))
     unfinished = [f for f in found if f.view.state != "done"]
     if unfinished:
         states = [f.view.state for f in unfinished]
-        told = [f"{f.run_id} ({f.view.state})" for f in unfinished]
+        told = [f"{f.called} ({f.view.state})" for f in unfinished]
         if len(told) > 12:
             told = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
         sentences.append(f"Not done: {formatting.listing(told)}.")
@@ -158,7 +159,7 @@ def overview(found: Sequence[RunData]) -> Section:
         epoch = f"{f.best_epoch:g}" if f.best_epoch is not None else "—"
         settings = [plain_json(flat[key]) if key in flat else "—" for key in keys[:12]]
         data = (name,) * (len(parts) > 1)
-        rows.append((f.run_id, f.view.state, *data, *figures, epoch, formatting.duration(f.wall_s), *settings))
+        rows.append((f.called, f.view.state, *data, *figures, epoch, formatting.duration(f.wall_s), *settings))
     named = [formatting.name(m) for m in shared[:4]] or ["its own figure"]
     head = ("run", "state", *("data",) * (len(parts) > 1), *named, "best epoch", "took", *keys[:12])
     more = f"{len(keys) - 12} more settings differ." if len(keys) > 12 else ""

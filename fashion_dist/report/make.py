@@ -111,7 +111,7 @@ def _subtitle(facts: RunData, chosen: SplitPredictions | None) -> str:
     of = f"; judged on {len(chosen.rows):,} images of {chosen.split.name}" if chosen is not None else ""
     created = facts.made.created
     when = f", made {time.strftime('%Y-%m-%d %H:%M', time.localtime(created))}" if created else ""
-    return f"Run {facts.run_id}{when}{of}"
+    return f"Run {facts.titled}{when}{of}"
 
 
 def _head(facts: RunData, judged: dict[str, list[scores.Figure]]) -> list[tuple[str, str]]:
@@ -205,7 +205,7 @@ def report_runs(found: Sequence[RunData], out: Path, *, quick: bool = False, say
     shown = notes[:12] + ([f"... and {len(notes) - 12} more notes."] if len(notes) > 12 else [])
     page = Page(
         title=f"{formatting.count(len(found), 'run')} of {formatting.listing(tasks)}",
-        subtitle=", ".join(f.run_id for f in found[:6])
+        subtitle=", ".join(f.titled for f in found[:6])
         + (f" and {len(found) - 6} more" if len(found) > 6 else ""), sections=[s for s in sections if s is not None],
         facts=facts, notes=shown, made=_made_by(),
     )  # fmt: skip

@@ -60,6 +60,16 @@ class RunData:
         """The folder's name."""
         return self.run.run_id
 
+    @property
+    def called(self) -> str:
+        """The name that it was given, else its id."""
+        return self.view.name or self.run_id
+
+    @property
+    def titled(self) -> str:
+        """Its id, with the name that it was given."""
+        return f"{self.run_id} ({self.view.name})" if self.view.name else self.run_id
+
     @cached_property
     def task(self) -> Task:
         """What it learns."""

@@ -71,7 +71,7 @@ def _worst(answers: ClassAnswers) -> str:
 
 
 def _answered(found: Sequence[RunData]) -> list[tuple[str, ClassAnswers]]:
-    """Run ids and answers, of the first split on which two runs can be compared."""
+    """Names or ids of runs, and answers, of the first split on which two runs can be compared."""
     for split in SPLITS:
         named: list[tuple[str, ClassAnswers]] = []
         for f in found:
@@ -88,7 +88,7 @@ def _answered(found: Sequence[RunData]) -> list[tuple[str, ClassAnswers]]:
                 list(named[0][1].names) == list(answers.names) and np.array_equal(named[0][1].rows, answers.rows)
             )
             if same:
-                named.append((f.run_id, answers))
+                named.append((f.called, answers))
         if len(named) > 1:
             return named[:MOST]
     return []

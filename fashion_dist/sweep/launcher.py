@@ -133,6 +133,8 @@ def _named(sweep: Sweep, context: LaunchContext, asked: str) -> Sweep:
         name = asked or f"{sweep.base.task}-sweep-{candidate.content[:8]}"
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has a control character; allowed: one line of text")
+        if run_id := context.home.names.run_id(sweep_id(name)):
+            raise ConfigError(f"--name {name} is that of run {run_id}; allowed: another")
         found.append(dataclasses.replace(candidate, folder=context.home.sweep_dir(sweep_id(name)), name=name))
     return next((one for one in found if read_json(one.folder.sweep).get("content") == one.content), found[0])
 

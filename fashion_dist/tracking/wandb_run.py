@@ -188,7 +188,8 @@ class WandbRun:
         if mode == "online":
             require_safe_server(str(wandb.setup().settings.base_url))
         started = wandb.init(
-            id=run.run_id, name=run.run_id, project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
+            id=run.run_id, name=run.home.names.all().get(run.run_id, run.run_id),
+            project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
             mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
             group=group or config.task, job_type="trial" if group else "train",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
