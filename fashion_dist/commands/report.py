@@ -3,6 +3,7 @@
 fashion-dist report deepfashion-82            one run: RUN/report/index.html
 fashion-dist report clipart-1 clipart-2       several: HOME/reports/.../index.html
 fashion-dist report deepfashion-82 --archive  and a zip to hand in
+fashion-dist report deepfashion-82 --notebook assignment4.ipynb
 fashion-dist report SWEEP                     the trials of a sweep, compared
 fashion-dist report RUN RUN --table           only the table of results, as Markdown
 """
@@ -42,6 +43,8 @@ class Args(cli.CommonArgs):
     """Print the table of results as Markdown, and make no page; with --out as results.md and results.csv too."""
     archive: bool = False
     """Also one zip of code, settings, report, submissions and the best models."""
+    notebook: str = ""
+    """Also a notebook of one run, with its output, such as assignment4.ipynb."""
     wandb: Literal["auto", "online", "offline", "off"] = "off"
     """Show the pictures of one run in W&B too, or do not; auto as the run was launched, online where there is a key."""
 
@@ -56,6 +59,13 @@ def main(args: Args) -> cli.Result:
     folders = find_runs(home, args.runs)
     if args.wandb in ("online", "offline") and len(folders) > 1:
         raise ConfigError(f"--wandb {args.wandb} shows the pictures of one run, not of {len(folders)}")
+    notebook = None
+    if args.notebook:
+        from fashion_dist.report.notebook import require_new
+
+        if len(folders) > 1 or args.table:
+            raise ConfigError("--notebook is of one run, without --table")
+        notebook = require_new(Path(args.notebook).absolute())
     found = read_facts(folders)
     if args.table:
         return _table(found, args.out)
@@ -70,15 +80,20 @@ def main(args: Args) -> cli.Result:
         return _archived(result, found, made.page) if args.archive else result
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
     result = _of_one(found[0], made.page)
+    if notebook is not None:
+        from fashion_dist.report.notebook import write_notebook
+
+        write_notebook(found[0], made.content, made.page.parent / "figures", notebook)
+        result = replace(result, paths={**result.paths, "notebook": notebook})
     if args.wandb != "off":
         result = replace(result, data={**result.data, "wandb": make.share(found[0], made.album, args.wandb)})
-    return _archived(result, found, made.page) if args.archive else result
+    return _archived(result, found, made.page, notebook) if args.archive else result
 
 
-def _archived(result: cli.Result, found: Sequence[RunData], page: Path) -> cli.Result:
+def _archived(result: cli.Result, found: Sequence[RunData], page: Path, notebook: Path | None = None) -> cli.Result:
     from fashion_dist.report.archive import write_archive
 
-    return replace(result, paths={**result.paths, "archive": write_archive(found, page)})
+    return replace(result, paths={**result.paths, "archive": write_archive(found, page, notebook)})
 
 
 def _of_one(facts: RunData, page: Path) -> cli.Result:

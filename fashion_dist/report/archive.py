@@ -51,12 +51,13 @@ PAIRS = (
 )
 
 
-def write_archive(found: Sequence[RunData], page: Path) -> Path:
+def write_archive(found: Sequence[RunData], page: Path, notebook: Path | None = None) -> Path:
     """Write a zip beside the page, `<run id>.zip` of one run, else named as the page's folder; returns its path.
 
     Args:
         found: runs with their shard sets and best weights.
         page: their page, already written.
+        notebook: of it, which goes in too.
 
     Raises:
         ConfigError: the run was made with settings that are gone.
@@ -82,6 +83,8 @@ def write_archive(found: Sequence[RunData], page: Path) -> Path:
             out.writestr("README.txt", _readme(found, code.get("code.diff", b"") != b""))
             for name, data in {**code, **parts}.items():
                 out.writestr(name, data)
+            if notebook is not None:
+                out.writestr(notebook.name, read_regular(notebook))
             for name, path in itertools.chain(
                 *(_files(facts.run, below[facts.run_id]) for facts in found), _page_files(page)
             ):

@@ -38,10 +38,11 @@ MOST_PREDICTED = 16
 
 @dataclass(frozen=True)
 class Made:
-    """A written page and the pictures in it."""
+    """A written page, the pictures in it, and what it says."""
 
     page: Path
     album: FigureWriter
+    content: Page
 
 
 def _silent(_text: str) -> None:
@@ -79,7 +80,7 @@ def report_run(facts: RunData, out: Path | None = None, *, quick: bool = False, 
         made=_made_by(),
     )  # fmt: skip
     write_page(page, folder / "index.html")
-    return Made(folder / "index.html", album)
+    return Made(folder / "index.html", album, page)
 
 
 def _inside(facts: RunData, album: FigureWriter, notes: list[str], say: Say) -> list[Section]:
@@ -210,7 +211,7 @@ def report_runs(found: Sequence[RunData], out: Path, *, quick: bool = False, say
         facts=facts, notes=shown, made=_made_by(),
     )  # fmt: skip
     write_page(page, out / "index.html")
-    return Made(out / "index.html", album)
+    return Made(out / "index.html", album, page)
 
 
 def _compared(

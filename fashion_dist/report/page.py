@@ -27,19 +27,20 @@ def render(page: Page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
-        kind=lambda block: type(block).__name__, align=_align, shown=_shown, natural=_natural, whole=_whole,
+        kind=lambda block: type(block).__name__, align=_align, shown=cell_text, natural=_natural, whole=_whole,
         least=_least, wraps=_wraps, breakable=_breakable,
     )  # fmt: skip
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(page=page)
 
 
-def _shown(cell: object) -> str:
+def cell_text(cell: object) -> str:
+    """A cell of a table as it is shown."""
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
 
 
 def _align(table: Table, column: int) -> str:
     """`n` for a column of numbers, `t` for one of texts."""
-    cells = [_shown(row[column]) for row in table.rows if column < len(row)]
+    cells = [cell_text(row[column]) for row in table.rows if column < len(row)]
     return "n" if cells and all(_NUMBER.fullmatch(cell) for cell in cells) and any(cells) else "t"
 
 
