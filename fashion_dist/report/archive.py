@@ -21,7 +21,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ import torch
 from torch import nn
 
 import fashion_dist
-from fashion_dist.config import Config
 from fashion_dist.data import preprocessing
 from fashion_dist.errors import CheckpointError
 from fashion_dist.io import OwnFiles, read_json
@@ -38,7 +37,6 @@ from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import RunData
 from fashion_dist.runs import require_none_gone
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.state import compute_dtype
 from shards.safe_io import create, read_regular, refuse_link, temporary
 
 ROOT = Path(fashion_dist.__file__).parents[1]
@@ -184,33 +182,25 @@ def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     yield "model.safetensors", save(state, {"run": facts.run_id})
     image_px = facts.config.data.image_px
-    dtype = _dtype(facts.config, found[0].facts)
-    yield "model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px), dtype)
+    yield "model.pt2", _program(facts.run_id, model.eval(), torch.zeros(2, 3, image_px, image_px))
     with torch.inference_mode():
         widths = {name: value.shape[1:].numel() for name, value in model(torch.zeros(1, 3, image_px, image_px)).items()}
     classes = _classes(facts, widths)
     yield "classes.json", _json(classes)
-    yield "preprocessing.json", _json(_preprocessing(facts, model, classes, widths, dtype))
+    yield "preprocessing.json", _json(_preprocessing(facts, model, classes, widths))
 
 
 def _json(values: object) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _dtype(config: Config, best: Mapping[str, Any]) -> torch.dtype:
-    """The type that the run computed in; of a run that did not write it down, what it would compute in here."""
-    names = {str(kind): kind for kind in (torch.float32, torch.bfloat16, torch.float16)}
-    return names.get(best.get("precision", "")) or compute_dtype(config.train.precision, torch.device("cpu"))
-
-
-def _program(run_id: str, model: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> bytes:
-    """The network as a program of torch.export, for any number of images such as [2, 3, P, P], computing in `dtype`."""
+def _program(run_id: str, model: nn.Module, images: torch.Tensor) -> bytes:
+    """The network as a program of torch.export, for any number of images such as [2, 3, P, P]."""
     batch = torch.export.Dim("batch", min=1)
     file = io.BytesIO()
     try:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
-            program = program.run_decompositions({})  # inlines autocast, with which some cannot be loaded
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+        program = program.run_decompositions({})  # inlines regions without autocast, with which some cannot be loaded
         torch.export.save(program, file)
     except Exception as error:  # of many kinds; each means that torch cannot follow the code
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -237,7 +227,7 @@ def _submitted(run: RunDir, task: str) -> dict[str, Any]:
 
 
 def _preprocessing(
-    facts: RunData, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int], dtype: torch.dtype
+    facts: RunData, model: nn.Module, classes: dict[str, list[str]], widths: dict[str, int]
 ) -> dict[str, Any]:
     """From a picture file to an image, and from the network's outputs to probabilities."""
     assert facts.shard_set is not None
@@ -258,6 +248,6 @@ def _preprocessing(
         outputs["embedding"]["note"] = PAIRS
     return {
         "run": facts.run_id, "task": config.task, "model": config.model.name, "torch": torch.__version__,
-        "precision": str(dtype).removeprefix("torch."), **preprocessing.describe(config.data),
+        "precision": "float32", **preprocessing.describe(config.data),
         "outputs": outputs, "options": options,
     }  # fmt: skip

@@ -22,8 +22,7 @@ from fashion_dist.tasks import load
 from fashion_dist.tasks.common.evaluators import concatenate
 from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.checkpoint import Checkpoints
-from fashion_dist.train.inference import one_thread
-from fashion_dist.train.state import compute_dtype
+from fashion_dist.train.inference import full_precision, one_thread
 from shards import Schema
 
 
@@ -102,17 +101,14 @@ class LoadedRun:
         return frame(columns)
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """The network's outputs in fp32 for images [N, 3, P, P], by the arithmetic of evaluation."""
-        dtype = compute_dtype(self.config.train.precision, self.device)
+        """The network's outputs for float32 images [N, 3, P, P], by the arithmetic of predictions."""
         images = images.to(memory_format=torch.channels_last)
-        if dtype == torch.bfloat16:
-            images = images.bfloat16()
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            found = self.model(images)
+        with full_precision():
+            found: dict[str, Tensor] = self.model(images)
             if self.config.data.eval_flip:
                 mirrored = self.model(images.flip(-1))
                 found = {name: (value + mirrored[name]) / 2 for name, value in found.items()}
-        return {name: value.float() for name, value in found.items()}
+        return found
 
     @property
     def metrics(self) -> Any:

@@ -27,6 +27,20 @@ _GROUP_BYTES = 16_000_000
 """Of a row group in memory: what predicting, collecting and reports hold at a time."""
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute in fp32 without TF32, which rounds products to 10 bits: predictions are the same lines on any machine."""
+    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [flag.allow_tf32 for flag in flags]
+    try:
+        for flag in flags:
+            flag.allow_tf32 = False
+        yield
+    finally:
+        for flag, allowed in zip(flags, before, strict=True):
+            flag.allow_tf32 = allowed
+
+
 def iter_outputs(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -42,7 +56,7 @@ def iter_outputs(
         model: what is asked.
         batches: of this rank.
         dist: the ranks.
-        autocast: makes the context of a forward pass.
+        autocast: makes the context of a forward pass, which decides its precision.
         mirror: average the outputs of each image and of its mirror image.
     """
     # Between forwards each rank's normalisation statistics are its own; rank 0's are the ones that are saved.

@@ -106,13 +106,13 @@ class Trainer:
 
     @classmethod
     def for_inference(cls, run: OpenRun, options: TrainerOptions | None = None) -> Trainer:
-        """A trainer with the best weights of a run, to predict and evaluate with in this process alone.
+        """A trainer with the best weights of a run, to predict and evaluate with in this process alone, in fp32.
 
         Raises:
             CheckpointError: the run has no best weights yet.
         """
         # The average is a copy of the model's shape; best weights are its state, so one plain model is enough here.
-        train = dataclasses.replace(run.config.train, ema=0.0, compile=False, fraction=1.0)
+        train = dataclasses.replace(run.config.train, ema=0.0, compile=False, fraction=1.0, precision="fp32")
         config = dataclasses.replace(run.config, train=train)
         task, dist = load(config.task), ProcessGroup(World(), World().device())
         model = task.build_model(config, run.schema)
@@ -329,7 +329,8 @@ class Trainer:
     def iter_outputs(self, loader: SplitLoader) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         """This rank's batches of a split with the evaluated model's outputs, in fp32."""
         model, mirror = self.state.evaluated_model(), self.config.data.eval_flip
-        return inference.iter_outputs(model, loader.loader.epoch(0), self.dist, self.autocast, mirror)
+        context = inference.full_precision if self.dtype == torch.float32 else self.autocast
+        return inference.iter_outputs(model, loader.loader.epoch(0), self.dist, context, mirror)
 
     def embed_split(self, name: str) -> dict[str, np.ndarray]:
         """The task's columns for each image of a split by the current weights, the same bits on any number of ranks."""
@@ -368,6 +369,7 @@ class Trainer:
         self.checkpoints.wait()
         self.dist.barrier()
         self.load_best()
+        self.dtype = torch.float32  # what is handed in does not depend on how a machine rounds
         task = self.task
         for name in self.options.predict:
             if name not in self.shard_set.splits:
@@ -414,7 +416,7 @@ class Trainer:
         """Commit the evaluated weights as the best so far."""
         if self.dist.world.is_main:
             weights = {"model": self.state.evaluated_model().state_dict()}
-            facts = {"metrics": dict(metrics), **self.state.best, "precision": str(self.dtype)}
+            facts = {"metrics": dict(metrics), **self.state.best}
             self.checkpoints.save("best", self.state.global_step, weights, facts)
 
     def restore_checkpoint(self) -> None:

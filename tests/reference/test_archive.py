@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from report_runs import make_run
@@ -20,6 +21,8 @@ from fashion_dist.results.collect import collect, tuned
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import load
 from fashion_dist.train.checkpoint import Checkpoints
+from fashion_dist.train.distributed import ProcessGroup, World
+from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
@@ -45,10 +48,13 @@ for name, row in zip(names, chosen):
 """
 
 
-@pytest.mark.parametrize("order", ["resize_crop", "crop_resize"])
-def test_an_archive_gives_every_line_of_the_submission(order: str, packed_home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("order", "precision"), [("resize_crop", "bf16"), ("crop_resize", "fp32")])
+def test_an_archive_gives_every_line_of_the_submission(
+    order: str, precision: str, packed_home: Path, tmp_path: Path
+) -> None:
+    """Whatever the run trained in: predictions are in fp32."""
     task, shard_set = load("deepfashion"), ShardSet.open(packed_home / "shards" / "deep_fashion")
-    settings = ("data.image_px=40", "train.precision=fp32", f"data.eval_order={order}", "data.cache_px=100")
+    settings = ("data.image_px=40", f"train.precision={precision}", f"data.eval_order={order}", "data.cache_px=100")
     config = dataclasses.replace(task.recipe.override(settings), dataset="deep_fashion")
     run = make_run(tmp_path / "runs" / "deepfashion-1", config, shard_set, {})
     torch.manual_seed(0)
@@ -59,10 +65,15 @@ def test_an_archive_gives_every_line_of_the_submission(order: str, packed_home: 
     checkpoints = Checkpoints(run.checkpoints)
     checkpoints.save("best", 1, {"model": model.eval().state_dict()}, {"epoch": 1})
     checkpoints.close()
-    with Trainer.for_inference(OpenRun(run, config, shard_set)) as trainer:
-        for name in ("val", "test"):
-            with trainer.split_loader(name) as loader:
-                trainer.predict(loader)
+    options, dist = TrainerOptions(wandb="off", predict=("val", "test")), ProcessGroup(World(), torch.device("cpu"))
+    with Trainer(config, task, shard_set, dist, run, options) as trainer:
+        trainer.logger.open(config, 0)
+        trainer.state.best = {"epoch": 1}
+        trainer._predict_splits()
+    by_the_run = pq.read_table(run.predictions("test"))
+    with Trainer.for_inference(OpenRun(run, config, shard_set)) as trainer, trainer.split_loader("test") as loader:
+        trainer.predict(loader)
+    assert pq.read_table(run.predictions("test")).equals(by_the_run)
     files = collect(run, tuned(run, config, shard_set), shard_set)
     submitted = "".join(path.read_text() for path in sorted(files, key=lambda path: path.name != "category.csv"))
 
