@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -42,11 +43,26 @@ class Said:
         return values
 
 
-def until(holds: Callable[[], bool], what: str) -> None:
+def until(holds: Callable[[], bool], what: str, tell: Callable[[], str] = str) -> None:
+    """Wait; what `tell` says stands below the words of a wait that was in vain."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s in vain until {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s in vain until {what}\n{tell()}"
         time.sleep(0.1)
+
+
+def told(run: Path) -> str:
+    """What a run's folder and Slurm say of it, for a test that waited in vain."""
+    job = str((read(run / "job.json").get("job") or {}).get("job_id", ""))
+    lines = [f"{name}: {(run / name).read_text()}" for name in ("state.json", "attempts.json") if (run / name).exists()]
+    lines += [f"{path.name}: {path.read_text()}" for path in sorted((run / "heartbeats").glob("rank_*.json"))]
+    for command in (f"scontrol show job {job}", f"sacct -XD -j {job}", "sinfo -N --long", "squeue"):
+        with contextlib.suppress(OSError):
+            done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+            lines.append(f"$ {command}\n{done.stdout}{done.stderr}")
+    for path in sorted((run / "logs").glob("*_log.*")):
+        lines.append(f"--- end of {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-25:]))
+    return "\n".join([f"uptime {os.getloadavg()}", *lines])
 
 
 @dataclass(frozen=True)
@@ -92,15 +108,24 @@ class Workplace:
         return run
 
     def wait_for_steps(self, run: Path, attempt: int = 1, steps: int = 1) -> None:
-        """Until that start of the run has trained a few steps."""
+        """Until that start of the run, or one after it, has trained a few steps; at once in vain where the run failed.
+
+        Slurm may put a job back once more than a test asked for, when a node is slow to answer.
+        """
 
         def there() -> bool:
             state = read(run / "state.json")
             beat = read(run / "heartbeats" / "rank_0.json")
-            begun = state.get("attempt") == attempt == beat.get("attempt")
-            return begun and state.get("phase") != "starting" and beat.get("steps", 0) >= steps
+            begun = state.get("attempt", 0) >= attempt
+            assert not begun or state.get("state") != "failed", told(run)
+            return (
+                begun
+                and state["attempt"] == beat.get("attempt")
+                and state.get("phase") != "starting"
+                and beat.get("steps", 0) >= steps
+            )
 
-        until(there, f"attempt {attempt} of {run.name} trains")
+        until(there, f"attempt {attempt} of {run.name} trains", lambda: told(run))
 
 
 def weights_hash(run: Path) -> str:
