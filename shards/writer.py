@@ -129,25 +129,24 @@ def is_finished(plan: Plan, shard: ShardPlan, out: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Head:
-    """The first line of a finished shard's rows: what the manifest will say, and hashes of the small files."""
+    """The second line of a finished shard's rows: what the manifest will say, and the hash of its DALI index."""
 
     samples: int
     bytes: int
     sha256: str
     rejected: tuple[tuple[str, str, str], ...]
     converted: Mapping[str, int]
-    rows_sha256: str
     index_sha256: str
 
 
 def _read_rows(plan: Plan, shard: ShardPlan) -> tuple[_Head, bytes]:
     """What is known of a finished shard, and the line of its columns; InputError where it is not what was written."""
     path = rows_path(plan.folder, shard)
-    line, _, rows = read_regular(path).partition(b"\n")
-    head = parse_dataclass(_Head, parse_object(line, path), path)
-    if hashlib.sha256(rows).hexdigest() != head.rows_sha256:
+    told, _, content = read_regular(path).partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != told:
         raise InputError(f"{path}: not what was written; move it away, and its shard is packed again")
-    return head, rows
+    line, _, rows = content.partition(b"\n")
+    return parse_dataclass(_Head, parse_object(line, path), path), rows
 
 
 def write_shards(
@@ -242,14 +241,12 @@ class _Rows:
         return members
 
     def to_json(self, sha256: str, size: int, index_sha256: str) -> bytes:
-        """A line about the shard, and a line of its columns."""
+        """A line of the others' SHA-256, one about the shard, and one of its columns."""
         columns = dict(zip(index.PLACES, zip(*self.places, strict=True), strict=True)) if self.places else {}
         rows = json.dumps({**columns, "facts": self.facts}, ensure_ascii=False).encode()
-        rows_sha256 = hashlib.sha256(rows).hexdigest()
-        head = _Head(
-            len(self.places), size, sha256, tuple(self.rejected), self.converted, rows_sha256, index_sha256
-        )  # fmt: skip
-        return json.dumps(vars(head)).encode() + b"\n" + rows
+        head = _Head(len(self.places), size, sha256, tuple(self.rejected), self.converted, index_sha256)
+        content = json.dumps(vars(head)).encode() + b"\n" + rows
+        return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
 def _fill(

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shards.errors import InputError
-from shards.readers import ReadOptions, Source, select
+from shards.readers import ReadOptions, Source, _text, select
 from shards.schema import SPLITS, Record, Schema
 
 ANNOTATIONS = ("Anno_coarse", "Anno")
@@ -60,18 +60,16 @@ def _names(path: Path) -> list[str]:
 
 def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
     """(line number, line) after the count and the header; a count that is wrong is a problem."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    with path.open(encoding="utf-8-sig") as file:
-        told = file.readline().strip()
-        if not told.isdecimal():
-            raise InputError(f"{path}, line 1: {told[:60]!r} is no count of rows")
-        file.readline()
-        count = 0
-        for number, line in enumerate(file, 3):
-            if line.strip():
-                count += 1
-                yield number, line.strip()
+    stream = _text.lines(path)
+    _, told = next(stream, (1, ""))
+    if not (told.isascii() and told.isdecimal()) or len(told) > 18:
+        raise InputError(f"{path}, line 1: {told[:60]!r} is no count of rows")
+    next(stream, None)
+    count = 0
+    for number, line in stream:
+        if line:
+            count += 1
+            yield number, line
     if count != int(told):
         problems.append(f"{path.name}, line 1: announces {told} rows, there are {count}")
 

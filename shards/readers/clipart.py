@@ -43,7 +43,11 @@ def _class_names(root: Path, folders: list[str]) -> Mapping[str, str]:
     told = next((column for column in ("name", "examples") if column in header), None)
     if told is None:
         return {}
-    names = {cells[header.index("label")]: cells[header.index(told)].split(",")[0].strip() for _, cells in rows}
+    names = {}
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(f"{root / 'classes.csv'}, line {line}: {len(cells)} cells, the header has {len(header)}")
+        names[cells[header.index("label")]] = cells[header.index(told)].split(",")[0].strip()
     return {folder: names[folder] for folder in folders if names.get(folder)}
 
 

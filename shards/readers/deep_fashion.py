@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.errors import InputError
-from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, select
+from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, _text, select
 from shards.readers._folders import without_extension
 from shards.schema import Record, Schema
 
@@ -60,7 +60,7 @@ def _categories(folder: Path) -> list[str]:
     path = folder / "categories.txt"
     if not path.is_file():
         return []
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return [line for _, line in _text.lines(path) if line]
 
 
 class _Csv:

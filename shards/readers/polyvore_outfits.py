@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.errors import InputError
-from shards.readers import Reader, ReadOptions, Rejected, Source
+from shards.readers import Reader, ReadOptions, Rejected, Source, _text
 from shards.schema import Record, Schema, whole_characters
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Outfits:
         names: dict[int, str] = {}
         path = self.root / "categories.csv"
         if path.is_file():
-            for line in path.read_text(encoding="utf-8-sig").splitlines():
+            for _, line in _text.lines(path):
                 cells = [cell.strip() for cell in line.split(",")]
                 if len(cells) >= 2 and _is_number(cells[0]):
                     names.setdefault(int(cells[0]), cells[1])
@@ -182,7 +182,7 @@ class _Outfits:
             path = self.root / self.variant / f"compatibility_{name}.txt"
             if not path.is_file():
                 continue
-            for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+            for number, line in _text.lines(path):
                 label, *references = line.split() or [""]
                 where = f"{path.name}, line {number}"
                 if not line.strip():

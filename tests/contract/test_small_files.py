@@ -11,12 +11,13 @@ import json
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damaged_json import WHOLE, damaged, flip
 from made_sweep import make_run as make_trial
 from made_sweep import make_sweep
 from report_runs import make_run
@@ -42,47 +43,6 @@ from shards.pack_plan import Plan
 from shards.verify import verify
 
 REFUSALS = (FashionDistError, ShardsError, OSError)
-ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 7, 2**70, 1e308, 0.5, "", "x", "\ud800", "/dev/zero", "--user=victim", [], {}, [[]], [None],
-    {"a": 1}, [1, "a"], float("nan"), float("inf"),
-)  # fmt: skip
-WHOLE = (b"", b"[]", b"5", b"null", b'"x"', b"{", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe{}", b"{}\n{}", b"NaN")
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*at, key)
-        yield from places(item, (*at, key))
-
-
-def damaged(content: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """`content` with one value replaced, left out, cut, or a bit flipped, in `count` ways; and wholly other things."""
-    chosen = random.Random(seed)
-    yield from WHOLE
-    lines = content.splitlines() if not content.startswith(b"{\n") else [content]
-    for _ in range(count):
-        number = chosen.randrange(len(lines))
-        how = chosen.randrange(8)
-        if how == 0:
-            yield content[: chosen.randrange(len(content))]
-            continue
-        if how == 1:
-            flipped = bytearray(content)
-            flipped[chosen.randrange(len(flipped))] ^= 1 << chosen.randrange(8)
-            yield bytes(flipped)
-            continue
-        value = json.loads(lines[number])
-        *path, last = chosen.choice(list(places(value)))
-        owner = value
-        for key in path:
-            owner = owner[key]
-        if how == 2:
-            del owner[last]
-        else:
-            owner[last] = chosen.choice(ODD)
-        yield b"\n".join([*lines[:number], json.dumps(value).encode(), *lines[number + 1 :], b""])
 
 
 def quietly(read: Callable[[], object]) -> None:
@@ -254,12 +214,6 @@ def test_a_damaged_set_is_read_as_it_was_or_refused(name: str, count: int, packe
     finally:
         path.write_bytes(content)
     assert refused > count / 5
-
-
-def flip(content: bytes, chosen: random.Random) -> bytes:
-    flipped = bytearray(content)
-    flipped[chosen.randrange(len(flipped))] ^= 1 << chosen.randrange(8)
-    return bytes(flipped)
 
 
 class Killed(BaseException):

@@ -27,8 +27,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parent / "contract"), str(HERE.parent / "unit" / "shards")]
-from surface import Surface  # noqa: E402 - where these files find each other is said above
+sys.path[:0] = [
+    str(HERE),
+    str(HERE.parents[1]),
+    str(HERE.parent),
+    str(HERE.parent / "contract"),
+    str(HERE.parent / "unit" / "shards"),
+]
+from surface import Surface, damaged  # noqa: E402 - where these files find each other is said above
 
 CASE_SECONDS, EXTRA_BYTES = 5, 1 << 30
 
@@ -43,43 +49,11 @@ def load(name: str) -> Surface:
     return surface
 
 
-def damaged(data: bytes, others: Sequence[bytes], draw: random.Random) -> bytes:
-    """One to four kinds of damage: bits, bytes, stretches cut, doubled, filled, moved, or taken from another file."""
-    changed = bytearray(data)
-    for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        at = draw.randrange(len(changed) + 1)
-        # Headers are where most is decided.
-        at = min(at, draw.randrange(64) * 8) if draw.random() < 0.4 else at
-        size = draw.choice((1, 2, 4, 8, 64, 512, 4096))
-        kind = draw.randrange(9)
-        if kind == 0 and changed:
-            changed[min(at, len(changed) - 1)] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            changed[at : at + 1] = bytes([draw.randrange(256)])
-        elif kind == 2:
-            del changed[at:]
-        elif kind == 3:
-            del changed[at : at + size]
-        elif kind == 4:
-            changed[at:at] = changed[at : at + size]
-        elif kind == 5:
-            changed[at : at + size] = draw.choice((b"\0", b"\xff", b"9", b" ", b"[")) * size
-        elif kind == 6:
-            changed[at : at + 4] = draw.choice((b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0"))
-        elif kind == 7:
-            other = draw.choice(others)
-            start = draw.randrange(len(other) + 1)
-            changed[at : at + size] = other[start : start + size]
-        else:
-            changed[at:at] = draw.randbytes(size)
-    return bytes(changed)
-
-
 def one(surface: Surface, seeds: Sequence[bytes], name: str, seed: int, number: int, folder: Path) -> str:
     """Runs a case: `same`, `refused`, or what is wrong."""
     draw = random.Random(f"{seed} {name} {number}")
     chosen = draw.randrange(len(seeds))
-    data = damaged(seeds[chosen], seeds, draw)
+    data = (surface.damage or damaged)(seeds[chosen], seeds, draw)
 
     def too_long(*_: object) -> None:
         raise TimeoutError(f"longer than {CASE_SECONDS} s")
@@ -96,7 +70,7 @@ def one(surface: Surface, seeds: Sequence[bytes], name: str, seed: int, number: 
         except BaseException as error:  # whatever it is, it is what the run is for
             if isinstance(error, KeyboardInterrupt):
                 raise
-            return "".join(traceback.format_exception(error)[-3:])
+            return "".join(traceback.format_exception(error)[-8:])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 

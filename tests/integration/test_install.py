@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,3 +112,17 @@ def test_the_packages_index_has_what_the_extras_and_the_build_ask_for() -> None:
         assert done.returncode == 0, done.stderr
         (found,) = json.loads(done.stdout)["install"]
         assert found["metadata"]["name"].lower() in words
+
+
+def test_every_pinned_package_has_hashes_and_so_has_the_build_backend() -> None:
+    """`pip --require-hashes` refuses a file with another hash, and any package that has none."""
+    pins = (ROOT / "constraints.txt").read_text().replace("\\\n", " ").splitlines()
+    pins = [line for line in pins if not line.startswith("#")]
+    assert len(pins) > 100
+    assert [
+        line for line in pins if not re.fullmatch(r"\S+==\S+( ; .*?)?( +--hash=sha256:[0-9a-f]{64})+ *", line)
+    ] == []
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert backend == [line.split()[0] for line in pins if line.startswith("setuptools==")]
+    told = (ROOT / "tests" / "install.sh").read_text()
+    assert "--require-hashes --requirement constraints.txt" in told and "--no-build-isolation" in told
