@@ -13,7 +13,7 @@ import numpy as np
 from fashion_dist.cluster.run_view import typed
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError, RunError
-from fashion_dist.io import OwnFiles, read_json, write_json
+from fashion_dist.io import OwnFiles, parse_dataclass, read_object, write_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import LazyColumns, PredictionFiles
@@ -83,6 +83,15 @@ def _write(files: Mapping[str, str], folder: Path) -> list[Path]:
     return [own.write(name, text) for name, text in files.items()]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Predicted:
+    """Which pictures predictions are of."""
+
+    shard_set: str
+    split: str
+    source: str
+
+
 def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, str]:
     """A run with the set that its predictions of this name are of, and their split in it.
 
@@ -90,10 +99,10 @@ def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, st
         InputError: the run has no such split and has predicted nothing of that name, or the set is gone.
     """
     folder = home.find_run(name)
-    told = read_json(folder.named(predictions, "json"))
-    if told.get("source"):
-        config, gone = read_config(folder)
-        return OpenRun(folder, config, ShardSet.open(told["shard_set"]), gone, learned_schema(folder)), told["split"]
+    path = folder.named(predictions, "json")
+    if (values := read_object(path)).get("source"):
+        made, (config, gone) = parse_dataclass(_Predicted, values, path), read_config(folder)
+        return OpenRun(folder, config, ShardSet.open(made.shard_set), gone, learned_schema(folder)), made.split
     opened = open_folder(folder, strict=False)
     opened.shard_set.split(predictions)
     return opened, predictions

@@ -23,6 +23,7 @@ from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
+from shards.typed_json import parse_value
 
 if TYPE_CHECKING:
     from fashion_dist.cluster.launcher import LaunchRequest
@@ -189,7 +190,8 @@ class Sweep:
         try:
             made = parse_dataclass(_SweepFile, values, folder.sweep)
             # Tuples among the resources became lists.
-            given = {k: tuple(v) if isinstance(v, list) else v for k, v in made.request.get("resources", {}).items()}
+            listed = parse_value(Mapping[str, Any], made.request.get("resources", {}), "resources", folder.sweep)
+            given = {k: tuple(v) if isinstance(v, list) else v for k, v in listed.items()}
             request = parse_dataclass(LaunchRequest, {**made.request, "resources": given}, folder.sweep)
             trials = tuple(
                 None if trial is None else parse_dataclass(Trial, {**trial, "number": number}, folder.sweep)

@@ -35,6 +35,7 @@ from fashion_dist.models.state_dict import read_state_dict
 from fashion_dist.monitor import overview
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.report.run_data import read_facts
+from fashion_dist.results import collect
 from fashion_dist.results.media import _summary
 from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.runs import learned_schema, open_folder, own_config
@@ -70,6 +71,9 @@ def run_rows(folder: Path, shard_set: ShardSet) -> list[Row]:
     for path in (run.heartbeats, run.logs):
         path.mkdir()
     write_json(run.heartbeat(1), asdict(machine.Beat(2, 1, 1, "h", "here", ("USR2",), 0.5)))
+    of_source = run.named("later", "json")
+    of_source.parent.mkdir()
+    write_json(of_source, {"shard_set": str(shard_set.path), "split": "train", "source": "pictures", "samples": 3})
     exits = failures.exits_file(run.logs, "999999999")
     write_json(exits, {"exit_codes": [0, 137]})
 
@@ -95,6 +99,7 @@ def run_rows(folder: Path, shard_set: ShardSet) -> list[Row]:
         *(Row(getattr(run, name), look) for name in ("config", "job", "state", "attempts", "lock")),
         Row(run.error(0), look), Row(exits, look), Row(run.config, go_on), Row(run.run, go_on), Row(run.run, report),
         Row(run.metrics, report), Row(run.synced, sync), Row(run.schema, lambda: learned_schema(run)),
+        Row(of_source, lambda: collect.open_predicted(run.home, run.run_id, "later")[1]),
         Row(run.heartbeat(1), lambda: [machine.Beat.read(run.heartbeat(1), 2), machine.cpu_seconds(run, 2)]),
     ]  # fmt: skip
 
