@@ -33,9 +33,10 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     submission/                    the task's submission files; of other splits than test in submission/<split>/
     submission.json                how those of test were made: task, split, and options such as tuned thresholds
     report/                        pictures and the page
+    then.json, then/<link>.json    what follows the run by itself, and how that ended; a sweep has them, too
     code/<hash>/                   the packages as they were at a launch with --snapshot; a sweep has it, too
     logs/                          stdout, stderr and job files of every submission
-    wandb/
+    wandb/, tensorboard/
     synced.jsonl                   which lines of metrics.jsonl a W&B server has been sent
 """
 
@@ -175,6 +176,11 @@ class RunDir:
     def code(self) -> Path:
         """Folder of copies of the packages."""
         return self.path / "code"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
 
     def predictions(self, split: str) -> Path:
         """Folder of one split's prediction files, one per rank."""

@@ -107,6 +107,8 @@ class RunArgs(cli.CommonArgs):
         Literal["auto", "online", "offline", "off"] | None, tyro.conf.arg(metavar="{auto,online,offline,off}")
     ] = None
     """Weights & Biases; else auto, which is online with WANDB_API_KEY and offline without."""
+    track: cli.MaybeStr = None
+    """Who is told the curves beside metrics.jsonl: wandb, tensorboard, both with a comma, or none; else wandb."""
     peer_timeout_s: cli.MaybeFloat = None
     """How long a rank waits for a silent peer before the job fails; else 120."""
     group: str = ""
@@ -153,4 +155,8 @@ class RunArgs(cli.CommonArgs):
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(RuntimeOptions)}
         if self.debug:
             given["wandb"] = "off"
+        if self.track is not None:
+            from fashion_dist.tracking import trackers  # numpy and more, which --help need not wait for
+
+            given["track"] = ",".join(trackers.parse(self.track)) or "none"
         return {name: value for name, value in given.items() if value is not None}

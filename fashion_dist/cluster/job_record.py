@@ -35,6 +35,8 @@ class RuntimeOptions:
     """What to do with a sample that does not decode."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases: online, offline, off, or online with a key."""
+    track: str = "wandb"
+    """The trackers that are told, by name, with commas between."""
     peer_timeout_s: float = 120.0
     """Longest wait of a rank for its peers."""
     time_limits: int = 20

@@ -359,17 +359,18 @@ def submit_module(
     words: Sequence[str], task_ids: str, *, resources: Resources, folder: Path, name: str, comment: str = "",
     max_parallel: int = 0, after: str = "", hold: bool = False, code: Path | None = None,
 ) -> JobRef:  # fmt: skip
-    """One Slurm array of `python -m WORDS`, whose tasks know themselves by SLURM_ARRAY_TASK_ID; writes one file.
+    """One Slurm array of `python -m WORDS`, whose tasks know themselves by SLURM_ARRAY_TASK_ID, or one job; writes one
+    file.
 
     Args:
         words: a module's name and its arguments.
-        task_ids: such as `0-11` or `3,7`.
+        task_ids: such as `0-11` or `3,7`; empty is one job.
         resources: what each task asks for.
         folder: for the script and the logs; on the filesystem that the nodes share.
         name: the array's name.
         comment: by which it is found in the queue.
         max_parallel: tasks that run at once; 0 is no bound.
-        after: a job that must have ended before.
+        after: what it waits for, as sbatch's `--dependency` takes it; where that can no longer be, it is cancelled.
         hold: leave it in the queue until somebody releases it.
         code: see `job_environment`.
 
@@ -379,12 +380,14 @@ def submit_module(
     folder.mkdir(parents=True, exist_ok=True)
     executor = _SlurmExecutor(folder, resources)
     parameters = _slurm_parameters(resources, folder, name, comment)
-    extra: dict[str, Any] = {"array": task_ids + (f"%{max_parallel}" if max_parallel else "")}
+    extra: dict[str, Any] = {"array": task_ids + (f"%{max_parallel}" if max_parallel else "")} if task_ids else {}
     if after:
-        extra["dependency"] = ",".join(filter(None, [resources.sbatch.get("dependency", ""), f"afterany:{after}"]))
+        extra["dependency"] = ",".join(filter(None, [resources.sbatch.get("dependency", ""), after]))
+        extra["kill-on-invalid-dep"] = "yes"
     extra |= {"hold": True} if hold else {}
     executor.update_parameters(**parameters | {"additional_parameters": parameters["additional_parameters"] | extra})
-    executor.parameters["map_count"] = 1  # names the logs after array and task
+    if task_ids:
+        executor.parameters["map_count"] = 1  # names the logs after array and task
     text = executor._make_submission_file_text(f"{executor.python} -m {shlex.join(words)}", "")
     path = folder / f".submission-{os.getpid()}.sh"
     write_private(path, text)

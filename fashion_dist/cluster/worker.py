@@ -293,7 +293,7 @@ def _train(
             before = job_record.attempts(run)[-1].note
             job_record.note_attempt(run, owner.attempt, "; ".join(filter(None, [before, note])))
         loader = loader_options(options, threads)
-        trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note)
+        trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note, options.track)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
         outcome = trainer.fit()
         if outcome == "stopped":  # a signal may have reached any one rank; rank 0 has to know which it was

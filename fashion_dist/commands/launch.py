@@ -29,6 +29,8 @@ class Args(RunArgs):
     """Go on with this run: an id, a unique beginning of one, or a folder; instead of --task and what belongs to it."""
     set: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Settings as key=value, such as train.epochs=3; --dry-run shows all."""
+    then: str = ""
+    """What follows the run by itself, as jobs that wait for it: collect,report."""
     wait: bool = False
     """Follow the run to its end and exit with its status."""
     dry_run: bool = False
@@ -43,8 +45,9 @@ def main(args: Args) -> cli.Result:
     """Launch what the flags describe."""
     from fashion_dist.cluster import launcher
     from fashion_dist.cluster.run_view import typed
-    from fashion_dist.monitor import messages  # numpy and more, which --help need not wait for
+    from fashion_dist.monitor import chain, messages  # numpy and more, which --help need not wait for
 
+    then = chain.parse(args.then)
     settings = cli.settings(args.set)
     if args.resume:
         asked = ("task", "dataset", "model", "weights", "set", "fresh", "debug")
@@ -59,12 +62,19 @@ def main(args: Args) -> cli.Result:
         text = "\n".join(filter(None, [launcher.dry_run(plan), messages.differing(plan)]))
         return cli.Result("nothing was submitted", text=text, data={"run_id": plan.run.run_id})
     launched = launcher.launch(plan)
+    jobs = [launched.job] if launched.job is not None else []
+    follows = chain.submit(launched.run.path, then, jobs[0].cluster if jobs else plan.cluster, plan.resources, jobs)
     made = messages.of_launch(launched, plan)
-    if launched.outcome == "done" or not args.wait:
+    if follows:
+        made = replace(made, text="\n".join(filter(None, [made.text, f"then: {chain.line(launched.run.path)}"])))
+    if not args.wait or (launched.outcome == "done" and not follows):
         return made
     cli.tell(made.to_text())
     try:
-        return messages.of_end(launched.run)
+        ended = made if launched.outcome == "done" else messages.of_end(launched.run)
+        if not follows or ended.exit_status or chain.watch(launched.run.path):
+            return ended
+        return replace(ended, exit_status=cli.EXIT_FAILED)
     except KeyboardInterrupt:
         cli.tell(f"the job goes on; {typed('status', launched.run, '--watch')} follows it")
         raise

@@ -8,7 +8,7 @@ The same command again submits only what is not done; with --rerun-failed also w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tyro
 
@@ -40,6 +40,8 @@ class Args(RunArgs):
     """Leave the job array in the queue until status --release."""
     yes: bool = False
     """Go on with more than 10,000 trials."""
+    then: str = ""
+    """What follows the sweep by itself, as jobs that wait for it: collect,report."""
     wait: bool = False
     """Follow the sweep to its end; exit status 1 unless every trial is done or was given up."""
     dry_run: bool = False
@@ -48,9 +50,10 @@ class Args(RunArgs):
 
 def main(args: Args) -> cli.Result:
     """Submit what the flags describe."""
-    from fashion_dist.monitor import sweep_messages
+    from fashion_dist.monitor import chain, sweep_messages
     from fashion_dist.sweep import launcher
 
+    then = chain.parse(args.then)
     sweep_request = launcher.SweepRequest(
         args.request(), args.sweep, cli.settings(args.set), args.name, args.seeds, args.search_seed, args.max_parallel,
         args.rerun_failed, args.hold, args.yes, args.max_submit,
@@ -59,8 +62,15 @@ def main(args: Args) -> cli.Result:
     if args.dry_run:
         return sweep_messages.of_draft(draft)
     submitted = launcher.submit(draft)
+    folder, context = draft.sweep.folder, draft.context
+    jobs = [array.job for array in submitted.view.arrays if array.job is not None] if submitted.view.is_active else []
+    follows = chain.submit(folder.path, then, context.cluster, context.resources, jobs)
     made = sweep_messages.of_submission(draft, submitted)
+    if follows:
+        made = replace(made, text=f"{made.text}\nthen: {chain.line(folder.path)}")
     if not args.wait:
         return made
     cli.tell(made.to_text())
-    return sweep_messages.of_end(draft.sweep.folder)
+    ended = sweep_messages.of_end(folder)
+    done = chain.watch(folder.path) if follows else True
+    return ended if done else replace(ended, exit_status=cli.EXIT_FAILED)

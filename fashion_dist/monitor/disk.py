@@ -29,7 +29,8 @@ _OURS = {
     "config.json", "run.json", "job.json", "state.json", "attempts.json", "lock.json", "metrics.jsonl", "synced.jsonl",
     "sweep.json", "arrays.json", "queue.json", "journal.log", "journal.log.lock", "decisions.jsonl", "trials",
     "checkpoints", "errors", "heartbeats", "rendezvous", "predictions", "measures", "bad_samples", "logs", "code",
-    "wandb", ".lock.guard", ".launch.guard",
+    "wandb", "tensorboard", "schema.json", "submission.json", "then.json", "then",
+    ".then.guard", ".lock.guard", ".launch.guard",
 }  # fmt: skip
 _SHARED = ("submission", "report", "collected")
 """Folders in which people put files of their own; their list names ours."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fashion_dist import cli
 from fashion_dist.cluster import slurm
@@ -16,7 +17,7 @@ from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_snapshot import STATES
 from fashion_dist.cluster.run_view import RunView, read_run_views, typed
 from fashion_dist.errors import ConfigError, InputError, RunError, unknown
-from fashion_dist.monitor import sweep_messages, sweep_table
+from fashion_dist.monitor import chain, sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.table import COLUMNS, columns_named, page, table
 from fashion_dist.paths import Home, RunDir, SweepDir
@@ -113,9 +114,10 @@ def draw(
         columns: of the table of runs; none leaves them to it.
     """
     if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps and not columns:
-        return page(named[0], seen.runs[0], _going_on(named[0]), width)
+        return page(named[0], seen.runs[0], _going_on(named[0]), width) + _followed(named[0].path)
     if not seen.runs and len(seen.sweeps) == 1 and isinstance(sweep := seen.sweeps[0], SweepView):
-        return sweep_table.page(sweep, width, sweep_messages.commands(sweep), height)
+        then = _followed(sweep.sweep.folder.path)
+        return sweep_table.page(sweep, width, sweep_messages.commands(sweep), max(0, height - bool(then))) + then
     hidden = {trial.view.run_id for sweep in seen.sweeps for trial in sweep.trials} if not (trials or named) else set()
     views = [view for view in seen.runs if view.run_id not in hidden]
     parts = [f"{sweep_table.sweeps(seen.sweeps, width)}\n"] if seen.sweeps else []
@@ -128,6 +130,11 @@ def draw(
     if not parts:
         return f"no runs in {home.runs}; {program.command('launch')} --task NAME makes one"
     return "\n".join(parts)
+
+
+def _followed(folder: Path) -> str:
+    then = chain.line(folder)
+    return f"\n  then      {then}" if then else ""
 
 
 def _going_on(run: RunDir) -> str:
@@ -197,6 +204,8 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
     if not runs and not sweeps:
         raise ConfigError(f"--cancel needs the runs to cancel: {program.command('status')} RUN --cancel")
     done: dict[str, str] = {}
+    for folder in [*(run.path for run in runs), *(sweep.path for sweep in sweeps)]:
+        chain.cancel(folder)
     for view in read_run_views(runs):
         if view.is_active and view.job is not None:
             slurm.cancel(view.job)

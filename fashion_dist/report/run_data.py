@@ -18,12 +18,10 @@ from fashion_dist.paths import Home, RunDir
 from fashion_dist.runs import RunFacts, read_config
 from fashion_dist.runs import read_facts as read_made
 from fashion_dist.tasks import Monitor, Task, load
-from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
 from shards import ShardSet
 from shards.safe_io import read_regular
 
-PLAIN = frozenset({"split", "step", "epoch", "attempt", "time"})
-"""The fields of a line of metrics.jsonl that are no metric."""
 _TERMS = ("loss", "lr", "samples_per_s", "gradient_norm", "mining_s")
 
 

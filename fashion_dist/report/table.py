@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from fashion_dist.report import formatting
 from fashion_dist.report.comparison import differing
-from fashion_dist.report.run_data import PLAIN, RunData, plain_json
+from fashion_dist.report.run_data import RunData, plain_json
+from fashion_dist.tracking.metrics_log import PLAIN
 
 NONE = "—"
 SHOWN = 4

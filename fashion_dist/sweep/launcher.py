@@ -333,7 +333,8 @@ def _arrays(draft: SweepDraft, numbers: Sequence[int]) -> list[SubmittedArray]:
         before = read_arrays(folder)
         write_arrays(folder, [*before, noted])
         # A throttle is an array's own: with several, one follows the other.
-        after = made[-1].job.job_id if made and made[-1].job is not None and sweep_request.max_parallel else ""
+        last = made[-1].job if made and sweep_request.max_parallel else None
+        after = f"afterany:{last.job_id}" if last is not None else ""
         try:
             job = jobs.submit_module(
                 ("fashion_dist.sweep.trial", str(folder.path), str(first)), ranges(n - first for n in part),

@@ -21,6 +21,9 @@ from shards.typed_json import is_sound
 
 logger = logging.getLogger(__name__)
 
+PLAIN = frozenset({"split", "step", "epoch", "attempt", "time"})
+"""The fields of a line of metrics.jsonl that are no metric."""
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, oldest first; a torn line, or one of other things than numbers, is passed over."""
@@ -71,7 +74,7 @@ class MetricsLogger:
         self.attempt = attempt
         self._keep_until(run.metrics, resumed_step)
         self._file = append(run.metrics)
-        self._tracker: Tracker | None = None
+        self._trackers: dict[str, Tracker] = {}
 
     @staticmethod
     def _keep_until(path: Path, step: int) -> None:
@@ -80,9 +83,9 @@ class MetricsLogger:
         if path.exists() and (len(kept) < len(points) or not read_regular(path).endswith(b"\n")):
             write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
 
-    def add(self, tracker: Tracker | None) -> None:
-        """Tell a tracker every line from now on."""
-        self._tracker = tracker
+    def add(self, trackers: Mapping[str, Tracker]) -> None:
+        """Tell trackers, by name, every line from now on."""
+        self._trackers = dict(trackers)
 
     def log(self, split: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Add one line and flush it.
@@ -104,16 +107,16 @@ class MetricsLogger:
         self._tell(lambda tracker: tracker.show(make()))
 
     def _tell(self, action: Callable[[Tracker], object]) -> None:
-        if self._tracker is None:
-            return
-        try:
-            action(self._tracker)
-        except Exception as error:  # its helper process may be gone in many ways; none may end the training
-            logger.warning("W&B failed (%s); training goes on, the command sync can replay metrics.jsonl later", error)
-            self._tracker = None
+        for name, tracker in list(self._trackers.items()):
+            try:
+                action(tracker)
+            except Exception as error:  # its helper process may be gone in many ways; none may end the training
+                again = "the command sync can replay metrics.jsonl later" if name == "wandb" else "its lines end here"
+                logger.warning("%s failed (%s); training goes on, %s", name, error, again)
+                del self._trackers[name]
 
     def close(self) -> None:
         """End the record."""
         self._file.close()
         self._tell(lambda tracker: tracker.finish())
-        self._tracker = None
+        self._trackers = {}

@@ -34,7 +34,7 @@ from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import Monitor
-from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
 from fashion_dist.tracking.wandb_media import Media
 
 if TYPE_CHECKING:
@@ -211,9 +211,8 @@ class WandbRun:
     def log(self, line: Mapping[str, Any]) -> bool:
         """Add a line of metrics.jsonl; False where the run has it already."""
         head = {"step": line["step"], "epoch": line["epoch"]}
-        left_out = ("split", "step", "epoch", "attempt", "time")
         split = line["split"]
-        values = {f"{split}/{name}": math.nan if v is None else v for name, v in line.items() if name not in left_out}
+        values = {f"{split}/{name}": math.nan if v is None else v for name, v in line.items() if name not in PLAIN}
         if split == "val":
             self._tell_best(line)
         return self.send_row(key_of(line), head | values)

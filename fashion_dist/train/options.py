@@ -23,6 +23,8 @@ class TrainerOptions:
     """Number of this start of the run, from 1."""
     note: str = ""
     """What people should know of this start, for state.json."""
+    track: str = "wandb"
+    """The trackers that are told, by name, with commas between."""
     predict: tuple[str, ...] = ("test",)
     """Splits to predict with the best weights at the end, where the shard set has them."""
 

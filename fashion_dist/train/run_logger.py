@@ -13,8 +13,8 @@ from fashion_dist.config import Config
 from fashion_dist.io import write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import StateFile
+from fashion_dist.tracking import trackers
 from fashion_dist.tracking.metrics_log import MetricsLogger
-from fashion_dist.tracking.wandb_run import start_wandb
 from fashion_dist.train.distributed import ProcessGroup
 from fashion_dist.train.options import Callbacks, TrainerOptions
 from fashion_dist.train.startup_timer import format_startup
@@ -28,7 +28,7 @@ class RunLogger:
     Args:
         run: the run's folder.
         dist: the ranks.
-        options: number of this start, and how to use W&B.
+        options: number of this start, and which trackers to tell.
         callbacks: whose `system_metrics`, `media` and `startup` are asked.
     """
 
@@ -39,11 +39,12 @@ class RunLogger:
         self._first_step_told = callbacks.startup is None
 
     def open(self, config: Config, global_step: int) -> None:
-        """Open metrics.jsonl behind the line of `global_step`, and W&B beside it."""
+        """Open metrics.jsonl behind the line of `global_step`, and trackers beside it."""
         if self._dist.world.is_main:
             options = self._options
             self._metrics = MetricsLogger(self._run, global_step, options.attempt)
-            self._metrics.add(start_wandb(self._run, config, options.wandb, options.group))
+            told = trackers.TrackerOptions(options.wandb, options.group)
+            self._metrics.add(trackers.start(options.track, self._run, config, told))
 
     def update_status(self, **values: Any) -> None:
         """Update state.json."""

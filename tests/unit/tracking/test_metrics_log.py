@@ -12,8 +12,9 @@ from pathlib import Path
 
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.deepfashion import RECIPE
+from fashion_dist.tracking import trackers
 from fashion_dist.tracking.metrics_log import MetricsLogger, read_metrics
-from fashion_dist.tracking.wandb_run import start_wandb
+from fashion_dist.tracking.trackers import TrackerOptions
 
 
 def run_dir(tmp_path: Path) -> RunDir:
@@ -106,7 +107,7 @@ def test_a_server_that_drops_packets_costs_a_second_and_the_start_is_offline(tmp
 def test_wandb_offline_gets_the_same_points(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
     tracker = MetricsLogger(run, 0, 1)
-    tracker.add(start_wandb(run, RECIPE, "offline"))
+    tracker.add(trackers.start("wandb", run, RECIPE, TrackerOptions("offline")))
     tracker.log("val", 40, 1.0, {"score": 0.5})
     tracker.close()
     files = list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -122,7 +123,7 @@ def test_training_goes_on_when_wandb_cannot_start(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
     (run.path / "wandb").write_text("a file where W&B wants its folder")
     tracker = MetricsLogger(run, 0, 1)
-    tracker.add(start_wandb(run, RECIPE, "offline"))
+    tracker.add(trackers.start("wandb", run, RECIPE, TrackerOptions("offline")))
     tracker.log("val", 40, 1.0, {"score": 0.5})
     tracker.close()
     assert len(read_metrics(run.metrics)) == 1

@@ -16,10 +16,11 @@ from wandb_server import WandbServer
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.clipart import RECIPE
-from fashion_dist.tracking import wandb_run, wandb_sync
+from fashion_dist.tracking import trackers, wandb_run, wandb_sync
 from fashion_dist.tracking.metrics_log import MetricsLogger
+from fashion_dist.tracking.trackers import TrackerOptions
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
-from fashion_dist.tracking.wandb_run import SyncRecord, WandbRun, start_wandb
+from fashion_dist.tracking.wandb_run import SyncRecord, WandbRun
 
 KEY = "f" * 40
 SYSTEM = {1: (20, 60), 2: (100,), 3: (180,)}
@@ -142,7 +143,7 @@ def test_a_live_run_that_is_requeued_online_sends_no_step_twice(server: WandbSer
     run.path.mkdir(parents=True)
     for attempt, (done, last) in enumerate(((0, 60), (30, 80)), start=1):
         tracker = MetricsLogger(run, done, attempt)
-        tracker.add(start_wandb(run, RECIPE, "online", "a-sweep"))
+        tracker.add(trackers.start("wandb", run, RECIPE, TrackerOptions("online", "a-sweep")))
         for step in range(done // 20 * 20 + 20, last + 1, 20):
             tracker.log("train", step, step / 100, {"loss": 1 / step})
         tracker.close()

@@ -1,0 +1,219 @@
+"""What follows a run or a sweep by itself: `--then collect,report`.
+
+On Slurm each link is a job that waits for the one before (`--dependency`); on this machine one process waits for the
+run and does them in order. Launching the same again goes on at the first link that is not done.
+
+FOLDER/then.json           the links, with their jobs
+FOLDER/then/<link>.json    how a link ended
+
+    python -m fashion_dist.monitor.chain FOLDER LINK [LINK ...]        nobody types it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashion_dist import cli
+from fashion_dist.cluster import permissions, run_lock, safe_python, slurm
+from fashion_dist.cluster.job_environment import job_environment
+from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import Cluster, JobRef
+from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.io import read_json, write_json
+from fashion_dist.monitor.follow import WATCH_S, follow
+from fashion_dist.paths import RunDir, SweepDir
+
+LINKS = ("collect", "report", "sync")
+"""The commands that may follow, none of which needs more than the folder."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A command that follows a run or a sweep.
+
+    Args:
+        name: of the command.
+        job: that does it; of several links on this machine one process.
+        status: its exit status; None while it has not ended.
+        message: what it said.
+    """
+
+    name: str
+    job: JobRef | None
+    status: int | None = None
+    message: str = ""
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """The links that `collect,report` means; raises ConfigError for others, and for one that is named twice."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in LINKS:
+            raise unknown("link (--then)", name, LINKS)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--then {text} names one twice; allowed: each of {', '.join(LINKS)} once")
+    return names
+
+
+def read(folder: Path) -> list[Link]:
+    """The links of a run's or a sweep's folder, in order; none where nothing follows it."""
+    found = []
+    for name, job in read_json(folder / "then.json").items():
+        if name in LINKS:
+            ended = read_json(folder / "then" / f"{name}.json")
+            status = ended.get("exit_status")
+            given = JobRef.from_json(job, folder / "then.json") if job else None
+            found.append(Link(name, given, status if isinstance(status, int) else None, str(ended.get("message", ""))))
+    return found
+
+
+def line(folder: Path, scheduler: Scheduler | None = None) -> str:
+    """All links in one line, such as `collect done, report waits (Slurm job 7)`; empty where nothing follows."""
+    links = read(folder)
+    queue = (scheduler or Scheduler()).ask([link.job for link in links if link.job is not None])
+    return ", ".join(f"{link.name} {_told(link, queue.status(link.job) if link.job else 'gone')}" for link in links)
+
+
+def _told(link: Link, there: str) -> str:
+    if link.status is not None:
+        return "done" if link.status == 0 else f"failed ({link.message})"
+    if there in ("queued", "running"):
+        is_slurm = link.job is not None and link.job.cluster == "slurm"
+        return f"{'runs' if there == 'running' and is_slurm else 'waits'} ({link.job})"
+    return "did not begin" if there == "gone" else there
+
+
+def submit(
+    folder: Path, names: Sequence[str], cluster: Cluster, resources: Resources, before: Sequence[JobRef] = ()
+) -> list[Link]:
+    """Let the links follow that are neither done nor on their way.
+
+    Args:
+        folder: of the run or the sweep.
+        names: of the links; empty goes on with those of the last time, if any.
+        cluster: where.
+        resources: of the run, of which a link asks for a node, a rank and at most one GPU.
+        before: jobs of it that wait or run.
+
+    Raises:
+        ConfigError: the scheduler refuses a job.
+    """
+    with run_lock.file_lock(folder, "then"):
+        links = {link.name: link for link in read(folder)}
+        names = names or list(links)
+        asked = Scheduler().ask([link.job for link in links.values() if link.job is not None])
+        alive = {n for n, link in links.items() if link.job and asked.status(link.job) in ("queued", "running")}
+        done = {n for n, link in links.items() if link.status == 0 and not before}
+        wanted = [name for name in names if name not in alive and name not in done]
+        kept = {name: links[name].job for name in names if name in links}
+        if wanted:
+            for name in wanted:
+                (folder / "then" / f"{name}.json").unlink(missing_ok=True)
+            jobs = _here(folder, wanted) if cluster == "local" else _on_slurm(folder, wanted, resources, before)
+            kept |= dict(zip(wanted, jobs, strict=True))
+            _write(folder, {name: kept[name] for name in names})
+    return read(folder)
+
+
+def _write(folder: Path, jobs: dict[str, JobRef | None]) -> None:
+    write_json(folder / "then.json", {name: job.to_json() if job else None for name, job in jobs.items()})
+
+
+def _here(folder: Path, names: Sequence[str]) -> list[JobRef]:
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    words = [*safe_python.interpreter(), "-m", "fashion_dist.monitor.chain", str(folder), *names]
+    with job_environment("local"), (folder / "logs" / "then.log").open("ab") as log:
+        process = subprocess.Popen(
+            words, env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    process.returncode = 0  # it is not ours to wait for; Popen would warn about that
+    return [JobRef.of_process(process.pid)] * len(names)
+
+
+def _on_slurm(folder: Path, names: Sequence[str], resources: Resources, before: Sequence[JobRef]) -> list[JobRef]:
+    from fashion_dist.cluster import submitit_executor as jobs
+
+    one = resources.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
+    ids = sorted({job.job_id.partition("_")[0] for job in before if job.cluster == "slurm"})
+    # A sweep's trials may fail and the rest be collected; a run that failed has nothing to collect.
+    how = "afterany" if (folder / "sweep.json").is_file() else "afterok"
+    after, made = f"{how}:{':'.join(ids)}" if ids else "", []
+    for name in names:
+        words = ("fashion_dist.monitor.chain", str(folder), name)
+        job = jobs.submit_module(
+            words, "", resources=one, folder=folder / "logs", name=f"{folder.name}-{name}", after=after
+        )
+        made.append(job)
+        after = f"afterok:{job.job_id}"
+    return made
+
+
+def watch(folder: Path) -> bool:
+    """Follow the links to their end, a line on stderr whenever something changes; returns whether all are done."""
+    said, scheduler = "", Scheduler()
+    while True:
+        scheduler.refresh()
+        links, words = read(folder), line(folder, scheduler)
+        if words != said:
+            cli.tell(f"then: {words}")
+            said = words
+        queue = scheduler.ask([link.job for link in links if link.job is not None])
+        on = [k for k in links if k.status is None and k.job and queue.status(k.job) in ("queued", "running")]
+        if not on:
+            return all(link.status == 0 for link in read(folder))
+        time.sleep(WATCH_S)
+
+
+def cancel(folder: Path) -> None:
+    """End the jobs of links that wait or run."""
+    for job in {link.job for link in read(folder) if link.status is None and link.job is not None}:
+        if slurm.job_status(job) != "gone":
+            slurm.cancel(job)
+
+
+def do(folder: Path, name: str) -> int:
+    """Run one link's command, and write down how it ended; returns its exit status."""
+    is_sweep = (folder / "sweep.json").is_file()
+    flags = ["--best"] if is_sweep and name == "collect" else []
+    words = [name, str(folder), "--home", str(folder.parent.parent), "--json", *flags]
+    said = subprocess.run(
+        [*safe_python.interpreter(), "-m", "fashion_dist", *words], stdout=subprocess.PIPE, text=True, check=False
+    )
+    lines = said.stdout.splitlines()
+    told: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    message = str(told.get("error") or told.get("message") or "")
+    print(f"{name}: exit status {said.returncode}, {message}", flush=True)
+    (folder / "then").mkdir(exist_ok=True)
+    write_json(folder / "then" / f"{name}.json", {"exit_status": said.returncode, "message": message})
+    return said.returncode
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do the links in order once the run or the sweep has ended; returns the exit status of the last."""
+    folder, names = Path(argv[0]), argv[1:]
+    permissions.keep(folder)
+    if "SLURM_JOB_ID" not in os.environ:
+        if (folder / "sweep.json").is_file():
+            from fashion_dist.monitor import sweep_messages
+
+            sweep_messages.of_end(SweepDir(folder))
+        elif (state := follow(RunDir(folder), lambda _view: None).state) != "done":
+            print(f"the run is {state}, so nothing follows it", flush=True)
+            return 1
+    for name in names:
+        if status := do(folder, name):
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
