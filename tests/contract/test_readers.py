@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import layouts
@@ -245,3 +246,22 @@ def test_the_official_lists_are_checked_line_by_line(tmp_path: Path, file: str, 
         pack("deep_fashion", source, tmp_path / "out")
     assert told in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("layout", "file", "line"), [
+    (layouts.benchmark, "Anno_coarse/list_category_cloth.txt", 4),
+    (layouts.benchmark, "Eval/list_eval_partition.txt", 5),
+    (layouts.assignment, "categories.txt", 1), (layouts.polyvore, "categories.csv", 2),
+    (layouts.polyvore, "disjoint/compatibility_train.txt", 1), (layouts.polyvore, "polyvore_item_metadata.json", 1),
+])  # fmt: skip
+def test_a_list_in_another_encoding_is_told(
+    layout: Callable[[Path], layouts.Layout], file: str, line: int, tmp_path: Path
+) -> None:
+    """Latin-1, as older data sets have it."""
+    made = layout(tmp_path / "source")
+    lines = (made.source / file).read_bytes().split(b"\n")
+    lines[line - 1] += b"Jean \xe9"
+    (made.source / file).write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match=r"not UTF-8|utf-8") as caught:
+        pack(made.dataset, made.source, tmp_path / "out")
+    assert Path(file).name in str(caught.value) and not (tmp_path / "out").exists()

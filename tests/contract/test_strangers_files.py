@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
 from fashion_dist.report.dataset_card import write_card
 from fashion_dist.report.run_data import read_facts
+from fashion_dist.results import media
 from fashion_dist.results.collect import _write
 from fashion_dist.results.predict import predict_run
 from fashion_dist.runs import open_run
@@ -581,6 +583,53 @@ def add_sample(tar: Path, key: str, caption: str) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             file.addfile(info, BytesIO(data))
+
+
+def test_neither_archive_nor_upload_holds_what_a_link_leads_to(bench: Bench) -> None:
+    victim = bench.folder / "id_ed25519"
+    victim.write_bytes(b"PRIVATE " + MINE)
+    run = bench.run()
+    (facts,) = read_facts([run])
+    made = make.report_run(facts, quick=True)
+    for name in ("submission/test.txt", "submission/more.csv", "report/figures/more.png", "report/more.csv"):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).symlink_to(victim)
+    (run.submission / "kept.csv").write_text("id\n")
+    with zipfile.ZipFile(write_archive([facts], made.page)) as archive:
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    assert any(name.endswith("submission/kept.csv") for name in inside)
+    assert [name for name, content in inside.items() if b"PRIVATE" in content] == []
+    opened = open_run(Home(bench.folder / "home"), run.run_id)
+    files = [path.name for one in media.run_media(run, opened.config, opened.shard_set).artifacts for path in one.files]
+    assert "kept.csv" in files and not {"test.txt", "more.csv"} & {*files}
+
+
+def test_a_name_is_never_code_in_an_archive(bench: Bench) -> None:
+    """A run's folder, a class and a key may be called anything."""
+    made = bench.run()
+    evil = made.path.with_name('x"""; import os; os.abort() #')
+    made.path.rename(evil)
+    (facts,) = read_facts([RunDir(evil)])
+    page = make.report_run(facts, bench.folder / "page", quick=True).page
+    with zipfile.ZipFile(write_archive([facts], page)) as archive:
+        code = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py") and "code/" not in name}
+    fixed = ROOT / "fashion_dist" / "report" / "load.py"
+    assert code and set(code.values()) <= {fixed.read_bytes()}
+
+
+def test_a_picture_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript in a "jpg" is Ghostscript's."""
+    from shards import images
+
+    for name in ("gs", "gswin64c", "heif-convert", "convert"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    for data in (script, b"\xc5\xd0\xd3\xc6" + (32).to_bytes(4, "little") + bytes(24) + script):
+        with pytest.raises(images.BadImageError, match="not an image"):
+            images.prepare(data, decode=True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_half_a_character_in_a_caption_is_indexed_and_verifies(bench: Bench) -> None:

@@ -282,6 +282,24 @@ def test_the_store_of_one_node_is_on_loopback_alone() -> None:
         listen("192.0.2.77", 1, TIMEOUT)
 
 
+def test_nccl_is_given_the_sealed_store_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL's id, which names its port, travels through the store; without a card, what is handed to torch is seen."""
+    given: dict[str, Any] = {}
+
+    def joined(backend: str, **words: Any) -> None:
+        given.update(words, backend=backend)
+        words["store"].set("id", WORD)
+        assert words["store"].get("id") == WORD and WORD not in words["store"]._store.get("id")
+        raise dist.DistError("no card")
+
+    monkeypatch.setattr(dist, "init_process_group", joined)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(World, "device", lambda _world: torch.device("cuda", 0))
+    with pytest.raises(RunError, match="could not join"), init_process_group(World(0, 2, 0, 1, 0, 2), tmp_path / "a"):
+        pass
+    assert given["backend"] == "nccl" and type(given["store"]) is SealedStore
+
+
 def test_arrays_travel_without_pickle() -> None:
     arrays = {"a": np.arange(12.0).reshape(3, 4)[:, ::2], "b": np.array(["x", "yé"]), "c": np.zeros((0, 7), "int8")}
     back = unpack_arrays(pack_arrays(arrays))

@@ -90,10 +90,10 @@ def serve(name: str, seed: int, numbers: range) -> None:
 
 
 def run(name: str, seed: int, cases: range, seconds: float = float("inf")) -> tuple[Counter[str], dict[int, str]]:
-    """All cases of a surface, as far as the seconds reach: how many went how, and what is wrong with which."""
+    """Cases of a surface, as far as the seconds after its start reach: how many went how, what is wrong with which."""
     counts: Counter[str] = Counter()
     wrong: dict[int, str] = {}
-    end, first = time.monotonic() + seconds, cases.start
+    end, first = float("inf"), cases.start
     while first < cases.stop and time.monotonic() < end:
         command = [sys.executable, __file__, "--serve", name, "--seed", str(seed), "--only", f"{first}-{cases.stop}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -101,6 +101,7 @@ def run(name: str, seed: int, cases: range, seconds: float = float("inf")) -> tu
             began = -1
             for line in process.stdout:
                 number, *told = json.loads(line)
+                end = min(end, time.monotonic() + seconds)
                 began, first = (number, first) if not told else (-1, number + 1)
                 if told:
                     counts[told[0] if told[0] in ("same", "refused") else "wrong"] += 1

@@ -22,7 +22,7 @@ def loaded() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (Path(__file__).parent / "surfaces").glob("*.py")))
 def test_damaged_input_is_read_as_it_was_or_refused(name: str) -> None:
-    counts, wrong = fuzz.run(name, 0, range(300), seconds=15)
+    counts, wrong = fuzz.run(name, 0, range(300), seconds=8)
     assert not wrong, "\n".join(f"case {number}: {told}" for number, told in wrong.items())
     assert counts["refused"]
     assert sum(counts.values()) > 10
