@@ -38,6 +38,7 @@ def log_some(run: RunDir, resumed: int, last: int, attempt: int, names: str) -> 
 
 def test_tensorboard_reads_what_metrics_has(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing import event_accumulator as reader
+
     run = RunDir(tmp_path / "runs" / "r-1")
     run.path.mkdir(parents=True)
     log_some(run, 0, 6, 1, "tensorboard")
