@@ -99,6 +99,8 @@ def read_regular(path: Path, most: str = "") -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
         if most and (fault := over(most, os.fstat(file.fileno()).st_size, "bytes")) is not None:
             raise InputError(f"{path}: {fault}")
+        if (fault := hole_fault(file.fileno())) is not None:
+            raise InputError(f"{path}: {fault}")
         return file.read()
 
 
@@ -107,7 +109,7 @@ def hole_fault(descriptor: int) -> str | None:
     if not hasattr(os, "SEEK_HOLE"):
         return None
     position, end, found, most = 0, os.fstat(descriptor).st_size, 0, limit("HOLES")
-    while found <= most and position < end and (hole := os.lseek(descriptor, position, os.SEEK_HOLE)) < end:
+    while end > most >= found and position < end and (hole := os.lseek(descriptor, position, os.SEEK_HOLE)) < end:
         try:
             position = os.lseek(descriptor, hole, os.SEEK_DATA)
         except OSError as error:

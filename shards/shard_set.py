@@ -209,7 +209,10 @@ class Split:
     @cached_property
     def size(self) -> np.ndarray:
         """int64 [N], bytes of the encoded image."""
-        return self._column("size", np.int64)
+        sizes = self._column("size", np.int64)
+        if (fault := over("PICTURE_BYTES", int(sizes.max(initial=0)), "bytes of an image")) is not None:
+            raise DamageError(INDEX, "", 0, fault)  # before a reader takes as much memory
+        return sizes
 
     @cached_property
     def crc32(self) -> np.ndarray:

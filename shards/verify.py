@@ -139,8 +139,9 @@ def _check_samples(path: Path, rows: list[dict[str, Any]]) -> list[Fault]:
     """Reads each image where the index says it is: names damage by key even in a tar that cannot be walked."""
     faults = []
     with os.fdopen(open_regular(path), "rb") as file:
+        total = os.fstat(file.fileno()).st_size
         for row in rows:
-            data = pread(file.fileno(), row["size"], row["offset"])
+            data = pread(file.fileno(), max(0, min(row["size"], total - row["offset"])), row["offset"])
             if len(data) != row["size"]:
                 reason = f"{len(data)} of {row['size']} bytes at offset {row['offset']}"
                 faults.append(Fault(path.name, row["key"], reason))

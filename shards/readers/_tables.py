@@ -14,6 +14,7 @@ from shards.errors import InputError
 from shards.readers import _csv
 from shards.safe_io import refuse_holes
 from shards.schema import RESERVED
+from shards.typed_json import is_sound
 
 _NOTHING = frozenset({"", "nan", "NaN"})
 
@@ -155,7 +156,7 @@ def stored_column(values: Sequence[Any]) -> tuple[str, list[Any]] | None:
     kinds = {type(value) for value in told}
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in told):
         return "int", [None if value is None else int(value) for value in values]
-    if kinds and kinds <= {int, float}:
+    if kinds and kinds <= {int, float} and all(map(is_sound, told)):
         return "float", [None if value is None else float(value) for value in values]
     if kinds == {str}:
         return "str", list(values)

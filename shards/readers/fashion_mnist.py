@@ -84,7 +84,10 @@ def _idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
             expected = len(data) + math.prod(shape)
             if (fault := over("NUMBERS", expected, "bytes announced")) is not None:
                 raise InputError(f"{path}: {fault}")
-            data += file.read(expected - len(data) + 1)
+            pieces = [data]  # `read` of the whole would take the memory that is announced, whatever is there
+            while (left := expected - sum(map(len, pieces)) + 1) > 0 and (piece := file.read(min(left, 1 << 20))):
+                pieces.append(piece)
+            data = b"".join(pieces)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} does not unzip: {error}") from None
     if len(data) != expected:

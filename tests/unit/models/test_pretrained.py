@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fashion_dist.config import ModelConfig
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.models.backbone import build_backbone, build_network
 from fashion_dist.models.heads import Head
 from fashion_dist.models.pretrained import Published, fetch, file_sha256, find, published
@@ -109,6 +109,10 @@ def test_a_file_that_is_no_state_dict_ends_in_our_own_sentence(tmp_path: Path) -
         told = str(caught.value)
         assert name in told and "\n" not in told and "\x1b" not in told and "weights_only" not in told, told
     assert not (tmp_path / "ran").exists()
+    with (tmp_path / "holes.pt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=r"it is sparse: .*SHARDS_MAX_HOLES raises"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "holes.pt")
 
 
 @pytest.mark.parametrize("path", ["/file", "/moved"])

@@ -167,6 +167,16 @@ def test_rows_that_the_bytes_cannot_hold_are_refused(packed: Path, tmp_path: Pat
     assert f"{rows} rows in " in refused(lambda: ShardSet.open(folder).split("train").size)
 
 
+def test_an_image_larger_than_its_tar_takes_no_memory(packed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed, tmp_path / "set")
+    table = pq.read_table(folder / "index.parquet")
+    sizes = pa.array([2**40, *table["size"].to_pylist()[1:]], pa.int64())
+    changed = table.set_column(table.column_names.index("size"), table.schema.field("size"), sizes)
+    pq.write_table(changed, folder / "index.parquet")
+    assert f"{2**40} bytes of an image" in refused(lambda: ShardSet.open(folder).split("train").size)
+    assert f"of {2**40} bytes at offset" in str(verify(folder)[0])
+
+
 def test_a_column_of_vectors_has_a_limit(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(packed, tmp_path / "set")
     monkeypatch.setenv("SHARDS_MAX_NUMBERS", "1000")
