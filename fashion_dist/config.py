@@ -74,7 +74,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
         kind, _, count = self.freeze.partition(":")
-        good = self.freeze in ("none", "backbone") or (kind == "epochs" and count.isdigit() and int(count) > 0)
+        good = self.freeze in ("none", "backbone") or (
+            kind == "epochs" and typed_json.is_count(count) and int(count) > 0
+        )
         _require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")
 
 

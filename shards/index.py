@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PLACES = ("offset", "size", "crc32", "key", "width", "height")
 """What a shard's rows hold beside the facts."""
+_ROWS_A_BYTE = 64
+"""No table of ours comes near: each row has a key, and in the index a checksum, of its own."""
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -49,10 +51,19 @@ def arrow_schema(schema: Schema) -> pa.Schema:
 
 
 def open_table(path: Path) -> pq.ParquetFile:
-    """A Parquet file of a set, whose pages are verified as they are read, where they were written with checksums."""
+    """A Parquet file of a set, whose pages are verified as they are read, where they were written with checksums.
+
+    Raises:
+        ArrowInvalid: it is none, or says that it has more rows than its bytes can hold.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(require_regular(path), memory_map=True, page_checksum_verification=True)
+    file = pq.ParquetFile(require_regular(path), memory_map=True, page_checksum_verification=True)
+    rows, size = file.metadata.num_rows, path.stat().st_size
+    if rows > size * _ROWS_A_BYTE:
+        raise pa.ArrowInvalid(f"{rows} rows in {size} bytes")
+    return file
 
 
 def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:

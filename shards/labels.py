@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
+from shards.typed_json import is_count
 
 MAX_CLASSES = 100_000
 """More are a mistake nearly always: a column of file names or ids taken for the label."""
@@ -23,7 +24,7 @@ _SHOWN = 10
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sorts `2` before `10`, and `img2` before `img10`."""
     parts = re.split(r"([0-9]+)", name)
-    return tuple((0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part) for part in parts)
+    return tuple((0, int(part), part) if is_count(part) else (1, 0, part) for part in parts)
 
 
 class UnknownLabelError(ValueError):

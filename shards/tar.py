@@ -158,7 +158,7 @@ def _long_name(path: Path, member: Member, content: bytes, kind: bytes) -> str:
     name = ""
     while kind == b"x" and content:
         length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(content):
+        if not length.isdigit() or len(length) > 18 or not 0 < int(length) <= len(content):
             raise DamageError(path.name, member.name, member.offset, "a PAX header that cannot be read")
         record, content = content[len(length) + 1 : int(length) - 1], content[int(length) :]
         keyword, _, value = record.partition(b"=")

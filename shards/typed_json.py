@@ -37,6 +37,11 @@ def is_sound(value: object) -> bool:
     return (type(value) is int and abs(value) < _LARGEST_INT) or (type(value) is float and abs(value) < _LARGEST_FLOAT)
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number from 0, in ASCII digits and of at most 18; `int` refuses thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
 def parse_object(content: str | bytes, where: object) -> dict[str, Any]:
     """The JSON object that a text is.
 

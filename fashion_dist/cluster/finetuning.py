@@ -16,6 +16,7 @@ from fashion_dist.models import finetune, pretrained, registry
 from fashion_dist.models.finetune import Wants
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.tasks import Task
+from shards.typed_json import is_count
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _finetuned(
         size = (
             explicit.get("data.image_px") or (wants.settings.get("data.image_px") if wants is not None else "") or "0"
         )
-        seen = network_check.look_at(model, int(size) if size.isdigit() else 0, home)
+        seen = network_check.look_at(model, int(size) if is_count(size) else 0, home)
         folded = seen.folded
         if (wants is None or not wants.settings) and seen.published:
             known = f"{source}'s configuration of {name}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fashion_dist.errors import ConfigError
+from shards.typed_json import is_count
 
 NAMED = (
     "gres", "exclusive", "reservation", "exclude", "nodelist", "mem", "mem-per-cpu", "mem-per-gpu", "mail-type",
@@ -41,7 +42,7 @@ _GROUPS = (
 )
 """Names of one thing: the last that is given holds, and two at once contradict each other."""
 _NAME = re.compile(r"[a-z][a-z0-9-]+")
-_GPU = re.compile(r"gpu(?::[^:(,]*[^:(,\d][^:(,]*)?(?::(\d+))?(?:\(.*\))?")
+_GPU = re.compile(r"gpu(?::[^:(,]*[^:(,\d][^:(,]*)?(?::([0-9]{1,9}))?(?:\(.*\))?")
 Layer = Mapping[str, Any]
 """Values of `Resources` by field, with all of sbatch's options in one mapping under `sbatch`."""
 
@@ -90,7 +91,7 @@ def layer(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         elif name == "gpus-per-node":
             fields |= gpus(value, f"{at}gpus_per_node")
         elif FIELDS[name] in ("nodes", "tasks_per_node", "cpus_per_task"):
-            if not (text or "").isdigit():
+            if not is_count(text or ""):
                 raise ConfigError(f"{at}{name} takes a whole number, not {value!r}")
             fields[FIELDS[name]] = int(text or 0)
         else:
@@ -141,7 +142,7 @@ def gpu_count(gres: str) -> int:
 def gpus(value: object, where: str = "--gpus-per-node") -> dict[str, Any]:
     """`gpus_per_node` and `gpu_type` of `4` or `a100:4`; raises ConfigError for anything else."""
     kind, _, count = str(value).rpartition(":")
-    if isinstance(value, bool) or not count.isdigit() or not (kind == "" or re.fullmatch(r"[A-Za-z0-9_.+-]+", kind)):
+    if isinstance(value, bool) or not is_count(count) or not (kind == "" or re.fullmatch(r"[A-Za-z0-9_.+-]+", kind)):
         raise ConfigError(f"{where} takes a number or TYPE:NUMBER, such as 4 or a100:4, not {value!r}")
     return {"gpus_per_node": int(count), "gpu_type": kind}
 
@@ -153,7 +154,8 @@ def minutes(text: str, where: str = "--time") -> int:
         text: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, or with seconds.
         where: it stands, for the error.
     """
-    found = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(?:(\d+):(?=\d+:))?(\d+)(?::(\d+))?)", text.strip())
+    form = r"(?:(N)-(N)(?::(N))?(?::(N))?|(?:(N):(?=N:))?(N)(?::(N))?)".replace("N", "[0-9]{1,9}")
+    found = re.fullmatch(form, text.strip())
     if found is None:
         raise ConfigError(f"{where} takes sbatch's form, such as 90, 1:30:00 or 1-00:00:00, not {text!r}")
     days, of_day, of_hour, rest, hours, mins, secs = (int(part or 0) for part in found.groups())

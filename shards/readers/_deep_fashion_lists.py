@@ -19,6 +19,7 @@ from typing import Any
 from shards.errors import InputError
 from shards.readers import ReadOptions, Source, _text, select
 from shards.schema import SPLITS, Record, Schema
+from shards.typed_json import is_count
 
 ANNOTATIONS = ("Anno_coarse", "Anno")
 FINE = "Anno_fine"
@@ -62,7 +63,7 @@ def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
     """(line number, line) after the count and the header; a count that is wrong is a problem."""
     stream = _text.lines(path)
     _, told = next(stream, (1, ""))
-    if not (told.isascii() and told.isdecimal()) or len(told) > 18:
+    if not is_count(told):
         raise InputError(f"{path}, line 1: {told[:60]!r} is no count of rows")
     next(stream, None)
     count = 0
@@ -113,7 +114,7 @@ class _Lists:
                 continue
             rows[split] += 1
             facts: dict[str, Any] = {"file_path": name, "row": rows[split]}
-            if not label.isdecimal() or not 1 <= int(label) <= self.category_count:
+            if not is_count(label) or not 1 <= int(label) <= self.category_count:
                 self.problems.append(f"{where}: category {label!r}, allowed: 1 to {self.category_count}")
                 continue
             facts["attributes"] = self._attributes(name, *told)
@@ -170,7 +171,11 @@ class _Lists:
 
     def _box(self, name: str, line: int, text: str) -> list[int] | None:
         values = text[len(name) :].split()
-        if not text.startswith(name + " ") or len(values) != 4 or not all(v.lstrip("-").isdecimal() for v in values):
+        if (
+            not text.startswith(name + " ")
+            or len(values) != 4
+            or not all(is_count(v.removeprefix("-")) for v in values)
+        ):
             self.problems.append(f"list_bbox.txt, line {line}: needs {name!r} and four whole numbers")
             return None
         return [int(value) for value in values]

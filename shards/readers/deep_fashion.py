@@ -19,6 +19,7 @@ from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, _text, select
 from shards.readers._folders import without_extension
 from shards.schema import Record, Schema
+from shards.typed_json import is_count
 
 LABEL = "category_label"
 
@@ -124,7 +125,7 @@ class _Csv:
             yield Record(without_extension(file_path), image, facts, split, where)
 
     def _category(self, where: str, text: str) -> int | None:
-        if text.isascii() and text.isdigit():
+        if is_count(text):
             category = int(text)
             if category < self.category_count or not self.category_count:
                 return category

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Rejected, Source, _text
 from shards.schema import Record, Schema, whole_characters
+from shards.typed_json import is_count
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -242,7 +243,7 @@ class _Outfits:
 
 
 def _is_number(text: object) -> bool:
-    return str(text or "").strip().isdecimal() and len(str(text)) < 19
+    return is_count(str(text or "").strip())
 
 
 def _json(path: Path, kind: type) -> Any:

@@ -285,3 +285,20 @@ def test_a_flipped_bit_in_predictions_gives_no_other_submission(run: RunDir, tmp
 def test_numbers_of_settings_are_finite_and_bounded(settings: list[str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         tasks.load("clipart").recipe.override(settings)
+
+
+def test_numbers_of_thousands_of_digits_are_told_in_a_sentence() -> None:
+    """`int` raises for them, and takes the digits of other scripts."""
+    from fashion_dist.cluster import sbatch_options
+    from shards.labels import natural
+
+    for digits in ("9" * 5000, "\N{SUPERSCRIPT TWO}"):
+        for read in (
+            lambda digits=digits: sbatch_options.minutes(digits),
+            lambda digits=digits: sbatch_options.gpus(f"a100:{digits}"),
+            lambda digits=digits: sbatch_options.layer({"nodes": digits}),
+            lambda digits=digits: tasks.load("clipart").recipe.override([f"model.freeze=epochs:{digits}"]),
+        ):  # fmt: skip
+            with pytest.raises(ConfigError):
+                read()
+    assert sorted(["img10", "img2", "img" + "9" * 5000], key=natural)[:2] == ["img2", "img10"]

@@ -153,7 +153,7 @@ def test_samples_that_are_not_there_take_no_memory(samples: int, packed: Path, t
     rewritten(folder, shards=(replace(shard, samples=samples, size=2**60),))
     split = ShardSet.open(folder).split("train")
     for read in (lambda: split.keys, lambda: split.columns("v"), lambda: split.offset):
-        assert "3 rows in " in refused(read) and str(samples) in refused(read)
+        assert "3 rows, " in refused(read) and str(samples) in refused(read)
     assert verify(folder)
 
 
@@ -165,6 +165,7 @@ def test_rows_that_the_bytes_cannot_hold_are_refused(packed: Path, tmp_path: Pat
     (shard,) = Manifest.load(folder).shards
     rewritten(folder, shards=(replace(shard, samples=rows, size=2**60),))
     assert f"{rows} rows in " in refused(lambda: ShardSet.open(folder).split("train").size)
+    assert any(f"{rows} rows in " in str(fault) for fault in verify(folder))
 
 
 def test_an_image_larger_than_its_tar_takes_no_memory(packed: Path, tmp_path: Path) -> None:
