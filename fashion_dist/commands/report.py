@@ -26,6 +26,7 @@ from shards import program
 from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
+    from fashion_dist.report.make import Made
     from fashion_dist.report.run_data import RunData
 
 
@@ -77,7 +78,7 @@ def main(args: Args) -> cli.Result:
         result = cli.Result(
             f"{len(found)} runs on one page", {"page": made.page}, data={"runs": [facts.run_id for facts in found]}
         )
-        return _archived(result, found, made.page) if args.archive else result
+        return _archived(result, found, made) if args.archive else result
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
     result = _of_one(found[0], made.page)
     if notebook is not None:
@@ -87,13 +88,15 @@ def main(args: Args) -> cli.Result:
         result = replace(result, paths={**result.paths, "notebook": notebook})
     if args.wandb != "off":
         result = replace(result, data={**result.data, "wandb": make.share(found[0], made.album, args.wandb)})
-    return _archived(result, found, made.page, notebook) if args.archive else result
+    return _archived(result, found, made, notebook) if args.archive else result
 
 
-def _archived(result: cli.Result, found: Sequence[RunData], page: Path, notebook: Path | None = None) -> cli.Result:
+def _archived(result: cli.Result, found: Sequence[RunData], made: Made, notebook: Path | None = None) -> cli.Result:
     from fashion_dist.report.archive import write_archive
+    from fashion_dist.report.pdf import pdf_of
 
-    return replace(result, paths={**result.paths, "archive": write_archive(found, page, notebook)})
+    document = pdf_of(made.content, made.page.parent / "figures")
+    return replace(result, paths={**result.paths, "archive": write_archive(found, made.page, notebook, document)})
 
 
 def _of_one(facts: RunData, page: Path) -> cli.Result:

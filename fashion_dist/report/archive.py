@@ -3,7 +3,7 @@
     README.txt                     what is in it, and which commit the code is of
     code/                          the tracked files, and untracked ones of the packages; code.diff is what differs
     run/                           config.json, run.json, metrics.jsonl, attempts.json, submission/
-    report/                        the page and its figures
+    report/                        the page, as HTML and PDF, and its figures
     model/                         model.pt2, model.safetensors, preprocessing.json and .py, classes.json, load.py
 
 Of several runs, run/ and model/ have a folder for each, beside one load.py, and report/ is the page of all.
@@ -49,13 +49,16 @@ PAIRS = (
 )
 
 
-def write_archive(found: Sequence[RunData], page: Path, notebook: Path | None = None) -> Path:
+def write_archive(
+    found: Sequence[RunData], page: Path, notebook: Path | None = None, document: bytes = b""
+) -> Path:  # fmt: skip
     """Write a zip beside the page, `<run id>.zip` of one run, else named as the page's folder; returns its path.
 
     Args:
         found: runs with their shard sets and best weights.
         page: their page, already written.
         notebook: of it, which goes in too.
+        document: the page as PDF.
 
     Raises:
         ConfigError: the run was made with settings that are gone.
@@ -81,6 +84,8 @@ def write_archive(found: Sequence[RunData], page: Path, notebook: Path | None = 
             out.writestr("README.txt", _readme(found, code.get("code.diff", b"") != b""))
             for name, data in {**code, **parts}.items():
                 out.writestr(name, data)
+            if document:
+                out.writestr("report/report.pdf", document)
             if notebook is not None:
                 out.writestr(notebook.name, read_regular(notebook))
             for name, path in itertools.chain(
@@ -154,7 +159,7 @@ def _readme(found: Sequence[RunData], changed: bool) -> str:
     return (
         f"{runs}{code}, as it was when this archive was made.\n"
         f"run/ has the settings, everything that was measured, and the submission files.\n"
-        f"report/index.html opens in any browser, offline.\n"
+        f"report/index.html opens in any browser, offline; report.pdf beside it is for printing.\n"
         f"model/ has the network with its best weights on validation: python load.py PICTURE in that folder\n"
     )
 

@@ -65,13 +65,20 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a `Cloud`: its place in percent from the left and the top, its colour, and its thumbnail."""
+    """A point of a `Cloud`: its place in percent from the left and the top, its colour, its thumbnail, and its shape,
+    of `SHAPES`.
+    """
 
     x: float
     y: float
     colour: str
     uri: str
     label: str
+    shape: str = ""
+
+
+SHAPES = ("", "square", "ring")
+"""Of the dots of a cloud: filled circles, squares, hollow circles."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ class Cloud:
     title: str
     alt: str
     dots: Sequence[Dot]
-    legend: Sequence[tuple[str, str]]
+    legend: Sequence[tuple[str, str, str]]
+    """Label, colour and shape."""
 
 
 Block = Picture | Table | Sheet | Cloud

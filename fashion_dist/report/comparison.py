@@ -141,8 +141,13 @@ def overview(found: Sequence[RunData]) -> Section:
         first, second = (f.at_best("val").get(metric) for f in order[:2])
         if first is not None:
             on = f"On {name}, " if len(parts) > 1 else ""
-            sentence = f"{on}{order[0].called} has the best validation {formatting.name(metric)}, {first:.4f}"
-            sentences.append(sentence + ("." if second is None else f", before {order[1].called} with {second:.4f}."))
+            name = formatting.name(metric)
+            sentence = f"{on}{order[0].called} has the best validation {name}, {first:.4f}"
+            if first == second:
+                sentence = f"{on}{order[0].called} and {order[1].called} share the best validation {name}, {first:.4f}"
+            elif second is not None:
+                sentence += f", before {order[1].called} with {second:.4f}"
+            sentences.append(f"{sentence}.")
     unfinished = [f for f in found if f.view.state != "done"]
     if unfinished:
         states = [f.view.state for f in unfinished]

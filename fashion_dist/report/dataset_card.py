@@ -201,9 +201,12 @@ def _counts(shard_set: ShardSet, columns: Sequence[Mapping[str, np.ndarray]]) ->
 
 
 def _sizes(sizes: np.ndarray) -> Section:
-    """Histogram of the shorter sides, and the commonest sizes."""
+    """Histogram of the shorter sides, and the commonest sizes; of one size a sentence."""
     shorter = sizes.min(axis=1)
     low, high = int(shorter.min()), int(shorter.max())
+    found, times = np.unique(sizes, axis=0, return_counts=True)
+    if len(found) == 1:  # a single bar says less
+        return Section("sizes", "Image sizes", [f"All images are {found[0][0]} × {found[0][1]} pixels."])
     counts, edges = np.histogram(shorter, bins=min(24, high - low + 1), range=(low, high + 1))
     step = 390 / len(counts)
     bars = ""
@@ -216,7 +219,6 @@ def _sizes(sizes: np.ndarray) -> Section:
         f'<text x="{x}" y="126" font-size="11" fill="currentColor" text-anchor="{anchor}">{side} px</text>'
         for x, anchor, side in labels
     )
-    found, times = np.unique(sizes, axis=0, return_counts=True)
     order = np.argsort(-times, kind="stable")[:8]
     rows = [(f"{found[i][0]} x {found[i][1]}", int(times[i])) for i in order]
     alt = f"Histogram of the images' shorter sides, from {low} to {high} pixels."

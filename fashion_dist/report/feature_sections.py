@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fashion_dist.report import formatting
-from fashion_dist.report.blocks import Block, Cloud, Dot, Picture, Section, Sheet, Shot
-from fashion_dist.report.feature_analysis import Inside, look_inside
+from fashion_dist.report.blocks import SHAPES, Block, Cloud, Dot, Picture, Section, Sheet, Shot
+from fashion_dist.report.feature_analysis import Inside, look_inside, to_pixels
 from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, FigureWriter, short
 from fashion_dist.report.run_data import RunData
 from fashion_dist.report.split_predictions import Thumbnails, encode
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NAMED = 14
 """Classes with a colour and a mark of their own; images of others are gray."""
+SEEN = 16
+"""Training images that are shown."""
 DOTS = 160
 """Points of the map that show their image."""
 _CSS = ("--blue", "--orange", "--green", "--pink", "--yellow", "--sky", "--red")
@@ -82,10 +85,19 @@ def _style(rank: int) -> tuple[str, str]:
     return COLOURS[rank % len(COLOURS)], MARKERS[(rank + rank // len(COLOURS)) % len(MARKERS)]
 
 
+def _mark(rank: int) -> tuple[str, str]:
+    """Colour and shape of a class's dots in the page, another pair for each."""
+    return f"var({_CSS[rank % len(_CSS)]})", SHAPES[rank // len(_CSS) % len(SHAPES)]
+
+
 def _scatter(
     key: str, title: str, points: np.ndarray, axis: Sequence[str], of: np.ndarray, ranked: Sequence[int],
     names: Sequence[str], found: Inside, album: FigureWriter,
 ) -> Picture:  # fmt: skip
+    low, high = _core(points)
+    beyond = int(((points < low) | (points > high)).any(axis=1).sum())
+    points = np.clip(points, low, high)
+
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
         rest = ~np.isin(of, ranked)
@@ -108,24 +120,43 @@ def _scatter(
     shown = ", ".join(names[k] for k in ranked[:6])
     alt = f"{title} of {len(points)} images in two dimensions, coloured by class: {shown}."
     height = 4.0 + 0.2 * -(-len(ranked) // 3)
-    return album.draw(key, title, alt, paint, ("row", "class", "x", "y"), rows, size=(5.2, height))
+    return album.draw(
+        key, title, alt, paint, ("row", "class", "x", "y"), rows, size=(5.2, height), caption=_beyond(beyond)
+    )
+
+
+def _core(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest place of a map [n, 2] that its scale is made for: five times as far from the median as
+    the middle half of the points, so that no single point decides how small all others are.
+    """
+    first, middle, third = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
+    reach = np.where(third > first, 5 * (third - first), np.inf)
+    return np.maximum(points.min(axis=0), middle - reach), np.minimum(points.max(axis=0), middle + reach)
+
+
+def _beyond(count: int) -> str:
+    return (
+        f"{formatting.count(count, 'point')} further out {'stand' if count > 1 else 'stands'} at the edge."
+        if count
+        else ""
+    )
 
 
 def _cloud(found: Inside, of: np.ndarray, ranked: Sequence[int], names: Sequence[str], split: Split) -> Cloud:
     """The t-SNE map with images on demand; of large samples some of each class."""
     draw = np.random.default_rng(0)
     places = np.sort(draw.permutation(len(of))[:DOTS])
-    low, high = found.tsne.min(axis=0), found.tsne.max(axis=0)
-    scaled = (found.tsne - low) / np.where(high > low, high - low, 1)
+    low, high = _core(found.tsne)
+    scaled = (np.clip(found.tsne, low, high) - low) / np.where(high > low, high - low, 1)
     dots = []
     with Thumbnails(split, 72) as thumbs:
         for p in places.tolist():
             k = int(of[p])
-            colour = f"var({_CSS[ranked.index(k) % len(_CSS)]})" if k in ranked else "var(--soft)"
+            colour, shape = _mark(ranked.index(k)) if k in ranked else ("var(--soft)", "")
             label = names[k] if k >= 0 else "unknown"
             x, y = 2 + 96 * scaled[p, 0], 98 - 96 * scaled[p, 1]
-            dots.append(Dot(round(float(x), 2), round(float(y), 2), colour, thumbs[int(found.rows[p])], label))
-    legend = [(names[k], f"var({_CSS[rank % len(_CSS)]})") for rank, k in enumerate(ranked)]
+            dots.append(Dot(round(float(x), 2), round(float(y), 2), colour, thumbs[int(found.rows[p])], label, shape))
+    legend = [(names[k], *_mark(rank)) for rank, k in enumerate(ranked)]
     alt = f"The t-SNE map of {len(dots)} images; each point shows its image when it is pointed at or focused."
     return Cloud("The same map: point at, touch or tab to a dot to see its image", alt, dots, legend)
 
@@ -155,6 +186,27 @@ def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, al
         f"its own range, so brightness does not compare between them."
     )
     return Section("layers", "Layer by layer", [sentence] if len(found.maps) else [], blocks)
+
+
+def training_images(facts: RunData, split: Split) -> Section | None:
+    """A batch of training images as the network gets them in its first epoch; None of an empty split."""
+    from fashion_dist.data.loader import Loader
+
+    count, data = min(SEEN, len(split)), facts.config.data
+    if not count:
+        return None
+    rows = np.arange(len(split), dtype=np.int64)[:, None]
+    with contextlib.closing(
+        Loader(split, rows, data, batch_size=count, training=True, seed=facts.config.train.seed)
+    ) as loader:
+        batch = next(iter(loader.epoch(0, 0)))
+    pixels = to_pixels(batch.images.float(), data.mean, data.std)
+    keys = [str(split.keys[row]) for row in batch.index.tolist()]
+    shots = [Shot(_uri(image), f"{key}, augmented", (short(key, 24),)) for image, key in zip(pixels, keys, strict=True)]
+    words = [f"Images of {split.name} as the first epoch of training has them: cropped, turned, in other colours."]
+    if facts.config.train.mixup or facts.config.train.cutmix:
+        words.append("Mixed images (mixup, CutMix) are made of two of these.")
+    return Section("augmented", "What training sees", words, [Sheet("", shots)])
 
 
 def _uri(pixels: np.ndarray, px: int = 104) -> str:

@@ -72,6 +72,9 @@ def report_run(facts: RunData, out: Path | None = None, *, quick: bool = False, 
         sections += views.sections(facts, chosen, album)
     if not quick and facts.shard_set is not None and _has_best(facts):
         sections += _inside(facts, album, notes, say)
+        sections += _trained_on(facts, notes)
+    if (machines := run_sections.machines(facts, album)) is not None:
+        sections.append(machines)
     if facts.view.state != "done":
         notes.insert(0, run_sections.state_sentence(facts))
     page = Page(
@@ -96,6 +99,19 @@ def _inside(facts: RunData, album: FigureWriter, notes: list[str], say: Say) -> 
     except (FashionDistError, ShardsError, RuntimeError) as error:
         notes.append(f"What the network sees cannot be shown: {_first_line(error)}")
         return []
+
+
+def _trained_on(facts: RunData, notes: list[str]) -> list[Section]:
+    """Images of training, augmented."""
+    from fashion_dist.report import feature_sections
+
+    assert facts.shard_set is not None
+    try:
+        section = feature_sections.training_images(facts, facts.shard_set.split("train"))
+    except (FashionDistError, ShardsError, RuntimeError) as error:
+        notes.append(f"Augmented images cannot be shown: {_first_line(error)}")
+        return []
+    return [section] if section is not None else []
 
 
 def _first_line(error: Exception) -> str:

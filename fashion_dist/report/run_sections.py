@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Block, Picture, Section, Table
-from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, STYLES, FigureWriter
+from fashion_dist.report.figure_writer import BLUE, COLOURS, GREEN, ORANGE, SOFT, STYLES, FigureWriter
 from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.report.scores import Figure
 from fashion_dist.tracking.metrics_log import PLAIN
@@ -101,9 +102,43 @@ def curves(facts: RunData, album: FigureWriter) -> Section:
     if not facts.points:
         return Section("curves", "Curves", ["Nothing has been measured yet."])
     losses = sorted({k for p in facts.points for k in p if k == "loss" or k.endswith("_loss")}, key=_loss_first)
-    names = dict.fromkeys([*losses, *facts.metrics, "lr", "samples_per_s"])
+    names = dict.fromkeys([*losses, *facts.metrics, "lr", "gradient_norm", "samples_per_s"])
     blocks = [picture for name in names if (picture := _both(facts, album, name)) is not None]
     return Section("curves", "Curves", _curve_words(facts), blocks, compact=True)
+
+
+def machines(facts: RunData, album: FigureWriter) -> Section | None:
+    """What the nodes did while it trained, a picture for each figure with a line for each node; None without any."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for point in (p for p in facts.points if p["split"] == "system"):
+        for key, value in point.items():
+            node, slash, name = key.partition("/")
+            if slash and value is not None:
+                found.setdefault(name, {}).setdefault(node, []).append((point["epoch"], value))
+    if not found:
+        return None
+    blocks = [_of_nodes(name, nodes, album) for name, nodes in sorted(found.items())]
+    return Section("machines", "What the machines did", [], blocks, compact=True)
+
+
+def _of_nodes(name: str, nodes: Mapping[str, list[tuple[float, float]]], album: FigureWriter) -> Picture:
+    words = re.sub(r"^gpu(\d+)", r"GPU \1", name).replace("_", " ").replace("cpu", "CPU").replace(" percent", ", %")
+    title = words[:1].upper() + words[1:]
+
+    def paint(figure: Drawing) -> None:
+        axes = figure.subplots()
+        for at, (node, points) in enumerate(nodes.items()):
+            line(axes, points, node, COLOURS[at % len(COLOURS)], STYLES[at // len(COLOURS) % len(STYLES)])
+        epochs_below(axes)
+        axes.set_ylim(bottom=0)
+        if 1 < len(nodes) <= 8:
+            axes.legend()
+
+    means = [f"{node} {np.mean([value for _, value in points]):.4g}" for node, points in nodes.items()]
+    more = f" and {len(means) - 8} more" if len(means) > 8 else ""
+    rows = [(node, epoch, value) for node, points in nodes.items() for epoch, value in points]
+    alt = f"{title} of each node over the epochs; means: {', '.join(means[:8])}{more}."
+    return album.draw(f"system-{name}", title, alt, paint, ("node", "epoch", name), rows, size=(4.4, 2.8))
 
 
 def _loss_first(name: str) -> tuple[bool, str]:
@@ -197,7 +232,10 @@ def epochs_below(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
-    if axes.get_xlim()[1] > 2:
+    ends = axes.dataLim.intervalx
+    if ends[0] == ends[1]:  # one point: other ticks would be of no epoch
+        axes.set_xticks([ends[0]], [f"{ends[0]:g}"])
+    elif axes.get_xlim()[1] > 2:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -72,8 +72,8 @@ def typed(words: list[str]) -> cli.Result:
 def place_of(name: str, home: Home) -> Path:
     """The file that a page names: below the folder of the run of that name, below HOME, or here."""
     first, _, rest = name.partition("/")
-    if first == "shards":
-        return home.path / name
+    if first == "HOME":
+        return home.path / rest
     try:
         run = home.find_run(first)
     except InputError:
