@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast lint faults fuzz golden golden-renew bench bench-gpu cluster-up cluster-down
+.PHONY: install demo test test-fast test-slurm-new lint faults fuzz golden golden-renew bench bench-gpu cluster-up cluster-down
 
 install: .venv/installed
 
@@ -19,6 +19,10 @@ test: lint
 # No root, no Slurm, no browser.
 test-fast: lint
 	@$(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
+
+# The tests on Slurm, in a chroot with another Debian's: make test-slurm-new [SUITE=trixie]; not part of `make test`.
+test-slurm-new:
+	@bash tests/slurm_new.sh $(or $(SUITE),trixie)
 
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

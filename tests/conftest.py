@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from fault_matrix import (  # noqa: F401 - pytest finds hooks and fixtures here
@@ -15,7 +14,7 @@ from fault_matrix import (  # noqa: F401 - pytest finds hooks and fixtures here
     pytest_terminal_summary,
 )
 from garments import draw_garments
-from slurm_cluster import UP, SlurmCluster, run
+from slurm_cluster import UP, SlurmCluster, run, unavailable
 
 from shards import PackOptions, ReadOptions, pack
 
@@ -57,13 +56,6 @@ def make_home(garments: Path, tmp_path: Path) -> Callable[[], Path]:
 def _pack(source: Path, home: Path) -> Path:
     pack("deep_fashion", source, home / "shards" / "deep_fashion", PackOptions(), ReadOptions(), workers=1)
     return home
-
-
-def unavailable(reason: str) -> NoReturn:
-    """Skip, or fail where the Slurm tests have to run (continuous integration)."""
-    if os.environ.get("FASHION_DIST_REQUIRE_SLURM"):
-        pytest.fail(f"the Slurm tests have to run here: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

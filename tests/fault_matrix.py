@@ -38,6 +38,9 @@ ROWS = {
     25: "result files visible late",
     26: "loss not finite",
     27: "launched from inside an allocation",
+    28: "two clusters on one filesystem",
+    29: "a filesystem that remembers missing files for 30 s",
+    30: "an account's limit of jobs",
 }
 
 

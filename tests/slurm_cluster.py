@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 UP, DOWN = ROOT / "slurm" / "local" / "up.sh", ROOT / "slurm" / "local" / "down.sh"
@@ -28,6 +32,31 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     )
 
 
+@contextlib.contextmanager
+def started(site: str, cpus: int = 4) -> Iterator[Path]:
+    """A second Slurm of two nodes by that site's rules, beside the one that the tests run on; its slurm.conf.
+
+    Raises:
+        RuntimeError: it does not start here.
+    """
+    folder = Path(f"/var/tmp/fashion-dist-{site}-{os.getpid()}")  # of a path that daemons of other users may walk
+    rules = UP.parent / "sites" / site
+    asked = {"FASHION_DIST_SLURM_DIR": folder, "SITE": rules, "CPUS_PER_NODE": cpus, "NODES": 2, "NETNS": 0}
+    variables = {name: value for name, value in os.environ.items() if name != "SLURM_CONF"}
+    variables |= {name: str(value) for name, value in asked.items()}
+
+    def do(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+    try:
+        done = do(UP)
+        if done.returncode != 0 or not (folder / "slurm.conf").exists():
+            raise RuntimeError(done.stderr or done.stdout)
+        yield folder / "slurm.conf"
+    finally:
+        do(DOWN, "--purge")
+
+
 def output(*command: str | Path) -> str:
     """What a command that has to succeed prints."""
     done = run(*command)
@@ -41,6 +70,13 @@ def until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s in vain until {what}\n{run('squeue').stdout}"
         time.sleep(0.5)
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip, or fail where the Slurm tests have to run (continuous integration)."""
+    if os.environ.get("FASHION_DIST_REQUIRE_SLURM"):
+        pytest.fail(f"the Slurm tests have to run here: {reason}")
+    pytest.skip(reason)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,13 @@ def changed_versions(starts: Sequence[Attempt]) -> str:
     return f"other versions than the start before: {', '.join(changed)}" if changed else ""
 
 
+def hardware_of(starts: Sequence[Attempt]) -> str:
+    """What the last start runs on, and what those before it ran on where that was something else."""
+    told = starts[-1].hardware if starts else ""
+    others = [f"start {start.attempt}: {start.hardware}" for start in starts if start.hardware not in ("", told)]
+    return f"{told or 'unknown'} ({'; '.join(others)})" if others else told
+
+
 def attempts(run: RunDir) -> list[Attempt]:
     """Every start of the run, oldest first; raises InputError where they cannot be read: `FILE: why`."""
     return [parse_dataclass(Attempt, values, run.attempts) for values in _listed(run)]

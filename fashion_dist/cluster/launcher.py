@@ -492,7 +492,8 @@ def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
 
 def blamed(words: str, resources: Resources, origins: Mapping[str, str]) -> str:
     """Where the options stand that sbatch's words of refusal are about; see `sbatch_options.blamed`."""
-    return sbatch_options.blamed(words, {**dataclasses.asdict(resources), **resources.sbatch}, origins)
+    values = {**dataclasses.asdict(resources), "gpus_per_node": resources.gpus_asked, **resources.sbatch}
+    return sbatch_options.blamed(words, values, origins)
 
 
 def make_folder(run: RunDir, group: str = "") -> None:

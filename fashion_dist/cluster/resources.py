@@ -107,6 +107,11 @@ class Resources:
         """Processes of the job."""
         return self.nodes * self.ranks_per_node
 
+    @property
+    def gpus_asked(self) -> str:
+        """GPUs per node as sbatch takes them, such as `a100:4`; empty without."""
+        return f"{self.gpu_type}:{self.gpus_per_node}".lstrip(":") if self.gpus_per_node else ""
+
     def replace(self, **values: Any) -> Resources:
         """These resources with the values that are not None put in their places."""
         return dataclasses.replace(self, **{key: value for key, value in values.items() if value is not None})

@@ -201,7 +201,8 @@ def derive_status(snapshot: RunSnapshot, queue: QueueView) -> RunStatus:
         return RunStatus("new")
     if job in queue.elsewhere and not stopped and not snapshot.is_over(job):
         words = f"on cluster {job.name}, which alone knows of its job; this is what its files say"
-        return RunStatus(progress.state if is_fresh and progress else "starting", words, "", "no answer", job, there)
+        state = progress.state if is_fresh and progress else "starting" if began else "queued"
+        return RunStatus(state, words, "", "no answer", job, there)
     if job in queue.suspended:
         words = "suspended by Slurm; it goes on when Slurm lets it"
         return RunStatus("suspended", words, job=job, job_status=there)

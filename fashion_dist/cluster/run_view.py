@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fashion_dist.cluster import job_record
 from fashion_dist.cluster.queue_view import QueueView, Scheduler
 from fashion_dist.cluster.run_snapshot import Cause, RunSnapshot, derive_status
 from fashion_dist.cluster.slurm import JobRef, JobStatus
@@ -39,7 +40,7 @@ class RunView:
         left_s: estimated seconds to the end of training; None while unknown.
         config: its settings under dotted keys.
         log: where the cause of a failure can be read on.
-        hardware: of its last start, in words.
+        hardware: of its last start, in words, and of earlier ones where it was other.
         name: that it was given; may be empty.
     """
 
@@ -69,7 +70,7 @@ class RunView:
             snapshot.run.run_id, config.get("task", ""), status.state, status.message, status.hint, status.cause,
             status.job, status.job_status, snapshot.last.nodes if snapshot.last is not None else "",
             len(snapshot.attempts), progress, _left_s(progress, config), _flat(config), status.log,
-            snapshot.last.hardware if snapshot.last is not None else "",
+            job_record.hardware_of(snapshot.attempts),
         )  # fmt: skip
 
     @property

@@ -147,9 +147,7 @@ def _slurm_parameters(resources: Resources, folder: Path, name: str, comment: st
         "account": resources.account,
         "qos": resources.qos,
         "constraint": resources.constraint,
-        "gpus_per_node": f"{resources.gpu_type}:{resources.gpus_per_node}".lstrip(":")
-        if resources.gpus_per_node
-        else "",
+        "gpus_per_node": resources.gpus_asked,
         "mem": f"{round(resources.mem_gb * 1024)}M" if resources.mem_gb else "",
         "setup": setup_lines(resources.setup),
         "comment": comment,
@@ -337,7 +335,7 @@ def submit_array(
         ConfigError: the scheduler refuses an array; those before it are cancelled, and nothing is left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    size = slurm.max_array_size()
+    size = max(1, slurm.max_array_size())  # an array of one task is a plain job, which every cluster takes
     jobs: list[JobRef] = []
     with _cleaned_on_refusal(folder), job_environment("slurm", resources=resources):
         for start in range(0, len(arguments), size):

@@ -237,3 +237,22 @@ def free(path: Path) -> str:
     facts = os.statvfs(there)
     text = f"{human(facts.f_bavail * facts.f_frsize)} free of {human(facts.f_blocks * facts.f_frsize)}"
     return f"{text}, {facts.f_favail:,} files more" if facts.f_files else text
+
+
+_LOOKED_AT = 50
+"""Runs that are looked at for one like another: a launch has a job id within a second, however many there are."""
+
+
+def needs(home: Home, task: str, model: str, count: int = 1) -> str:
+    """What `count` runs of a network on a task will occupy, as one of them that is done does, and what is free."""
+    sizes = []
+    for name in sorted(name for name in names_in(home.runs) if name.startswith(f"{task}-"))[:_LOOKED_AT]:
+        run = home.run_dir(name)
+        network = read_json(run.config).get("model", {})
+        if isinstance(network, dict) and network.get("name") == model and read_json(run.state).get("state") == "done":
+            sizes.append((*size_of(run.path), name))
+    if not sizes:
+        return f"disk: {free(home.path)}"
+    size, files, name = max(sizes)
+    of = f"{count:,} runs take" if count > 1 else "a run takes"
+    return f"disk: {of} about {human(count * size)} in {count * files:,} files, as {name} does; {free(home.path)}"

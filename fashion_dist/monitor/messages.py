@@ -8,6 +8,7 @@ from fashion_dist import cli
 from fashion_dist.cluster import placement
 from fashion_dist.cluster.launcher import Launched, RunSpec
 from fashion_dist.cluster.run_view import RunView, answers, duration, typed
+from fashion_dist.monitor import disk
 from fashion_dist.monitor.follow import follow
 from fashion_dist.paths import RunDir
 
@@ -26,7 +27,7 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
             {**answers(run), "report": typed("report", run)},
             data,
         )
-    where = placement.told(plan.resources, plan.cluster)
+    where, takes = placement.told(plan.resources, plan.cluster), ""
     if launched.outcome == "active":
         state = view.state if view.is_active else f"{view.state}, but its job has not ended yet"
         headline = f"run {run.run_id} is {state}: {job}; nothing was submitted"
@@ -34,12 +35,13 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
         again = f", attempt {launched.attempt}: it goes on from its last checkpoint" if launched.attempt > 1 else ""
         called = f" ({plan.name})" if plan.name else ""
         headline = f"submitted {job}: run {run.run_id}{called}, {where}{again}"
+        takes = disk.needs(run.home, plan.config.task, plan.config.model.name)
     return cli.Result(
         headline,
         {"run folder": run.path, "logs": run.logs},
         {"follow": typed("status", run, "--watch"), "cancel": typed("status", run, "--cancel")},
         data,
-        "\n".join(filter(None, [*(f"note: {note}" for note in plan.notes), differing(plan)])),
+        "\n".join(filter(None, [*(f"note: {note}" for note in plan.notes), differing(plan), takes])),
     )
 
 

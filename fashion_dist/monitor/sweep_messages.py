@@ -10,7 +10,7 @@ from fashion_dist import cli
 from fashion_dist.cluster import slurm
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.errors import RunError
-from fashion_dist.monitor import sweep_table
+from fashion_dist.monitor import disk, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.paths import Home, SweepDir
 from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
@@ -61,6 +61,8 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
     view, folder = submitted.view, draft.sweep.folder
     count = sum(len(array.numbers) for array in submitted.arrays)
     jobs = ", ".join(str(array.job) for array in submitted.arrays)
+    context = draft.context
+    takes = disk.needs(context.home, context.config.task, context.config.model.name, count) if count else ""
     if not count:
         failed = sum(view.counts.get(state, 0) for state in ("failed", "cancelled", "stopped"))
         hint = f"; --rerun-failed runs the {failed} again that did not end well" if failed else ""
@@ -82,7 +84,7 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
             **view.to_json(), "submitted": count, "left": submitted.left,
             "arrays": [a.job.to_json() for a in submitted.arrays if a.job],
         },
-        sweep_table.trials(view, 200, SHOWN),
+        "\n".join(filter(None, [sweep_table.trials(view, 200, SHOWN), takes])),
     )  # fmt: skip
 
 

@@ -93,8 +93,9 @@ def _starts(facts: RunData) -> Table:
     for start in facts.starts:
         took = formatting.duration(start.ended - start.started) if start.ended else "—"
         why = "; ".join(filter(None, [start.message, start.note]))
-        rows.append((start.attempt, start.nodes or start.host, start.ranks or 1, took, start.end or "—", why))
-    return Table("Starts", ("start", "nodes", "ranks", "took", "end", "why"), rows, folded=len(rows) > 8)
+        where = (start.nodes or start.host, start.ranks or 1, start.hardware or "—")
+        rows.append((start.attempt, *where, took, start.end or "—", why))
+    return Table("Starts", ("start", "nodes", "ranks", "hardware", "took", "end", "why"), rows, folded=len(rows) > 8)
 
 
 def curves(facts: RunData, album: FigureWriter) -> Section:

@@ -31,7 +31,7 @@ from urllib.request import getproxies, proxy_bypass
 from fashion_dist import tasks
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError
-from fashion_dist.io import append, parse_dataclass, read_lines, write_text
+from fashion_dist.io import append, parse_dataclass, read_json, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import Monitor
 from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
@@ -194,6 +194,9 @@ class WandbRun:
             group=group or config.task, job_type="trial" if group else "train",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )  # fmt: skip
+        starts = read_json(run.attempts).get("attempts", [])
+        hardware = {f"start {each['attempt']}": each["hardware"] for each in starts if each.get("hardware")}
+        started.config.update({"hardware": hardware}, allow_val_change=True)
         started.define_metric("step", hidden=True)
         started.define_metric("epoch", hidden=True)
         for axis in ("train/*", "system/*"):

@@ -63,7 +63,7 @@ our_tasks() {
 # Sets NODE_NAMES to the nodes of the cluster as it was last started.
 read_nodes() {
   NODE_NAMES=()
-  [[ -r "$CONF" ]] && mapfile -t NODE_NAMES < <(sed -n 's/^NodeName=\([^ ]*\) .*/\1/p' "$CONF")
+  [[ -r "$CONF" ]] && mapfile -t NODE_NAMES < <(sed -n 's/^NodeName=\([a-z0-9]*\) .*/\1/p' "$CONF")
   return 0
 }
 

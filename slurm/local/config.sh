@@ -2,11 +2,16 @@
 # What up.sh writes before it starts the daemons: folders, configuration files, names and networks of the nodes.
 # Sourced by up.sh, whose settings it reads.
 
-CTLD_PORT=16817
-DBD_PORT=16819
-NODE_PORT=17000 # node i listens on NODE_PORT + i
+# A second Slurm of this kind takes the next block of ports, and has a name and nodes of its own: c2n1, c2n2, ...
+set_ports() {
+  CTLD_PORT=$((16817 + 100 * $1))
+  DBD_PORT=$((16819 + 100 * $1))
+  NODE_PORT=$((17000 + 100 * $1)) # node i listens on NODE_PORT + i
+  CLUSTER="fashiondist" NODE_PREFIX="n"
+  if (($1)); then CLUSTER="fashiondist$(($1 + 1))" NODE_PREFIX="c$(($1 + 1))n"; fi
+}
 
-node_name() { printf 'n%d' "$1"; }
+node_name() { printf '%s%d' "$NODE_PREFIX" "$1"; }
 # Loopback has all of 127/8, so every node can have its own address; 127.0.1.1 is often the host's own name.
 node_address() { if ((NETNS)); then printf '10.77.0.%d' $((10 + $1)); else printf '127.0.1.%d' $((10 + $1)); fi; }
 controller_address() { if ((NETNS)); then printf '10.77.0.1'; else printf '127.0.0.1'; fi; }
@@ -35,6 +40,17 @@ make_folders() {
   fi
 }
 
+# What a site's slurm.conf says in place of ours: its keys, and partitions by their names.
+key_of='match($0, /^(PartitionName|NodeName)=[^ ]+|^[A-Za-z]+=/) { key = substr($0, RSTART, RLENGTH) }'
+merge_site() {
+  local extra="$SITE/slurm.conf"
+  [[ -n "$SITE" && -e "$extra" ]] || { cat && return; }
+  awk "{ key = \"\" } $key_of"'
+    NR == FNR { if (key != "") theirs[key] = 1; line[++n] = $0; next }
+    key == "" || !(key in theirs)
+    /^# The nodes/ { for (i = 1; i <= n; i++) print line[i] }' "$extra" -
+}
+
 write_slurm_conf() {
   local host controller memory_mb i
   host="$(hostname -s)"
@@ -44,7 +60,7 @@ write_slurm_conf() {
   {
     cat <<TEXT
 # Written by slurm/local/up.sh at each start; changes here are lost.
-ClusterName=fashiondist
+ClusterName=$CLUSTER
 SlurmctldHost=$host($controller)
 SlurmctldPort=$CTLD_PORT
 SlurmUser=slurm
@@ -91,6 +107,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 
+# The nodes and partitions.
 TEXT
     for ((i = 1; i <= NODES; i++)); do
       printf 'NodeName=%s NodeHostname=%s NodeAddr=%s Port=%d CPUs=%d RealMemory=%d State=UNKNOWN\n' \
@@ -99,7 +116,14 @@ TEXT
     done
     printf 'PartitionName=normal Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=%d\n' "$GRACE_S"
     printf 'PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF\n'
-  } >"$CONF"
+  } | merge_site >"$CONF"
+  printf '%s\n' "$SITE" >"$STATE/site"
+  # Files of earlier sites are told from ours by their names: a site brings gres.conf, job_submit.lua and their like.
+  rm -f "$STATE"/gres.conf "$STATE"/*.lua
+  local file
+  for file in ${SITE:+"$SITE"/*}; do
+    [[ "${file##*/}" == slurm.conf ]] || cp "$file" "$STATE/"
+  done
   # cgroup/v1 without a plugin that uses it touches nothing; the default looks for a mounted /sys/fs/cgroup and, on
   # a cgroup v2 machine, asks systemd for a scope.
   printf 'CgroupPlugin=cgroup/v1\n' >"$STATE/cgroup.conf"

@@ -59,7 +59,7 @@ end_leftovers() {
 remove_networks() {
   local space
   [[ -e "$NETNS_MADE" ]] || return 0
-  for space in /run/netns/fd-n[1-4]; do
+  for space in "${NODE_NAMES[@]/#//run/netns/fd-}"; do
     [[ -e "$space" ]] && ip netns delete "${space##*/}"
   done
   if ip link show "$BRIDGE" >/dev/null 2>&1; then ip link delete "$BRIDGE"; fi

@@ -21,19 +21,23 @@ Settings, from the environment:
   CPUS_PER_NODE           CPUs Slurm believes a node has    (default: cores / nodes, at least 1; may exceed the cores)
   GRACE_S                 seconds a pre-empted job is given (default 30)
   NETNS=1                 each node in its own network namespace with its own host name and address
+  SITE                    folder of another site's rules: slurm.conf with the lines that differ, gres.conf, job_submit.lua
 TEXT
 }
 
 NODES_ASKED="${NODES:-}" CPUS_ASKED="${CPUS_PER_NODE:-}" NETNS_ASKED="${NETNS:-}" GRACE_ASKED="${GRACE_S:-}"
+SITE_ASKED="${SITE:-}"
 NODES="${NODES:-2}"
 GRACE_S="${GRACE_S:-30}"
 NETNS="${NETNS:-0}"
+SITE="${SITE:+$(realpath -m "$SITE")}"
 
 check_settings() {
   check_state_path
   [[ "$NODES" =~ ^[1-4]$ ]] || die 2 "NODES=$NODES: choose 1 to 4"
   [[ "$GRACE_S" =~ ^[0-9]+$ ]] || die 2 "GRACE_S=$GRACE_S: choose a whole number of seconds"
   [[ "$NETNS" =~ ^[01]$ ]] || die 2 "NETNS=$NETNS: choose 0 or 1"
+  [[ -z "$SITE" || -d "$SITE" ]] || die 2 "SITE=$SITE is no folder"
   CPUS_PER_NODE="${CPUS_PER_NODE:-$(($(nproc) / NODES > 0 ? $(nproc) / NODES : 1))}"
   [[ "$CPUS_PER_NODE" =~ ^[1-9][0-9]*$ ]] || die 2 "CPUS_PER_NODE=$CPUS_PER_NODE: choose a whole number from 1"
 }
@@ -52,8 +56,10 @@ all_up() {
   # slurmctld counts a node as usable for some seconds after its slurmd has died, so the processes are asked too.
   local name
   for name in "${NODE_NAMES[@]}"; do our_pid slurmd "$STATE/run/slurmd.$name.pid" >/dev/null || return 1; done
-  our_pid slurmdbd "$STATE/run/slurmdbd.pid" >/dev/null
+  ! has_accounting || our_pid slurmdbd "$STATE/run/slurmdbd.pid" >/dev/null
 }
+
+has_accounting() { grep -q '^AccountingStorageType=accounting_storage/slurmdbd' "$CONF"; }
 
 # The same for users who may not look into root's processes.
 conf_answers() { [[ -r "$CONF" ]] && SLURM_CONF="$CONF" timeout 15 sinfo -h >/dev/null 2>&1; }
@@ -81,14 +87,24 @@ say_ready() {
   say "type next:  export SLURM_CONF=$CONF; sinfo"
 }
 
-# Another Slurm of this kind, of a second root or of a container on the host's network, has the ports already.
-require_ports() {
-  local port i
-  for port in "$CTLD_PORT" "$DBD_PORT" $(for ((i = 1; i <= NODES; i++)); do printf '%d ' $((NODE_PORT + i)); done); do
-    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      die 2 "port $port is taken, probably by another Slurm of this kind on this machine or network; stop that one first"
+# Another Slurm of this kind, of a second root or of a container on the host's network, may have ports already.
+choose_ports() {
+  local block port i taken
+  for block in {0..9}; do
+    set_ports "$block"
+    taken=""
+    for port in "$CTLD_PORT" "$DBD_PORT" $(for ((i = 1; i <= NODES; i++)); do printf '%d ' $((NODE_PORT + i)); done); do
+      if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then taken="$port" && break; fi
+    done
+    if [[ -z "$taken" ]]; then
+      if ((NETNS)) && [[ ! -e "$NETNS_MADE" && -e "/sys/class/net/$BRIDGE" ]]; then
+        die 2 "the network $BRIDGE is another Slurm's of this kind; stop that one, or start this one without NETNS"
+      fi
+      return
     fi
+    say "port $taken is taken, probably by another Slurm of this kind; trying others"
   done
+  die 2 "the ports of ten blocks are taken, the last found was $taken; stop what has them first"
 }
 
 # --- packages ----------------------------------------------------------------------------------------------------
@@ -238,12 +254,18 @@ keep_settings() {
   local asked now
   read_nodes
   NODES="${#NODE_NAMES[@]}"
-  CPUS_PER_NODE="$(sed -n 's/^NodeName=n1 .* CPUs=\([0-9]*\) .*/\1/p' "$CONF")"
+  set_ports $((($(sed -n 's/^SlurmctldPort=//p' "$CONF") - 16817) / 100))
+  CPUS_PER_NODE="$(sed -n 's/^NodeName=[a-z0-9]*n1 .* CPUs=\([0-9]*\) .*/\1/p' "$CONF")"
   GRACE_S="$(sed -n 's/^PartitionName=normal .* GraceTime=//p' "$CONF")"
   NETNS="$(if [[ -e "$NETNS_MADE" ]]; then printf 1; else printf 0; fi)"
   now="NODES=$NODES CPUS_PER_NODE=$CPUS_PER_NODE GRACE_S=$GRACE_S NETNS=$NETNS"
   asked="NODES=${NODES_ASKED:-$NODES} CPUS_PER_NODE=${CPUS_ASKED:-$CPUS_PER_NODE}"
   asked+=" GRACE_S=${GRACE_ASKED:-$GRACE_S} NETNS=${NETNS_ASKED:-$NETNS}"
+  SITE="$(cat "$STATE/site" 2>/dev/null || true)"
+  if [[ -n "$SITE_ASKED" ]]; then
+    now+=" SITE=$SITE"
+    asked+=" SITE=$(realpath -m "$SITE_ASKED")"
+  fi
   [[ "$asked" == "$now" ]] || die 2 "up with $now; for $asked run $LOCAL_DIR/down.sh first"
 }
 
@@ -278,7 +300,7 @@ main() {
     say "a Slurm that is not ours answers here (sinfo); leaving it alone"
     return
   else
-    require_ports
+    choose_ports
     install_packages
     make_folders
     write_slurm_conf
@@ -287,13 +309,15 @@ main() {
   ((NETNS)) && make_networks
   write_hosts
   start_munged
-  start_mariadbd
-  start_slurmdbd
+  if has_accounting; then
+    start_mariadbd
+    start_slurmdbd
+  fi
   start_slurmctld
   local i
   for ((i = 1; i <= NODES; i++)); do start_slurmd "$(node_name "$i")"; done
   resume_drained
-  wait_for 30 "$STATE/log/slurmd.n1.log" "a node" all_up
+  wait_for 30 "$STATE/log/slurmd.$(node_name 1).log" "a node" all_up
   say_ready "$NODES nodes, $CPUS_PER_NODE CPUs each, in $SECONDS s; logs in $STATE/log"
 }
 

@@ -35,6 +35,7 @@ def seen_late(home: Path, argv: list[str]) -> list[str]:
             *argv]  # fmt: skip
 
 
+@pytest.mark.fault(29)
 def test_two_nodes_train_and_resume_and_a_launcher_follows_within_the_usual_time(
     slurm_cluster: SlurmCluster, make_home: Callable[[], Path], tmp_path: Path
 ) -> None:

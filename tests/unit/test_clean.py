@@ -17,6 +17,7 @@ from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.commands import clean, status
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles
+from fashion_dist.monitor import disk
 from fashion_dist.paths import Home, RunDir
 
 
@@ -129,3 +130,17 @@ def test_a_trial_that_waits_is_told_by_its_id(tmp_path: Path) -> None:
         Home(tmp_path).find_run("clipart-0123")
     with pytest.raises(ConfigError, match="no run 'x'"):
         Home(tmp_path).find_run("x")
+
+
+def test_what_runs_will_occupy_is_what_one_like_them_does(tmp_path: Path) -> None:
+    home, free = Home(tmp_path), disk.free(tmp_path)
+    assert disk.needs(home, "clipart", "resnet18", 3) == f"disk: {free}"
+    for name, state, network in (
+        ("clipart-0", "running", "resnet18"), ("clipart-1", "done", "resnet50"), ("polyvore-2", "done", "resnet18"),
+        ("clipart-3", "done", "resnet18"),
+    ):  # fmt: skip
+        made(tmp_path, name, state).config.write_text(json.dumps({"task": "clipart", "model": {"name": network}}))
+    size, files = disk.size_of(tmp_path / "runs" / "clipart-3")
+    said = f"disk: 3 runs take about {disk.human(3 * size)} in {3 * files} files, as clipart-3 does; "
+    assert disk.needs(home, "clipart", "resnet18", 3).startswith(said)
+    assert "a run takes about" in disk.needs(home, "clipart", "resnet18") and size > 40_000

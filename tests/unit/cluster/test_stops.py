@@ -12,7 +12,7 @@ import pytest
 from fashion_dist.cluster import heartbeat
 from fashion_dist.cluster.gpu_check import require_gpu, why_unusable
 from fashion_dist.cluster.heartbeat import HeartbeatThread
-from fashion_dist.cluster.job_record import Attempt, LockOwner, changed_versions
+from fashion_dist.cluster.job_record import Attempt, LockOwner, changed_versions, hardware_of
 from fashion_dist.cluster.rank_env import RankInfo, expand_hosts
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.cluster.worker import why_stopped
@@ -127,3 +127,15 @@ def test_other_versions_than_before_are_told() -> None:
     first, second = Attempt(1, versions={"torch": "2.14.1"}), Attempt(2, versions={"torch": "2.11.0"})
     assert changed_versions([first, second]) == "other versions than the start before: torch 2.14.1 -> 2.11.0"
     assert changed_versions([first, first]) == changed_versions([Attempt(1), first]) == changed_versions([first]) == ""
+
+
+def test_the_hardware_of_each_start_is_told_where_it_changed() -> None:
+    starts = [
+        Attempt(1, hardware="4 x A100"),
+        Attempt(2),
+        Attempt(3, hardware="8 cores"),
+        Attempt(4, hardware="8 cores"),
+    ]
+    assert hardware_of(starts) == "8 cores (start 1: 4 x A100)"
+    assert hardware_of(starts[:2]) == "unknown (start 1: 4 x A100)"
+    assert (hardware_of(starts[2:]), hardware_of(starts[:1]), hardware_of([])) == ("8 cores", "4 x A100", "")

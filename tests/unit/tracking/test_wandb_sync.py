@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def requeued_run(folder: Path) -> RunDir:
     """Killed twice, each time a while after its last checkpoint."""
     run = RunDir(folder / "runs" / "clipart-0123456789")
     run.path.mkdir(parents=True)
+    starts = [{"attempt": n, "hardware": kind} for n, kind in ((1, "4 x NVIDIA A100"), (2, "1 x NVIDIA L4"), (3, ""))]
+    run.attempts.write_text(json.dumps({"attempts": starts}))
     done = 0
     for attempt, last in ((1, 80), (2, 140), (3, 200)):
         tracker = MetricsLogger(run, done, attempt)
@@ -116,6 +119,7 @@ def test_the_real_client_sends_each_line_once(server: WandbServer, tmp_path: Pat
     assert server.summaries[run.run_id]["best/accuracy"] == 0.2 and server.summaries[run.run_id]["best/epoch"] == 2
     assert list(server.configs) == [run.run_id] and server.groups[run.run_id] == "clipart"
     assert server.configs[run.run_id]["optim.lr"]["value"] == RECIPE.optim.lr
+    assert server.configs[run.run_id]["hardware"]["value"] == {"start 1": "4 x NVIDIA A100", "start 2": "1 x NVIDIA L4"}
     assert wandb_sync.is_synced(run, None)
     assert sync() == 0
     # More was trained since.
