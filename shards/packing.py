@@ -21,7 +21,10 @@ from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
 from shards.safe_io import SHARED_FOLDER
 
 _WORTH_PROCESSES_BYTES = 400_000_000
-"""Copying less than this takes less time than starting processes does; decoding always takes more."""
+"""Less than this is copied, or decoded by threads, in less time than processes take to start."""
+_THREADS_A_PROCESS = 4
+_KEPT = frozenset({"jpg", "jpeg", "png", "webp"})
+"""Endings of files whose bytes are mostly stored as they are."""
 RunShards = Callable[[Plan, Sequence[ShardPlan], OnProgress], None]
 
 
@@ -54,7 +57,7 @@ def pack(
         out: the set's folder; made when it is missing.
         options: how to pack.
         read_options: what to take from the source.
-        workers: processes on this machine.
+        workers: processors of this machine to use.
         run_shards: writes the shards it is given in another way, such as an array job.
         open_decoder: a module's function that gives what `check="decode"` tries images with.
         replace: pack again over the packed set in `out`; tars that were only indexed are never removed.
@@ -107,7 +110,6 @@ def pack_opened(
     with (
         Lock(folder / "lock", str(out)),
         _unplanned_removed(folder, created),
-        _pool(workers, options, out, replace, run_shards, open_decoder) as pool,
     ):
         if replace or not (out / MANIFEST).exists():  # before hours of planning
             staging.refuse_strangers(out, staging.ours(out), (INDEX, REJECTED, CARD), every_tar=True)
@@ -123,7 +125,10 @@ def pack_opened(
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
         check_space(out, todo)
         if todo:
-            (run_shards or _with_workers(pool, open_decoder))(plan, todo, on_progress)
+            if run_shards is None:
+                write_here(plan, todo, workers, on_progress, open_decoder)
+            else:
+                run_shards(plan, todo, on_progress)
         manifest = writer.finish(plan, out, on_progress)
         writer.commit(manifest, out, folder)
         return manifest
@@ -252,53 +257,40 @@ def write_here(
     on_progress: OnProgress,
     open_decoder: OpenDecoder = open_pillow,
 ) -> None:
-    """Writes shards by so many processes of this machine."""
-    prepare = functools.partial(_open, open_decoder)
-    with worker_pool.Pool(workers if _decodes(plan.options) else 1, prepare) as pool:
-        _with_workers(pool, open_decoder)(plan, todo, on_progress)
+    """Writes shards by so many processors of this machine."""
+    total = sum(shard.last - shard.first for shard in todo)
+    encodes = plan.options.resize_px > 0 or bool(plan.options.background) or _mostly_converted(plan, todo[0])
+    size = sum(shard.size for shard in todo)
+    processes, threads = division(workers, size, plan.options.check == "decode", encodes)
+    parts = [tuple(todo)] if processes == 1 else [(shard,) for shard in sorted(todo, key=lambda shard: -shard.size)]
+    jobs = [(plan.folder, part, open_decoder, threads) for part in parts]
+    worker_pool.each(_work, jobs, processes, lambda done: on_progress("pack", done, total))
 
 
-def _decodes(options: PackOptions) -> bool:
-    return options.check == "decode" or options.resize_px > 0
+def division(workers: int, size: int, decodes: bool, encodes: bool) -> tuple[int, int]:
+    """(processes, threads of each) that write `size` bytes of pictures with `workers` processors.
+
+    A process takes most of a second of processor time to start, in which two thousand small photos are decoded. A
+    thread takes none, but Python reads and writes for no more than some four decoding threads at a time, and Pillow
+    encodes for one.
+    """
+    if encodes:
+        return workers, 1
+    if size < _WORTH_PROCESSES_BYTES:
+        return 1, workers if decodes else 1
+    threads = min(workers, _THREADS_A_PROCESS) if decodes else 1
+    return -(-workers // threads), threads
 
 
-def _pool(
-    workers: int,
-    options: PackOptions,
-    out: Path,
-    replace: bool,
-    run_shards: RunShards | None,
-    open_decoder: OpenDecoder,
-) -> worker_pool.Pool:
-    """The workers, which start while the plan is made; none where others write the shards, or all is written."""
-    useful = run_shards is None and (replace or not (out / MANIFEST).exists())
-    prepare = functools.partial(_open, open_decoder) if _decodes(options) else None
-    return worker_pool.Pool(workers if useful else 1, prepare)
+def _mostly_converted(plan: Plan, shard: ShardPlan) -> bool:
+    """Whether Pillow encodes many of the files, as the names of one shard tell."""
+    endings = [entry.path.rpartition(".")[2].lower() for entry in plan.entries(shard) if entry.path]
+    return sum(ending not in _KEPT for ending in endings) * 10 > len(endings)
 
 
-def _open(open_decoder: OpenDecoder) -> None:
-    writer.opened(open_decoder)
-
-
-def _with_workers(pool: worker_pool.Pool, open_decoder: OpenDecoder) -> RunShards:
-    def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
-        total = sum(shard.last - shard.first for shard in todo)
-
-        def on_done(done: int) -> None:
-            on_progress("pack", done, total)
-
-        if not _decodes(plan.options) and sum(shard.size for shard in todo) < _WORTH_PROCESSES_BYTES:
-            worker_pool.each(_work, [(plan.folder, tuple(todo), open_decoder)], 1, on_done)
-        else:
-            jobs = [(plan.folder, (shard,), open_decoder) for shard in sorted(todo, key=lambda shard: -shard.size)]
-            pool.each(_work, jobs, on_done)
-
-    return run
-
-
-def _work(job: tuple[Path, tuple[ShardPlan, ...], OpenDecoder], count: Callable[[int], None]) -> None:
-    folder, shards, open_decoder = job
-    writer.write_shards(_plan_of(folder, os.lstat(folder / "plan.json").st_ino), shards, count, open_decoder)
+def _work(job: tuple[Path, tuple[ShardPlan, ...], OpenDecoder, int], count: Callable[[int], None]) -> None:
+    folder, shards, open_decoder, threads = job
+    writer.write_shards(_plan_of(folder, os.lstat(folder / "plan.json").st_ino), shards, count, open_decoder, threads)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -27,63 +27,6 @@ class _Worker:
     """What a worker process was started with."""
 
     done: Any = None
-
-
-class Pool:
-    """Worker processes, started at once so that they are ready when there is work; none where `workers` is 1.
-
-    Args:
-        workers: processes.
-        prepare: a module's function that each calls first, such as one that imports what the work will need.
-    """
-
-    def __init__(self, workers: int, prepare: Callable[[], object] | None = None) -> None:
-        self._executor: ProcessPoolExecutor | None = None
-        if workers > 1:
-            context = multiprocessing.get_context("spawn")
-            # Without locks: a worker that is killed while it holds one would stop all others for good.
-            self._done, self._stop = context.RawArray("q", _SLOTS), context.RawValue("b", 0)
-            self._executor = ProcessPoolExecutor(workers, context, _start, (self._done, self._stop, os.getpid()))
-            if prepare is not None:
-                with _main_left_out():
-                    for _ in range(workers):
-                        self._executor.submit(prepare)
-
-    def each(self, function: Callable[[T, Count], R], items: Sequence[T], on_done: Callable[[int], Any]) -> list[R]:
-        """`[function(item, count) for item in items]`; once a pool.
-
-        Args:
-            function: a module's function; calls `count(n)` after each n steps of its work.
-            items: picklable; begun in this order.
-            on_done: called with the steps counted so far, a few times a second.
-        """
-        if self._executor is None:
-            return _here(function, items, on_done)
-        try:
-            with _main_left_out():
-                futures: list[Future[R]] = [
-                    self._executor.submit(_call, function, item, number % _SLOTS) for number, item in enumerate(items)
-                ]
-            waiting = set(futures)
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                on_done(sum(self._done))
-                for future in finished:
-                    future.result()
-        except BrokenProcessPool:
-            told = "a worker process was killed, perhaps for want of memory; --workers 1 needs least"
-            raise ShardsError(told) from None
-        except BaseException:
-            self._stop.value = 1
-            raise
-        return [future.result() for future in futures]
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -103,9 +46,38 @@ def _main_left_out() -> Iterator[None]:
 
 
 def each(function: Callable[[T, Count], R], items: Sequence[T], workers: int, on_done: Callable[[int], Any]) -> list[R]:
-    """`Pool.each` in up to `workers` processes, or in this one when that is 1."""
-    with Pool(min(workers, len(items))) as pool:
-        return pool.each(function, items, on_done)
+    """`[function(item, count) for item in items]` in up to `workers` processes, or in this one when that is 1.
+
+    Args:
+        function: a module's function; calls `count(n)` after each n steps of its work.
+        items: picklable; begun in this order.
+        workers: processes.
+        on_done: called with the steps counted so far, a few times a second.
+    """
+    workers = min(workers, len(items))
+    if workers <= 1:
+        return _here(function, items, on_done)
+    context = multiprocessing.get_context("spawn")
+    # Without locks: a worker that is killed while it holds one would stop all others for good.
+    done, stop = context.RawArray("q", _SLOTS), context.RawValue("b", 0)
+    with ProcessPoolExecutor(workers, context, _start, (done, stop, os.getpid())) as executor:
+        try:
+            with _main_left_out():
+                futures = [executor.submit(_call, function, item, at % _SLOTS) for at, item in enumerate(items)]
+            waiting = set(futures)
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                on_done(sum(done))
+                for future in finished:
+                    future.result()
+        except BrokenProcessPool:
+            told = "a worker process was killed, perhaps for want of memory; --workers 1 needs least"
+            raise ShardsError(told) from None
+        except BaseException:
+            stop.value = 1
+            executor.shutdown(cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
 
 
 def _here(function: Callable[[T, Count], R], items: Sequence[T], on_done: Callable[[int], Any]) -> list[R]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from shards import images, index, staging, tar
+from shards import checking, images, index, staging, tar
+from shards.checking import Stored
 from shards.errors import NO_SPACE, InputError, SpaceError
-from shards.images import Decode, OpenDecoder
-from shards.limits import over
+from shards.images import OpenDecoder
 from shards.manifest import (
     INDEX,
     MANIFEST,
@@ -29,8 +29,7 @@ from shards.manifest import (
     fsync_files,
     fsync_folder,
 )
-from shards.pack_plan import Entry, Plan, ShardPlan
-from shards.portable import READ_FLAGS
+from shards.pack_plan import Plan, ShardPlan
 from shards.readers import Rejected
 from shards.safe_io import create, is_regular, read_regular, temporary, write_whole
 from shards.schema import Schema
@@ -42,15 +41,6 @@ _CHUNKS_HELD = 8
 """How many chunks may wait to be written."""
 _SHARDS_HELD = 4
 """How many written shards may wait to be durable."""
-_AT_ONCE = 16
-_PIXELS_AT_ONCE = 1 << 25
-"""Images that are decoded together, and about how many pixels they have at most."""
-
-
-@functools.cache
-def opened(open_decoder: OpenDecoder) -> Decode:
-    """The decoder of this process, which takes half a second to open."""
-    return open_decoder()
 
 
 class _Tar:
@@ -154,6 +144,7 @@ def write_shards(
     shards: Sequence[ShardPlan],
     on_samples: Callable[[int], Any],
     open_decoder: OpenDecoder = images.open_pillow,
+    threads: int = 1,
 ) -> None:
     """Writes shards into the staging folder, each complete or not there: tar, then DALI index, then rows.
 
@@ -162,16 +153,23 @@ def write_shards(
         shards: which of its shards.
         on_samples: called with the samples that are done since the last call.
         open_decoder: gives what `--check decode` tries images with.
+        threads: that check and re-encode images, beside one that reads and one that writes.
 
     Raises:
         InputError: an image that is none, is cut, or changed since the plan was made; names its file.
         SpaceError: the disk is full.
     """
-    decode = opened(open_decoder) if plan.options.check == "decode" else None
-    with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(_SHARDS_HELD) as syncing:
+    with (
+        ThreadPoolExecutor(threads) as checking_threads,
+        ThreadPoolExecutor(1) as writing,
+        ThreadPoolExecutor(_SHARDS_HELD) as syncing,
+    ):
+        entries = (entry for shard in shards for entry in plan.entries(shard))
+        pictures = checking.checked(entries, plan.options, open_decoder, checking_threads, threads + 1)
         ending: deque[Future[None]] = deque()
         for shard in shards:
-            archive, rows, fresh = _begin_shard(plan, shard, writing, decode, on_samples)
+            own = itertools.islice(pictures, shard.last - shard.first)
+            archive, rows, fresh = _begin_shard(plan, shard, writing, own, on_samples)
             ending.append(syncing.submit(_end_shard, plan, shard, archive, rows, fresh))
             while len(ending) > _SHARDS_HELD:
                 ending.popleft().result()
@@ -184,15 +182,15 @@ def _begin_shard(
     plan: Plan,
     shard: ShardPlan,
     thread: ThreadPoolExecutor,
-    decode: Decode | None,
+    pictures: Iterable[Stored],
     on_samples: Callable[[int], Any],
 ) -> tuple[_Tar, _Rows, Path]:
-    """Reads and checks one shard's images; `thread` goes on writing them."""
+    """Adds one shard's images; `thread` goes on writing them."""
     fresh = temporary(plan.folder / f"{shard.name}.tar")
     archive: _Tar | None = None
     try:
         archive = _Tar(fresh, thread)
-        rows = _fill(plan, shard, archive, decode, on_samples)
+        rows = _fill(plan, shard, archive, pictures, on_samples)
         archive.end()
     except BaseException as error:
         if archive is not None:
@@ -250,50 +248,12 @@ class _Rows:
 
 
 def _fill(
-    plan: Plan, shard: ShardPlan, archive: _Tar, decode: Decode | None, on_samples: Callable[[int], Any]
+    plan: Plan, shard: ShardPlan, archive: _Tar, pictures: Iterable[Stored], on_samples: Callable[[int], Any]
 ) -> _Rows:
     rows = _Rows()
     archive.add(SCHEMA_MEMBER.encode(), schema_member(plan.dataset, plan.schema, shard.split))
-    waiting: list[_Read] = []
-    pixels = 0
-    for entry in plan.entries(shard):
-        try:
-            data = entry.inline or _read(entry)
-            image = images.inspect(data)
-            if image is None or images.is_changed(image, plan.options.resize_px, plan.options.background):
-                image = images.reread(data, image, plan.options.resize_px, plan.options.background)
-            waiting.append(_Read(entry, image, image.data is data))
-            pixels += image.width * image.height
-        except images.BadImageError as error:
-            waiting.append(_Read(entry, error, False))
-        if len(waiting) == _AT_ONCE or pixels > _PIXELS_AT_ONCE:
-            _add(plan, waiting, archive, rows, decode)
-            on_samples(len(waiting))
-            waiting, pixels = [], 0
-    _add(plan, waiting, archive, rows, decode)
-    on_samples(len(waiting))
-    return rows
-
-
-class _Read(NamedTuple):
-    """A record's image, or what is wrong with it; `kept` where its bytes are the source's."""
-
-    entry: Entry
-    image: images.Image | images.BadImageError
-    kept: bool
-
-
-def _add(plan: Plan, waiting: Sequence[_Read], archive: _Tar, rows: _Rows, decode: Decode | None) -> None:
-    """Adds images to the shard; `decode` tries those that keep their bytes first."""
-    kept = [one.image for one in waiting if one.kept and isinstance(one.image, images.Image)]
-    wrong = iter(() if decode is None else decode([image.data for image in kept], [(i.width, i.height) for i in kept]))
-    for entry, image, is_kept in waiting:
-        if decode is not None and is_kept and isinstance(image, images.Image):
-            try:
-                if next(wrong) is not None or (image.short_palette and images.names_missing_colours(image.data)):
-                    image = images.reread(image.data, image, 0, plan.options.background, "that only Pillow reads")
-            except images.BadImageError as error:
-                image = error
+    for entry, image in pictures:
+        on_samples(1)
         if isinstance(image, images.BadImageError):
             if not plan.options.skip_bad:
                 told = f"{entry.source}: {image}; --skip-bad lists such images and packs the rest"
@@ -308,28 +268,7 @@ def _add(plan: Plan, waiting: Sequence[_Read], archive: _Tar, rows: _Rows, decod
         rows.facts.append(entry.facts)
         if image.converted:
             rows.converted[image.converted] = rows.converted.get(image.converted, 0) + 1
-
-
-def _read(entry: Entry) -> bytes:
-    """The whole file, by three system calls: millions of small files are read this way."""
-    if (fault := over("PICTURE_BYTES", entry.size, "bytes")) is not None:
-        raise images.BadImageError(fault)
-    try:
-        descriptor = os.open(entry.path, READ_FLAGS)
-        try:
-            data = os.read(descriptor, entry.size + 1)
-            while 0 < len(data) < entry.size:
-                more = os.read(descriptor, entry.size + 1 - len(data))
-                if not more:
-                    break
-                data += more
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise InputError(f"{entry.source} cannot be read: {error.strerror}") from None
-    if len(data) != entry.size:
-        raise InputError(f"{entry.source} had {entry.size} bytes when packing began and has another size now")
-    return data
+    return rows
 
 
 def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -> Manifest:

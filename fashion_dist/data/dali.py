@@ -122,7 +122,7 @@ class Decoder:
         return decoded
 
 
-CHECKED_AT_ONCE = 16
+CHECKED_AT_ONCE = 32
 """Files that packing has decoded in one batch."""
 
 

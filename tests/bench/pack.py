@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ class Args(cli.CommonArgs):
     source: str = ""
     """The folder of the raw data set, or the folder it stands in."""
     workers: int = 0
-    """Processes; 0 is one per CPU."""
-    rounds: int = 3
-    """Times that each way runs, in turns; the best counts."""
+    """Processors to use; 0 is one per CPU."""
+    rounds: int = 5
+    """Times that each way runs, in turns; medians count, and ratios are taken within a round."""
     cold: bool = False
     """Drop the files from the page cache before each run."""
     out: str = ""
@@ -43,7 +44,7 @@ def main(args: Args) -> cli.Result:
     out.parent.mkdir(parents=True, exist_ok=True)
     workers = args.workers or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
-        timings, images, size = _pack_ways.run(
+        measured = _pack_ways.run(
             args.dataset,
             Path(args.source).expanduser().absolute(),
             Path(scratch),
@@ -52,11 +53,16 @@ def main(args: Args) -> cli.Result:
             cold=args.cold,
             on_progress=progress,
         )
-    tar, ours, writer, decoding, checked = timings
+    rounds, images, size, start_s = measured
+    compared = (
+        (_pack_ways.HEADER, _pack_ways.TAR, "wall_s"),
+        (_pack_ways.WEBDATASET, _pack_ways.HEADER, "wall_s"),
+        (_pack_ways.DECODE, _pack_ways.ALONE, "wall_s"),
+        (_pack_ways.DECODE, _pack_ways.ALONE, "cpu_s"),
+    )
     ratios = {
-        "ours, --check header / tar cf": ours.wall_s / tar.wall_s,
-        "webdataset.ShardWriter / ours, --check header": writer.wall_s / ours.wall_s,
-        "ours, --check decode / decoding alone": checked.wall_s / decoding.wall_s,
+        f"{mine} / {other}{', CPU' if of == 'cpu_s' else ''}": _pack_ways.ratio(rounds, mine, other, of)
+        for mine, other, of in compared
     }
     values = {
         "dataset": args.dataset,
@@ -64,17 +70,23 @@ def main(args: Args) -> cli.Result:
         "mb": size / 1e6,
         "workers": workers,
         "cold": args.cold,
-        "timings": [asdict(timing) for timing in timings],
+        "decoder_start_s": start_s,
+        "rounds": {name: [asdict(timing) for timing in timings] for name, timings in rounds.items()},
         "ratios": ratios,
     }
     out.write_text(json.dumps(values, indent=1) + "\n")
-    width = max(len(timing.name) for timing in timings)
-    lines = [f"{'':<{width}}  wall s   CPU s   images/s"]
-    lines += [f"{t.name:<{width}}  {t.wall_s:6.2f}  {t.cpu_s:6.2f}  {images / t.wall_s:9,.0f}" for t in timings]
+    width = max(map(len, rounds))
+    lines = [f"{'':<{width}}  wall s   CPU s  CPU us an image   images/s"]
+    for name, timings in rounds.items():
+        wall_s, cpu_s = (statistics.median(getattr(one, of) for one in timings) for of in ("wall_s", "cpu_s"))
+        lines.append(
+            f"{name:<{width}}  {wall_s:6.2f}  {cpu_s:6.2f}  {cpu_s / images * 1e6:15,.0f}  {images / wall_s:9,.0f}"
+        )
     lines += ["", *(f"{ratio:5.2f}  {name}" for name, ratio in ratios.items())]
+    lines.append(f"{start_s:5.2f}  s until a decoder has started, once a process, in none of the above")
     state = "cold" if args.cold else "warm"
     return cli.Result(
-        f"{images} images, {size / 1e6:.1f} MB, {workers} processes, {state} page cache",
+        f"{images} images, {size / 1e6:.1f} MB, {workers} processors, {state} page cache",
         paths={"values": out},
         data=values,
         text="\n".join(lines),

@@ -41,19 +41,20 @@ def processes_of_session(session: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize("workers", [("1",), ("2",), ("2", "--resize", "12")], ids=" ".join)
+def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(tmp_path: Path, workers: tuple[str]) -> None:
+    """One thread of decoding, two, and two processes, which Pillow's encoding takes."""
     source = write_csv_source(tmp_path / "deep_fashion", train=900, val=60, test=60)
     begin = time.monotonic()
-    subprocess.run(command(source, tmp_path / "whole", "--workers", workers), check=True, capture_output=True)
+    subprocess.run(command(source, tmp_path / "whole", "--workers", *workers), check=True, capture_output=True)
     usual_s = time.monotonic() - begin
     whole = tree_hash(tmp_path / "whole")
-    randomly = random.Random(int(workers))
+    randomly = random.Random(len(workers))
     reached = set()
     for attempt in range(6):
         out = tmp_path / f"out{attempt}"
         process = subprocess.Popen(
-            command(source, out, "--workers", workers), start_new_session=True, stdout=subprocess.DEVNULL,
+            command(source, out, "--workers", *workers), start_new_session=True, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(randomly.uniform(0.1, 1.05) * usual_s)
@@ -66,7 +67,7 @@ def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(tmp_path: P
         finished = sorted((out / ".packing").glob("*.rows.json")) if (out / ".packing").is_dir() else []
         reached.add("packed" if (out / "manifest.json").exists() else "shards" if finished else "before")
         before = {path: path.stat().st_mtime_ns for path in finished}
-        again = subprocess.run(command(source, out, "--workers", workers), capture_output=True, text=True)
+        again = subprocess.run(command(source, out, "--workers", *workers), capture_output=True, text=True)
         assert again.returncode == 0, again.stderr
         assert tree_hash(out) == whole
         assert all(not path.exists() for path in before)  # the staging folder is gone

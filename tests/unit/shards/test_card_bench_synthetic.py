@@ -54,10 +54,13 @@ def test_hashes_of_one_photo_are_near_and_of_two_are_far() -> None:
 
 def test_the_bench_times_every_way_on_the_same_files(tmp_path: Path) -> None:
     source = write_csv_source(tmp_path / "deep_fashion")
-    timings, images, size = _pack_ways.run("deep_fashion", source, tmp_path / "work", workers=1, rounds=1, cold=True)
+    rounds, images, size, start_s = _pack_ways.run(
+        "deep_fashion", source, tmp_path / "work", workers=1, rounds=1, cold=True
+    )
     assert (images, size) == (41, sum(path.stat().st_size for path in source.rglob("*.jpg")))
-    assert len(timings) == 5
-    assert all(timing.wall_s > 0 for timing in timings)
+    assert tuple(rounds) == _pack_ways.WAYS
+    assert all(timing.wall_s > 0 for timings in rounds.values() for timing in timings)
+    assert start_s > 0 and _pack_ways.ratio(rounds, _pack_ways.ALONE, _pack_ways.ALONE) == 1
     assert list((tmp_path / "work").iterdir()) == []
 
 

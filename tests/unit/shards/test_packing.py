@@ -310,3 +310,42 @@ def test_the_data_hash_follows_what_a_run_would_read(source: Path, tmp_path: Pat
     pack("deep_fashion", source, tmp_path / "2", read_options=ReadOptions())
     hashes.add(ShardSet.open(tmp_path / "2").data_hash)
     assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("workers", "megabytes", "decodes", "encodes", "expected"),
+    [
+        (2, 70, True, False, (1, 2)),  # a process would start for longer than it works
+        (16, 70, True, False, (1, 16)),
+        (2, 5000, True, False, (1, 2)),
+        (6, 5000, True, False, (2, 4)),
+        (64, 5000, True, False, (16, 4)),
+        (2, 70, True, True, (2, 1)),  # Pillow encodes one picture a process
+        (8, 70, False, False, (1, 1)),
+        (8, 5000, False, False, (8, 1)),
+    ],
+)
+def test_processes_start_only_for_what_threads_cannot_do(
+    workers: int, megabytes: int, decodes: bool, encodes: bool, expected: tuple[int, int]
+) -> None:
+    assert packing.division(workers, megabytes * 10**6, decodes, encodes) == expected
+
+
+def test_a_decoder_starts_once_a_thread_and_sees_each_kept_picture_once(source: Path, tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    starts: list[int] = []
+
+    def open_counting() -> Any:
+        starts.append(1)
+
+        def decode(files: Any, sizes: Any) -> list[None]:
+            assert len(files) == len(sizes)
+            seen.extend(files)
+            return [None] * len(files)
+
+        return decode
+
+    pack("deep_fashion", source, tmp_path / "out", SMALL, workers=2, open_decoder=open_counting)
+    assert len(Manifest.load(tmp_path / "out").shards) > 3
+    assert sorted(seen) == sorted(path.read_bytes() for path in source.rglob("*.jpg"))
+    assert 1 <= len(starts) <= 2
