@@ -29,13 +29,27 @@ ACCUMULATE = {1: (1, 4, 16), 2: (1, 2, 4)}
 """By number of ranks."""
 SETTINGS = (
     "data.image_px=32", f"train.batch_size={BATCH}", "model.norm=group", "model.hue_jitter_prob=0", "train.ema=0",
-    "train.precision=fp32",
 )  # fmt: skip
 KINDS: dict[str, tuple[str, ...]] = {
     "plain": ("train.mixup=0", "train.cutmix=0"),
     "uncertainty": ("train.mixup=0", "train.cutmix=0", "task.weighting=uncertainty"),
     "mixed": ("train.mix=0.9999999", "train.cutmix=0"),
+    "batchnorm": ("train.mixup=0", "train.cutmix=0", "model.norm=batch"),
 }
+CASES = [(kind, "fp32") for kind in KINDS] + [("plain", "bf16"), ("plain", "fp16")]
+TOLERANCE = {"fp32": 1e-6, "bf16": 2e-2, "fp16": 3e-3}
+"""Of a gradient, relative: sums of products with 24, 8 and 11 bits."""
+
+
+def counts_of(kind: str, precision: str, ranks: int) -> tuple[int, ...]:
+    """How many micro-batches are tried: 1x1, 1x4, 2x1 and 2x2 in half precision."""
+    if kind == "batchnorm":
+        return (2,) if ranks == 1 else (1,)
+    return ACCUMULATE[ranks] if precision == "fp32" else ACCUMULATE[ranks][:2]
+
+
+def settings_of(kind: str, precision: str) -> list[str]:
+    return [*SETTINGS, *KINDS[kind], f"train.precision={precision}"]
 
 
 class Sparse(DeepFashion):
@@ -50,16 +64,17 @@ class Sparse(DeepFashion):
         return found
 
 
-def one_step(dist: ProcessGroup, home: Path, kind: str, accumulate: int) -> dict[str, Any]:
+def one_step(dist: ProcessGroup, home: Path, kind: str, precision: str, accumulate: int) -> dict[str, Any]:
     """The gradient, and the logged terms added over the ranks, of the trainer's first step."""
-    config = Sparse().recipe.override([*SETTINGS, *KINDS[kind], f"train.accumulate={accumulate}"])
-    run = RunDir(home / f"{kind}-{dist.world.world_size}-{accumulate}-{dist.world.rank}")
+    config = Sparse().recipe.override([*settings_of(kind, precision), f"train.accumulate={accumulate}"])
+    run = RunDir(home / f"{kind}-{precision}-{dist.world.world_size}-{accumulate}-{dist.world.rank}")
     run.path.mkdir()
     shard_set = ShardSet.open(home / "set")
     with (
         Trainer(config, Sparse(), shard_set, dist, run, TrainerOptions(wandb="off")) as trainer,
         trainer.split_loader("train") as train,
     ):
+        trainer.state.scaler._init_scale = 1024.0  # of 65,536 the first steps of fp16 would overflow
         trainer._begin_epoch(train)
         batches = train.loader.epoch(0)
         micro = [next(batches) for _ in range(accumulate)]
@@ -67,16 +82,19 @@ def one_step(dist: ProcessGroup, home: Path, kind: str, accumulate: int) -> dict
         norm = terms.pop("gradient_norm")
         gradient = torch.cat([p.grad.flatten() for p in trainer.state.model.parameters() if p.grad is not None])
         seen = {"images": micro[0].images.clone(), **train.targets_of(micro[0])} if accumulate == 1 else {}
-        return {"gradient": gradient.clone(), "norm": norm, "seen": seen, **dist.all_reduce_sum(terms)}
+        made = {"gradient": gradient.clone(), "norm": norm, "seen": seen, "steps": train.steps}
+        return {**made, **dist.all_reduce_sum(terms)}
 
 
-def plain_step(home: Path, kind: str, seen: Mapping[str, Tensor]) -> dict[str, Any]:
+def plain_step(home: Path, kind: str, precision: str, seen: Mapping[str, Tensor]) -> dict[str, Any]:
     """The same of one batch by PyTorch's own means."""
-    config = Sparse().recipe.override([*SETTINGS, *KINDS[kind]])
+    config = Sparse().recipe.override(settings_of(kind, precision))
     model = build_model(config, ShardSet.open(home / "set"), home).train()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mixed = mix_batch(seen["images"], config.train, 0)
-    outputs = model(mixed.images)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    with torch.autocast("cpu", dtype=dtype, enabled=precision != "fp32"):
+        outputs = {name: value.float() for name, value in model(mixed.images).items()}
 
     def category(labels: Tensor) -> Tensor:
         smoothing = config.train.label_smoothing
@@ -106,11 +124,11 @@ def plain_step(home: Path, kind: str, seen: Mapping[str, Tensor]) -> dict[str, A
 
 def measure(dist: ProcessGroup, home: Path) -> None:
     torch.set_num_threads(1)
-    for kind in KINDS:
-        for accumulate in ACCUMULATE[dist.world.world_size]:
-            made = one_step(dist, home, kind, accumulate)
+    for kind, precision in CASES:
+        for accumulate in counts_of(kind, precision, dist.world.world_size):
+            made = one_step(dist, home, kind, precision, accumulate)
             if dist.world.is_main:
-                torch.save(made, home / f"{kind}-{dist.world.world_size}x{accumulate}.pt")
+                torch.save(made, home / f"{kind}-{precision}-{dist.world.world_size}x{accumulate}.pt")
 
 
 def _rank(rank: int, home: Path) -> None:
@@ -133,21 +151,32 @@ def measured(packed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return home
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ranks_and_accumulation_give_the_plain_loops_loss_and_gradient(kind: str, measured: Path) -> None:
-    whole = torch.load(measured / f"{kind}-1x1.pt")
+@pytest.mark.parametrize(("kind", "precision"), [case for case in CASES if case[0] != "batchnorm"])
+def test_ranks_and_accumulation_give_the_plain_loops_loss_and_gradient(
+    kind: str, precision: str, measured: Path
+) -> None:
+    whole = torch.load(measured / f"{kind}-{precision}-1x1.pt")
     torch.set_num_threads(1)
-    plain = plain_step(measured, kind, whole["seen"])
+    plain = plain_step(measured, kind, precision, whole["seen"])
     known = float((whole["seen"]["attributes"] >= 0).double().mean())
     assert 0.2 < known < 0.32
-    for ranks, counts in ACCUMULATE.items():
-        for accumulate in counts:
-            found = torch.load(measured / f"{kind}-{ranks}x{accumulate}.pt")
+    most = TOLERANCE[precision]
+    for ranks in ACCUMULATE:
+        for accumulate in counts_of(kind, precision, ranks):
+            found = torch.load(measured / f"{kind}-{precision}-{ranks}x{accumulate}.pt")
             case = f"{ranks} ranks x {accumulate}"
             away = (found["gradient"] - plain["gradient"]).norm() / plain["gradient"].norm()
-            assert float(away) < 1e-6, f"{case}: gradient by {float(away):.1e}"
-            assert float(found["norm"]) == pytest.approx(float(plain["gradient"].double().norm()), rel=1e-5), case
+            assert float(away) < most, f"{case}: gradient by {float(away):.1e}"
+            assert float(found["norm"]) == pytest.approx(float(plain["gradient"].double().norm()), rel=10 * most), case
             for name in plain.keys() - {"gradient"}:
-                assert float(found[name]) == pytest.approx(float(plain[name]), rel=1e-6), f"{case}: {name}"
+                assert float(found[name]) == pytest.approx(float(plain[name]), rel=most), f"{case}: {name}"
             # What no example of a batch has is logged as absent, not as 0.
             assert (kind == "mixed") == bool(torch.isnan(found["attribute_loss"])), case
+            # Steps, by which learning rates go, are the optimizer's.
+            assert found["steps"] == whole["steps"], case
+
+
+def test_normalisation_over_two_micro_batches_is_that_over_two_ranks(measured: Path) -> None:
+    alone, ranks = (torch.load(measured / f"batchnorm-fp32-{case}.pt") for case in ("1x2", "2x1"))
+    away = (alone["gradient"] - ranks["gradient"]).norm() / ranks["gradient"].norm()
+    assert float(away) < 1e-6 and float(alone["loss"]) == pytest.approx(float(ranks["loss"]), rel=1e-6)
