@@ -5,9 +5,10 @@ The learning rate is a pure function of the step, and with the plateau schedule 
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,14 +63,16 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     backbone: Any = getattr(model, "backbone", None)
     layers = layer_depths(backbone) if backbone is not None and config.layer_decay < 1 else {}
     above = 1 + max(layers.values(), default=-1)
-    kept: set[str] = set()
+    kept: Collection[str] = ()
     if config.no_decay == "network" and hasattr(backbone, "no_weight_decay"):
-        kept = {f"backbone.{name}" for name in backbone.no_weight_decay()}
+        kept = backbone.no_weight_decay()  # names, some with wildcards
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         in_backbone = name.startswith("backbone.")
-        below = above - layers.get(name.removeprefix("backbone."), above) if in_backbone else 0
-        groups.setdefault((in_backbone, below, parameter.ndim >= 2 and name not in kept), []).append(parameter)
+        inner = name.removeprefix("backbone.")
+        below = above - layers.get(inner, above) if in_backbone else 0
+        named = in_backbone and any(fnmatch.fnmatch(inner, pattern) for pattern in kept)
+        groups.setdefault((in_backbone, below, parameter.ndim >= 2 and not named), []).append(parameter)
     return [
         {
             "params": parameters,

@@ -26,7 +26,15 @@ from shards.manifest import MANIFEST
 from shards.readers.synthetic import draw_garment
 
 PAGE = ROOT / "docs" / "loader.md"
-PLAIN, KILLED, TIMM = blocks(PAGE, "python")
+PLAIN, KILLED, TIMM, LIGHTNING = blocks(PAGE, "python")
+RECORDED = """import os
+        images, target, keys = batch
+        with open("ledger.txt", "a") as ledger:
+            ledger.write("".join(f"{loader.epoch} {key}\\n" for key in keys))
+        if not os.path.exists("killed") and (loader.epoch, loader.step) == (1, 2):
+            open("killed", "w").close()
+            os.kill(os.getpid(), 9)"""
+"""What a step of Lightning's does besides: it writes its keys down, and is killed once, before it is learned from."""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +94,21 @@ def test_a_loop_killed_in_the_middle_of_an_epoch_reads_what_ours_reads(here: Pat
     read = [line.split(" ", 1)[1] for line in ledger.read_text().splitlines()]
     wanted = [key for epoch in (0, 1) for step in ours(here, epoch) for key in step]
     assert read == wanted and len(set(read[:48])) == 48
+
+
+def test_lightnings_trainer_killed_in_the_middle_of_an_epoch_reads_what_ours_reads(here: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning", reason="it comes with the extra `dev`")
+    (tmp_path / "shards").symlink_to(here / "shards")
+    code = LIGHTNING.replace("image_px=32)", "image_px=32, keys=True)").replace("images, target = batch", RECORDED)
+    ends = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=_environment(), check=False).returncode
+        for _ in range(2)
+    ]
+    assert ends == [-signal.SIGKILL, 0]
+    read = (tmp_path / "ledger.txt").read_text().splitlines()
+    steps = [(epoch, step) for epoch in (0, 1) for step in ours(here, epoch)]
+    steps.insert(5, steps[4])  # the step that was killed is done again
+    assert read == [f"{epoch} {key}" for epoch, step in steps for key in step]
 
 
 def _environment() -> dict[str, str]:

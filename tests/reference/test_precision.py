@@ -18,6 +18,7 @@ from fashion_dist.tasks.deepfashion import RECIPE
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.split_loader import SplitLoader
+from fashion_dist.train.state import compute_dtype
 from fashion_dist.train.trainer import Trainer
 from shards import ShardSet
 
@@ -131,6 +132,15 @@ def test_clipping_and_the_average_are_pytorchs(precision: str, packed_home: Path
             expected = [old + share * (new - old) for old, new in zip(expected or values, values, strict=True)]
         for average, value in zip(state.evaluated_model().parameters(), expected, strict=True):
             torch.testing.assert_close(average, value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_card_that_only_emulates_bf16_computes_in_fp16(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's answer on Turing and Volta, by default and without emulation."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert compute_dtype("auto", torch.device("cuda")) == dtype
 
 
 @pytest.mark.parametrize("seed", [0, 1700000000, 2**63 - 1])

@@ -333,6 +333,26 @@ def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
     assert score_outfit(rows, np.array([3, 0, 1])) == pytest.approx(np.mean(pairs))
 
 
+def test_figures_of_a_split_are_those_of_brute_force(shard_set: ShardSet, config: Config) -> None:
+    split = shard_set.split("test")
+    wardrobe = Wardrobe(split)
+    rows = np.random.default_rng(0).standard_normal((len(split), 9)).astype(np.float32)
+    found, tensors = evaluator_of(split, rows, config).compute(), torch.from_numpy(rows)
+
+    def together(*pairs: tuple[int, int]) -> float:
+        return float(np.mean([float(pair_scores(tensors[a], tensors[b]).sigmoid()) for a, b in pairs]))
+
+    pairs, truth = asked_pairs(wardrobe)
+    assert found["pair_auc"] == pytest.approx(roc_auc_score(truth, [together((a, b)) for a, b in pairs.tolist()]))
+    outfits = [together(*itertools.combinations(line.items.tolist(), 2)) for line in wardrobe.lines]
+    assert found["outfit_auc"] == pytest.approx(roc_auc_score([line.label for line in wardrobe.lines], outfits))
+    right = [
+        np.argmax([together(*((item, answer) for item in q.items.tolist())) for answer in q.answers.tolist()])
+        == q.correct for q in wardrobe.questions
+    ]  # fmt: skip
+    assert right and found["fill_in_blank"] == pytest.approx(np.mean(right))
+
+
 def test_the_three_files(shard_set: ShardSet, config: Config) -> None:
     split = shard_set.split("test")
     columns = {"embedding": rows_of_wardrobes(shard_set, "test")}
