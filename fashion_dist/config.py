@@ -303,6 +303,12 @@ class TrainConfig:
     on_nonfinite: Literal["fail", "skip"] = "fail"
     """What all ranks do when the loss of any of them is not finite. Steps whose gradient fp16 scaled too high are
     passed over either way; schedules and the average of the weights count the steps that were done."""
+    deterministic: bool = added(False, as_before=False)
+    """Two runs on the same GPUs and versions give the same bits; slower, and what has no such kernel is refused."""
+    sync_batchnorm: bool = added(False, as_before=False)
+    """Batch normalisation takes its statistics over all ranks' images, as one rank with the whole batch would."""
+    gradients: Literal["fp32", "bf16"] = added("fp32", as_before="fp32")
+    """The type in which ranks exchange gradients; bf16 is half the bytes and rounds to 8 bits."""
     freeze_bn: bool = added(False, as_before=False)
     """Batch normalisation uses the statistics that it began with, in training too; its scale and shift still learn."""
     max_time_min: float = added(0.0, as_before=0.0)

@@ -90,6 +90,11 @@ class RunDir:
         return self.path / "state.json"
 
     @property
+    def decode(self) -> Path:
+        """By which way the run decodes for GPUs."""
+        return self.path / "decode.json"
+
+    @property
     def lock(self) -> Path:
         """The job that may write here."""
         return self.path / "lock.json"
@@ -308,6 +313,11 @@ class Home:
     def hashes(self) -> Path:
         """SHA-256 of large files."""
         return self.path / "hashes.json"
+
+    @property
+    def decoders(self) -> Path:
+        """Which ways of decoding are right on which GPU, driver and DALI."""
+        return self.path / "decoders.json"
 
     @property
     def networks(self) -> Path:

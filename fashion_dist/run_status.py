@@ -36,6 +36,8 @@ class RunState:
     """`metric`, `value` and `epoch` of the best evaluation so far."""
     startup: dict[str, float] = field(default_factory=dict)
     """Seconds of each part of the last start, from its process's beginning to its first step."""
+    decode: str = ""
+    """By which way images are decoded for GPUs; empty on CPUs."""
     attempt: int = 1
     message: str = ""
     """What to tell the user about it, if anything."""

@@ -101,6 +101,10 @@ class RunArgs(cli.CommonArgs):
     """Copy shards to node-local disk first: off, auto, or a folder; else off."""
     cache: Annotated[Literal["none", "ram", "gpu", "auto"] | None, tyro.conf.arg(metavar="{none,ram,gpu,auto}")] = None
     """Keep decoded images; else none."""
+    decode: Annotated[
+        Literal["auto", "gpu", "gpu-whole", "cpu"] | None, tyro.conf.arg(metavar="{auto,gpu,gpu-whole,cpu}")
+    ] = None
+    """Decode for GPUs there (crops, or whole images) or on the CPU; else the fastest that its self-test finds right."""
     bad_samples: Annotated[Literal["fail", "skip"] | None, tyro.conf.arg(metavar="{fail,skip}")] = None
     """What to do with a sample that does not decode; else fail."""
     wandb: Annotated[

@@ -31,6 +31,8 @@ class RuntimeOptions:
     """Where shards are copied to before training."""
     cache: Literal["none", "ram", "gpu", "auto"] = "none"
     """Where decoded images are kept."""
+    decode: Literal["auto", "gpu", "gpu-whole", "cpu"] = "auto"
+    """How images are decoded for GPUs, if the run has not begun yet: see `train.decode_choice`."""
     bad_samples: Literal["fail", "skip"] = "fail"
     """What to do with a sample that does not decode."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"

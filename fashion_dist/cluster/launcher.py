@@ -37,6 +37,7 @@ from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_view
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
+from fashion_dist.data.decode_record import DecodeRecord, require_possible
 from fashion_dist.errors import ConfigError, RunError, unknown
 from fashion_dist.io import read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from fashion_dist.cluster.worker import TrainJob
     from shards import ShardSet
 
+ENOUGH = 16
+"""Images over which batch normalisation still takes sound statistics (Wu & He 2018 see losses below)."""
 _DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 """DALI's builds, of which an environment holds one."""
 
@@ -191,11 +194,12 @@ class LaunchContext:
         run_id = runs.id_on(config, self.home, self.shard_set.manifest)
         run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
         own = runs.taken_up(run, config)
+        _require_decode(self.request.options, run, self.resources)
         return RunSpec(
             own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
             differs=runs.differences(own, config), origins=self.origins,
-            notes=(*self.notes, *filter(None, [self._left_out(own)])),
+            notes=(*self.notes, *filter(None, [self._left_out(own), small_share(own, self.resources)])),
             config_origins=self.config_origins,
         )  # fmt: skip
 
@@ -251,11 +255,12 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     task = tasks.load(config.task)
     LaunchContext(request, task, home, config, opened.shard_set, cluster, resources).require(config)
     require_shards(opened.shard_set)
+    own = dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options)
+    _require_decode(own, run, resources)
     return RunSpec(
-        config, opened.shard_set.path, opened.shard_set.training_hash, run, cluster, resources,
-        dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options), group=request.group,
-        snapshot=request.snapshot, differs=runs.differences(config, task.recipe), origins=placed.origins,
-        notes=placed.notes, name=request.name,
+        config, opened.shard_set.path, opened.shard_set.training_hash, run, cluster, resources, own,
+        group=request.group, snapshot=request.snapshot, differs=runs.differences(config, task.recipe),
+        origins=placed.origins, notes=placed.notes, name=request.name,
     )  # fmt: skip
 
 
@@ -346,6 +351,12 @@ def require_shards(shard_set: ShardSet) -> None:
         ShardFiles(shard_set.split(name)).check()
 
 
+def _require_decode(options: RuntimeOptions, run: RunDir, resources: Resources) -> None:
+    """Refuse a way of decoding that cannot be there, or is another than the run began with."""
+    maybe = placement.asks_for_gpus(resources) or "gres" in resources.sbatch
+    require_possible(options.decode, options.cache, DecodeRecord.read(run), None if maybe else resources.gpus)
+
+
 def _require_unmixed(task: tasks.Task, config: Config) -> None:
     """Refuse to mix every step where a head learns from steps that do not mix."""
     train, never = config.train, ", ".join(task.ignore_targets_when_mixed)
@@ -420,6 +431,20 @@ def require_divisible(config: Config, resources: Resources) -> None:
     if near:
         advice += f"; nearest numbers of ranks: {', '.join(map(str, near))}"
     raise ConfigError(f"train.batch_size = {batch} does not divide over {shared}; {advice}")
+
+
+def small_share(config: Config, resources: Resources) -> str:
+    """That each rank normalises over few images; empty where they are enough, one rank has all, or none are counted."""
+    train, ranks = config.train, resources.ranks
+    share = train.batch_size // (ranks * train.accumulate)
+    if ranks == 1 or share >= ENOUGH or train.sync_batchnorm or train.freeze_bn:
+        return ""
+    or_sync = " or train.sync_batchnorm=true" if resources.gpus else ""
+    larger = -(-ENOUGH // share) * train.batch_size
+    return (
+        f"each of {ranks} ranks computes {share} images at a time, few for the statistics of a network's batch "
+        f"normalisation: --set train.batch_size={larger}{or_sync}"
+    )
 
 
 def left_out(examples: int, batch: int, unit: int) -> str:

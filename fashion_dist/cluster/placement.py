@@ -124,7 +124,7 @@ def fill(
             resources = resources.replace(time_min=bound)
             notes.append(f"the time limit is the {bound} min of {where}; a run that reaches it goes on by itself")
     cards = next((part for part in chosen if part.gpus), None)
-    if cards is not None and not resources.gpus and not _asks_for_gpus(resources):
+    if cards is not None and not resources.gpus and not asks_for_gpus(resources):
         notes.append(
             f"this run trains on CPUs, while nodes of partition {cards.name!r} have {cards.gres}: "
             f"--gpus-per-node {cards.gpus} trains on their GPUs, one rank each"
@@ -132,7 +132,8 @@ def fill(
     return Placement(resources, origins, tuple(notes))
 
 
-def _asks_for_gpus(resources: Resources) -> bool:
+def asks_for_gpus(resources: Resources) -> bool:
+    """Whether options of sbatch ask for GPUs whose number on a node only Slurm knows."""
     return any(name.startswith(("gpus", "gpu-")) for name in resources.sbatch)
 
 
@@ -152,5 +153,5 @@ def told(placement: Resources, cluster: Cluster) -> str:
         kind = f" {placement.gpu_type}" if placement.gpu_type else ""
         device = f"{placement.gpus}{kind} GPU{'s' * (placement.gpus > 1)}{' each' * (placement.nodes > 1)}"
     else:
-        device = "GPUs as sbatch gives them" if _asks_for_gpus(placement) else "CPUs"
+        device = "GPUs as sbatch gives them" if asks_for_gpus(placement) else "CPUs"
     return f"{ranks} on {nodes}, on {device}"

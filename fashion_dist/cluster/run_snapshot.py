@@ -225,7 +225,7 @@ _BY_SLURM: Mapping[str, tuple[Cause, str, str]] = {
     "CANCELLED": ("cancelled", "the job was cancelled", ""),
     "NODE_FAIL": ("node failure", "a node of the job failed", "launching again goes on from the last checkpoint"),
     "BOOT_FAIL": ("node failure", "the job's nodes did not boot", "launching again goes on from the last checkpoint"),
-    "OUT_OF_MEMORY": ("out of memory", "the job ran out of memory", "ask for more with --mem-gb"),
+    "OUT_OF_MEMORY": ("out of memory", "the job ran out of memory", "ask for more with --mem"),
     "TIMEOUT": (
         "time limit", "the job was ended at its time limit before it could save",
         "launching again goes on; a longer --time-min, or a longer signal_delay_s in the preset, lets it save",
@@ -258,6 +258,10 @@ def _why_it_ended(snapshot: RunSnapshot, queue: QueueView, job: JobRef, *, began
     )
     if by_slurm is not None:
         cause, message, hint = by_slurm
+        if cause == "out of memory" and snapshot.record is not None and snapshot.record.options.cache != "none":
+            hint += (
+                f", or take less: --cache {snapshot.record.options.cache} kept decoded images, --cache none keeps none"
+            )
         before = "" if began else " before it started"
         seen = f" ({found.sentence})" if found is not None else ""
         return status(cause, f"{message}{before if cause == 'cancelled' else ''}{seen}", hint)

@@ -38,7 +38,7 @@ from shards.portable import cpus, set_cpus
 from shards.safe_io import refuse_link
 
 if TYPE_CHECKING:
-    from fashion_dist.data.options import LoaderOptions
+    from fashion_dist.data.options import Decode, LoaderOptions
     from fashion_dist.tracking.wandb_media import Media
 
 _PEER_FILE = re.compile(r"(rank_|node_|attempt-)\d+\.json")
@@ -253,6 +253,7 @@ def _train(
 
     from fashion_dist.runs import open_folder, read_facts, require_weights
     from fashion_dist.tasks import load
+    from fashion_dist.train import decode_choice
     from fashion_dist.train.distributed import World, init_process_group
     from fashion_dist.train.options import Callbacks, TrainerOptions
     from fashion_dist.train.trainer import Trainer, build_model
@@ -260,6 +261,9 @@ def _train(
     import_late()
     require_gpu(record.resources.gpus if record is not None else 0)
     startup.record_phase("imports")
+    tested = decode_choice.test_node(run, options.decode, options.cache, rank_info.local_rank)
+    if tested:
+        startup.record_phase("decoder's self-test")
     opened = open_folder(run)
     require_weights(opened)
     config, shard_set = opened.config, opened.shard_set
@@ -289,10 +293,13 @@ def _train(
     with init_process_group(world, run.rendezvous(owner.attempt), address, options.peer_timeout_s) as dist:
         startup.record_phase("process group")
         note = code_version.difference(record.code, dist.gather(code)) if record is not None and code else ""
+        decode = decode_choice.settle(run, options.decode, options.cache, dist, tested)
+        if decode is not None and decode.why:
+            note = "; ".join(filter(None, [note, f"images are decoded by {decode.way}, since {decode.why}"]))
         if note and rank_info.is_main:
             before = job_record.attempts(run)[-1].note
             job_record.note_attempt(run, owner.attempt, "; ".join(filter(None, [before, note])))
-        loader = loader_options(options, threads)
+        loader = loader_options(options, threads, decode.way if decode is not None else "cpu")
         trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note, options.track)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
         outcome = trainer.fit()
@@ -303,12 +310,12 @@ def _train(
         return outcome
 
 
-def loader_options(options: RuntimeOptions, threads: int) -> LoaderOptions:
+def loader_options(options: RuntimeOptions, threads: int, decode: Decode) -> LoaderOptions:
     """What the loader is told of the job's options."""
     from fashion_dist.data.options import LoaderOptions
 
     return LoaderOptions(
-        stage=options.stage, cache=options.cache, bad_samples=options.bad_samples, threads=threads
+        stage=options.stage, cache=options.cache, decode=decode, bad_samples=options.bad_samples, threads=threads
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """From encoded bytes to a normalised batch, on the CPU or on a GPU.
 
     CpuBackend     DALI decodes on the CPU, torch renders                         a rank without a GPU
-    GpuBackend     DALI decodes (hardware decoder, nvJPEG) and renders on the GPU a rank with a GPU
-    CachedBackend   DALI decodes on the CPU once, a cache keeps, the GPU renders   ... and --cache, or data.cache_px
+    GpuBackend     DALI decodes and renders on the GPU                        a rank with a GPU
+    CachedBackend  DALI decodes on the CPU, a cache may keep, the GPU renders  ... and --cache, --decode cpu or cache_px
 
 One batch at a time is between `begin` and `finish`; `finish` may be followed by `begin` of the next one at once, so
 that decoding goes on while the batch before is rendered.
@@ -240,8 +240,8 @@ def make_backend(
     elif choice.place == "gpu":
         cache = GpuCache(planner.sizes, choice.capacity, device)
     reduced = planner.sizes is not planner.stored_sizes
-    if on_gpu and cache is None and not reduced:
-        graph = Graph(data.image_px, max_images, threads, device.index, True, bicubic)
+    if on_gpu and cache is None and not reduced and options.decode != "cpu":
+        graph = Graph(data.image_px, max_images, threads, device.index, True, bicubic, options.decode)
         return GpuBackend(graph, dtype), choice.told
     decoder = CachedDecoder(max_images, threads, planner.stored_sizes, data.cache_px, cache)
     if on_gpu:

@@ -164,14 +164,16 @@ class Graph:
         device_id: the GPU; None builds the same graph of CPU operators.
         encoded: images come as files, else as RGB pixels of the crop box.
         bicubic: resize so, and not bilinearly.
+        decode: how a GPU decodes: one of `DECODES`, or `gpu-hardware`, which is for measuring.
     """
 
     def __init__(
-        self, side: int, max_images: int, threads: int, device_id: int | None, encoded: bool, bicubic: bool = False
-    ) -> None:
+        self, side: int, max_images: int, threads: int, device_id: int | None, encoded: bool, bicubic: bool = False,
+        decode: str = "gpu-whole",
+    ) -> None:  # fmt: skip
         self._encoded = encoded
         self._device_id = device_id
-        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded, bicubic)
+        self._build = functools.partial(_graph_pipeline, max_images, threads, device_id, encoded, bicubic, decode)
         self.side = side
         self._pipe: Any = None
         self._kind = (False, False)
@@ -313,20 +315,25 @@ def _slice(encoded: Any, anchor: Any, shape: Any) -> Any:
     return fn.decoders.image_slice(encoded, anchor, shape, device="cpu", output_type=types.RGB, **_BOX)
 
 
-def _decode_on_gpu(encoded: Any, anchor: Any, shape: Any) -> Any:
-    """The whole image on the GPU, then the box.
+def _decode_on_gpu(encoded: Any, anchor: Any, shape: Any, decode: str) -> Any:
+    """The box by CUDA (`gpu`), or the whole image and then the box.
 
     nvImageCodec 0.9.0 is reported to crash where it decodes regions on H100, B200 and A100 (NVIDIA/nvImageCodec#55).
-    The hardware decoder has no share: the batch would decide which images it gets, its pixels differ in their last
-    bits from CUDA's, and on H100 it is reported to write without regard to the order of streams (torchcodec PR 1634).
+    The hardware decoder has all (`gpu-hardware`) or no share: with a part, the batch would decide which images it gets,
+    whose last bits differ from CUDA's. On H100 it is reported to write without regard to the order of streams
+    (torchcodec PR 1634), which no test can exclude, so that nothing is trained with it.
     """
     from nvidia.dali import fn, types
 
-    images = fn.decoders.image(
-        encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0.0,
-        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does on the CPU
-    )  # fmt: skip
-    return fn.slice(images, anchor, shape, **_BOX)
+    how = {
+        "device": "mixed",
+        "output_type": types.RGB,
+        "hw_decoder_load": float(decode == "gpu-hardware"),
+        "jpeg_fancy_upsampling": True,  # as libjpeg-turbo does on the CPU
+    }
+    if decode == "gpu":
+        return fn.decoders.image_slice(encoded, anchor, shape, **how, **_BOX)
+    return fn.slice(fn.decoders.image(encoded, **how), anchor, shape, **_BOX)
 
 
 def _graph_pipeline(
@@ -335,44 +342,50 @@ def _graph_pipeline(
     device_id: int | None,
     encoded: bool,
     bicubic: bool,
+    decode: str,
     side: int,
     turned: bool,
     cut: bool,
 ) -> Any:
-    from nvidia.dali import fn, pipeline_def, types
-
-    device = "cpu" if device_id is None else "gpu"
+    from nvidia.dali import pipeline_def
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=max_images, num_threads=threads, device_id=device_id, prefetch_queue_depth=1, exec_dynamic=True
     )
     def graph() -> Any:
-        def numbers(name: str, kind: Any, ndim: int) -> Any:
-            return fn.external_source(name=name, dtype=kind, ndim=ndim)
-
-        if encoded:
-            files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
-            anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
-            images = _decode_on_gpu(files, anchor, shape) if device == "gpu" else _slice(files, anchor, shape)
-        else:
-            images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
-        size = numbers("size", types.FLOAT, 1) if cut else [side, side]
-        how = types.INTERP_CUBIC if bicubic else types.INTERP_LINEAR
-        images = fn.resize(images, size=size, interp_type=how, antialias=True)
-        if cut:
-            corner = numbers("corner", types.INT32, 1)
-            images = fn.slice(images, start=corner, shape=[side, side], axis_names="WH")
-        images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
-        if turned:
-            images = fn.warp_affine(images, matrix=numbers("map", types.FLOAT, 2), dtype=types.FLOAT)
-        matrix, offset = numbers("matrix", types.FLOAT, 2), numbers("offset", types.FLOAT, 1)
-        images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
-        anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)
-        return fn.erase(images, anchor=anchor, shape=shape, axis_names="WH", fill_value=0.0)
+        return operators("cpu" if device_id is None else "gpu", encoded, bicubic, decode, side, turned, cut)
 
     pipe = graph()
     pipe.build()
     return pipe
+
+
+def operators(device: str, encoded: bool, bicubic: bool, decode: str, side: int, turned: bool, cut: bool) -> Any:
+    """The operators of `Graph` on `cpu` or `gpu`, in the pipeline that is being defined; gives its output."""
+    from nvidia.dali import fn, types
+
+    def numbers(name: str, kind: Any, ndim: int) -> Any:
+        return fn.external_source(name=name, dtype=kind, ndim=ndim)
+
+    if encoded:
+        files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
+        anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
+        images = _decode_on_gpu(files, anchor, shape, decode) if device == "gpu" else _slice(files, anchor, shape)
+    else:
+        images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
+    size = numbers("size", types.FLOAT, 1) if cut else [side, side]
+    how = types.INTERP_CUBIC if bicubic else types.INTERP_LINEAR
+    images = fn.resize(images, size=size, interp_type=how, antialias=True)
+    if cut:
+        corner = numbers("corner", types.INT32, 1)
+        images = fn.slice(images, start=corner, shape=[side, side], axis_names="WH")
+    images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
+    if turned:
+        images = fn.warp_affine(images, matrix=numbers("map", types.FLOAT, 2), dtype=types.FLOAT)
+    matrix, offset = numbers("matrix", types.FLOAT, 2), numbers("offset", types.FLOAT, 1)
+    images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
+    anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)
+    return fn.erase(images, anchor=anchor, shape=shape, axis_names="WH", fill_value=0.0)
 
 
 def reader_pipeline(

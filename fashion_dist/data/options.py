@@ -1,4 +1,6 @@
-"""How the loader works, as opposed to what it yields: nothing here changes a pixel or an order."""
+"""How the loader works, as opposed to what it yields: on one kind of device nothing here changes an order, and only
+`decode` the last bits of a pixel.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fashion_dist.errors import ConfigError
+
+Decode = Literal["gpu", "gpu-whole", "cpu"]
+DECODES: tuple[Decode, ...] = ("gpu", "gpu-whole", "cpu")
+"""Ways of decoding for a GPU, each safer than the one before; pixels differ in their last bits from way to way.
+
+`gpu` decodes the crop of each JPEG there, `gpu-whole` whole images, `cpu` crops on the CPU.
+"""
 
 
 @dataclass(frozen=True)
@@ -16,6 +25,8 @@ class LoaderOptions:
     """Keep decoded images: not at all, in memory shared by the ranks of a node, so that none is decoded twice, on the
     GPU, where each rank keeps what it has seen itself, or where they fit. Batches are the same bits with and without;
     but a GPU that caches takes its pixels from the CPU's libjpeg-turbo, whose last bits are not nvJPEG's."""
+    decode: Decode = "gpu-whole"
+    """How a GPU without a cache gets its images, one of `DECODES`; a rank without a GPU decodes on the CPU."""
     cache_gb: float = 0.0
     """Largest size of the cache on a node, in 10^9 bytes; 0 is half of what is free at the start, on a GPU a quarter.
     What does not fit is decoded every time."""
@@ -36,5 +47,7 @@ class LoaderOptions:
             raise ConfigError(f"loader option read_threads = {self.read_threads} is not possible; allowed: 1 or more")
         if self.bad_samples not in ("fail", "skip"):
             raise ConfigError(f"--bad-samples {self.bad_samples!r} is not possible; allowed: fail, skip")
+        if self.decode not in DECODES:
+            raise ConfigError(f"--decode {self.decode!r} is not possible; allowed: auto, {', '.join(DECODES)}")
         if self.cache not in ("none", "ram", "gpu", "auto"):
             raise ConfigError(f"--cache {self.cache!r} is not possible; allowed: none, ram, gpu, auto")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from fashion_dist.config import DataConfig
 
 STEPS = (
@@ -51,6 +52,8 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         OSError: it cannot be read as a picture.
     """
+    from PIL import Image, ImageOps
+
     opened: Image.Image = Image.open(path)
     if opened.mode.startswith("I"):  # 16 bits of gray
         opened = Image.fromarray((np.asarray(opened) / 257).round().clip(0, 255).astype(np.uint8))

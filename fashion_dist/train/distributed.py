@@ -28,8 +28,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from fashion_dist.errors import RunError
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import await_file, read_own, write_private
 from fashion_dist.train.sealed_store import SealedStore, listen
 
@@ -82,15 +83,32 @@ class ProcessGroup:
     _control: dist.ProcessGroup | None = None
     _asked: tuple[dist.Work, Tensor] | None = None
 
-    def wrap_ddp(self, model: nn.Module) -> nn.Module:
+    def sync_batchnorm(self, model: nn.Module) -> nn.Module:
+        """`model` with batch normalisation over all ranks, or itself when there is one.
+
+        Raises:
+            ConfigError: the ranks are on CPUs, for which torch has none.
+        """
+        if self.world.world_size == 1:
+            return model
+        if self.device.type != "cuda":
+            raise ConfigError("train.sync_batchnorm = True needs GPUs, and these ranks are on CPUs; allowed: false")
+        synced: nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return synced
+
+    def wrap_ddp(self, model: nn.Module, gradients: str = "fp32") -> nn.Module:
         """`model` under DistributedDataParallel, or itself when there is one rank.
 
-        Buffers follow rank 0 at every forward, so that the state which rank 0 saves is everybody's state.
+        Buffers follow rank 0 at every forward, so that the state which rank 0 saves is everybody's state. `gradients`
+        is the type that they are exchanged in, `fp32` or `bf16`.
         """
         if self.world.world_size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        if gradients == "bf16":
+            parallel.register_comm_hook(None, bf16_compress_hook)
+        return parallel
 
     def all_reduce_sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor added over the ranks, in float64, in one message; names and shapes agree on all ranks."""

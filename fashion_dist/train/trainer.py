@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -28,14 +29,16 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.data import Batch
-from fashion_dist.errors import CheckpointError, ConfigError
+from fashion_dist.data.decode_record import DecodeRecord
+from fashion_dist.data.options import DECODES
+from fashion_dist.errors import CheckpointError, ConfigError, RunError
 from fashion_dist.models.state_dict import load_initial
 from fashion_dist.paths import RunDir
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Columns, ExampleSet, Task, load
 from fashion_dist.tasks.common.base import over, sum_of
 from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
-from fashion_dist.train import inference, rng
+from fashion_dist.train import inference, memory, rng
 from fashion_dist.train.checkpoint import Checkpoints, Saved
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.mixup import mix_batch, mixes, without_targets
@@ -63,6 +66,19 @@ def build_model(config: Config, shard_set: ShardSet, weights: Path, sha256: str 
     model = load(config.task).build_model(config, shard_set.schema)
     load_initial(model, config.model, weights, sha256)
     return model
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """Let torch take the fastest kernels, or only those that give the same bits each time, in this process.
+
+    Then an operation without such a kernel raises RuntimeError, which names it.
+    """
+    # Sizes seldom change, so that trying kernels pays; on a GPU another one may win at the next start.
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it begins
 
 
 class Trainer:
@@ -94,8 +110,9 @@ class Trainer:
         self.options, self.callbacks = options or TrainerOptions(), callbacks or Callbacks()
         self.device = dist.device
         self.dtype = compute_dtype(config.train.precision, self.device)
-        torch.backends.cudnn.benchmark = True  # sizes seldom change; on a GPU bits may, from one start to the next
+        choose_kernels(config.train.deterministic)
         model = build_model(config, shard_set, run.home.weights) if model is None else model
+        model = dist.sync_batchnorm(model) if config.train.sync_batchnorm else model
         self.state = TrainState.create(model, config, self.device, self.dtype)
         self.model: nn.Module = torch.compile(self.state.model) if config.train.compile else self.state.model  # type: ignore[assignment]
         """The model as it is trained: compiled where `train.compile` says so."""
@@ -103,6 +120,7 @@ class Trainer:
         self.checkpoints = Checkpoints(run.checkpoints, config.train.keep)
         self.logger = RunLogger(run, dist, self.options, self.callbacks)
         self._saved_at = time.monotonic()
+        self._caches: dict[str, str] = {}
 
     @classmethod
     def for_inference(cls, run: OpenRun, options: TrainerOptions | None = None) -> Trainer:
@@ -112,6 +130,9 @@ class Trainer:
             CheckpointError: the run has no best weights yet.
         """
         # The average is a copy of the model's shape; best weights are its state, so one plain model is enough here.
+        options = options or TrainerOptions()
+        if (decode := DecodeRecord.read(run.folder)) is not None:
+            options = dataclasses.replace(options, loader=dataclasses.replace(options.loader, decode=decode.way))
         train = dataclasses.replace(run.config.train, ema=0.0, compile=False, fraction=1.0, precision="fp32")
         config = dataclasses.replace(run.config, train=train)
         task, dist = load(config.task), ProcessGroup(World(), World().device())
@@ -134,13 +155,17 @@ class Trainer:
             ConfigError: the batch does not divide over the ranks, or a split, the monitored metric or the weights do
                 not exist.
             CheckpointError: the checkpoint is of another shard set or recipe, or cannot be written.
-            RunError: the loss is not finite.
+            RunError: the loss is not finite, or memory ran out.
             DamageError: a sample's bytes are not what was packed.
         """
-        self.logger.update_status(state="running", phase="starting", epochs=self.config.train.epochs)
+        decode = self.options.loader.decode if self.device.type == "cuda" else ""
+        self.logger.update_status(state="running", phase="starting", epochs=self.config.train.epochs, decode=decode)
         try:
             self.restore_checkpoint()
             self.logger.open(self.config, self.state.global_step)
+            if decode:
+                way = {"decode_way": float(DECODES.index(decode))}
+                self.logger.log("system", self.state.global_step, self.state.epoch, way)
             self.logger.record_phase("resuming")
             outcome: Outcome = "done"
             if self.state.epoch < self.config.train.epochs:
@@ -151,10 +176,26 @@ class Trainer:
             if outcome == "done":
                 self._predict_splits()
                 self.logger.show_media()
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            raise RunError(self._out_of_memory(error)) from error
         finally:
             self.close()
         self.logger.update_status(state="done" if outcome == "done" else "stopped")
         return outcome
+
+    def _out_of_memory(self, error: BaseException) -> str:
+        """What was held when memory ran out, and what fits."""
+        on_gpu, where, peak = isinstance(error, torch.OutOfMemoryError), "this node", None
+        if on_gpu and self.device.type == "cuda":
+            where = f"{self.device} ({torch.cuda.get_device_properties(self.device).total_memory / 1e9:.1f} GB)"
+            peak = torch.cuda.max_memory_allocated(self.device)
+        held, ranks = memory.held_by(self.state), self.dist.world.world_size
+        at = memory.doing(error)
+        return memory.out_of_memory(
+            where, at, self.state.epoch + 1, held, peak, self.config.train, ranks, list(self._caches.values())
+        )
 
     def _fit_epochs(self, train: SplitLoader, val: SplitLoader) -> Outcome:
         state, epochs = self.state, self.config.train.epochs
@@ -282,7 +323,7 @@ class Trainer:
             train.set_epoch(state.epoch, self._build_examples(train.split, training=True))
         if state.prepare_epoch():
             # DistributedDataParallel looks at what is trainable once, when it wraps.
-            self.ddp_model = self.dist.wrap_ddp(self.model)
+            self.ddp_model = self.dist.wrap_ddp(self.model, self.config.train.gradients)
 
     def split_loader(self, name: str, examples: ExampleSet | None = None, world: World | None = None) -> SplitLoader:
         """The loader of a split: `train` is shuffled and augmented, every other split is read in order, whole.
@@ -295,10 +336,12 @@ class Trainer:
         split, training = self.shard_set.split(name), name == "train" and examples is None
         if examples is None:
             examples = self._build_examples(split, training)
-        return SplitLoader(
+        made = SplitLoader(
             split, examples, self.config, self.dist, training=training, dtype=self.dtype, options=self.options.loader,
             bad_log=self.run.bad_samples(self.dist.world.rank), epoch=self.state.epoch if training else 0, world=world,
         )  # fmt: skip
+        self._caches[name] = made.loader.cache_note
+        return made
 
     def _build_examples(self, split: Split, training: bool) -> ExampleSet:
         """The task's examples of a split, for the current epoch in training."""

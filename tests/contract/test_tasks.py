@@ -12,11 +12,13 @@ import torch
 from evaluation import evaluated, parts
 from minis import dataset_of
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashion_dist import tasks
 from fashion_dist.config import Config
 from fashion_dist.tasks import ExampleSet, Task
+from fashion_dist.train.mixup import mix_batch
 from shards import ShardSet
 
 COUNT = 24
@@ -169,6 +171,30 @@ def test_training_is_measured_as_validation_is_without_waiting_for_the_device(
         assert shares == pytest.approx({name: expected[name] for name in shares})
     nothing = {name: torch.full_like(target, -1) for name, target in targets.items()}
     assert all(not value[1] for value in task.train_metrics(outputs, nothing, config).values())
+
+
+def test_a_step_on_a_gpu_takes_nothing_from_the_cpu_and_asks_for_no_number(
+    task: Task, model: nn.Module, config: Config, examples: ExampleSet, targets: dict[str, Tensor]
+) -> None:
+    """By fake CUDA tensors, which hold no values: a read of one raises, as does a tensor left on the CPU."""
+    train = dataclasses.replace(config.train, mixup=0.4, cutmix=1.0, mix=1.0)
+    images, parts = images_of(examples), {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    task.train_metrics(task_outputs := model(images), targets, config)  # what is kept on the device is made once
+    with FakeTensorMode():
+        fake = {name: torch.empty_like(value, device="cuda") for name, value in parts.items()}
+        on_gpu = {name: torch.empty_like(value, device="cuda") for name, value in targets.items()}
+        for step in range(4):  # plain, mixup and CutMix
+            mixed = mix_batch(torch.empty_like(images, device="cuda"), train, step)
+            torch.set_autocast_enabled("cuda", True)
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            try:
+                outputs = torch.func.functional_call(model.train(), fake, (mixed.images,))
+                sums = mixed.losses(lambda targets, outputs=outputs: task.losses(outputs, targets, config), on_gpu)
+                minimised = task.objective(sums, task.counts(on_gpu, config), outputs, config)
+            finally:
+                torch.set_autocast_enabled("cuda", False)
+            assert outputs.keys() == task_outputs.keys()
+            assert all(value.device.type == "cuda" for value in (*outputs.values(), *minimised.values()))
 
 
 @pytest.mark.parametrize("name", LABELLED_IMAGES, indirect=True)
