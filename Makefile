@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast test-slurm-new lint faults fuzz golden golden-renew bench bench-gpu cluster-up cluster-down
+.PHONY: install demo test test-fast test-slurm-new lint faults fuzz golden golden-renew bench gpu-proof cluster-up cluster-down
 
 install: .venv/installed
 
@@ -46,8 +46,11 @@ golden-renew: .venv/installed
 bench: .venv/installed
 	@$(BIN)/python jobs/bench.py loader --home $(WORKSPACE)
 
-bench-gpu: .venv/installed
-	@$(BIN)/python jobs/bench.py gpu --home $(WORKSPACE)
+# What only a GPU can show, within six minutes, with or without the set-up: make gpu-proof [ONLY=self_test,checks]
+# [FASHION_MNIST=DIR]; DEVICE=cpu rehearses it.
+gpu-proof:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/gpu_proof $(if $(DEVICE),--device $(DEVICE)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(if $(FASHION_MNIST),--fashion-mnist $(FASHION_MNIST))
 
 cluster-up:
 	@slurm/local/up.sh

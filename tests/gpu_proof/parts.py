@@ -1,0 +1,295 @@
+"""The parts of `make gpu-proof`, the most valuable first. Each yields rows as it finds them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fashion_dist.config import DataConfig
+from fashion_dist.data import Loader, LoaderOptions, decode_check
+from fashion_dist.data.options import DECODES
+from fashion_dist.train.distributed import World, init_process_group
+from fashion_dist.train.split_loader import SplitLoader
+from fashion_dist.train.trainer import Trainer
+from gpu_proof import drawn
+from gpu_proof.checks import CHECKS
+from gpu_proof.ground import Ground, has
+from shards.portable import cpus
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Args:
+        name: of the figure.
+        value: number or word.
+        unit: of it.
+        least: what is wanted at least; None where nothing is.
+        fault: what is wrong, in a sentence; ends the proof with status 1.
+    """
+
+    name: str
+    value: float | str
+    unit: str = ""
+    least: float | None = None
+    fault: str = ""
+
+
+def self_test(ground: Ground) -> Iterator[Row]:
+    """Every way of decoding beside the CPU's pixels, each in a child process that may crash."""
+    passed = []
+    for way in DECODES[1:2] if ground.small else ("gpu-hardware", *DECODES[:-1]):
+        verdict = decode_check.test(way, str(ground.device))
+        passed += [way] if not verdict.fault else []
+        yield Row(way, verdict.fault or f"right; mean {verdict.mean:.2f}, at most {verdict.most:.0f} of 255")
+    ways = [way for way in DECODES if way in passed] + ["cpu"]
+    yield Row("ways", " ".join(ways), fault="" if len(ways) > 1 else "no way of decoding on this GPU is right")
+
+
+def checks(ground: Ground) -> Iterator[Row]:
+    """What has to hold on a GPU, one by one."""
+    for name, check in CHECKS.items():
+        if not ground.on_gpu and not check.rehearsed:
+            continue
+        began, fault = time.perf_counter(), ""
+        try:
+            check.run(ground)
+        except Exception as error:  # whatever it is, the next check runs
+            fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        yield Row(name, "holds" if not fault else "FAILS", f"in {time.perf_counter() - began:.1f} s", fault=fault)
+
+
+def equal_bytes(ground: Ground) -> Iterator[Row]:
+    """Every example's pixels in two epochs: twice by one rank, and by two ranks, which share this card over gloo."""
+    ways = list(ground.ways) if ground.on_gpu else ["cpu"]
+    alone = {way: [_hashes(ground, way, World(), ground.device) for _ in range(2)] for way in ways}
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=_hash_rank, args=(ground, ways, rank)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    for way in ways:
+        again = int((alone[way][0] != alone[way][1]).sum())
+        yield Row(f"{way}: examples that differ, again", again, fault="pixels are not repeatable" if again else "")
+        path = ground.folder / f"hashes-{way}.npy"
+        differ = int((alone[way][0] != np.load(path)).sum()) if path.exists() else -1
+        fault = "the two ranks ended without an answer" if differ < 0 else "pixels depend on the number of ranks"
+        yield Row(f"{way}: examples that differ, 2 ranks", differ, fault=fault if differ else "")
+
+
+def _hash_rank(ground: Ground, ways: Sequence[str], rank: int) -> None:
+    torch.set_num_threads(1)
+    with init_process_group(World(rank, 2, rank, 2), ground.folder / "rendezvous" / "attempt-1.json") as dist:
+        if ground.on_gpu:
+            assert float(dist.all_reduce_sum({"ones": torch.ones(1, device=dist.device)})["ones"]) == 2
+        for way in ways:
+            mine = _hashes(ground, way, dist.world, dist.device)
+            found = [arrays["hashes"] for arrays in dist.gather_arrays({"hashes": mine})]
+            if dist.world.is_main:
+                np.save(ground.folder / f"hashes-{way}.npy", np.maximum(*found))
+
+
+def _hashes(ground: Ground, way: str, world: World, device: torch.device) -> np.ndarray:
+    """int64 [2 epochs, examples], CRC-32 of the pixels of each example that this rank sees, -1 of others."""
+    split = ground.set_of().split("train")
+    count = min(len(split), 16 if ground.small else 1024)
+    found = np.full((2, count), -1, np.int64)
+    with Loader(
+        split, np.arange(count)[:, None], DataConfig(image_px=ground.image_px, brightness=0.2, erase=0.2),
+        batch_size=ground.batch_size, training=True, rank=world.rank, world_size=world.world_size,
+        local_world_size=world.local_world_size, device=device, options=LoaderOptions(decode=way),  # type: ignore[arg-type]
+    ) as loader:  # fmt: skip
+        for epoch in range(2):
+            for batch in loader.epoch(epoch):
+                images = batch.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+                found[epoch, batch.index.numpy()] = [zlib.crc32(image.tobytes()) for image in images]
+    return found
+
+
+def decoding(ground: Ground) -> Iterator[Row]:
+    """Images/s of the loader by way of decoding, crops and all, without a network."""
+    ways = ["cpu", *reversed(ground.ways[:-1]), "gpu-hardware"] if ground.on_gpu else ["cpu"]
+    split = ground.set_of().split("train")
+    best = 0.0
+    for way in ways:
+        options = LoaderOptions()
+        object.__setattr__(options, "decode", way)  # the hardware decoder is measured, and refused in training
+        with Loader(
+            split, np.arange(len(split))[:, None], DataConfig(image_px=ground.image_px), batch_size=ground.batch_size,
+            training=True, device=ground.device, options=options,
+        ) as loader:  # fmt: skip
+            rates = [_rate(ground, partial(_count, loader, number)) for number in range(3)]
+        best = max(best, *rates[1:])
+        yield Row(way, round(max(rates[1:])), "images/s")
+    yield Row("the fastest", round(best), "images/s", least=8000)
+
+
+def _count(loader: Loader, epoch: int) -> int:
+    return sum(len(batch.index) for batch in loader.epoch(epoch))
+
+
+def _rate(ground: Ground, work: Callable[[], int]) -> float:
+    began = time.perf_counter()
+    images = work()
+    ground.wait()
+    return images / (time.perf_counter() - began)
+
+
+def training(ground: Ground) -> Iterator[Row]:
+    """ResNet-50 at 224 px: from JPEG and cached beside synthetic batches; timm's and torchvision's training."""
+    from bench import _trainers  # after `decoding`'s import of torch, which it needs
+
+    model = ground.network
+    settings = _of_resnet(ground, model)
+    yield Row("network", f"{model} at {ground.image_px} px, batches of {ground.batch_size}")
+    rates: dict[str, float] = {}
+    for name, cache in (("synthetic", "none"), ("from JPEG", "none"), ("cached", "auto" if ground.on_gpu else "ram")):
+        trainer, loader = ground.open(f"train-{name.replace(' ', '-')}", settings, cache=cache)
+        if name == "synthetic":
+            batches = _trainers.random_batches(len(loader.examples), ground.image_px, trainer, 4)
+            steps = loader.loader.steps
+            loader.loader.close()
+            loader.loader = _trainers.InMemory(batches, steps)  # type: ignore[assignment]
+        runs = [_rate(ground, partial(_epoch, trainer, loader)) for _ in range(2 if ground.small else 4)]
+        rates[name] = float(np.median(runs[1:]))
+        least = 3000 if name == "from JPEG" else None
+        yield Row(f"ours, {name}", round(rates[name], 1), "images/s", least)
+        loader.loader.close()
+        trainer.close()
+    yield Row("from JPEG / synthetic", round(rates["from JPEG"] / rates["synthetic"], 3), least=0.95)
+    yield from _peers(ground, model)
+
+
+def _of_resnet(ground: Ground, model: str) -> tuple[str, ...]:
+    return (
+        f"model.name={model}", f"data.image_px={ground.image_px}", "data.crop_scale=0.25,1", "data.flip=0.5",
+        f"train.batch_size={ground.batch_size}", "train.ema=0", "train.epochs=1000000", "train.checkpoint_min=1e9",
+    )  # fmt: skip
+
+
+def _epoch(trainer: Trainer, loader: SplitLoader) -> int:
+    trainer.state.step_in_epoch = 0
+    trainer.train_epoch(loader)
+    trainer.state.epoch += 1
+    return loader.loader.steps * trainer.config.train.batch_size
+
+
+def _peers(ground: Ground, model: str) -> Iterator[Row]:
+    from bench import _peers, _trainers
+
+    if not model.startswith("torchvision/"):
+        yield Row("timm, torchvision", "left out: a rehearsal" if ground.small else "left out: no torchvision")
+        return
+    split, root = ground.set_of().split("train"), ground.folder / "files"
+    _peers.write_files(split, min(len(split), 2048), root)
+    for name, make in (("timm", _trainers.timm_train), ("torchvision", _trainers.torchvision_reference)):
+        if not has(*{name, "PIL"}):
+            yield Row(name, "left out: not installed")
+            continue
+        run = make("resnet50", root, ground.image_px, ground.batch_size, ground.device, len(cpus()), amp=True)
+        run()
+        yield Row(f"{name}, amp, from files", round(_rate(ground, run), 1), "images/s")
+
+
+FASHION_MNIST = (
+    "model.name=fashionnet", "model.hue_jitter_prob=0", "train.epochs=24", "train.batch_size=512",
+    "train.eval_batch_size=2048", "optim.lr=4e-3", "optim.schedule=onecycle", "optim.weight_decay=0.05",
+    "train.ema=0.99", "train.patience=0", "data.flip=0.5", "data.erase=0.3",
+)  # fmt: skip
+
+
+def fashion_mnist(ground: Ground) -> Iterator[Row]:
+    """Seconds of training until the end of a run, and its test accuracy."""
+    folder = ground.folder / "fashion_mnist"
+    if not folder.exists():
+        drawn.write_fashion_mnist(folder, Path(ground.fashion_mnist))
+    small = ("train.epochs=1", "train.fraction=0.02") if ground.small else ()
+    trainer, loader = ground.open(
+        "fashion", (*FASHION_MNIST, *small), cache="gpu" if ground.on_gpu else "ram", images="fashion_mnist"
+    )
+    began, epochs = time.perf_counter(), trainer.config.train.epochs
+    for _ in range(epochs):
+        _epoch(trainer, loader)
+    ground.wait()
+    seconds = time.perf_counter() - began
+    yield Row(f"{epochs} epochs", round(seconds, 2), "s")
+    with trainer.split_loader("test") as test:
+        yield Row("test accuracy", round(float(trainer.evaluate(test).compute()["accuracy"]), 4), least=0.94)
+    loader.loader.close()
+    trainer.close()
+
+
+def checkpoint(ground: Ground) -> Iterator[Row]:
+    """How long saving holds the loop, and until it is on disk."""
+    model = ground.network
+    trainer, loader = ground.open("checkpoint", _of_resnet(ground, model))
+    _epoch(trainer, loader)
+    held, written = [], []
+    for _ in range(3):
+        ground.wait()
+        began = time.perf_counter()
+        trainer.save_checkpoint()
+        held.append(time.perf_counter() - began)
+        trainer.checkpoints.wait()
+        written.append(time.perf_counter() - began)
+        trainer.state.global_step += 1
+    size = sum(path.stat().st_size for path in max(trainer.run.checkpoints.glob("step-*")).iterdir())
+    yield Row("size", round(size / 1e6, 1), "MB")
+    yield Row("the loop is held", round(1000 * float(np.median(held)), 1), "ms")
+    yield Row("written", round(1000 * float(np.median(written)), 1), "ms")
+    loader.loader.close()
+    trainer.close()
+
+
+def memory(ground: Ground) -> Iterator[Row]:
+    """What a step takes of the card, by batch."""
+    for batch in (64, 256):
+        settings = [*_of_resnet(ground, ground.network), f"train.batch_size={batch}"]
+        torch.cuda.reset_peak_memory_stats()
+        trainer, loader = ground.open(f"memory-{batch}", settings)
+        trainer.state.prepare_epoch()
+        trainer.train_step(loader, [next(iter(loader.loader.epoch(0)))])
+        ground.wait()
+        yield Row(f"batch of {batch}", round(torch.cuda.max_memory_allocated() / 1e9, 2), "GB")
+        loader.loader.close()
+        trainer.close()
+    free, whole = torch.cuda.mem_get_info()
+    yield Row("the card", round(whole / 1e9, 1), f"GB, {free / 1e9:.1f} free")
+
+
+PARTS: dict[str, tuple[Callable[[Ground], Iterator[Row]], float]] = {
+    "self_test": (self_test, 60), "checks": (checks, 75), "equal_bytes": (equal_bytes, 60), "decoding": (decoding, 45),
+    "training": (training, 90), "fashion_mnist": (fashion_mnist, 60), "checkpoint": (checkpoint, 30),
+    "memory": (memory, 30),
+}  # fmt: skip
+"""Name -> what it does, and the seconds after which it is ended."""
+
+
+def left_out(name: str, device: str, fashion_mnist: str) -> str:
+    """Why a part cannot run here; empty where it can."""
+    if name == "memory" and device == "cpu":
+        return "a GPU's is counted"
+    if name == "fashion_mnist" and not fashion_mnist:
+        return "FASHION_MNIST=DIR names no folder of its four published files"
+    return ""
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were found on."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else "no GPU",
+        "node": decode_check.identity(),
+        "cores": len(cpus()),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
