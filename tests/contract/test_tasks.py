@@ -181,10 +181,10 @@ def test_a_step_on_a_gpu_takes_nothing_from_the_cpu_and_asks_for_no_number(
     images, parts = images_of(examples), {**dict(model.named_parameters()), **dict(model.named_buffers())}
     task.train_metrics(task_outputs := model(images), targets, config)  # what is kept on the device is made once
     with FakeTensorMode():
-        fake = {name: torch.empty_like(value, device="cuda") for name, value in parts.items()}
-        on_gpu = {name: torch.empty_like(value, device="cuda") for name, value in targets.items()}
+        fake = {name: torch.empty(value.shape, dtype=value.dtype, device="cuda") for name, value in parts.items()}
+        on_gpu = {name: torch.empty(value.shape, dtype=value.dtype, device="cuda") for name, value in targets.items()}
         for step in range(4):  # plain, mixup and CutMix
-            mixed = mix_batch(torch.empty_like(images, device="cuda"), train, step)
+            mixed = mix_batch(torch.empty(images.shape, device="cuda"), train, step)
             torch.set_autocast_enabled("cuda", True)
             torch.set_autocast_dtype("cuda", torch.bfloat16)
             try:
