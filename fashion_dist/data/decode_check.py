@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import select
 import signal
@@ -114,9 +115,15 @@ def _keep(path: Path, gpu: str, way: str, verdict: Verdict) -> None:
 
 def test(way: str, device: str, child: Sequence[str] = CHILD) -> Verdict:
     """The verdict of a child process, whether it answers, crashes or hangs."""
+    ours = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryFile("w+") as told:
         with subprocess.Popen(
-            [*child, device, way], stdout=subprocess.PIPE, stderr=told, text=True, start_new_session=True
+            [*child, device, way],
+            stdout=subprocess.PIPE,
+            stderr=told,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": ours},
         ) as process:
             assert process.stdout is not None
             what, limit, line = "start", START_S, "\n"
