@@ -437,7 +437,7 @@ def small_share(config: Config, resources: Resources) -> str:
     """That each rank normalises over few images; empty where they are enough, one rank has all, or none are counted."""
     train, ranks = config.train, resources.ranks
     share = train.batch_size // (ranks * train.accumulate)
-    if ranks == 1 or share >= ENOUGH or train.sync_batchnorm or train.freeze_bn:
+    if ranks == 1 or not 0 < share < ENOUGH or train.sync_batchnorm or train.freeze_bn:
         return ""
     or_sync = " or train.sync_batchnorm=true" if resources.gpus else ""
     larger = -(-ENOUGH // share) * train.batch_size

@@ -14,7 +14,7 @@ from fashion_dist.data import decode_check
 from fashion_dist.data.decode_record import Asked, DecodeRecord, require_possible
 from fashion_dist.data.options import DECODES
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.io import parse_dataclass, read_object, write_json
+from fashion_dist.io import parse_dataclass, write_json
 from fashion_dist.paths import RunDir
 from fashion_dist.train.distributed import ProcessGroup
 
@@ -47,8 +47,8 @@ def settle(run: RunDir, asked: Asked, cache: str, dist: ProcessGroup, tested: di
         ConfigError: a way that was asked for has failed its self-test, or is not the run's.
         RunError: the run's way fails it on a node of this start.
     """
-    kept = read_object(run.decode) if dist.world.is_main else {}
-    told: list[dict[str, Any]] = dist.gather({"tested": tested, "kept": kept})
+    kept = DecodeRecord.read(run) if dist.world.is_main else None
+    told: list[dict[str, Any]] = dist.gather({"tested": tested, "kept": vars(kept) if kept is not None else {}})
     if dist.device.type != "cuda":
         return None
     before = parse_dataclass(DecodeRecord, told[0]["kept"], run.decode) if told[0]["kept"] else None
