@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from made_sweep import make_run as make_trial
@@ -17,7 +17,7 @@ from made_sweep import make_sweep
 from test_hostile_files import as_somebody, needs_root
 
 from fashion_dist.cluster import failures, launcher
-from fashion_dist.cluster.job_record import Attempt, JobRecord, LockOwner
+from fashion_dist.cluster.job_record import Attempt, JobRecord, LockOwner, RuntimeOptions
 from fashion_dist.cluster.queue_view import QueueView
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.run_snapshot import STATES, RunSnapshot, derive_status
@@ -151,6 +151,14 @@ def test_how_a_run_is(files: dict[str, Any], says: QueueView, expected: tuple[st
     found = derive_status(RunSnapshot.read(run), says)
     assert (found.state, found.cause, found.message) == expected
     assert found.state in STATES and (found.log is None) == (found.state not in ("failed", "cancelled"))
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_slurm_s_end_of_memory_names_what_takes_less(cache: Literal["none", "ram"], tmp_path: Path) -> None:
+    run = folder(tmp_path, **RUNNING)
+    JobRecord("slurm", Resources(), RuntimeOptions(cache=cache), job=SLURM, submitted=1000.0).write(run)
+    hint = derive_status(RunSnapshot.read(run), queue("gone", "OUT_OF_MEMORY")).hint
+    assert "--mem" in hint and ("--cache none" in hint) is (cache == "ram")
 
 
 def test_every_mixture_of_files_and_answers_has_a_state_and_a_failure_a_sentence(tmp_path: Path) -> None:
