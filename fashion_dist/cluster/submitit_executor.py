@@ -394,7 +394,8 @@ def submit_module(
             told = slurm.ask(["sbatch", "--parsable", str(path)])
     except RunError as error:
         path.unlink()
-        raise ConfigError(f"the job array was refused, nothing was submitted: {error}") from None
+        what = "array " if task_ids else ""
+        raise ConfigError(f"the job {what}was refused, nothing was submitted: {error}") from None
     job = slurm_job(submitted_id(told))
     path.rename(folder / f"{job.job_id}_submission.sh")
     return job

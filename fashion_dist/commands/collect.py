@@ -59,12 +59,14 @@ def main(args: Args) -> cli.Result:
         config = tuned(opened.folder, config, open_folder(opened.folder, strict=False).shard_set)
     shard_set = opened.shard_set
     files = collect(opened.folder, config, shard_set, out, split, args.wait_s, args.split)
+    paths = {file.name: file for file in files}
     if os.access(opened.folder.named(args.split, "csv").parent, os.W_OK):  # a run of somebody else's may be collected
-        files += write_names(opened.folder, config, opened.schema, shard_set.split(split), args.split)
+        named = write_names(opened.folder, config, opened.schema, shard_set.split(split), args.split)
+        paths |= {f"predictions/{file.name}" if file.name in paths else file.name: file for file in named}
     count = shard_set.splits[split]
     return cli.Result(
         f"{opened.folder.run_id}: {count:,} samples of {args.split}, each exactly once",
-        paths={file.name: file for file in files},
+        paths=paths,
         next={"see it": typed("report", opened.folder)},
         data={"run": opened.folder.run_id, "samples": count},
     )

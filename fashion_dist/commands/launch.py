@@ -59,7 +59,8 @@ def main(args: Args) -> cli.Result:
     else:
         plan = launcher.resolve(replace(args.request(settings, args.fresh), name=args.name))
     if args.dry_run:
-        text = "\n".join(filter(None, [launcher.dry_run(plan), messages.differing(plan)]))
+        follows_it = f"# then: {', '.join(then)}" if then else ""
+        text = "\n".join(filter(None, [launcher.dry_run(plan), messages.differing(plan), follows_it]))
         return cli.Result("nothing was submitted", text=text, data={"run_id": plan.run.run_id})
     launched = launcher.launch(plan)
     jobs = [launched.job] if launched.job is not None else []

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,8 @@ def submit(
     Raises:
         ConfigError: the scheduler refuses a job.
     """
+    if not names and not (folder / "then.json").is_file():
+        return []
     with run_lock.file_lock(folder, "then"):
         links = {link.name: link for link in read(folder)}
         names = names or list(links)
@@ -114,13 +116,13 @@ def submit(
         alive = {n for n, link in links.items() if link.job and asked.status(link.job) in ("queued", "running")}
         done = {n for n, link in links.items() if link.status == 0 and not before}
         wanted = [name for name in names if name not in alive and name not in done]
-        kept = {name: links[name].job for name in names if name in links}
-        if wanted:
-            for name in wanted:
-                (folder / "then" / f"{name}.json").unlink(missing_ok=True)
-            jobs = _here(folder, wanted) if cluster == "local" else _on_slurm(folder, wanted, resources, before)
-            kept |= dict(zip(wanted, jobs, strict=True))
-            _write(folder, {name: kept[name] for name in names})
+        jobs = {name: links[name].job if name in links else None for name in names}
+        for name in wanted:
+            (folder / "then" / f"{name}.json").unlink(missing_ok=True)
+        made = _here(folder, wanted) if cluster == "local" else _on_slurm(folder, wanted, resources, before)
+        for name, job in zip(wanted, made, strict=False):  # each noted before the next is asked for
+            jobs[name] = job
+            _write(folder, jobs)
     return read(folder)
 
 
@@ -128,7 +130,9 @@ def _write(folder: Path, jobs: dict[str, JobRef | None]) -> None:
     write_json(folder / "then.json", {name: job.to_json() if job else None for name, job in jobs.items()})
 
 
-def _here(folder: Path, names: Sequence[str]) -> list[JobRef]:
+def _here(folder: Path, names: Sequence[str]) -> Iterator[JobRef]:
+    if not names:
+        return
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     words = [*safe_python.interpreter(), "-m", "fashion_dist.monitor.chain", str(folder), *names]
     with job_environment("local"), (folder / "logs" / "then.log").open("ab") as log:
@@ -136,25 +140,32 @@ def _here(folder: Path, names: Sequence[str]) -> list[JobRef]:
             words, env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     process.returncode = 0  # it is not ours to wait for; Popen would warn about that
-    return [JobRef.of_process(process.pid)] * len(names)
+    yield from [JobRef.of_process(process.pid)] * len(names)
 
 
-def _on_slurm(folder: Path, names: Sequence[str], resources: Resources, before: Sequence[JobRef]) -> list[JobRef]:
+def _on_slurm(
+    folder: Path, names: Sequence[str], resources: Resources, before: Sequence[JobRef]
+) -> Iterator[JobRef]:  # fmt: skip
     from fashion_dist.cluster import submitit_executor as jobs
 
     one = resources.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
     ids = sorted({job.job_id.partition("_")[0] for job in before if job.cluster == "slurm"})
     # A sweep's trials may fail and the rest be collected; a run that failed has nothing to collect.
     how = "afterany" if (folder / "sweep.json").is_file() else "afterok"
-    after, made = f"{how}:{':'.join(ids)}" if ids else "", []
+    after = f"{how}:{':'.join(ids)}" if ids else ""
     for name in names:
         words = ("fashion_dist.monitor.chain", str(folder), name)
-        job = jobs.submit_module(
-            words, "", resources=one, folder=folder / "logs", name=f"{folder.name}-{name}", after=after
-        )
-        made.append(job)
+        try:
+            job = jobs.submit_module(
+                words, "", resources=one, folder=folder / "logs", name=f"{folder.name}-{name}", after=after
+            )
+        except ConfigError as error:
+            raise ConfigError(
+                f"{folder.name} itself is submitted or done, but {name}, which is to follow it, is not: {error}; the "
+                f"same command again adds it"
+            ) from None
+        yield job
         after = f"afterok:{job.job_id}"
-    return made
 
 
 def watch(folder: Path) -> bool:

@@ -55,7 +55,7 @@ def pdf_of(page: Page, album: Path) -> bytes:
 
 
 def _section(sheet: _Flow, section: Section, album: Path) -> None:
-    sheet.space(0.18, keep=1.2)
+    sheet.space(0.18, keep=3.2)
     sheet.write(section.title, 13, bold=True)
     for sentence in section.words:
         sheet.write(sentence, 9)

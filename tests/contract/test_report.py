@@ -136,7 +136,7 @@ def test_every_task_has_a_page_and_an_archive(task: str, mini_set: Callable[[str
     assert "cannot be shown" not in text
     assert "could not be predicted" not in text
     assert len(list(run.predictions("val").glob("*.parquet"))) == 1
-    for anchor in ("figures", "curves", "map"):
+    for anchor in ("figures", "curves", "map", "augmented"):
         assert f'id="{anchor}"' in text
     assert any(f'id="{anchor}"' in text for anchor in ("confusion", "pairs", "attributes"))
     assert task not in ("deepfashion", "multilabel") or 'id="attributes"' in text
