@@ -20,6 +20,8 @@ GALLERY = 24
 PAIRS = 6
 """Pairs of classes shown with images; each with at most `PER_PAIR`."""
 PER_PAIR = 4
+MOST = 100
+"""Classes that a figure shows: of more, those that are confused most, or recognised worst."""
 FEW = 20
 """Up to so many classes the cells of the confusion matrix show their numbers."""
 
@@ -53,10 +55,15 @@ class ClassAnswers:
         """Bool [n]."""
         return np.asarray(self.answers == self.truth)
 
-    @property
-    def matrix(self) -> np.ndarray:
-        """int64 [K, K], rows the truth."""
-        return scores.confusion(self.truth, self.answers, len(self.names))
+    def matrix(self, chosen: np.ndarray | None = None) -> np.ndarray:
+        """int64 [C, C], rows the truth: of the `chosen` classes int64 [C], else of all K."""
+        if chosen is None:
+            return scores.confusion(self.truth, self.answers, len(self.names))
+        place = np.full(len(self.names), -1)
+        place[chosen] = np.arange(len(chosen))
+        truth, answers = place[self.truth], place[self.answers]
+        both = (truth >= 0) & (answers >= 0)
+        return scores.confusion(truth[both], answers[both], len(chosen))
 
 
 def sections(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> list[Section]:
@@ -67,43 +74,43 @@ def sections(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> li
 
 def confused(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> Section:
     """The confusion matrix, and the most confused pairs of classes with examples."""
-    matrix, names = found.matrix, found.names
-    pairs = confused_pairs(matrix)
-    sentences = [confusion_sentence(matrix, names, pairs[0])] if pairs else ["No class is taken for another."]
-    blocks: list[Block] = [_matrix(matrix, names, album)]
-    rows = [
-        (names[i], names[j], int(matrix[i, j]), formatting.percent(matrix[i, j] / matrix[i].sum())) for i, j in pairs
-    ]
+    names, total = found.names, np.bincount(found.truth, minlength=len(found.names))
+    pairs = scores.mistakes(found.truth, found.answers, len(names))
+    sentences = [confusion_sentence(pairs, total, names)] if pairs else ["No class is taken for another."]
+    blocks: list[Block] = [_matrix(found, pairs, album)]
+    rows = [(names[i], names[j], count, formatting.percent(count / total[i])) for i, j, count in pairs[:15]]
     if rows:
         head = ("truth", "taken for", "images", "share of truth")
-        blocks.append(Table("Most confused", head, rows[:15], note=_more(rows, 15)))
-    for i, j in pairs[:PAIRS]:
+        blocks.append(Table("Most confused", head, rows, note=_more(pairs, 15)))
+    for i, j, count in pairs[:PAIRS]:
         wrong = np.flatnonzero((found.truth == i) & (found.answers == j))
         wrong = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:PER_PAIR]
         shots = [_shot(found, place, thumbs) for place in wrong.tolist()]
-        share = formatting.percent(matrix[i, j] / matrix[i].sum(), 0)
-        title = f"{names[i]} taken for {names[j]}: {matrix[i, j]} of {matrix[i].sum()} ({share})"
+        share = formatting.percent(count / total[i], 0)
+        title = f"{names[i]} taken for {names[j]}: {count} of {total[i]} ({share})"
         blocks.append(Sheet(title, shots))
     return Section("confusion", "What is taken for what", sentences, blocks)
 
 
-def confused_pairs(matrix: np.ndarray) -> list[tuple[int, int]]:
-    """(truth, answer) of the mistakes, the most frequent first, then the larger share of the truth."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    wrong = [(int(i), int(j)) for i, j in np.argwhere(matrix > 0) if i != j]
-    return sorted(wrong, key=lambda p: (-matrix[p], -shares[p], p))
-
-
-def confusion_sentence(matrix: np.ndarray, names: Sequence[str], pair: tuple[int, int]) -> str:
-    """The most frequent mistake and its reverse, in words."""
-    i, j = pair
-    there, back = matrix[i, j] / matrix[i].sum(), matrix[j, i] / max(1, matrix[j].sum())
-    errors = int(matrix.sum() - np.trace(matrix))
+def confusion_sentence(pairs: Sequence[tuple[int, int, int]], total: np.ndarray, names: Sequence[str]) -> str:
+    """The most frequent of the mistakes (truth, answer, images) and its reverse, in words; `total` [K] by truth."""
+    i, j, count = pairs[0]
+    reverse = next((images for truth, answer, images in pairs if (truth, answer) == (j, i)), 0)
+    errors = sum(images for _, _, images in pairs)
+    there, back = count / total[i], reverse / max(1, total[j])
     return (
         f"{_capital(names[i])} is taken for {names[j]} in {formatting.percent(there, 0)} of cases and "
         f"{names[j]} for {names[i]} in {formatting.percent(back, 0)}; together that is "
-        f"{formatting.percent((matrix[i, j] + matrix[j, i]) / errors, 0)} of all {formatting.count(errors, 'mistake')}."
+        f"{formatting.percent((count + reverse) / errors, 0)} of all {formatting.count(errors, 'mistake')}."
     )
+
+
+def _most_confused(found: ClassAnswers, pairs: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """int64 [C], up to `MOST` classes in order: all, or those of the most frequent mistakes."""
+    if len(found.names) <= MOST:
+        return np.arange(len(found.names))
+    met = dict.fromkeys(k for i, j, _ in pairs for k in (i, j))
+    return np.sort(np.array([*met, *(k for k in range(MOST) if k not in met)][:MOST]))
 
 
 def _capital(text: str) -> str:
@@ -114,9 +121,11 @@ def _more(rows: Sequence[object], shown: int) -> str:
     return f"and {len(rows) - shown} more pairs, in confusion.csv" if len(rows) > shown else ""
 
 
-def _matrix(matrix: np.ndarray, names: Sequence[str], album: FigureWriter) -> Picture:
+def _matrix(found: ClassAnswers, pairs: Sequence[tuple[int, int, int]], album: FigureWriter) -> Picture:
+    chosen = _most_confused(found, pairs)
+    matrix, names = found.matrix(chosen), [found.names[k] for k in chosen]
     order = scores.together(matrix)
-    few = len(names) <= FEW
+    few, whole = len(names) <= FEW, len(names) == len(found.names)
     sorted_matrix = matrix[np.ix_(order, order)]
     shares = sorted_matrix / np.maximum(sorted_matrix.sum(axis=1, keepdims=True), 1)
 
@@ -148,22 +157,29 @@ def _matrix(matrix: np.ndarray, names: Sequence[str], album: FigureWriter) -> Pi
         f"Confusion matrix of {len(names)} classes over {int(matrix.sum()):,} images, {right:,} of them right. "
         f"Rows are the truth, sorted so that classes confused with each other are neighbours."
     )
-    rows = [(names[k], *matrix[k, order].tolist()) for k in order]
+    head: tuple[str, ...] = ("truth", *(names[k] for k in order))
+    rows: list[tuple[object, ...]] = [(names[k], *matrix[k, order].tolist()) for k in order]
+    if not whole:
+        head = ("truth", "taken for", "images")
+        rows = [(found.names[i], found.names[j], count) for i, j, count in pairs]
+        alt = f"Of {len(found.names)} classes, the {len(names)} that are confused most. " + alt
     caption = (
         "Share of the row, and number of images. "
         if few
         else "The stronger a cell's colour, the larger its share of the row. "
     )
     return album.draw(
-        "confusion", "Confusion matrix", alt, paint, ("truth", *(names[k] for k in order)), rows,
+        "confusion", "Confusion matrix", alt, paint, head, rows,
         size=(side * 1.12, side), wide=len(names) > 10,
-        caption=caption + "Classes confused with each other stand together.",
+        caption=caption + "Classes confused with each other stand together."
+        + ("" if whole else f" Shown are the {len(names)} of {len(found.names)} classes that are confused most."),
     )  # fmt: skip
 
 
 def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
     """Precision, recall and F1 of each class."""
-    counted, names = scores.per_class(found.matrix), found.names
+    counts = scores.class_counts(found.truth, found.answers, len(found.names))
+    counted, names = scores.per_class(*counts), found.names
     asked = np.flatnonzero(counted.support > 0)
     order = asked[np.argsort(counted.f1[asked], kind="stable")]
     weakest, strongest = int(order[0]), int(order[-1])
@@ -177,17 +193,19 @@ def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
             f"No image of this split is of {formatting.listing(missing[:8])}{' ...' * (len(missing) > 8)}."
         )
 
+    drawn = order[:MOST]
+
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
-        places = np.arange(len(order))
-        axes.hlines(places, np.minimum(counted.precision, counted.recall)[order],
-                    np.maximum(counted.precision, counted.recall)[order], color=SOFT, linewidth=1)  # fmt: skip
-        axes.plot(counted.precision[order], places, "o", color=BLUE, markersize=5, label="precision")
-        axes.plot(counted.recall[order], places, "s", color=ORANGE, markersize=4.5, label="recall")
-        axes.plot(counted.f1[order], places, "|", color=GREEN, markersize=9, markeredgewidth=2, label="F1")
-        axes.set_yticks(places, [short(names[k], 30) for k in order], fontsize=8 if len(order) <= 25 else 6.5)
+        places = np.arange(len(drawn))
+        axes.hlines(places, np.minimum(counted.precision, counted.recall)[drawn],
+                    np.maximum(counted.precision, counted.recall)[drawn], color=SOFT, linewidth=1)  # fmt: skip
+        axes.plot(counted.precision[drawn], places, "o", color=BLUE, markersize=5, label="precision")
+        axes.plot(counted.recall[drawn], places, "s", color=ORANGE, markersize=4.5, label="recall")
+        axes.plot(counted.f1[drawn], places, "|", color=GREEN, markersize=9, markeredgewidth=2, label="F1")
+        axes.set_yticks(places, [short(names[k], 30) for k in drawn], fontsize=8 if len(drawn) <= 25 else 6.5)
         axes.set_xlim(-0.03, 1.03)
-        axes.set_ylim(-0.7, len(order) - 0.3)
+        axes.set_ylim(-0.7, len(drawn) - 0.3)
         figure.legend(loc="outside upper center", ncols=3)
 
     rows = [
@@ -195,9 +213,11 @@ def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
         for k in order[::-1]
     ]
     head = ("class", "images", "precision", "recall", "F1")
-    height = 0.9 + (0.24 if len(order) <= 25 else 0.155) * len(order)
+    height = 0.9 + (0.24 if len(drawn) <= 25 else 0.155) * len(drawn)
+    left_out = len(drawn) < len(order)
+    caption = f"Shown are the {len(drawn)} of {len(order)} classes that are recognised worst." if left_out else ""
     alt = f"Precision, recall and F1 of {len(order)} classes, from {names[strongest]} down to {names[weakest]}."
-    picture = album.draw("classes", "Class by class", alt, paint, head, rows, size=(6.2, height))
+    picture = album.draw("classes", "Class by class", alt, paint, head, rows, size=(6.2, height), caption=caption)
     return Section("classes", "Class by class", sentences, [picture, Table("", head, rows, folded=len(rows) > 20)])
 
 

@@ -5,7 +5,8 @@ Legend: n examples, K classes, A attributes, B bootstrap draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,10 @@ PAIR_DRAWS = 300
 """Of the bootstrap over the items of pairs, whose areas take longer."""
 BINS = 10
 """Of equal width, in reliability diagrams."""
+_ROWS = 4096
+"""Examples whose probabilities are ranked at a time."""
+_DRAWN_AT_ONCE = 1 << 23
+"""Numbers of bootstrap samples in memory: 96 MB while they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,39 @@ def confusion(truth: np.ndarray, answers: np.ndarray, count: int) -> np.ndarray:
     return cells.reshape(count, count)
 
 
-def per_class(matrix: np.ndarray) -> PerClass:
-    """Of a confusion matrix [K, K]."""
-    right = np.diag(matrix).astype(float)
-    named, true = matrix.sum(axis=0), matrix.sum(axis=1)
-    return PerClass(_ratio(right, named), _ratio(right, true), _ratio(2 * right, named + true), true)
+def class_counts(truth: np.ndarray, answers: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int64 [K] each: examples answered rightly, answered so, and of the class; of labels int [n]."""
+    right = np.bincount(truth[answers == truth], minlength=count)
+    return right, np.bincount(answers, minlength=count), np.bincount(truth, minlength=count)
+
+
+def per_class(right: np.ndarray, named: np.ndarray, true: np.ndarray) -> PerClass:
+    """Of `class_counts`."""
+    hits = right.astype(float)
+    return PerClass(_ratio(hits, named), _ratio(hits, true), _ratio(2 * hits, named + true), true)
+
+
+def mistakes(truth: np.ndarray, answers: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """(truth, answer, examples) of what is taken for what: the most frequent first, then the larger share of the truth.
+
+    Takes what the examples take, never the square of the K classes.
+    """
+    wrong = answers != truth
+    cells, examples = np.unique(truth[wrong] * count + answers[wrong], return_counts=True)
+    shares = examples / np.bincount(truth, minlength=count)[cells // count]
+    order = np.lexsort((cells, -shares, -examples))
+    return [(*divmod(int(cells[k]), count), int(examples[k])) for k in order]
+
+
+def ranks(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """int64 [n]: how many of the K classes stand before the true one; of equals the lower class does, as in topk."""
+    found = np.empty(len(truth), np.int64)
+    columns = np.arange(probability.shape[1])
+    for start in range(0, len(truth), _ROWS):
+        rows, true = probability[start : start + _ROWS], truth[start : start + _ROWS, None]
+        own = np.take_along_axis(rows, true, axis=1)
+        found[start : start + _ROWS] = ((rows > own) | ((rows == own) & (columns < true))).sum(axis=1)
+    return found
 
 
 def per_attribute(truth: np.ndarray, chosen: np.ndarray) -> PerClass:
@@ -66,10 +99,13 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return divided
 
 
-def weights(count: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """float32 [B, n]: how often each of n examples is drawn in each bootstrap sample."""
+def weights(count: int, seed: int = 0, draws: int = DRAWS) -> Iterator[np.ndarray]:
+    """How often each of n examples is drawn in each of B bootstrap samples: float32 [b, n] at a time."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float32)
+    share = np.full(count, 1 / count)
+    at_once = max(1, _DRAWN_AT_ONCE // max(1, count))
+    for first in range(0, draws, at_once):
+        yield rng.multinomial(count, share, size=min(at_once, draws - first)).astype(np.float32)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
@@ -87,23 +123,21 @@ def class_figures(truth: np.ndarray, probability: np.ndarray, answers: np.ndarra
         answers: int [n].
     """
     count, n = probability.shape[1], len(truth)
-    drawn = weights(n)
-    found = [_mean_figure("accuracy", (answers == truth).astype(np.float32), drawn)]
-    matrix = confusion(truth, answers, count)
-    flat = np.stack([np.bincount(truth * count + answers, w, minlength=count * count) for w in drawn])
-    samples = [_macro_f1(cells.reshape(count, count)) for cells in flat]
-    found.append(Figure("macro_f1", _macro_f1(matrix), *interval(np.array(samples))))
-    # A stable order puts the lower class first among equals, as torch's topk does on the CPU.
-    ranked = np.argsort(-probability, axis=1, kind="stable")[:, :5] == truth[:, None]
-    for best in (3, 5):
-        if count > best:
-            hit = ranked[:, :best].any(axis=1).astype(np.float32)
-            found.append(_mean_figure(f"top{best}_accuracy", hit, drawn))
-    return found
-
-
-def _macro_f1(matrix: np.ndarray) -> float:
-    return macro_f1(np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1))
+    rank = ranks(probability, truth)
+    hits = {"accuracy": answers == truth}
+    hits |= {f"top{best}_accuracy": rank < best for best in (3, 5) if count > best}
+    values = np.stack([hit.astype(np.float32) for hit in hits.values()], axis=1)
+    means, f1 = [], []
+    for drawn in weights(n):
+        means.append(drawn @ values / n)
+        for times in drawn:
+            right = np.bincount(truth, times * values[:, 0], minlength=count)
+            named, true = (np.bincount(labels, times, minlength=count) for labels in (answers, truth))
+            f1.append(macro_f1(right, named, true))
+    samples = np.concatenate(means)
+    shares = [Figure(name, float(hit.mean()), *interval(samples[:, at])) for at, (name, hit) in enumerate(hits.items())]
+    whole = Figure("macro_f1", macro_f1(*class_counts(truth, answers, count)), *interval(np.array(f1)))
+    return [shares[0], whole, *shares[1:]]
 
 
 def attribute_figures(truth: np.ndarray, chosen: np.ndarray) -> list[Figure]:
@@ -113,27 +147,25 @@ def attribute_figures(truth: np.ndarray, chosen: np.ndarray) -> list[Figure]:
     named = chosen & known
     hits, both = (named & true).sum(axis=1), named.sum(axis=1) + true.sum(axis=1)
     per_image = np.where(both > 0, _ratio(2.0 * hits, both), 1.0)[asked].astype(np.float32)
-    drawn = weights(int(asked.sum()))
-    hit_a = drawn @ (named & true)[asked].astype(np.float32)
-    both_a = drawn @ (named[asked].astype(np.float32) + true[asked].astype(np.float32))
+    right, either = (named & true)[asked].astype(np.float32), named[asked].astype(np.float32) + true[asked]
+    sums = [(drawn @ right, drawn @ either, drawn @ per_image) for drawn in weights(len(per_image))]
+    hit_a, both_a, image_sums = (np.concatenate(parts) for parts in zip(*sums, strict=True))
     f1 = np.where(both_a > 0, 2 * hit_a / np.maximum(both_a, 1), np.nan)
     whole = per_attribute(truth, chosen)
     occurs = (named.sum(axis=0) + true.sum(axis=0)) > 0
     value = float(whole.f1[occurs].mean()) if occurs.any() else 0.0
     samples = np.nanmean(np.where(np.isnan(f1).all(axis=1, keepdims=True), 0.0, f1), axis=1)
     return [
-        _mean_figure("attribute_f1", per_image, drawn),
+        Figure("attribute_f1", float(per_image.astype(float).mean()), *interval(image_sums / len(per_image))),
         Figure("attribute_class_f1", value, *interval(samples)),
     ]
 
 
-def _mean_figure(name: str, values: np.ndarray, drawn: np.ndarray) -> Figure:
-    return Figure(name, float(values.astype(float).mean()), *interval(drawn @ values / len(values)))
-
-
 def mean_figure(name: str, values: np.ndarray) -> Figure:
     """The mean of [n] values with its interval."""
-    return _mean_figure(name, values.astype(np.float32), weights(len(values)))
+    values = values.astype(np.float32)
+    sums = np.concatenate([drawn @ values for drawn in weights(len(values))])
+    return Figure(name, float(values.astype(float).mean()), *interval(sums / len(values)))
 
 
 def auc_figure(name: str, scores: np.ndarray, truth: np.ndarray, area: Callable[..., float]) -> Figure:
@@ -165,9 +197,9 @@ def pair_figures(pairs: np.ndarray, score: np.ndarray, truth: np.ndarray) -> lis
 
     items, place = np.unique(pairs, return_inverse=True)
     first, second = place.reshape(pairs.shape).T
-    hit, drawn = (score > 0.5) == truth, weights(len(items), draws=PAIR_DRAWS)
+    hit = (score > 0.5) == truth
     areas, right = [], []
-    for times in drawn:
+    for times in itertools.chain.from_iterable(weights(len(items), draws=PAIR_DRAWS)):
         weight = times[first] * times[second]
         there = weight > 0
         if 0 < truth[there].mean() < 1 if there.any() else False:

@@ -30,8 +30,8 @@ def confusions(found: Sequence[RunData], album: FigureWriter) -> Section | None:
         return None
     (_, first), *_ = named
     names = first.names
-    order = scores.together(np.sum([answers.matrix for _, answers in named], axis=0))
-    rows = [(run, names[k], *answers.matrix[k, order].tolist()) for run, answers in named for k in order]
+    order = scores.together(np.sum([answers.matrix() for _, answers in named], axis=0))
+    rows = [(run, names[k], *answers.matrix()[k, order].tolist()) for run, answers in named for k in order]
     columns = min(3, len(named))
     lines = -(-len(named) // columns)
     few = len(names) <= 20
@@ -39,7 +39,7 @@ def confusions(found: Sequence[RunData], album: FigureWriter) -> Section | None:
     def paint(figure: Drawing) -> None:
         for at, (run, answers) in enumerate(named):
             axes = figure.add_subplot(lines, columns, at + 1)
-            matrix = answers.matrix[np.ix_(order, order)]
+            matrix = answers.matrix()[np.ix_(order, order)]
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             heat(axes, shares, None)
             axes.set_title(f"{short(run, 34)}: {answers.right.mean():.3f}")
@@ -63,7 +63,7 @@ def confusions(found: Sequence[RunData], album: FigureWriter) -> Section | None:
 
 
 def _worst(answers: ClassAnswers) -> str:
-    wrong = answers.matrix.copy()
+    wrong = answers.matrix()
     np.fill_diagonal(wrong, 0)
     truth, answer = divmod(int(wrong.argmax()), len(wrong))
     count = int(wrong[truth, answer])

@@ -108,8 +108,10 @@ def _classes(facts: RunData, answers: SplitPredictions, view: ReportView) -> cla
         probability = np.stack([1 - probability, probability], axis=1)
     answer = np.asarray(answers.columns[view.answer]).astype(np.int64)
     return classes.ClassAnswers(
-        answers.rows[known], truth[known], answer[known], probability[known], _names(facts, view)
-    )
+        answers.rows[known], truth[known], answer[known],
+        probability if known.all() else probability[known],  # as large as all else together
+        _names(facts, view),
+    )  # fmt: skip
 
 
 def _attributes(facts: RunData, answers: SplitPredictions, view: ReportView) -> attributes.AttributeAnswers | None:

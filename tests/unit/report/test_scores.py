@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -14,7 +16,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from fashion_dist.report import scores
+from fashion_dist.report import classes, scores
 from fashion_dist.report.attributes import AttributeAnswers, average_precisions, co_occurrence
 from fashion_dist.tasks.common.evaluators import area_under_roc
 
@@ -36,7 +38,13 @@ def test_classes_are_counted_as_by_scikit_learn(answered: tuple[np.ndarray, np.n
     matrix = scores.confusion(truth, answers, 12)
     assert np.array_equal(matrix, confusion_matrix(truth, answers, labels=range(12)))
     expected = precision_recall_fscore_support(truth, answers, labels=range(12), zero_division=0)
-    counted = scores.per_class(matrix)
+    counted = scores.per_class(*scores.class_counts(truth, answers, 12))
+    wrong = {(i, j): n for i, j, n in scores.mistakes(truth, answers, 12)}
+    assert wrong == {(i, j): matrix[i, j] for i, j in np.argwhere(matrix).tolist() if i != j}
+    assert list(wrong.values()) == sorted(wrong.values(), reverse=True)
+    ranked = np.argsort(-probability, axis=1, kind="stable") == truth[:, None]
+    assert np.array_equal(scores.ranks(probability, truth), ranked.argmax(axis=1))
+    assert not scores.ranks(np.ones((3, 4)), np.zeros(3, int)).any()  # of equals the lower class stands first
     for mine, theirs in zip((counted.precision, counted.recall, counted.f1, counted.support), expected, strict=True):
         assert mine == pytest.approx(theirs)
     found = {f.name: f for f in scores.class_figures(truth, probability, answers)}
@@ -118,3 +126,21 @@ def test_classes_confused_with_each_other_stand_together() -> None:
     assert sorted(order) == list(range(6))
     for a, b in ((0, 3), (1, 5), (2, 4)):
         assert abs(order.index(a) - order.index(b)) == 1
+
+
+def test_figures_of_many_classes_take_no_memory_for_their_square() -> None:
+    rng = np.random.default_rng(3)
+    truth, answers = rng.integers(0, 2000, (2, 300))
+    probability = rng.random((300, 2000), np.float32)
+    tracemalloc.start()
+    try:
+        found = classes.ClassAnswers(np.arange(300), truth, answers, probability, [str(n) for n in range(2000)])
+        scores.class_figures(truth, probability, answers)
+        pairs = scores.mistakes(truth, answers, 2000)
+        chosen = classes._most_confused(found, pairs)
+        shown = found.matrix(chosen)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(chosen) == classes.MOST and shown.sum() >= classes.MOST // 2
+    assert peak < 60e6  # 1,000 draws of 2000 x 2000 cells are 32 GB, one is 32 MB
