@@ -94,7 +94,8 @@ class Loader:
             split = stage(split, options.stage)
         split, self._columns = share_columns(split, local_world_size)
         self._files = ShardFiles(split)
-        self._files.check()
+        own_copies = options.stage != "off"
+        self._files.check(*((0, 1) if own_copies else (rank, world_size)))
         self._split = split
         self._shards = split.shard[self._images[:, 0]]
         self._planner = BatchPlanner(split, self._images, data, training, seed)

@@ -19,7 +19,7 @@ import numpy as np
 from fashion_dist.errors import DamageError, InputError
 from shards import Manifest, Split, program
 from shards.portable import pread
-from shards.safe_io import open_regular, require_regular
+from shards.safe_io import open_regular
 
 OPEN_FILES = 64
 """Shards of one loader that are open at once; the one not used for longest is closed first."""
@@ -70,8 +70,12 @@ class ShardFiles:
         split = self._split
         return DamageError(split.shard_names[split.shard[row]], split.keys[row], int(split.offset[row]), reason)
 
-    def check(self) -> None:
-        """See in milliseconds that the shards are the ones the index is about, many at once where the storage is slow.
+    def check(self, rank: int = 0, world_size: int = 1) -> None:
+        """See that the shards are the ones the index is about, many at once where the storage is slow.
+
+        Args:
+            rank: this process among those that read the same files.
+            world_size: how many they are; each looks at its share.
 
         Raises:
             InputError: a shard is missing, or its size, its count or where its samples lie is not what index and
@@ -95,23 +99,26 @@ class ShardFiles:
                     f"{path}: {counts[number]} samples in the index, {shard.samples} in the manifest; {advice}"
                 )
             try:
-                length = require_regular(path).stat().st_size
-                if length != shard.size:
-                    raise InputError(
-                        f"{path}: {length} bytes, which does not match the manifest's {shard.size}; {advice}"
-                    )
-                with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+                descriptor = open_regular(path)
+                try:
+                    length = os.fstat(descriptor).st_size
+                    if length != shard.size:
+                        raise InputError(
+                            f"{path}: {length} bytes, which does not match the manifest's {shard.size}; {advice}"
+                        )
                     for row in {first, last}:
-                        header = pread(file.fileno(), 512, int(split.offset[row]) - 512)
-                        _check_header(header, split, row)
+                        _check_header(pread(descriptor, 512, int(split.offset[row]) - 512), split, row)
+                finally:
+                    os.close(descriptor)
             except FileNotFoundError:
                 raise InputError(f"{path}: no such shard, but the index names it; {advice}") from None
             except OSError as error:
                 raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
-        with ThreadPoolExecutor(min(OPEN_FILES, max(1, len(firsts)))) as pool:
+        mine = slice(rank, None, world_size)
+        with ThreadPoolExecutor(min(OPEN_FILES, max(1, len(firsts[mine])))) as pool:
             # `map` raises what was wrong with the first shard of all, whichever thread was first
-            list(pool.map(look, zip(order[firsts].tolist(), order[lasts].tolist(), strict=True)))
+            list(pool.map(look, zip(order[firsts[mine]].tolist(), order[lasts[mine]].tolist(), strict=True)))
 
     def close(self) -> None:
         """Close all files; reads under way in other threads finish first."""

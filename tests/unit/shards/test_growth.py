@@ -46,4 +46,9 @@ def test_packing_and_verifying_read_what_names_all_shards_once(tmp_path: Path, c
     counted.clear()
     ShardFiles(ShardSet.open(tmp_path / "set").split("train")).check()
     assert counted["manifest.json"] <= 2
-    assert max(count for name, count in counted.items() if name.endswith(".tar")) == 1
+    tars = {name: count for name, count in counted.items() if name.endswith(".tar")}
+    assert max(tars.values()) == 1
+    counted.clear()
+    for rank in range(3):  # of one job, which share the looks
+        ShardFiles(ShardSet.open(tmp_path / "set").split("train")).check(rank, 3)
+    assert {name: count for name, count in counted.items() if name.endswith(".tar")} == tars
