@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,17 +158,20 @@ def await_file(path: Path, timeout_s: float, poll_s: float = 0.05) -> bool:
     return True
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a torn one, or one with NaN in it, is passed over."""
+def read_lines(path: Path, *, but: tuple[bytes, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line; a torn one, or one with NaN in it, is passed over.
+
+    Lines that begin with one of `but` are neither parsed nor kept: a file of a million lines is read one by one.
+    """
     try:
-        lines = read_regular(path).splitlines()
+        descriptor = open_regular(path)
     except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(InputError):
-            found.append(parse_object(line, path))
-    return found
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        for line in file:
+            if not line.startswith(but):
+                with contextlib.suppress(InputError):
+                    yield parse_object(line, path)
 
 
 _LARGE = 1 << 24

@@ -302,24 +302,14 @@ def queue(*, job_ids: Iterable[str] | None = None, name: str = "") -> list[Queue
 
 def accounting(job_ids: Iterable[str]) -> dict[str, str]:
     """The last state of jobs by sacct, such as `{"12": "TIMEOUT"}`; without accounting nothing."""
-    ids = ",".join(job_ids)
-    if not ids:
-        return {}
-    try:
-        text = ask(
-            [
-                "sacct",
-                "--allusers",
-                "--allocations",
-                "--noheader",
-                "--parsable2",
-                "--format=JobID,State",
-                f"--jobs={ids}",
-            ]
-        )
-    except RunError:
-        return {}
-    return parse_accounting(text)
+    ids, found = list(dict.fromkeys(job_ids)), {}
+    base = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", "--format=JobID,State"]
+    for first in range(0, len(ids), _MANY):
+        try:
+            found |= parse_accounting(ask([*base, f"--jobs={','.join(ids[first : first + _MANY])}"]))
+        except RunError:
+            return {}
+    return found
 
 
 def parse_accounting(text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ is measured, other people's jobs on it included.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.paths import RunDir
 
 _MB = 1e6
+EACH_NODE = 4
+"""Nodes up to which each has figures of its own in metrics.jsonl."""
 
 
 class NodeSampler:
@@ -108,11 +111,11 @@ class AllNodes:
     def __init__(self, run: RunDir, attempt: int, nodes: int) -> None:
         self._run, self._attempt, self._nodes = run, attempt, nodes
         self._seen: dict[int, int] = {}
-        self._found: dict[str, float] = {}
+        self._found: dict[int, Mapping[str, float]] = {}
 
     def look(self) -> None:
         """Read what is new; of a node that has fallen silent there is nothing."""
-        found: dict[str, float] = {}
+        found: dict[int, Mapping[str, float]] = {}
         for node in range(self._nodes):
             path = self._run.node_figures(node)
             try:
@@ -121,11 +124,34 @@ class AllNodes:
                 continue
             if noted.attempt == self._attempt and self._seen.get(node) != noted.sample:
                 self._seen[node] = noted.sample
-                found |= {f"node{node}/{name}": value for name, value in noted.figures.items()}
+                found[node] = noted.figures
         if found:
             self._found = found
 
     def take(self) -> dict[str, float]:
-        """The newest figures as `node<number>/<name>`, each once; empty when there are none since the last time."""
+        """The newest figures, each once; empty when there are none since the last time.
+
+        Of up to `EACH_NODE` nodes as `node<number>/<name>`; of more only what `summed` makes of them.
+        """
         found, self._found = self._found, {}
-        return found
+        if self._nodes > EACH_NODE:
+            return summed(found)
+        return {f"node{node}/{name}": value for node, figures in found.items() for name, value in figures.items()}
+
+
+def summed(by_node: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """`nodes/<name>_` least, mean, most, and the nodes of these, over all nodes; the GPUs of all count as one kind.
+
+    A line of 64 nodes with 8 GPUs each has 40 numbers so, not 1,920.
+    """
+    kinds: dict[str, list[tuple[float, int]]] = {}
+    for node, figures in by_node.items():
+        for name, value in figures.items():
+            kinds.setdefault(re.sub(r"^gpu\d+_", "gpu_", name), []).append((value, node))
+    found: dict[str, float] = {}
+    for name, values in kinds.items():
+        (least, low), (most, high) = min(values), max(values)
+        mean = round(sum(value for value, _ in values) / len(values), 3)
+        parts = {"min": least, "mean": mean, "max": most, "min_node": low, "max_node": high}
+        found |= {f"nodes/{name}_{part}": value for part, value in parts.items()}
+    return found

@@ -203,7 +203,7 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
 
 
 def _curves(run: RunDir, metric: str, width: int) -> list[tuple[str, str]]:
-    points = read_metrics(run.metrics)
+    points = read_metrics(run.metrics, "train", "val")
     rows = []
     for split, name in dict.fromkeys([("train", "loss"), ("val", "loss"), ("train", metric), ("val", metric)]):
         values = [float(p[name]) for p in points if p["split"] == split and isinstance(p.get(name), (int, float))]

@@ -6,8 +6,9 @@ import contextlib
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from fashion_dist.errors import InputError
 from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.wandb_media import Media
-from shards.safe_io import read_regular
+from shards.safe_io import open_regular
 from shards.typed_json import is_sound
 
 logger = logging.getLogger(__name__)
@@ -25,15 +26,30 @@ PLAIN = frozenset({"split", "step", "epoch", "attempt", "time"})
 """The fields of a line of metrics.jsonl that are no metric."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, oldest first; a torn line, or one of other things than numbers, is passed over."""
-    points: list[dict[str, Any]] = []
-    for line in read_lines(path):
+SPLITS = ("train", "val", "test", "system")
+"""Of the lines that we write; a run may have lines of splits of its own names beside them."""
+
+
+def iter_metrics(path: Path, *splits: str) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, oldest first; a torn line, or one of other things than numbers, is passed over.
+
+    Args:
+        path: the file.
+        splits: these alone, such as `val`; those of the other `SPLITS` are not even parsed.
+    """
+    others = tuple(f'{{"split": "{name}"'.encode() for name in SPLITS if splits and name not in splits)
+    for line in read_lines(path, but=others):
         with contextlib.suppress(InputError):
             head = vars(parse_dataclass(_Head, line, path))
+            if splits and head["split"] not in splits:
+                continue
             if all(value is None or is_sound(value) for name, value in line.items() if name not in head):
-                points.append({**head, **line})
-    return points
+                yield {**head, **line}
+
+
+def read_metrics(path: Path, *splits: str) -> list[dict[str, Any]]:
+    """`iter_metrics` as a list."""
+    return list(iter_metrics(path, *splits))
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,13 @@ class _Head:
     epoch: float
     attempt: int = 1
     time: float = 0.0
+
+
+def _ends_a_line(path: Path) -> bool:
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() == b"\n"
 
 
 class Tracker(Protocol):
@@ -78,10 +101,11 @@ class MetricsLogger:
 
     @staticmethod
     def _keep_until(path: Path, step: int) -> None:
-        points = read_metrics(path)
-        kept = [point for point in points if point["step"] <= step and point["split"] in ("train", "val", "system")]
-        if path.exists() and (len(kept) < len(points) or not read_regular(path).endswith(b"\n")):
-            write_text(path, "".join(json.dumps(point) + "\n" for point in kept))
+        def is_kept(point: Mapping[str, Any]) -> bool:
+            return point["step"] <= step and point["split"] in ("train", "val", "system")
+
+        if path.exists() and (not _ends_a_line(path) or not all(map(is_kept, iter_metrics(path)))):
+            write_text(path, "".join(json.dumps(point) + "\n" for point in iter_metrics(path) if is_kept(point)))
 
     def add(self, trackers: Mapping[str, Tracker]) -> None:
         """Tell trackers, by name, every line from now on."""

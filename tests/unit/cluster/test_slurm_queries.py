@@ -53,6 +53,21 @@ def test_tasks_that_never_started_stand_together_in_the_accounting() -> None:
     }
 
 
+def test_accounting_is_asked_in_pieces_that_a_command_line_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sacct = tmp_path / "sacct"
+    sacct.write_text(
+        f"#!/bin/sh\necho x >> {tmp_path}/asked\n"
+        'for w; do case $w in --jobs=*) echo "${w#--jobs=}" | tr , "\\n" | sed "s/$/|COMPLETED/";; esac; done\n'
+    )
+    sacct.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    ids = [str(12_000_000 + n) for n in range(15_000)]
+    assert slurm.accounting(ids) == dict.fromkeys(ids, "COMPLETED")
+    assert len((tmp_path / "asked").read_text().split()) == 8
+
+
 def test_a_local_job_is_its_process_and_not_its_number() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:

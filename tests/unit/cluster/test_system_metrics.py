@@ -10,7 +10,8 @@ from fashion_dist.cluster.heartbeat import HeartbeatThread
 from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
+from fashion_dist.cluster.system_metrics import EACH_NODE, AllNodes, NodeSampler
+from fashion_dist.io import write_json
 from fashion_dist.paths import RunDir
 
 JOB = JobRef("local", str(os.getpid()))
@@ -53,3 +54,21 @@ def test_rank_0_has_the_figures_of_every_node_once(tmp_path: Path) -> None:
     other = AllNodes(run, attempt=2, nodes=2)  # the start that follows does not take the last one's for its own
     other.look()
     assert other.take() == {}
+
+
+def test_many_nodes_are_summed_and_the_slowest_is_named(tmp_path: Path) -> None:
+    def line(nodes: int) -> dict[str, float]:
+        run = RunDir(tmp_path / str(nodes))
+        run.heartbeats.mkdir(parents=True)
+        for node in range(nodes):
+            figures = {"cpu_percent": 10.0 + node, **{f"gpu{k}_percent": 90.0 - (node == 2) * k for k in range(8)}}
+            write_json(run.node_figures(node), {"attempt": 1, "sample": 1, "figures": figures})
+        found = AllNodes(run, attempt=1, nodes=nodes)
+        found.look()
+        return found.take()
+
+    assert len(line(EACH_NODE)) == EACH_NODE * 9
+    assert len(line(EACH_NODE + 1)) == len(line(64)) == 2 * 5
+    many = line(20)
+    assert (many["nodes/gpu_percent_min"], many["nodes/gpu_percent_min_node"]) == (83.0, 2)
+    assert many["nodes/cpu_percent_mean"] == 19.5 and many["nodes/cpu_percent_max_node"] == 19

@@ -9,7 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from fashion_dist import io
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.deepfashion import RECIPE
 from fashion_dist.tracking import trackers
@@ -127,3 +131,22 @@ def test_training_goes_on_when_wandb_cannot_start(tmp_path: Path) -> None:
     tracker.log("val", 40, 1.0, {"score": 0.5})
     tracker.close()
     assert len(read_metrics(run.metrics)) == 1
+
+
+def test_lines_of_other_splits_are_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    nodes = "".join(json.dumps({"split": "system", "step": n, "epoch": 1.0, "node0/cpu": n}) + "\n" for n in range(500))
+    val = json.dumps({"split": "val", "step": 7, "epoch": 1.0, "loss": 0.5}) + "\n"
+    odd = json.dumps({"step": 8, "epoch": 2.0, "loss": 0.25, "split": "val"}) + "\n"  # by another's hand
+    path.write_text(nodes + val + nodes + odd + '{"split": "val", "st')
+    parsed: list[bytes] = []
+    parse = io.parse_object
+
+    def counted(line: bytes, where: object) -> Any:
+        parsed.append(line)
+        return parse(line, where)
+
+    monkeypatch.setattr(io, "parse_object", counted)
+    assert [point["loss"] for point in read_metrics(path, "val")] == [0.5, 0.25]
+    assert len(parsed) == 3
+    assert len(read_metrics(path)) == 1002
