@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -121,6 +121,31 @@ class ShardSet:
         if index.table_hash(table) != self.manifest.tables[name]:
             raise DamageError(path.name, "", 0, "its rows are not those that the manifest has the hash of")
         return table
+
+
+@dataclass(frozen=True)
+class OnceReadSet(ShardSet):
+    """A set that keeps the facts and tables that were read of it, for many checks of the same."""
+
+    _kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, shard_set: ShardSet) -> OnceReadSet:
+        """The same set, of which nothing is kept yet."""
+        return cls(shard_set.path, shard_set.manifest)
+
+    def split(self, name: str) -> Split:
+        """As of any set; its `columns` are copies of what was read once."""
+        if f"split {name}" not in self._kept:
+            self._kept[f"split {name}"] = _OnceReadSplit(**vars(super().split(name)))
+        kept: Split = self._kept[f"split {name}"]
+        return kept
+
+    def table(self, name: str) -> pa.Table:
+        """As of any set."""
+        if f"table {name}" not in self._kept:
+            self._kept[f"table {name}"] = super().table(name)
+        return self._kept[f"table {name}"]
 
 
 class Keys(Sequence[str]):
@@ -296,3 +321,13 @@ class Split:
         if len(table) != self.samples:
             raise DamageError(INDEX, "", 0, f"{len(table)} rows of split {self.name}, the manifest says {self.samples}")
         return table
+
+
+class _OnceReadSplit(Split):
+    """A split whose facts are read once."""
+
+    def _fact(self, name: str) -> np.ndarray:
+        kept: dict[str, np.ndarray] = self.__dict__.setdefault("_facts", {})
+        if name not in kept:
+            kept[name] = super()._fact(name)
+        return kept[name].copy()

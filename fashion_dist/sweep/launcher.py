@@ -31,6 +31,7 @@ from fashion_dist.sweep.spec import Spec
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays
 from fashion_dist.sweep.view import UNFINISHED, SweepView, read_sweep_view
 from shards import program
+from shards.shard_set import OnceReadSet
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ def _points(sweep: Sweep, searched: Spec) -> list[expand.Settings]:
 def _require(context: LaunchContext, searched: Spec, configs: Sequence[Config]) -> None:
     """Refuse trials that cannot be trained; what tasks and models look at is looked at once for equal ones."""
     first = searched.halving.rungs[0] if searched.halving is not None and searched.halving.rungs else 0
+    context = dataclasses.replace(context, shard_set=OnceReadSet.of(context.shard_set))
     seen: set[str] = set()
     for config in configs:
         train, data = config.train, config.data

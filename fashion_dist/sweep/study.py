@@ -31,13 +31,15 @@ from fashion_dist.sweep import decisions
 from fashion_dist.sweep.spec import Parameter
 from fashion_dist.sweep.sweep_record import Sweep, Trial
 from fashion_dist.tasks import Monitor
-from fashion_dist.tracking.metrics_log import read_metrics
+from fashion_dist.tracking.metrics_log import iter_metrics
 
 if TYPE_CHECKING:
     import optuna
 
 STARTUP = 10
 """Trials that are drawn at random before TPE has something to go by, as Optuna does by default."""
+_RUN = "run_id"
+"""Of a trial in the journal."""
 CANDIDATES = 100
 """Points that TPE weighs for a trial; with Optuna's 24 it came closer to the best of a recorded sweep less often."""
 
@@ -92,16 +94,24 @@ class Study:
                 return known
             self._take_over(study)
             trial = self._ask(study, number)
+            study._storage.set_trial_user_attr(frozen._trial_id, _RUN, trial.run_id)
             path = self.sweep.folder.trial(number)
             path.parent.mkdir(exist_ok=True)
             write_json(path, {"settings": dict(trial.settings), "run_id": trial.run_id})
-            others = (self.sweep.trial(other) for other in range(len(self.sweep.trials)) if other != number)
-            same = next((other for other in others if other is not None and other.run_id == trial.run_id), None)
+            others = (other for other in study.get_trials(deepcopy=False) if other.number != number)
+            same = next((other for other in others if self._run_id(other) == trial.run_id), None)
         decisions.note(self.sweep.folder, number, "begins", self._why(study), settings=dict(trial.settings))
         if same is not None:
             reason = f"it was given the settings of trial {same.number}, whose run is its own too"
             decisions.note(self.sweep.folder, number, "is the same as another", reason)
         return trial
+
+    def _run_id(self, frozen: optuna.trial.FrozenTrial) -> str | None:
+        """Of a trial that has begun: in the journal, which is read once, or in a file of its own in older sweeps."""
+        if frozen.state == _states().WAITING or _RUN in frozen.user_attrs:
+            return frozen.user_attrs.get(_RUN)
+        trial = self.sweep.trial(frozen.number)
+        return trial.run_id if trial is not None else None
 
     def _ask(self, study: optuna.Study, number: int) -> Trial:
         import optuna
@@ -226,7 +236,7 @@ def suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
 
 def _values_until(run: RunDir, epoch: int, metric: str) -> list[float]:
     """The metric of each epoch up to this one, NaN where it was none."""
-    points = [p for p in read_metrics(run.metrics) if p["split"] == "val" and p["epoch"] <= epoch and metric in p]
+    points = [p for p in iter_metrics(run.metrics, "val") if p["epoch"] <= epoch and metric in p]
     measured = {p["epoch"]: math.nan if p[metric] is None else float(p[metric]) for p in points}  # the file has no NaN
     if epoch not in measured:
         raise RunError(f"{run.metrics} has no {metric!r} of epoch {epoch}")

@@ -11,6 +11,7 @@ from fashion_dist.cluster.launcher import LaunchRequest, resolve
 from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.sweep import launcher
 from fashion_dist.sweep.launcher import SweepRequest
+from shards import Split
 
 SMALL = ("data.image_px=32", "train.batch_size=32")
 
@@ -33,6 +34,20 @@ def test_repeats_have_seeds_of_their_own_and_doubles_are_left_out(packed_home: P
     draft = launcher.resolve(question(packed_home, "optim.lr=0.1,0.10,0.2", seeds=2))
     assert len(draft.sweep.trials) == 4 and draft.doubled == 2
     assert [trial.settings["train.seed"] for trial in draft.sweep.trials if trial] == [0, 1, 0, 1]
+
+
+def test_the_set_is_read_once_however_many_trials_are_checked(
+    packed_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    read = Split._read
+    monkeypatch.setattr(Split, "_read", lambda self, name: asked.append(f"{self.name} {name}") or read(self, name))
+    counts = []
+    for dropouts in ("0.1,0.2", "0.1,0.2,0.3,0.4,0.5"):
+        asked.clear()
+        launcher.resolve(question(packed_home, f"model.dropout={dropouts}"))
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
 
 
 def test_the_metric_of_the_file_is_the_one_that_best_means(packed_home: Path, tmp_path: Path) -> None:

@@ -225,3 +225,19 @@ def test_a_search_draws_normal_and_weighted_values_as_given() -> None:
 
 def test_a_search_takes_any_seed() -> None:
     assert len({sampler(seed, 3)._rng.rng.random() for seed in (0, 1700000000, 2**63 - 1)}) == 3
+
+
+def test_a_beginning_reads_no_file_of_trials_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = bayes(tmp_path, 8, parameters={"model.pool": {"values": ["max", "avg"]}})
+    for number in range(7):
+        Study(sweep).begin(number)
+    study = Study(sweep)._open(0)
+    for frozen in study.trials[:7]:
+        study._storage.set_trial_state_values(frozen._trial_id, optuna.trial.TrialState.COMPLETE, [0.5])
+    asked: list[int] = []
+    trial = Sweep.trial
+    monkeypatch.setattr(Sweep, "trial", lambda self, number: asked.append(number) or trial(self, number))
+    Study(sweep).begin(7)
+    assert asked == [7]
+    doubled = [note for note in decisions.read(sweep.folder) if note["what"] == "is the same as another"]
+    assert 7 in {note["trial"] for note in doubled}  # there are two settings for eight trials
