@@ -15,6 +15,7 @@ from fashion_dist.errors import RunError
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
 from fashion_dist.tasks.deepfashion import RECIPE
+from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.split_loader import SplitLoader
@@ -132,6 +133,21 @@ def test_clipping_and_the_average_are_pytorchs(precision: str, packed_home: Path
             expected = [old + share * (new - old) for old, new in zip(expected or values, values, strict=True)]
         for average, value in zip(state.evaluated_model().parameters(), expected, strict=True):
             torch.testing.assert_close(average, value, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_logged_is_the_mean_of_the_steps_that_have_it(packed_home: Path, tmp_path: Path) -> None:
+    """Mixed images have no loss of attributes, which is no loss of 0."""
+    settings = ("train.precision=fp32", "train.mixup=0.4", "train.mix=0.5")
+    with training(packed_home, tmp_path / "r", *settings) as (trainer, train):
+        trainer.logger.open(trainer.config, 0)
+        window = [step(trainer, train) for _ in range(train.steps)]
+        trainer.logger.log_window(window, trainer.state, 1.0, 0.0)
+        (line,) = [point for point in read_metrics(RunDir(tmp_path / "r").metrics) if point["split"] == "train"]
+    for name in ("attribute_loss", "category_loss", "gradient_norm"):
+        values = torch.stack([terms[name].double() for terms in window])
+        assert line[name] == pytest.approx(float(values.nanmean()), rel=1e-5), name
+    missing = sum(bool(terms["attribute_loss"].isnan()) for terms in window)
+    assert 0 < missing < len(window)
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
