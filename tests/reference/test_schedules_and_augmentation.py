@@ -112,7 +112,7 @@ def test_colours_are_changed_as_by_torchvision(kind: str) -> None:
 
 def test_shares_of_mixed_images_are_drawn_as_by_torchvision() -> None:
     torch.manual_seed(0)
-    images, count = torch.zeros(2, 3, 32, 32), 1500
+    images, count = torch.zeros(2, 3, 32, 32), 500
     mixup, cutmix = (v2.MixUp(alpha=0.4, num_classes=2), v2.CutMix(alpha=1.0, num_classes=2))
     theirs = [mixup.make_params([images])["lam"] for _ in range(count)]
     ours = [mix_batch(images, TrainConfig(mixup=0.4), step).share for step in range(count)]
