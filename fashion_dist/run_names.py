@@ -65,7 +65,10 @@ class RunNames:
         self.require_free(name, run_id)
         if self.run_id(name) != run_id:
             self.folder.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
-            (self.folder / name).unlink(missing_ok=True)  # of a run that is gone
+            if os.path.lexists(self.folder / name):
+                if name_fault(read_regular(self.folder / name).decode("ascii", "replace").strip()):
+                    raise ConfigError(f"{self.folder / name} holds no run's id; move it away, or give another name")
+                (self.folder / name).unlink()  # of a run that is gone
             try:
                 with os.fdopen(create(self.folder / name), "w") as file:
                     file.write(f"{run_id}\n")

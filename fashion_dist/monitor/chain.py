@@ -28,7 +28,7 @@ from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, unknown
-from fashion_dist.io import read_json, write_json
+from fashion_dist.io import append, read_json, write_json
 from fashion_dist.monitor.follow import WATCH_S, follow
 from fashion_dist.paths import RunDir, SweepDir
 
@@ -135,7 +135,7 @@ def _here(folder: Path, names: Sequence[str]) -> Iterator[JobRef]:
         return
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     words = [*safe_python.interpreter(), "-m", "fashion_dist.monitor.chain", str(folder), *names]
-    with job_environment("local"), (folder / "logs" / "then.log").open("ab") as log:
+    with job_environment("local"), append(folder / "logs" / "then.log") as log:
         process = subprocess.Popen(
             words, env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )

@@ -29,6 +29,7 @@ from fashion_dist.data.staging import stage
 from fashion_dist.errors import CheckpointError, ConfigError, DamageError
 from fashion_dist.io import OwnFiles, write_text
 from fashion_dist.models.pretrained import Published, fetch
+from fashion_dist.monitor import chain
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.report import make
 from fashion_dist.report.archive import write_archive
@@ -37,6 +38,7 @@ from fashion_dist.report.run_data import read_facts
 from fashion_dist.results import media
 from fashion_dist.results.collect import _write
 from fashion_dist.results.predict import predict_run
+from fashion_dist.run_names import RunNames
 from fashion_dist.runs import open_run
 from fashion_dist.sweep import decisions
 from fashion_dist.tracking import wandb_sync as syncing
@@ -291,6 +293,12 @@ def run_guard(bench: Bench) -> Case:
     return bench.folder / ".lock.guard", take
 
 
+def naming(bench: Bench) -> Case:
+    names = RunNames(bench.folder / "home" / "names", bench.run().path.parent)
+    names.folder.mkdir()
+    return names.folder / "best", lambda: names.give("best", "clipart-1")
+
+
 def weights(bench: Bench) -> Case:
     return bench.folder / "net.pt", lambda: fetch(Published("net", "http://127.0.0.1:9/net.pt", "net.pt"), bench.folder)
 
@@ -329,6 +337,7 @@ CASES: dict[str, Callable[[Bench], Case]] = {
     "lock of a packing": packing_lock,
     "lock of a run": run_guard,
     "weights": weights,
+    "a name of a run": naming,
 }  # fmt: skip
 FILE_CASES = {name: case for name, case in CASES.items() if name not in ("shared memory", "weights", "lock of a run")}
 REFUSALS = (InputError, CheckpointError, DamageError)
@@ -742,6 +751,9 @@ def test_lines_are_not_added_to_a_file_behind_a_link(kind: str, bench: Bench) ->
     plant(run.metrics)
     with pytest.raises(InputError):
         MetricsLogger(run, 10, 1)
+    plant(run.logs / "then.log")
+    with pytest.raises(InputError):
+        list(chain._here(run.path, ["collect"]))
     plant(run.bad_samples(0))
     with pytest.raises(InputError):
         BadSamples("skip", run.bad_samples(0)).add(0, DamageError("a.tar", "k", 0, "bad"))
