@@ -23,6 +23,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     job.json                       the last submission: cluster, job id, nodes
     state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
     lock.json                      the job that may write here
+    decode.json                    by which way the run decodes for GPUs, from its beginning
     metrics.jsonl                  one line per measured point; the truth about the run
     checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.train.checkpoint
     errors/rank_<r>.json           a failing rank's own exception

@@ -29,7 +29,7 @@ _OURS = {
     "config.json", "run.json", "job.json", "state.json", "attempts.json", "lock.json", "metrics.jsonl", "synced.jsonl",
     "sweep.json", "arrays.json", "queue.json", "journal.log", "journal.log.lock", "decisions.jsonl", "trials",
     "checkpoints", "errors", "heartbeats", "rendezvous", "predictions", "measures", "bad_samples", "logs", "code",
-    "wandb", "tensorboard", "schema.json", "submission.json", "then.json", "then",
+    "wandb", "tensorboard", "schema.json", "decode.json", "submission.json", "then.json", "then",
     ".then.guard", ".lock.guard", ".launch.guard",
 }  # fmt: skip
 _SHARED = ("submission", "report", "collected")
