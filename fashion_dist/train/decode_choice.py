@@ -5,6 +5,7 @@ Ways of decoding differ in the last bits of pixels, so that a requeue on another
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from typing import Any
 
@@ -60,7 +61,7 @@ def settle(run: RunDir, asked: Asked, cache: str, dist: ProcessGroup, tested: di
                 f"the run has decoded by {before.way} from its beginning, and here {faults[before.way]}; it can go on "
                 f"where that is right, or begin anew with --fresh"
             )
-        return before
+        return dataclasses.replace(before, why="")  # which was told when the run began
     if cache != "none" or asked == "cpu":
         record = DecodeRecord("cpu")
     elif asked != "auto":
