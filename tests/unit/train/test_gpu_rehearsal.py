@@ -152,6 +152,7 @@ def test_a_run_out_of_memory_says_what_it_held_and_what_fits(
 ) -> None:
     trainer, loader = ground.open(f"memory-{at}", TINY, task="deepfashion", cache="ram")
     loader.loader.close()
+    trainer.logger.close()  # `fit` opens its own
     if at == "model":
         trainer.state.model.register_forward_hook(too_much)
     else:
