@@ -109,12 +109,16 @@ def curves(facts: RunData, album: FigureWriter) -> Section:
 
 
 def machines(facts: RunData, album: FigureWriter) -> Section | None:
-    """What the nodes did while it trained, a picture for each figure with a line for each node; None without any."""
+    """What the nodes did while it trained, a picture for each figure with a line for each node, or of many nodes for
+    their least, mean and most; None without any.
+    """
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for point in (p for p in facts.points if p["split"] == "system"):
         for key, value in point.items():
             node, slash, name = key.partition("/")
-            if slash and value is not None:
+            if node == "nodes":  # of many: the least, mean and most of all, see `cluster.system_metrics.summed`
+                name, _, node = name.rpartition("_")
+            if slash and value is not None and node != "node":  # which node that was is in metrics.jsonl
                 found.setdefault(name, {}).setdefault(node, []).append((point["epoch"], value))
     if not found:
         return None
@@ -123,7 +127,8 @@ def machines(facts: RunData, album: FigureWriter) -> Section | None:
 
 
 def _of_nodes(name: str, nodes: Mapping[str, list[tuple[float, float]]], album: FigureWriter) -> Picture:
-    words = re.sub(r"^gpu(\d+)", r"GPU \1", name).replace("_", " ").replace("cpu", "CPU").replace(" percent", ", %")
+    words = re.sub(r"^gpu(\d*)_", lambda found: f"GPU {found[1]}".strip() + " ", name)
+    words = words.replace("_", " ").replace("cpu", "CPU").replace(" percent", ", %")
     title = words[:1].upper() + words[1:]
 
     def paint(figure: Drawing) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 from report_runs import STARTED, guess, make_run, with_settings
 
+from fashion_dist.cluster.system_metrics import summed
 from fashion_dist.report import make
 from fashion_dist.report.blocks import SHAPES
 from fashion_dist.report.dataset_card import _sizes
 from fashion_dist.report.feature_sections import NAMED, _core, _mark
+from fashion_dist.report.figure_writer import FigureWriter
 from fashion_dist.report.run_data import read_facts
+from fashion_dist.report.run_sections import machines
 from fashion_dist.tasks import deepfashion
 from shards import ShardSet
 
@@ -38,6 +41,20 @@ def test_images_of_one_size_are_told_in_a_sentence() -> None:
     section = _sizes(np.full((9, 2), 28))
     assert section.words == ["All images are 28 × 28 pixels."] and not section.blocks
     assert len(_sizes(np.array([[28, 28], [30, 28]])).blocks) == 2
+
+
+def test_many_nodes_are_three_lines(packed_home: Path, tmp_path: Path) -> None:
+    shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
+    run = make_run(tmp_path / "runs" / "deepfashion-1", with_settings(deepfashion.RECIPE), shard_set, {})
+    nodes = {node: {"gpu0_percent": 90.0 - node, "gpu1_percent": 50.0} for node in range(64)}
+    head = {"split": "system", "step": 1, "epoch": 0.5, "attempt": 2, "time": STARTED}
+    with run.metrics.open("a") as file:
+        file.write(json.dumps({**head, **summed(nodes)}) + "\n")
+    (facts,) = read_facts([run])
+    section = machines(facts, FigureWriter(tmp_path))
+    assert section is not None and [block.title for block in section.blocks] == ["GPU, %"]  # type: ignore[union-attr]
+    with (tmp_path / "figures" / "system-gpu_percent.csv").open() as file:
+        assert [row["node"] for row in csv.DictReader(file)] == ["min", "mean", "max"]
 
 
 def test_a_page_shows_what_the_machines_did(packed_home: Path, tmp_path: Path) -> None:
