@@ -74,7 +74,12 @@ def weighted_order(weights: np.ndarray, groups: np.ndarray, seed: int, epoch: in
     `weights` is float [N], not negative, with a positive sum; `groups` int [N], such as the class, or zeros.
     """
     count = len(weights)
-    order = np.lexsort((hashes(seed, epoch, _ORDER, np.arange(count)), groups))
+    order = np.argsort(hashes(seed, epoch, _ORDER, np.arange(count)), kind="stable")
+    least, most = int(groups.min()), int(groups.max())
+    if most > least:
+        near = groups[order] - least
+        # Of 16 bits NumPy sorts by digits: a tenth of the time.
+        order = order[np.argsort(near.astype(np.uint16) if most - least < 1 << 16 else near, kind="stable")]
     edges = np.cumsum(weights[order].astype(np.float64))
     start = float(uniform(seed, epoch, _WEIGHTED, np.zeros(1, np.int64))[0])
     points = (np.arange(count) + start) * (edges[-1] / count)
