@@ -302,7 +302,8 @@ def queue(*, job_ids: Iterable[str] | None = None, name: str = "") -> list[Queue
 
 def accounting(job_ids: Iterable[str]) -> dict[str, str]:
     """The last state of jobs by sacct, such as `{"12": "TIMEOUT"}`; without accounting nothing."""
-    ids, found = list(dict.fromkeys(job_ids)), {}
+    ids = list(dict.fromkeys(job_ids))
+    found: dict[str, str] = {}
     base = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", "--format=JobID,State"]
     for first in range(0, len(ids), _MANY):
         try:

@@ -109,7 +109,8 @@ class Study:
     def _run_id(self, frozen: optuna.trial.FrozenTrial) -> str | None:
         """Of a trial that has begun: in the journal, which is read once, or in a file of its own in older sweeps."""
         if frozen.state == _states().WAITING or _RUN in frozen.user_attrs:
-            return frozen.user_attrs.get(_RUN)
+            run_id: str | None = frozen.user_attrs.get(_RUN)
+            return run_id
         trial = self.sweep.trial(frozen.number)
         return trial.run_id if trial is not None else None
 
