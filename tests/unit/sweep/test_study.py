@@ -238,6 +238,6 @@ def test_a_beginning_reads_no_file_of_trials_that_have_ended(tmp_path: Path, mon
     trial = Sweep.trial
     monkeypatch.setattr(Sweep, "trial", lambda self, number: asked.append(number) or trial(self, number))
     Study(sweep).begin(7)
-    assert asked == [7]
+    assert set(asked) == {7}, "its own, and none of the others"
     doubled = [note for note in decisions.read(sweep.folder) if note["what"] == "is the same as another"]
     assert 7 in {note["trial"] for note in doubled}  # there are two settings for eight trials
