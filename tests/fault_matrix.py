@@ -41,6 +41,7 @@ ROWS = {
     28: "two clusters on one filesystem",
     29: "a filesystem that remembers missing files for 30 s",
     30: "an account's limit of jobs",
+    31: "no accounting, and for a while no controller",
 }
 
 

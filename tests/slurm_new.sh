@@ -30,6 +30,7 @@ if [ ! -e "$root/.made" ]; then
   chmod 755 "$root/usr/sbin/policy-rc.d"
   touch "$root/.made"
 fi
+mount --bind "$root" "$root" # or nothing in there could make a mount namespace of its own
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"

@@ -161,7 +161,7 @@ class JobLog:
 
 _TAIL = 1 << 16
 _SRUN = re.compile(r"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>(?!Exited with).+)$", re.MULTILINE)
-_OF_SLURM = re.compile(r"(srun|slurmstepd|slurmd): ")
+_OF_SLURM = re.compile(r"(srun|slurmstepd|slurmd)(-[\w.-]+)?: ")  # with the node's name where a host plays several
 _ENDS = {
     "OUT_OF_MEMORY": re.compile(r"oom.kill|: Out Of Memory", re.IGNORECASE),
     "TIMEOUT": re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cluster_home import Workplace
+from cluster_home import Workplace, ranks, told, until
 from slurm_calls import squared
-from slurm_cluster import ROOT, SlurmCluster, output, run, started, unavailable
+from slurm_cluster import ROOT, UP, SlurmCluster, output, run, started, unavailable
 
 from fashion_dist.cluster import slurm, submitit_executor
 from fashion_dist.cluster.resources import Resources
@@ -17,6 +19,8 @@ from fashion_dist.cluster.resources import Resources
 pytestmark = [
     pytest.mark.slurm, pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a Slurm"),
 ]  # fmt: skip
+
+LONG = ("train.epochs=1000",)
 
 
 def _site(name: str) -> Iterator[Path]:
@@ -125,6 +129,40 @@ def test_a_plugin_chooses_the_partition_and_refuses_in_its_own_words(
     assert place.status(run_id, "--cancel").status == 0
     (view,) = place.status(run_id, "--json").json["runs"]
     assert (view["state"], view["detail"]) == ("cancelled", "the job was cancelled before it started")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(31)
+def test_without_accounting_and_for_a_while_without_a_controller_each_end_is_told(
+    plugin: Path, on: Callable[[Path], Workplace]
+) -> None:
+    place = on(plugin)
+    place.launch("--nodes", "2", settings=LONG)
+    run_folder = place.run()
+
+    def view() -> dict[str, Any]:
+        found: dict[str, Any] = place.status(run_folder.name, "--json").json["runs"][0]
+        return found
+
+    place.wait_for_steps(run_folder)
+    os.kill(ranks(run_folder)[1], signal.SIGKILL)
+    until(lambda: view()["state"] == "failed", "the run has failed", lambda: told(run_folder))
+    assert "rank 1 was killed" in view()["detail"]
+    place.launch("--nodes", "2", settings=LONG)
+    place.wait_for_steps(run_folder, attempt=2)
+    os.kill(int((plugin.parent / "run" / "slurmctld.pid").read_text()), signal.SIGKILL)
+    try:
+        assert view()["state"] == "running" and view()["detail"].startswith("Slurm does not answer")
+        said = place.do([word if word != "slurm" else "auto" for word in place.launch_argv(settings=LONG)])
+        assert said.status == 1 and "Slurm does not answer" in said.err and "nothing was submitted" in said.err
+    finally:
+        done = run(UP, FASHION_DIST_SLURM_DIR=str(plugin.parent), NODES="", CPUS_PER_NODE="", NETNS="")
+        assert done.returncode == 0, done.stderr
+    assert (view()["state"], view()["attempts"]) == ("running", 2)
+    assert place.status(run_folder.name, "--cancel").status == 0
+    # `stopped` where a step took less than Slurm's patience, so that it saved; else Slurm's words in the log say it.
+    until(lambda: view()["state"] in ("stopped", "cancelled"), "the run is stopped", lambda: told(run_folder))
+    assert "cancelled" in view()["detail"]
 
 
 @pytest.mark.fault(28)

@@ -109,6 +109,7 @@ def test_a_rank_number_without_an_end_costs_nothing() -> None:
         ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T05:00:00 DUE TO NODE FAILURE ***", "NODE_FAIL"),
         ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 DUE TO PREEMPTION ***", "PREEMPTED"),
         ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", "CANCELLED"),
+        ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", "CANCELLED"),
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", "OUT_OF_MEMORY"),
         ("srun: error: n3: task 5: Out Of Memory", "OUT_OF_MEMORY"),
         ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", ""),  # a rank failed
