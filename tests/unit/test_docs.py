@@ -23,7 +23,7 @@ from fashion_dist.models import registry
 EXAMPLES = {path: text for page in PAGES for path, text in saved_as(page).items()}
 """Files that a page has the reader write; tests of contracts run them."""
 PACKAGES = ("fashion_dist", "shards", "jobs", "tests", "slurm")
-ENDINGS = ("csv", "txt", "md", "py", "json", "jsonl", "toml", "html", "parquet")
+ENDINGS = ("csv", "txt", "md", "py", "json", "jsonl", "toml", "html", "parquet", "conf", "lua")
 
 
 def of_pages(found: Any) -> Any:
