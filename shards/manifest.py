@@ -92,6 +92,11 @@ class Manifest:
         return counts
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tars; of an indexed one, samples of two splits may be told apart by the index."""
+        return tuple(dict.fromkeys(shard.name for shard in self.shards))
+
+    @property
     def files(self) -> frozenset[str]:
         """Names of the files in the set's folder that packing or indexing wrote; indexed tars are not ours."""
         names = {MANIFEST, INDEX, *(index_name(shard.name) for shard in self.shards)}
@@ -193,7 +198,9 @@ class Manifest:
                 fault = f"shard {shard.name!r} has {shard.samples!r} samples in {shard.size!r} bytes"
             if fault is not None:
                 return fault
-        if len({shard.name for shard in self.shards}) < len(self.shards):
+        if len({(shard.name, shard.split) for shard in self.shards}) < len(self.shards):
+            return "two shards of one split have one name"
+        if not self.options.get("reindexed", False) and len(self.names) < len(self.shards):
             return "two shards have one name"
         for table in self.tables:
             if (fault := name_fault(table)) is not None:

@@ -19,7 +19,7 @@ from shards.labels import Observed, UnknownLabelError, natural, shown, told_unkn
 from shards.locks import Lock
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder, index_name
 from shards.pack_plan import OnProgress
-from shards.readers import Rejected
+from shards.readers import Rejected, _folders
 from shards.readers._tables import column_name
 from shards.safe_io import SHARED_FOLDER, name_fault, write_whole
 from shards.scan import Taking
@@ -39,12 +39,17 @@ class ReindexOptions:
         classes: class names, by number, where the tars do not name them.
         unknown: whether samples of classes that training lacks `fail`, or are left out (`skip`).
         skip_bad: leave out tars and samples that cannot be used and list them in `rejected.csv`.
+        val_fraction: part of the labelled training samples, of each class, that becomes the split val, where no tar is
+            of that split; the index alone says so.
+        seed: of that choice.
     """
 
     taking: Taking = field(default_factory=Taking)
     classes: tuple[str, ...] = ()
     unknown: str = "fail"
     skip_bad: bool = False
+    val_fraction: float = 0.0
+    seed: int = 0
 
 
 def reindex(
@@ -124,11 +129,41 @@ class _Reindex:
         told: dict[str, Any] = {}
         if taking.label:
             schema, told = self._label(kept, schema, dropped)
+        kept = [one for one in (self._settled(one, dropped.get(one.name, set())) for one in kept) if one.samples]
+        held = self._held_out(kept, schema, told)
         if taking != Taking():
             told = {"taking": asdict(taking) | told}
-        kept = [one for one in (self._settled(one, dropped.get(one.name, set())) for one in kept) if one.samples]
         told["dropped_facts"] = [name for name in left_out if name != taking.label]
-        return self._written(order, kept, schema, told, on_progress)
+        return self._written(order, self._divided(kept, held), schema, told, on_progress)
+
+    def _held_out(self, kept: Sequence[TarSummary], schema: Schema, told: dict[str, Any]) -> set[str]:
+        """Keys of the training samples that are held out for validation, which `told` then tells of."""
+        fraction, seed, column = self.options.val_fraction, self.options.seed, told.get("column", "")
+        if not (fraction and column) or any(one.split == "val" for one in kept):
+            return set()
+        of_class: dict[object, list[str]] = {}
+        for one in kept:
+            rows = self._rows(one) if one.split == "train" else {"facts": [], "key": []}
+            for facts, key in zip(rows["facts"], rows["key"], strict=True):
+                label = facts.get(column)
+                if label is not None:
+                    of_class.setdefault(label if schema.columns[column] == "int" else "", []).append(key)
+        held = _folders.held_out(of_class.values(), fraction, seed)
+        if held:
+            digest = hashlib.sha256(json.dumps(sorted(held)).encode()).hexdigest()
+            told["held_out"] = {"val": fraction, "seed": seed, "keys": digest}
+        return held
+
+    def _divided(self, kept: Sequence[TarSummary], held: set[str]) -> list[tuple[TarSummary, list[int]]]:
+        """Each tar with its rows; one of which some are held out stands twice, as training's and as validation's."""
+        parts = []
+        for one in kept:
+            keys = self._rows(one)["key"]
+            rows = {one.split: [row for row, key in enumerate(keys) if one.split != "train" or key not in held]}
+            if len(rows[one.split]) < len(keys):
+                rows["val"] = [row for row, key in enumerate(keys) if key in held]
+            parts += [(replace(one, split=split, samples=len(of)), of) for split, of in rows.items() if of]
+        return sorted(parts, key=lambda part: split_order(part[0].split))
 
     def _refuse(self) -> None:
         """Stops at what cannot be used, unless it is to be left out."""
@@ -221,13 +256,14 @@ class _Reindex:
     def _written(
         self,
         order: Sequence[TarSummary],
-        kept: Sequence[TarSummary],
+        parts: Sequence[tuple[TarSummary, list[int]]],
         schema: Schema,
         told: Mapping[str, Any],
         on_progress: OnProgress,
     ) -> Manifest:
         on_progress("index", 0, 1)
-        index.write(self.fresh / INDEX, schema, self._indexed(kept, schema))
+        index.write(self.fresh / INDEX, schema, self._indexed(parts, schema))
+        kept = [one for one, _ in parts]
         if self.rejected:
             write_whole(self.fresh / REJECTED, rejected_csv(self.rejected))
         on_progress("index", 1, 1)
@@ -249,9 +285,11 @@ class _Reindex:
         fsync_folder(self.out)
         return manifest
 
-    def _indexed(self, kept: Sequence[TarSummary], schema: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
-        for one in kept:
-            rows = self._rows(one)
+    def _indexed(
+        self, parts: Sequence[tuple[TarSummary, list[int]]], schema: Schema
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for one, chosen in parts:
+            rows = {name: [values[row] for row in chosen] for name, values in self._rows(one).items()}
             facts = rows.pop("facts")
             yield (
                 one.split,

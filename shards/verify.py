@@ -97,7 +97,13 @@ def _check_shard(job: tuple[Path, Path, int, bool], count: Callable[[int], Any])
     shard = manifest.shards[number]
     path = tar_folder / shard.name
     faults: list[Fault] = []
-    rows = known.index.read_row_group(number).to_pylist() if indexed else []
+    of_tar = known.of_tar[shard.name]
+    if number != of_tar[0]:  # its other split was looked at with the whole tar
+        count(shard.size)
+        return []
+    rows = [row for part in of_tar for row in known.index.read_row_group(part).to_pylist()] if indexed else []
+    if len(of_tar) > 1:
+        rows.sort(key=lambda row: int(row["offset"]))
     try:
         faults += _check_samples(path, rows)
         scanned = _scanned(path, manifest, shard)
@@ -122,16 +128,22 @@ class _Known:
     manifest: Manifest
     index: Any
     rejected: Set[str]
+    of_tar: dict[str, list[int]]
+    """Numbers of the shards that are in each tar: two, where the index says that some of its samples are held out."""
 
 
 @functools.lru_cache(maxsize=1)
 def _known(folder: Path, *changed: int) -> _Known:
     """Read once by each process: it all tells of every shard, so that reading it for each takes their square."""
     manifest = Manifest.load(folder)
+    of_tar: dict[str, list[int]] = {}
+    for number, shard in enumerate(manifest.shards):
+        of_tar.setdefault(shard.name, []).append(number)
     return _Known(
         manifest,
         index.open_table(folder / INDEX) if len(changed) > 1 else None,
         _rejected_keys(folder) if manifest.rejected else set(),
+        of_tar,
     )
 
 

@@ -405,7 +405,10 @@ def _require_splits(dataset: str, shard_set: ShardSet) -> None:
     for name in ("train", "val"):
         if not shard_set.splits.get(name):
             having = ", ".join(f"{split} ({count})" for split, count in shard_set.splits.items())
-            raise ConfigError(f"shard set {dataset!r} has no samples in split {name!r}; it has {having or 'none'}")
+            raise ConfigError(
+                f"shard set {dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
+                + ("; packing with --val 0.1, of tars with --label, too, holds some out" if name == "val" else "")
+            )
 
 
 def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:

@@ -70,7 +70,8 @@ class Args(cli.CommonArgs):
     variant: str = ""
     """Of polyvore_outfits: disjoint (default) or nondisjoint."""
     val: Annotated[float, tyro.conf.arg(aliases=("--val-fraction",))] = 0.1
-    """Part of the training images to hold out for validation where the source has no split for it, of each class."""
+    """Part of the training images to hold out for validation where the source has no split for it, of each class; of
+    tars (--reindex) where --label says what the classes are."""
     test: float = 0.0
     """Of a table: part of the images to hold out for testing."""
     layout: Literal["", "classes", "splits"] = ""
@@ -297,7 +298,9 @@ def _reindex(args: Args) -> cli.Result:
     classes = read_classes(Path(args.classes).expanduser()) if args.classes else ()
     if classes and not args.label:
         raise ConfigError("--classes names the classes of a label: --label FIELD says where that stands")
-    options = ReindexOptions(Taking(args.label, args.image, args.prefix_keys), classes, args.unknown, args.skip_bad)
+    options = ReindexOptions(
+        Taking(args.label, args.image, args.prefix_keys), classes, args.unknown, args.skip_bad, args.val, args.seed
+    )
     with cli.Progress() as progress:
         manifest = reindex(named, out, options, workers=_workers(args), on_progress=progress)
     folder = (out or tar_list.find(named)[0]).absolute()
@@ -307,7 +310,7 @@ def _reindex(args: Args) -> cli.Result:
     dropped = ", ".join(map(repr, manifest.options["dropped_facts"]))
     classes_told = "".join(f"; {name!r} has {len(of):,} classes" for name, of in manifest.schema.names.items())
     return cli.Result(
-        f"indexed {len(manifest.shards)} tars: {counts} images; facts: {facts}{classes_told}"
+        f"indexed {len(manifest.names)} tars: {counts} images; facts: {facts}{classes_told}"
         + (f"; facts that no column holds: {dropped}" if dropped else "")
         + (f"; members not read: {ignored}" if ignored else "")
         + (f"; {manifest.rejected} left out" if manifest.rejected else ""),

@@ -45,7 +45,7 @@ def stage(split: Split, where: str, on_progress: Progress | None = None) -> Spli
     """
     manifest = Manifest.load(split.path)
     used = {split.shard_names[i] for i in np.unique(split.shard)}
-    shards = [shard for shard in manifest.shards if shard.name in used]
+    shards = list({shard.name: shard for shard in manifest.shards if shard.name in used}.values())
     base = _folder(where) / f"fashion-dist-{user_id()}"
     folder = base / manifest.data_hash[:16]
     try:

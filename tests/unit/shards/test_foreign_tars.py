@@ -16,6 +16,7 @@ import webdataset
 from sources import jpeg, tree_hash
 
 from fashion_dist.commands import pack as command
+from fashion_dist.data import staging
 from shards import InputError, Manifest, ShardSet
 from shards.reindex import ReindexOptions, reindex
 from shards.scan import Taking, scan
@@ -351,11 +352,37 @@ def test_tars_by_name_by_braces_and_in_folders(tmp_path: Path) -> None:
 
 
 def test_a_set_in_folders_is_staged_whole(tmp_path: Path) -> None:
-    from fashion_dist.data import staging
-
     write(tmp_path / "in" / "deep" / "0.tar", samples(..., ...))
     reindex(tmp_path / "in")
     split = ShardSet.open(tmp_path / "in").split("train")
     (tmp_path / "disk").mkdir()
     staged = staging.stage(split, str(tmp_path / "disk"))
     assert (staged.tar_folder / "deep" / "0.tar").read_bytes() == (tmp_path / "in" / "deep" / "0.tar").read_bytes()
+
+
+def test_validation_is_held_out_of_tars_that_have_none(tmp_path: Path) -> None:
+    tars = tmp_path / "tars"
+    words = ["cat", "dog", "cat", "hen", "cat", "dog", "cat", "dog"] * 3
+    write(tars / "a-000.tar", samples(*words[:14], kind="cls"))
+    write(tars / "a-001.tar", samples(*words[14:], kind="cls", first=14))
+    before = tree_hash(tars)
+    out = [tmp_path / name for name in ("out", "again", "other")]
+    made = [
+        reindex(tars, folder, labelled("cls", val_fraction=0.25, seed=seed))
+        for folder, seed in zip(out, (0, 0, 1), strict=True)
+    ]
+    assert tree_hash(tars) == before and made[0].names == ("a-000.tar", "a-001.tar")
+    assert made[0].data_hash == made[1].data_hash != made[2].data_hash
+    assert [shard.split for shard in Manifest.load(out[0]).shards] == ["train", "train", "val", "val"]
+    held, kept = column(out[0], "label", "val"), column(out[0], "label")
+    assert sorted(held) == ["cat", "cat", "cat", "dog", "dog", "hen"] and len(held) + len(kept) == 24
+    there = [ShardSet.open(folder) for folder in out]
+    keys = [[*one.split(split).keys] for one in there for split in ("train", "val")]
+    assert not {*keys[0]} & {*keys[1]} and keys[1] == keys[3] != keys[5]
+    split = staging.stage(there[0].split("val"), str(tmp_path))
+    with (split.tar_folder / split.shard_names[split.shard[0]]).open("rb") as file:
+        file.seek(int(split.offset[0]))
+        assert file.read(int(split.size[0])) == jpeg(int(keys[1][0]))
+    assert reindex(tars, tmp_path / "whole", labelled("cls")).splits == {"train": 24}
+    write(tars / "val.tar", samples("dog", kind="cls", first=90))
+    assert reindex(tars, tmp_path / "own", labelled("cls", val_fraction=0.25)).splits["val"] == 1
