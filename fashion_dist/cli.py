@@ -109,15 +109,28 @@ def run(
     except (FashionDistError, ShardsError) as error:
         status = _complain(error, EXIT_FAILED, as_json)
     except BrokenPipeError:
-        # `fashion-dist status | head`: the reader has seen enough; flushing at exit would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = EXIT_DONE
+        status = _seen_enough()
     except OSError as error:
         status = _complain(error, EXIT_FAILED, as_json)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
     sys.exit(status)
+
+
+def say(text: str) -> NoReturn:
+    """Prints what was asked for instead of a command, such as the table of them, and exits."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _seen_enough()
+    sys.exit(EXIT_DONE)
+
+
+def _seen_enough() -> int:
+    """For `fashion-dist status | head`: without this, flushing at exit would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_DONE
 
 
 def refuse(error: InputError, *, as_json: bool = False) -> NoReturn:

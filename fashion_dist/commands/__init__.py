@@ -18,7 +18,7 @@ COMMANDS = {
     "sweep": "many trials of a task as one job array, or a queue on this machine",
     "status": "what runs, how far, how long still; cancel it",
     "collect": "a run's or a sweep's submission files, verified",
-    "predict": "predict a split with a run's best weights, on this machine",
+    "predict": "new pictures, another set or a split, answered by name with a run's best weights",
     "report": "everything about runs on one page",
     "compare": "two runs on the same images",
     "clean": "remove old checkpoints, or whole runs and sweeps",
@@ -54,16 +54,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
     name = words[0] if words else "--help"
     if name in known():
         run(name, words[1:])
-    if name in ("--help", "-h"):
-        print(table())
-        sys.exit(0)
-    if name == "--version":
-        from fashion_dist import __version__
-
-        print(f"fashion-dist {__version__}")
-        sys.exit(0)
-    from fashion_dist import cli
+    from fashion_dist import __version__, cli
     from fashion_dist.errors import unknown
+
+    if name in ("--help", "-h"):
+        cli.say(table())
+    if name == "--version":
+        cli.say(f"fashion-dist {__version__}")
 
     cli.refuse(unknown("command", name, known()), as_json="--json" in words)
 

@@ -37,6 +37,17 @@ def test_the_table_of_commands() -> None:
     assert ask("-m", "fashion_dist", "--version").stdout == f"fashion-dist {__version__}\n"
 
 
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("status", "--help")])
+def test_a_reader_that_has_seen_enough_is_no_fault(words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "fashion_dist", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_unknown_command_names_the_known() -> None:
     said = ask("-m", "fashion_dist", "lunch", "--json")
     assert said.returncode == 2
