@@ -13,6 +13,7 @@ import zlib
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -82,21 +83,21 @@ class ShardFiles:
                 manifest say.
         """
         split = self._split
-        told = {shard.name: shard for shard in Manifest.load(split.path).shards}
+        told = {(shard.name, shard.split): shard for shard in Manifest.load(split.path).shards}
         counts = np.bincount(split.shard, minlength=len(split.shard_names))
         order = np.lexsort((split.offset, split.shard))
         firsts = np.flatnonzero(np.diff(split.shard[order], prepend=-1))
         lasts = np.append(firsts[1:], len(order)) - 1 if len(order) else firsts
-        advice = _reindex(split.path)
 
         def look(ends: tuple[int, int]) -> None:
             first, last = ends
             number = split.shard[first]
-            shard = told[split.shard_names[number]]
+            shard = told[split.shard_names[number], split.name]
             path = split.tar_folder / shard.name
             if counts[number] != shard.samples:
                 raise InputError(
-                    f"{path}: {counts[number]} samples in the index, {shard.samples} in the manifest; {advice}"
+                    f"{path}: {counts[number]} samples in the index, {shard.samples} in the manifest; "
+                    + _reindex(split.path)
                 )
             try:
                 descriptor = open_regular(path)
@@ -104,14 +105,15 @@ class ShardFiles:
                     length = os.fstat(descriptor).st_size
                     if length != shard.size:
                         raise InputError(
-                            f"{path}: {length} bytes, which does not match the manifest's {shard.size}; {advice}"
+                            f"{path}: {length} bytes, which does not match the manifest's {shard.size}; "
+                            + _reindex(split.path)
                         )
                     for row in {first, last}:
                         _check_header(pread(descriptor, 512, int(split.offset[row]) - 512), split, row)
                 finally:
                     os.close(descriptor)
             except FileNotFoundError:
-                raise InputError(f"{path}: no such shard, but the index names it; {advice}") from None
+                raise InputError(f"{path}: no such shard, but the index names it; {_reindex(split.path)}") from None
             except OSError as error:
                 raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -158,8 +160,16 @@ class _Handle:
             os.close(self.descriptor)
 
 
-def _reindex(folder: object) -> str:
-    return f"{program.command('pack', '--reindex', folder)} makes a fitting index"
+def _reindex(folder: Path) -> str:
+    """What to type for an index that fits: as the one that is there was made."""
+    manifest = Manifest.load(folder)
+    taking = manifest.options.get("taking", {})
+    held = taking.get("held_out", {})
+    words = ["--reindex", manifest.tar_folder or folder, *(["--out", folder] if manifest.tar_folder else [])]
+    for flag, value in (("label", taking.get("label")), ("image", taking.get("image")), *held.items()):
+        words += [f"--{flag}", value] if value and flag != "keys" else []
+    words += ["--prefix-keys"] if taking.get("prefix_keys") else []
+    return f"{program.command('pack', *words)} makes a fitting index"
 
 
 def _check_header(header: bytes, split: Split, row: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from sources import jpeg, tree_hash
 
 from fashion_dist.commands import pack as command
 from fashion_dist.data import staging
+from fashion_dist.data.shard_reader import ShardFiles
 from shards import InputError, Manifest, ShardSet
 from shards.reindex import ReindexOptions, reindex
 from shards.scan import Taking, scan
@@ -379,10 +381,17 @@ def test_validation_is_held_out_of_tars_that_have_none(tmp_path: Path) -> None:
     there = [ShardSet.open(folder) for folder in out]
     keys = [[*one.split(split).keys] for one in there for split in ("train", "val")]
     assert not {*keys[0]} & {*keys[1]} and keys[1] == keys[3] != keys[5]
+    for name in ("train", "val"):
+        ShardFiles(there[0].split(name)).check()
     split = staging.stage(there[0].split("val"), str(tmp_path))
     with (split.tar_folder / split.shard_names[split.shard[0]]).open("rb") as file:
         file.seek(int(split.offset[0]))
         assert file.read(int(split.size[0])) == jpeg(int(keys[1][0]))
+    tars.rename(tmp_path / "gone")
+    advice = f"--reindex {tars} --out {out[2]} --label cls --val 0.25 --seed 1 makes a fitting index"
+    with pytest.raises(InputError, match=re.escape(advice)):
+        ShardFiles(there[2].split("train")).check()
+    (tmp_path / "gone").rename(tars)
     assert reindex(tars, tmp_path / "whole", labelled("cls")).splits == {"train": 24}
     write(tars / "val.tar", samples("dog", kind="cls", first=90))
     assert reindex(tars, tmp_path / "own", labelled("cls", val_fraction=0.25)).splits["val"] == 1
