@@ -155,31 +155,45 @@ def _stranger(node: Node, folder: str, canary: str, notes: Path, ready: Any, sto
     os._exit(0)
 
 
-@pytest.fixture
-def two_nodes() -> Iterator[tuple[Node, ...]]:
-    """Two network namespaces of this test's own, joined by a cable."""
-    names = [f"stranger{os.getpid()}{end}" for end in "ab"]
-    nodes = tuple(Node(name, f"cable{end}", f"10.99.77.{end + 1}") for end, name in enumerate(names))
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
 
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
 
+@contextlib.contextmanager
+def namespaces(count: int) -> Iterator[list[str]]:
+    """Network namespaces of this test's own: strangers go for every port that they see, of other tests' runs, too."""
+    names = [f"stranger{os.getpid()}{end}" for end in "ab"[:count]]
     try:
         for name in names:
             ip("netns", "add", name)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no network namespaces here")
     try:
+        for name in names:
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "delete", name)
+
+
+@pytest.fixture
+def one_node() -> Iterator[tuple[Node, ...]]:
+    with namespaces(1) as names:
+        yield (Node(names[0]),)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[tuple[Node, ...]]:
+    """Joined by a cable."""
+    with namespaces(2) as names:
+        nodes = tuple(Node(name, f"cable{end}", f"10.99.77.{end + 1}") for end, name in enumerate(names))
         here = ["link", "add", "cable0", "netns", names[0]]
         ip(*here, "type", "veth", "peer", "name", "cable1", "netns", names[1])
         for node in nodes:
             ip("-n", node.namespace, "address", "add", f"{node.address}/24", "dev", node.interface)
-            for interface in ("lo", node.interface):
-                ip("-n", node.namespace, "link", "set", interface, "up")
+            ip("-n", node.namespace, "link", "set", node.interface, "up")
         yield nodes
-    finally:
-        for name in names:
-            ip("netns", "delete", name)
 
 
 def attack(folder: Path, nodes: tuple[Node, ...], launches: int) -> None:
@@ -234,8 +248,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 @needs_root
 @LAUNCHES
-def test_a_stranger_can_stop_a_start_and_nothing_else(launches: int, tmp_path: Path) -> None:
-    attack(tmp_path, (Node(),), launches)
+def test_a_stranger_can_stop_a_start_and_nothing_else(
+    launches: int, one_node: tuple[Node, ...], tmp_path: Path
+) -> None:
+    attack(tmp_path, one_node, launches)
 
 
 @needs_root
