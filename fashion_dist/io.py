@@ -143,6 +143,16 @@ def names_in(folder: Path) -> set[str]:
         return set()
 
 
+def is_listed(path: Path) -> bool:
+    """Whether a file that another node may make is there by now, by its folder's list; true of a folder that is closed,
+    since opening the file then tells why.
+    """
+    try:
+        return path.name in names_in(path.parent)
+    except OSError:
+        return True
+
+
 def await_file(path: Path, timeout_s: float, poll_s: float = 0.05) -> bool:
     """Wait until another process has made a file or a folder, and until it can be opened here; False if it is late."""
     deadline = time.monotonic() + timeout_s

@@ -20,7 +20,7 @@ from pathlib import Path
 from fashion_dist.cluster import permissions, run_lock, slurm
 from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.errors import ConfigError
-from fashion_dist.io import OwnFiles, names_in, read_json
+from fashion_dist.io import OwnFiles, is_listed, names_in, read_json
 from fashion_dist.paths import Home, RunDir, SweepDir
 from shards.portable import user_id
 from shards.safe_io import read_regular
@@ -249,7 +249,8 @@ def needs(home: Home, task: str, model: str, count: int = 1) -> str:
     for name in sorted(name for name in names_in(home.runs) if name.startswith(f"{task}-"))[:_LOOKED_AT]:
         run = home.run_dir(name)
         network = read_json(run.config).get("model", {})
-        if isinstance(network, dict) and network.get("name") == model and read_json(run.state).get("state") == "done":
+        alike = isinstance(network, dict) and network.get("name") == model
+        if alike and is_listed(run.state) and read_json(run.state).get("state") == "done":
             sizes.append((*size_of(run.path), name))
     if not sizes:
         return f"disk: {free(home.path)}"
