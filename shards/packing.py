@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -264,6 +263,7 @@ def write_here(
     processes, threads = division(workers, size, plan.options.check == "decode", encodes)
     parts = [tuple(todo)] if processes == 1 else [(shard,) for shard in sorted(todo, key=lambda shard: -shard.size)]
     jobs = [(plan.folder, part, open_decoder, threads) for part in parts]
+    _plan_of.cache_clear()  # this process may have packed another plan in the same folder
     worker_pool.each(_work, jobs, processes, lambda done: on_progress("pack", done, total))
 
 
@@ -290,10 +290,10 @@ def _mostly_converted(plan: Plan, shard: ShardPlan) -> bool:
 
 def _work(job: tuple[Path, tuple[ShardPlan, ...], OpenDecoder, int], count: Callable[[int], None]) -> None:
     folder, shards, open_decoder, threads = job
-    writer.write_shards(_plan_of(folder, os.lstat(folder / "plan.json").st_ino), shards, count, open_decoder, threads)
+    writer.write_shards(_plan_of(folder), shards, count, open_decoder, threads)
 
 
 @functools.lru_cache(maxsize=1)
-def _plan_of(folder: Path, _inode: int) -> Plan:
+def _plan_of(folder: Path) -> Plan:
     """The plan of a worker's jobs, read once: it names every shard, so reading it for each takes their square."""
     return Plan.load(folder)

@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -349,3 +350,9 @@ def test_a_decoder_starts_once_a_thread_and_sees_each_kept_picture_once(source: 
     assert len(Manifest.load(tmp_path / "out").shards) > 3
     assert sorted(seen) == sorted(path.read_bytes() for path in source.rglob("*.jpg"))
     assert 1 <= len(starts) <= 2
+    for check, count in (("header", 0), ("decode", len(seen)), ("header", 0)):  # another plan in the same folder
+        shutil.rmtree(tmp_path / "out")
+        seen.clear()
+        options = PackOptions(shard_mb=0.01, check=check)
+        pack("deep_fashion", source, tmp_path / "out", options, workers=2, open_decoder=open_counting)
+        assert len(seen) == count
