@@ -21,7 +21,8 @@ from minis import DRAW
 from report_runs import make_run
 
 from fashion_dist import tasks
-from fashion_dist.cluster import run_lock
+from fashion_dist.cluster import pack_array, run_lock, submitit_executor
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.worker import _forget_peers
 from fashion_dist.data import memory
 from fashion_dist.data.damage import BadSamples
@@ -46,6 +47,7 @@ from fashion_dist.tracking.metrics_log import MetricsLogger
 from fashion_dist.train.checkpoint import Checkpoints
 from shards import InputError, PackOptions, ShardSet, pack
 from shards.locks import Lock
+from shards.pack_plan import Plan
 from shards.readers import synthetic
 from shards.reindex import reindex
 from shards.verify import verify
@@ -809,3 +811,33 @@ def test_what_is_read_back_is_written_by_us_alone_whatever_the_umask(bench: Benc
     ]
     assert len(made) > 10
     assert [str(path) for path in made if path.stat().st_mode & 0o022] == []
+
+
+def test_the_pickles_of_a_packing_array_are_their_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a project folder that a group may write, under an open umask; a folder that others may write is refused."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    DRAW["clipart"](source)
+    seen: list[int] = []
+
+    def run_array(function: Callable[[object], None], shares: list[object], *, folder: Path, **_: object) -> None:
+        seen.append(folder.stat().st_mode & 0o777)
+        for share in shares:
+            function(share)
+
+    monkeypatch.setattr(submitit_executor, "run_array", run_array)
+    umask = os.umask(0o002)
+    try:
+        tmp_path.chmod(0o2775)
+        pack("clipart", source, out, SMALL, run_shards=pack_array._run(2, Resources(cpus_per_task=1)))
+    finally:
+        os.umask(umask)
+    assert seen == [0o700] and verify(out) == []
+
+    def opened(plan: Plan, *words: object) -> None:
+        (plan.folder / "array").mkdir()
+        (plan.folder / "array").chmod(0o777)
+        pack_array._run(2, Resources(cpus_per_task=1))(plan, *words)  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigError, match="others may write to .*array"):
+        pack("clipart", source, tmp_path / "again", SMALL, run_shards=opened)
+    assert seen == [0o700]
