@@ -838,6 +838,6 @@ def test_the_pickles_of_a_packing_array_are_their_owners_alone(tmp_path: Path, m
         (plan.folder / "array").chmod(0o777)
         pack_array._run(2, Resources(cpus_per_task=1))(plan, *words)  # type: ignore[arg-type]
 
-    with pytest.raises(ConfigError, match="others may write to .*array"):
+    with pytest.raises(ConfigError, match="others may write to "):
         pack("clipart", source, tmp_path / "again", SMALL, run_shards=opened)
     assert seen == [0o700]
