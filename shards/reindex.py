@@ -142,8 +142,8 @@ class _Reindex:
         if not (fraction and column) or any(one.split == "val" for one in kept):
             return set()
         of_class: dict[object, list[str]] = {}
-        for one in kept:
-            rows = self._rows(one) if one.split == "train" else {"facts": [], "key": []}
+        for one in (one for one in kept if one.split == "train"):
+            rows = self._rows(one)
             for facts, key in zip(rows["facts"], rows["key"], strict=True):
                 label = facts.get(column)
                 if label is not None:
@@ -154,14 +154,16 @@ class _Reindex:
             told["held_out"] = {"val": fraction, "seed": seed, "keys": digest}
         return held
 
-    def _divided(self, kept: Sequence[TarSummary], held: set[str]) -> list[tuple[TarSummary, list[int]]]:
+    def _divided(self, kept: Sequence[TarSummary], held: set[str]) -> list[tuple[TarSummary, Sequence[int]]]:
         """Each tar with its rows; one of which some are held out stands twice, as training's and as validation's."""
-        parts = []
+        parts: list[tuple[TarSummary, Sequence[int]]] = []
         for one in kept:
-            keys = self._rows(one)["key"]
-            rows = {one.split: [row for row, key in enumerate(keys) if one.split != "train" or key not in held]}
-            if len(rows[one.split]) < len(keys):
-                rows["val"] = [row for row, key in enumerate(keys) if key in held]
+            if not held or one.split != "train":
+                parts.append((one, range(one.samples)))
+                continue
+            rows: dict[str, list[int]] = {"train": [], "val": []}
+            for row, key in enumerate(self._rows(one)["key"]):
+                rows["val" if key in held else "train"].append(row)
             parts += [(replace(one, split=split, samples=len(of)), of) for split, of in rows.items() if of]
         return sorted(parts, key=lambda part: split_order(part[0].split))
 
@@ -256,7 +258,7 @@ class _Reindex:
     def _written(
         self,
         order: Sequence[TarSummary],
-        parts: Sequence[tuple[TarSummary, list[int]]],
+        parts: Sequence[tuple[TarSummary, Sequence[int]]],
         schema: Schema,
         told: Mapping[str, Any],
         on_progress: OnProgress,
@@ -286,7 +288,7 @@ class _Reindex:
         return manifest
 
     def _indexed(
-        self, parts: Sequence[tuple[TarSummary, list[int]]], schema: Schema
+        self, parts: Sequence[tuple[TarSummary, Sequence[int]]], schema: Schema
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for one, chosen in parts:
             rows = {name: [values[row] for row in chosen] for name, values in self._rows(one).items()}

@@ -13,7 +13,7 @@ from fashion_dist.cluster import machine
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import InputError
-from fashion_dist.io import is_listed, parse_dataclass, read_object, write_json
+from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
 
 End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued", "pruned"]
@@ -103,7 +103,7 @@ class LockOwner:
     @classmethod
     def read(cls, run: RunDir) -> LockOwner | None:
         """Who holds the folder, gone or not; raises InputError where it cannot be read: `FILE: why`."""
-        values = read_object(run.lock) if is_listed(run.lock) else {}
+        values = read_object(run.lock)
         return parse_dataclass(cls, values, run.lock) if values.get("job") else None
 
     @classmethod
@@ -185,7 +185,7 @@ def _noted(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _listed(run: RunDir) -> list[dict[str, Any]]:
-    found = read_object(run.attempts).get("attempts", []) if is_listed(run.attempts) else []
+    found = read_object(run.attempts).get("attempts", [])
     if not isinstance(found, list):
         raise InputError(f"{run.attempts}: attempts is no list")
     return found

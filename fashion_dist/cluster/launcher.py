@@ -39,7 +39,7 @@ from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
 from fashion_dist.data.decode_record import DecodeRecord, require_possible
 from fashion_dist.errors import ConfigError, RunError, unknown
-from fashion_dist.io import read_json, write_json, write_text
+from fashion_dist.io import is_listed, read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir
 from shards import program
@@ -499,7 +499,8 @@ def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
         if before is not None:
             return before
         write_run(plan)
-        attempt = len(attempts(run)) + 1  # counted before the job starts and counts itself
+        # Counted before the job starts and counts itself; its node makes the file.
+        attempt = 1 + (len(attempts(run)) if is_listed(run.attempts) else 0)
         noted = JobRecord(
             plan.cluster, plan.resources, plan.options, plan.comment, None, time.time(), plan.sweep, plan.trial,
             code=plan.code or code_version.code_hash(),

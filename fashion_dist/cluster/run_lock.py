@@ -17,7 +17,7 @@ from pathlib import Path
 from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.slurm import JobRef, job_status
 from fashion_dist.errors import RunBusyError, RunError
-from fashion_dist.io import names_in, write_json
+from fashion_dist.io import is_listed, write_json
 from fashion_dist.paths import RunDir
 from shards.locks import lock_file, unlock_file
 from shards.safe_io import open_regular
@@ -67,7 +67,7 @@ def await_owner(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> Loc
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        now = LockOwner.peek(run) if run.lock.name in names_in(run.path) else None
+        now = LockOwner.peek(run) if is_listed(run.lock) else None
         if now is not None and now.job == job and now.restart == restart:
             return now
         if time.monotonic() > deadline:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fashion_dist.data.options import DECODES, Decode
 from fashion_dist.errors import ConfigError
-from fashion_dist.io import names_in, parse_dataclass, read_object
+from fashion_dist.io import is_listed, parse_dataclass, read_object
 from fashion_dist.paths import RunDir
 
 Asked = Literal["auto", "gpu", "gpu-whole", "cpu"]
@@ -34,7 +34,7 @@ class DecodeRecord:
         Raises:
             InputError: it cannot be read: `FILE: why`.
         """
-        if run.decode.name not in names_in(run.path):  # asked for by its name, a file that is missing stays so on NFS
+        if not is_listed(run.decode):
             return None
         values = read_object(run.decode)
         return parse_dataclass(cls, values, run.decode) if values else None

@@ -26,7 +26,7 @@ from fashion_dist.cluster import permissions, run_lock, safe_python, slurm
 from fashion_dist.cluster.job_environment import job_environment
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
-from fashion_dist.cluster.slurm import Cluster, JobRef
+from fashion_dist.cluster.slurm import Cluster, JobRef, JobStatus
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import append, read_json, write_json
 from fashion_dist.monitor.follow import WATCH_S, follow
@@ -34,6 +34,7 @@ from fashion_dist.paths import RunDir, SweepDir
 
 LINKS = ("collect", "report", "sync")
 """The commands that may follow, none of which needs more than the folder."""
+_ALIVE = ("queued", "running")
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,20 @@ def read(folder: Path) -> list[Link]:
 def line(folder: Path, scheduler: Scheduler | None = None) -> str:
     """All links in one line, such as `collect done, report waits (Slurm job 7)`; empty where nothing follows."""
     links = read(folder)
-    queue = (scheduler or Scheduler()).ask([link.job for link in links if link.job is not None])
-    return ", ".join(f"{link.name} {_told(link, queue.status(link.job) if link.job else 'gone')}" for link in links)
+    there = _there(links, scheduler or Scheduler())
+    return ", ".join(f"{link.name} {_told(link, there[link.name])}" for link in links)
+
+
+def _there(links: Sequence[Link], scheduler: Scheduler) -> dict[str, JobStatus]:
+    """Whether the job of each link waits, runs or is gone, by the link's name."""
+    queue = scheduler.ask([link.job for link in links if link.job is not None])
+    return {link.name: queue.status(link.job) if link.job is not None else "gone" for link in links}
 
 
 def _told(link: Link, there: str) -> str:
     if link.status is not None:
         return "done" if link.status == 0 else f"failed ({link.message})"
-    if there in ("queued", "running"):
+    if there in _ALIVE:
         is_slurm = link.job is not None and link.job.cluster == "slurm"
         return f"{'runs' if there == 'running' and is_slurm else 'waits'} ({link.job})"
     return "did not begin" if there == "gone" else there
@@ -112,8 +119,7 @@ def submit(
     with run_lock.file_lock(folder, "then"):
         links = {link.name: link for link in read(folder)}
         names = names or list(links)
-        asked = Scheduler().ask([link.job for link in links.values() if link.job is not None])
-        alive = {n for n, link in links.items() if link.job and asked.status(link.job) in ("queued", "running")}
+        alive = {name for name, there in _there([*links.values()], Scheduler()).items() if there in _ALIVE}
         done = {n for n, link in links.items() if link.status == 0 and not before}
         wanted = [name for name in names if name not in alive and name not in done]
         jobs = {name: links[name].job if name in links else None for name in names}
@@ -173,13 +179,12 @@ def watch(folder: Path) -> bool:
     said, scheduler = "", Scheduler()
     while True:
         scheduler.refresh()
-        links, words = read(folder), line(folder, scheduler)
+        words = line(folder, scheduler)
         if words != said:
             cli.tell(f"then: {words}")
             said = words
-        queue = scheduler.ask([link.job for link in links if link.job is not None])
-        on = [k for k in links if k.status is None and k.job and queue.status(k.job) in ("queued", "running")]
-        if not on:
+        open_links = [link for link in read(folder) if link.status is None]
+        if not any(there in _ALIVE for there in _there(open_links, scheduler).values()):
             return all(link.status == 0 for link in read(folder))
         time.sleep(WATCH_S)
 

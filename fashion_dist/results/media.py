@@ -19,7 +19,7 @@ from fashion_dist.paths import RunDir
 from fashion_dist.results.collect import ordered_predictions
 from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
-from fashion_dist.tracking.metrics_log import iter_metrics
+from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
 from shards import ShardSet, Split
 from shards.safe_io import is_regular, read_regular
@@ -50,14 +50,13 @@ def _summary(run: RunDir) -> dict[str, Any]:
     """`best/<metric>` and `best/epoch`, and the last metrics of every split."""
     found: dict[str, Any] = {}
     for point in iter_metrics(run.metrics):
-        left_out = ("split", "step", "epoch", "attempt", "time")
-        found |= {f"{point['split']}/{name}": value for name, value in point.items() if name not in left_out}
+        found |= {f"{point['split']}/{name}": value for name, value in point.items() if name not in PLAIN}
     progress = RunState.read(run.state)
     best = progress.best if progress is not None else {}
     if best:
         for point in iter_metrics(run.metrics, "val"):
             if point["epoch"] == best["epoch"]:
-                found |= {f"best/{k}": v for k, v in point.items() if k not in ("split", "step", "attempt", "time")}
+                found |= {f"best/{k}": v for k, v in point.items() if k == "epoch" or k not in PLAIN}
         found |= {f"best/{best['metric']}": best["value"], "best/epoch": best["epoch"]}
     return found
 

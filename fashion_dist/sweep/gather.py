@@ -15,7 +15,7 @@ from fashion_dist.paths import SweepDir
 from fashion_dist.results.collect import collect, collect_average
 from fashion_dist.runs import open_folder
 from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
-from fashion_dist.tracking.metrics_log import iter_metrics
+from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from shards.spreadsheet import csv_for_people
 
 
@@ -104,8 +104,7 @@ def _metrics(view: SweepView, trial: TrialView) -> Mapping[str, float]:
         return {}
     run = view.sweep.folder.home.run_dir(trial.view.run_id)
     points = [point for point in iter_metrics(run.metrics, "val") if point.get("epoch") == epoch]
-    left_out = ("split", "step", "epoch", "attempt", "time")
-    return {f"val/{name}": value for point in points[-1:] for name, value in point.items() if name not in left_out}
+    return {f"val/{name}": value for point in points[-1:] for name, value in point.items() if name not in PLAIN}
 
 
 def _write_tables(view: SweepView, out: Path) -> list[Path]:

@@ -190,18 +190,23 @@ def test_a_column_of_vectors_has_a_limit(packed: Path, tmp_path: Path, monkeypat
     assert "SHARDS_MAX_NUMBERS raises" in refused(lambda: ShardSet.open(folder).split("train").columns("v"))
 
 
+def make_without_bytes(path: Path, kind: str) -> None:
+    """A pipe, a file that is a hole, or a link to a device."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "holes":
+        with path.open("wb") as file:
+            file.truncate(2 * GIB)
+    else:
+        path.symlink_to(kind)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "index.parquet", "train.tar", "train.idx"])
 @pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "holes"])
 def test_only_files_with_bytes_are_read(kind: str, name: str, packed: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(packed, tmp_path / "set")
     (folder / name).unlink()
-    if kind == "fifo":
-        os.mkfifo(folder / name)
-    elif kind == "holes":
-        with (folder / name).open("wb") as file:
-            file.truncate(2 * GIB)
-    else:
-        (folder / name).symlink_to(kind)
+    make_without_bytes(folder / name, kind)
     try:
         assert verify(folder), "nothing wrong was found"
     except ShardsError as error:
@@ -215,13 +220,7 @@ def test_only_files_with_bytes_are_packed(kind: str, name: str, tmp_path: Path) 
     for other in ("train/cat/0.jpg", "train/dog/0.jpg"):
         (source / other).parent.mkdir(parents=True, exist_ok=True)
         (source / other).write_bytes(jpeg(len(other)))
-    if kind == "fifo":
-        os.mkfifo(source / name)
-    elif kind == "holes":
-        with (source / name).open("wb") as file:
-            file.truncate(2 * GIB)
-    else:
-        (source / name).symlink_to(kind)
+    make_without_bytes(source / name, kind)
     dataset = "image_folder" if name.endswith("jpg") else "table"
     told = refused(lambda: pack(dataset, source, tmp_path / "out", PackOptions()))
     assert Path(name).name in told or "holds no table" in told
