@@ -28,6 +28,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*sys.path[:2], os.envir
 
 LONGEST_S = 350.0
 """No part runs beyond this."""
+LOGGED = 20_000
+"""Characters of a faulty part's output that the JSON keeps."""
 
 
 def arguments() -> argparse.Namespace:
@@ -85,7 +87,7 @@ def draw(scratch: Path, small: bool) -> None:
     """The set of photographs."""
     from gpu_proof import drawn
 
-    drawn.write_photos(scratch / "photos", *((48, 12, 80) if small else (4096, 256, 440)))
+    drawn.write_photos(scratch / "photos", *((48, 12, 80) if small else (16384, 256, 440)))
 
 
 def child(args: argparse.Namespace, name: str, limit: float) -> dict[str, Any]:
@@ -115,7 +117,10 @@ def child(args: argparse.Namespace, name: str, limit: float) -> dict[str, Any]:
     elif code:
         last = (log.read_text().strip().splitlines() or ["without a word"])[-1][:300]
         found["failed"] = f"ended by {signal.Signals(-code).name}" if code < 0 else last
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
+    found["seconds"] = round(time.monotonic() - began, 1)
+    if is_wrong(found):
+        found["log"] = log.read_text()[-LOGGED:]
+    return found
 
 
 def run_part(args: argparse.Namespace) -> None:
