@@ -388,8 +388,12 @@ class Home:
             raise ConfigError(f"{name!r} is ambiguous in {self.path}: {shown}")
         return matches[0] if matches else None
 
-    def find_run(self, name: str) -> RunDir:
+    def find_run(self, name: str, *, is_waiting_found: bool = False) -> RunDir:
         """The run that `name` means: a folder, a run id, a name that was given to it, or a unique beginning of an id.
+
+        Args:
+            name: of it.
+            is_waiting_found: give the folder that a trial which has not started will have, instead of refusing it.
 
         Raises:
             ConfigError: no such run (the nearest are named) or several.
@@ -404,12 +408,16 @@ class Home:
         matches = [run_id for run_id in ids if name and run_id.startswith(name)]
         if len(matches) == 1:
             return self.run_dir(matches[0])
-        if not matches and (trial := self.waiting_trial(name)) is not None:
-            sweep, number = trial
+        waiting = {} if matches else self.trials(name)
+        if len(waiting) == 1:
+            ((run_id, [(sweep, number), *_]),) = waiting.items()
+            if is_waiting_found:
+                return self.run_dir(run_id)
             raise ConfigError(
                 f"run {name!r} is trial {number} of sweep {sweep.sweep_id} and has not started; "
-                f"{program.command('status')} {sweep.sweep_id} says where it stands"
+                f"{program.command('status')} {run_id} says where it stands"
             )
+        matches = matches or list(waiting)
         if matches:
             shown = ", ".join(matches[:8]) + (" ..." if len(matches) > 8 else "")
             raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
@@ -419,16 +427,16 @@ class Home:
             )
         raise unknown("run", name, [*self.names.all().values(), *ids])
 
-    def waiting_trial(self, name: str) -> tuple[SweepDir, int] | None:
-        """The sweep, and the number in it, of a trial whose run that `name` means has no folder yet."""
-        if not name:
-            return None
-        for sweep in self.all_sweeps():
+    def trials(self, name: str) -> dict[str, list[tuple[SweepDir, int]]]:
+        """Run id -> its sweeps and its number in each, of the trials of that id; else of those whose ids begin so."""
+        found: dict[str, list[tuple[SweepDir, int]]] = {}
+        for sweep in self.all_sweeps() if name else []:
             trials = read_json(sweep.sweep).get("trials", [])
             for number, trial in enumerate(trials if isinstance(trials, list) else []):
-                if isinstance(trial, dict) and str(trial.get("run_id", "")).startswith(name):
-                    return sweep, number
-        return None
+                run_id = trial.get("run_id") if isinstance(trial, dict) else None
+                if isinstance(run_id, str) and Path(run_id).name == run_id and run_id.startswith(name):
+                    found.setdefault(run_id, []).append((sweep, number))
+        return {name: found[name]} if name in found else found
 
 
 def _may_be_file(path: Path) -> bool:

@@ -242,8 +242,6 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     runs.require_weights(opened)
     run, config = opened.folder, opened.config
     _require_writable(run.path)
-    if request.group:
-        permissions.group_id(request.group)
     if request.name:
         run.home.names.require_free(request.name, run.run_id)
     last = JobRecord.read(run)
@@ -260,7 +258,7 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     return RunSpec(
         config, opened.shard_set.path, opened.shard_set.training_hash, run, cluster, resources, own,
         group=request.group, snapshot=request.snapshot, differs=runs.differences(config, task.recipe),
-        origins=placed.origins, notes=placed.notes, name=request.name,
+        origins=placed.origins, notes=(*placed.notes, *_closed_to(request, run.home)), name=request.name,
     )  # fmt: skip
 
 
@@ -275,7 +273,6 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     task = tasks.load(request.task)
     home = Home.find(request.home, request.shards)
     _require_writable(home.path)
-    closed = permissions.closed_way(home.path, request.group) if request.group else ""
     dataset = _plain_name("dataset", request.dataset) if request.dataset else task.recipe.dataset
     from shards import ShardSet
 
@@ -291,8 +288,12 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     placed = placement.resolve(request, cluster)
     return LaunchContext(
         request, task, home, config, shard_set, cluster, placed.resources, placed.origins,
-        (*placed.notes, *filter(None, [closed])), resolved.origins,
+        (*placed.notes, *_closed_to(request, home)), resolved.origins,
     )  # fmt: skip
+
+
+def _closed_to(request: LaunchRequest, home: Home) -> list[str]:
+    return list(filter(None, [permissions.closed_way(home.path, request.group) if request.group else ""]))
 
 
 def resolve_config(

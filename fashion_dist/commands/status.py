@@ -60,7 +60,7 @@ class Args(cli.CommonArgs):
 def main(args: Args) -> cli.Result:
     """Show or cancel."""
     home = Home.find(args.home)
-    named, sweeps = overview.find(home, args.runs)
+    named, sweeps = overview.find(home, args.runs, is_waiting_found=not args.name)
     if args.hold or args.release:
         if args.hold and args.release:
             raise ConfigError("--hold and --release are opposites; allowed: one of them")
@@ -80,7 +80,7 @@ def main(args: Args) -> cli.Result:
 
     def look() -> Overview:
         if chosen:
-            seen = overview.look_at_all(named, sweeps, scheduler)
+            seen = overview.look_at_named(named, sweeps, scheduler)
         else:
             seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps(), scheduler)
         runs = overview.select(_having(seen.runs, cli.settings(args.where)), args.state, args.task, args.sort)

@@ -14,7 +14,7 @@ from pathlib import Path
 from fashion_dist import cli
 from fashion_dist.cluster import slurm
 from fashion_dist.cluster.queue_view import Scheduler
-from fashion_dist.cluster.run_snapshot import STATES
+from fashion_dist.cluster.run_snapshot import STATES, RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_views, typed
 from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.monitor import chain, sweep_messages, sweep_table
@@ -39,8 +39,10 @@ class Overview:
         return any(view.is_active for view in self.runs) or any(view.is_active for view in self.sweeps)
 
 
-def find(home: Home, names: Sequence[str]) -> tuple[list[RunDir], list[SweepDir]]:
-    """The runs and the sweeps that are named.
+def find(
+    home: Home, names: Sequence[str], *, is_waiting_found: bool = False
+) -> tuple[list[RunDir], list[SweepDir]]:  # fmt: skip
+    """The runs and the sweeps that are named; see `Home.find_run`.
 
     Raises:
         ConfigError: a name means neither, or several.
@@ -52,7 +54,7 @@ def find(home: Home, names: Sequence[str]) -> tuple[list[RunDir], list[SweepDir]
         if sweep is not None:
             sweeps.append(sweep)
         else:
-            runs.append(home.find_run(name))
+            runs.append(home.find_run(name, is_waiting_found=is_waiting_found))
     return runs, sweeps
 
 
@@ -65,6 +67,23 @@ def look_at_all(
     views = read_run_views(runs, scheduler)
     known = {view.run_id: view for view in views}
     return Overview(views, [_read_sweep(sweep, scheduler, known) for sweep in sweeps])
+
+
+def look_at_named(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], scheduler: Scheduler) -> Overview:
+    """`look_at_all` for the few that were named: a trial whose job waits, of which only its sweep knows, waits."""
+    seen = look_at_all(runs, sweeps, scheduler)
+    return Overview([_as_trial(run, view, scheduler) for run, view in zip(runs, seen.runs, strict=True)], seen.sweeps)
+
+
+def _as_trial(run: RunDir, view: RunView, scheduler: Scheduler) -> RunView:
+    """A run's view, or that of its sweep's last job for it where that one waits."""
+    if view.is_active or view.state in ("done", "unreadable"):
+        return view
+    for folder, number in run.home.trials(run.run_id).get(run.run_id, []):
+        sweep = _read_sweep(folder, scheduler, {view.run_id: view})
+        if sweep.trials and sweep.trials[number].view.is_active:
+            return sweep.trials[number].view
+    return view
 
 
 def _read_sweep(sweep: SweepDir, scheduler: Scheduler, known: Mapping[str, RunView]) -> SweepView | UnreadableSweep:
@@ -113,7 +132,7 @@ def draw(
         height: lines to use for a sweep's page; 0 is no bound.
         columns: of the table of runs; none leaves them to it.
     """
-    if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps and not columns:
+    if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps and not columns and named[0].path.is_dir():
         return page(named[0], seen.runs[0], _going_on(named[0]), width) + _followed(named[0].path)
     if not seen.runs and len(seen.sweeps) == 1 and isinstance(sweep := seen.sweeps[0], SweepView):
         then = _followed(sweep.sweep.folder.path)
@@ -179,7 +198,7 @@ def hold(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, release: bool) -
     verb = "release" if release else "hold"
     if not runs and not sweeps:
         raise ConfigError(f"--{verb} needs the runs or sweeps: {program.command('status')} RUN --{verb}")
-    views = read_run_views(runs)
+    views = list(look_at_named(runs, [], Scheduler()).runs)
     for sweep in sweeps:
         views += [trial.view for trial in read_sweep_view(sweep).trials if trial.view.state == "queued"]
     done: dict[str, str] = {}
@@ -206,8 +225,10 @@ def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Resul
     done: dict[str, str] = {}
     for folder in [*(run.path for run in runs), *(sweep.path for sweep in sweeps)]:
         chain.cancel(folder)
-    for view in read_run_views(runs):
+    for run, view in zip(runs, look_at_named(runs, [], Scheduler()).runs, strict=True):
         if view.is_active and view.job is not None:
+            if view.job.cluster == "local" and view.job not in RunSnapshot.read(run).jobs:
+                raise ConfigError(f"{view.run_id} waits in its sweep's queue on this machine, which ends as a whole")
             slurm.cancel(view.job)
             done[view.run_id] = f"{view.job}: told to save and end"
         elif view.state == "unreadable":

@@ -51,7 +51,7 @@ def of_draft(draft: SweepDraft) -> cli.Result:
     if not rows:
         lines = [f"{len(sweep.trials)} trials, whose settings are chosen as they start"]
     return cli.Result(
-        "nothing was submitted", text="\n".join([f"sweep {sweep.folder.sweep_id}", *lines]),
+        "nothing was submitted", text="\n".join([f"sweep {sweep.folder.sweep_id}", *_notes(draft), *lines]),
         data={"sweep": sweep.folder.sweep_id, "trials": [{"settings": t.settings, "run": t.run_id} for t in rows]},
     )  # fmt: skip
 
@@ -84,8 +84,12 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
             **view.to_json(), "submitted": count, "left": submitted.left,
             "arrays": [a.job.to_json() for a in submitted.arrays if a.job],
         },
-        "\n".join(filter(None, [sweep_table.trials(view, 200, SHOWN), takes])),
+        "\n".join(filter(None, [*_notes(draft), sweep_table.trials(view, 200, SHOWN), takes])),
     )  # fmt: skip
+
+
+def _notes(draft: SweepDraft) -> list[str]:
+    return [f"note: {note}" for note in draft.context.notes]
 
 
 def of_end(folder: SweepDir) -> cli.Result:

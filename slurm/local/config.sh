@@ -98,7 +98,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 SlurmctldTimeout=30
 SlurmdTimeout=15
-KillWait=5
+KillWait=15
 ReturnToService=2
 MaxArraySize=1001
 JobRequeue=1

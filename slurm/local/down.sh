@@ -18,7 +18,7 @@ TEXT
 
 # Jobs are told first, so that they end as on any scancel: SIGTERM, KillWait, SIGKILL.
 cancel_jobs() {
-  local deadline=$((SECONDS + 15)) jobs
+  local deadline=$((SECONDS + 20)) jobs
   our_pid slurmctld "$STATE/run/slurmctld.pid" >/dev/null || return 0
   jobs="$(SLURM_CONF="$CONF" timeout 10 squeue -h -o %i 2>/dev/null || true)"
   [[ -n "$jobs" ]] || return 0

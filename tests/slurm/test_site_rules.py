@@ -7,12 +7,15 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_home import Workplace, read, until
 from slurm_cluster import SlurmCluster, output
 
 from fashion_dist.cluster import slurm
+from fashion_dist.commands import status
+from fashion_dist.errors import ConfigError
 
 pytestmark = pytest.mark.slurm
 
@@ -126,9 +129,11 @@ def test_a_sweep_is_submitted_in_parts_held_and_released(place: Workplace) -> No
         "optim.lr=0.1,0.2,0.3",
     ]
 
+    def look(name: str, **flags: bool) -> Any:
+        return status.main(status.Args(home=str(place.home), runs=(name,), **flags)).data
+
     def reasons() -> set[str]:
-        (sweep,) = json.loads(place.status("parts", "--json").out)["sweeps"]
-        return {trial["detail"] for trial in sweep["trials"]}
+        return {trial["detail"] for trial in look("parts")["sweeps"][0]["trials"]}
 
     assert [(said["submitted"], said["left"]) for said in (place.do(argv).json for _ in range(3))] == [
         (2, 1), (1, 0), (0, 0)
@@ -136,8 +141,25 @@ def test_a_sweep_is_submitted_in_parts_held_and_released(place: Workplace) -> No
     assert reasons() == {"JobHeldUser"}
     assert place.status("parts", "--release").status == 0
     until(lambda: reasons() == {"BeginTime"}, "all are released")
-    assert place.status("parts", "--hold").status == 0
+    look("parts", hold=True)
     until(lambda: reasons() == {"JobHeldUser"}, "all are held")
+
+    def trial() -> tuple[str, str]:
+        (view,) = look(run_id)["runs"]
+        return view["state"], view["detail"]
+
+    # One that waits is shown, held, released and cancelled by its own id.
+    run_id = look("parts")["sweeps"][0]["trials"][1]["run"]
+    assert place.runs == [] and trial() == ("queued", "JobHeldUser") and run_id in place.status(run_id).out
+    look(run_id, release=True)
+    until(lambda: trial() == ("queued", "BeginTime"), "it alone is released")
+    assert reasons() == {"JobHeldUser", "BeginTime"}
+    look(run_id, hold=True)
+    until(lambda: reasons() == {"JobHeldUser"}, "it is held again")
+    look(run_id, cancel=True)
+    until(lambda: reasons() == {"JobHeldUser", "the job was cancelled before it started"}, "it alone is cancelled")
+    with pytest.raises(ConfigError, match="only what waits in Slurm's queue is held and released"):
+        look(run_id, hold=True)
     assert place.status("parts", "--cancel").status == 0
     said = place.status("parts", "--hold", "--release")
     assert said.status == 2 and "opposites" in said.err

@@ -123,13 +123,20 @@ def test_status_says_what_lies_where(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_waits_is_told_by_its_id(tmp_path: Path) -> None:
-    sweep = tmp_path / "sweeps" / "s" / "sweep.json"
-    sweep.parent.mkdir(parents=True)
-    sweep.write_text(json.dumps({"trials": [None, {"run_id": "clipart-0123456789"}]}))
-    with pytest.raises(ConfigError, match=r"is trial 1 of sweep s and has not started; .*status.* s says where"):
-        Home(tmp_path).find_run("clipart-0123")
+    for name in ("s", "t"):
+        sweep = tmp_path / "sweeps" / name / "sweep.json"
+        sweep.parent.mkdir(parents=True)
+        sweep.write_text(json.dumps({"trials": [None, {"run_id": "clipart-0123456789"}, {"run_id": "clipart-0200"}]}))
+    home = Home(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"is trial 1 of sweep s and has not started; .*status.* clipart-0123456789 says"
+    ):
+        home.find_run("clipart-01")
+    assert home.find_run("clipart-01", is_waiting_found=True) == home.run_dir("clipart-0123456789")
+    with pytest.raises(ConfigError, match=r"ambiguous in .*: clipart-0123456789, clipart-0200"):
+        home.find_run("clipart-0")
     with pytest.raises(ConfigError, match="no run 'x'"):
-        Home(tmp_path).find_run("x")
+        home.find_run("x")
 
 
 def test_what_runs_will_occupy_is_what_one_like_them_does(tmp_path: Path) -> None:
