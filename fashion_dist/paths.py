@@ -5,6 +5,8 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
   sources/<name>/                  shard sets of pictures that were predicted; may be removed
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
   networks.json                    what is known of libraries' networks and weights; may be removed
+  decoders.json                    which ways of decoding are right on which GPU, driver and DALI; may be removed
+  raw/                             data sets that were drawn rather than found
   weights/                         published weights that launching fetched for nodes without network
   sweeps/<sweep id>/               mode 0700
     sweep.json                     what was asked for and every trial of it; never changes
@@ -23,10 +25,14 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
     job.json                       the last submission: cluster, job id, nodes
     state.json                     what the run is doing now: state, epoch, step, best metric, samples/s
     lock.json                      the job that may write here
+    attempts.json                  every start of the run and how it ended
+    rendezvous/attempt-<n>.json    where the ranks of one start find each other
+    heartbeats/                    rank_<r>.json, a rank's sign of life; node_<n>.json, what its machine was doing
     decode.json                    by which way the run decodes for GPUs, from its beginning
     metrics.jsonl                  one line per measured point; the truth about the run
     checkpoints/                   step-<step>/ folders, best/ ; see fashion_dist.train.checkpoint
     errors/rank_<r>.json           a failing rank's own exception
+    bad_samples/rank_<r>.jsonl     damaged samples that a rank skipped
     schema.json                    columns and class names of the shard set that the run learned from
     predictions/<split>/rank_<r>.parquet
     predictions/<split>.parquet, .csv, .json    the same with class names; and which pictures those were
@@ -47,6 +53,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import read_json
@@ -54,11 +61,40 @@ from fashion_dist.run_names import RunNames
 from shards import program
 
 
+class Below:
+    """Attribute of a folder's class: the path of what has this name in the folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: Any, kind: type) -> Path:
+        return Path(folder.path, self.name)
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The folder of one run."""
 
     path: Path
+    config = Below("config.json")
+    run = Below("run.json")
+    job = Below("job.json")
+    state = Below("state.json")
+    decode = Below("decode.json")
+    lock = Below("lock.json")
+    metrics = Below("metrics.jsonl")
+    synced = Below("synced.jsonl")
+    checkpoints = Below("checkpoints")
+    attempts = Below("attempts.json")
+    heartbeats = Below("heartbeats")
+    errors = Below("errors")
+    logs = Below("logs")
+    report = Below("report")
+    submission = Below("submission")
+    submitted = Below("submission.json")
+    code = Below("code")
+    tensorboard = Below("tensorboard")
+    schema = Below("schema.json")
 
     @property
     def run_id(self) -> str:
@@ -70,64 +106,9 @@ class RunDir:
         """The working folder that the run belongs to."""
         return Home(self.path.parent.parent)
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.json"
-
-    @property
-    def run(self) -> Path:
-        """Shard set, its hash, versions, the command that made the run."""
-        return self.path / "run.json"
-
-    @property
-    def job(self) -> Path:
-        """The last submission."""
-        return self.path / "job.json"
-
-    @property
-    def state(self) -> Path:
-        """What the run is doing now; replaced atomically."""
-        return self.path / "state.json"
-
-    @property
-    def decode(self) -> Path:
-        """By which way the run decodes for GPUs."""
-        return self.path / "decode.json"
-
-    @property
-    def lock(self) -> Path:
-        """The job that may write here."""
-        return self.path / "lock.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def synced(self) -> Path:
-        """Which lines of the metrics a W&B server has been sent."""
-        return self.path / "synced.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of committed checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def attempts(self) -> Path:
-        """Every start of the run and how it ended."""
-        return self.path / "attempts.json"
-
     def rendezvous(self, attempt: int) -> Path:
         """Where the ranks of one start find each other."""
         return self.path / "rendezvous" / f"attempt-{attempt}.json"
-
-    @property
-    def heartbeats(self) -> Path:
-        """Folder of the ranks' signs of life."""
-        return self.path / "heartbeats"
 
     def heartbeat(self, rank: int) -> Path:
         """One rank's sign of life."""
@@ -137,34 +118,9 @@ class RunDir:
         """What one node was doing when its first rank last looked."""
         return self.heartbeats / f"node_{node}.json"
 
-    @property
-    def errors(self) -> Path:
-        """Folder of the ranks' own exceptions."""
-        return self.path / "errors"
-
     def error(self, rank: int) -> Path:
         """One rank's own exception."""
         return self.errors / f"rank_{rank}.json"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the scheduler's and submitit's files."""
-        return self.path / "logs"
-
-    @property
-    def report(self) -> Path:
-        """Folder of pictures and the page."""
-        return self.path / "report"
-
-    @property
-    def submission(self) -> Path:
-        """Folder of the task's submission files."""
-        return self.path / "submission"
-
-    @property
-    def submitted(self) -> Path:
-        """How the submission files were made."""
-        return self.path / "submission.json"
 
     def submission_of(self, split: str) -> Path:
         """Folder of a split's submission files: `test`'s is `submission`, every other split has its own below it."""
@@ -178,16 +134,6 @@ class RunDir:
         """The damaged samples that a rank skipped."""
         return self.path / "bad_samples" / f"rank_{rank}.jsonl"
 
-    @property
-    def code(self) -> Path:
-        """Folder of copies of the packages."""
-        return self.path / "code"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Folder of TensorBoard's event files."""
-        return self.path / "tensorboard"
-
     def predictions(self, split: str) -> Path:
         """Folder of one split's prediction files, one per rank."""
         return self.path / "predictions" / split
@@ -196,17 +142,20 @@ class RunDir:
         """A split's predictions with class names as `parquet` or `csv`, or as `json` which pictures those were."""
         return self.path / "predictions" / f"{split}.{ending}"
 
-    @property
-    def schema(self) -> Path:
-        """Columns and class names of the shard set that the run learned from."""
-        return self.path / "schema.json"
-
 
 @dataclass(frozen=True)
 class SweepDir:
     """The folder of one sweep."""
 
     path: Path
+    sweep = Below("sweep.json")
+    arrays = Below("arrays.json")
+    queue = Below("queue.json")
+    journal = Below("journal.log")
+    decisions = Below("decisions.jsonl")
+    code = Below("code")
+    collected = Below("collected")
+    logs = Below("logs")
 
     @property
     def sweep_id(self) -> str:
@@ -218,49 +167,9 @@ class SweepDir:
         """The working folder that the sweep belongs to."""
         return Home(self.path.parent.parent)
 
-    @property
-    def sweep(self) -> Path:
-        """What was asked for and every trial of it."""
-        return self.path / "sweep.json"
-
-    @property
-    def arrays(self) -> Path:
-        """Every submission."""
-        return self.path / "arrays.json"
-
-    @property
-    def queue(self) -> Path:
-        """What the local queue has started."""
-        return self.path / "queue.json"
-
-    @property
-    def journal(self) -> Path:
-        """Optuna's journal."""
-        return self.path / "journal.log"
-
-    @property
-    def decisions(self) -> Path:
-        """Every decision about a trial, one JSON object a line."""
-        return self.path / "decisions.jsonl"
-
     def trial(self, number: int) -> Path:
         """What a searched trial was given."""
         return self.path / "trials" / f"{number}.json"
-
-    @property
-    def code(self) -> Path:
-        """Folder of copies of the packages."""
-        return self.path / "code"
-
-    @property
-    def collected(self) -> Path:
-        """Folder of the tables of all trials and of the sweep's submission files."""
-        return self.path / "collected"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the scheduler's files and the trials' output."""
-        return self.path / "logs"
 
 
 @dataclass(frozen=True)
@@ -270,6 +179,16 @@ class Home:
     path: Path
     elsewhere: Path | None = None
     """Where shard sets lie that may be anyone's: a folder of them, or one set; nothing is written there."""
+    shards = Below("shards")
+    sources = Below("sources")
+    raw = Below("raw")
+    runs = Below("runs")
+    weights = Below("weights")
+    hashes = Below("hashes.json")
+    decoders = Below("decoders.json")
+    networks = Below("networks.json")
+    sweeps = Below("sweeps")
+    reports = Below("reports")
 
     @classmethod
     def find(cls, home: str | None = None, shards: str | None = None) -> Home:
@@ -284,56 +203,6 @@ class Home:
             raise ConfigError(f"the working folder {text!r} may not have a %, \\ or control character in its path")
         found = shards or os.environ.get("FASHION_DIST_SHARDS")
         return cls(chosen, Path(found).expanduser().absolute() if found else None)
-
-    @property
-    def shards(self) -> Path:
-        """Folder of the shard sets."""
-        return self.path / "shards"
-
-    @property
-    def sources(self) -> Path:
-        """Folder of the shard sets of pictures that were predicted."""
-        return self.path / "sources"
-
-    @property
-    def raw(self) -> Path:
-        """Folder of the data sets that were drawn rather than found."""
-        return self.path / "raw"
-
-    @property
-    def runs(self) -> Path:
-        """Folder of the runs."""
-        return self.path / "runs"
-
-    @property
-    def weights(self) -> Path:
-        """Folder of published weights."""
-        return self.path / "weights"
-
-    @property
-    def hashes(self) -> Path:
-        """SHA-256 of large files."""
-        return self.path / "hashes.json"
-
-    @property
-    def decoders(self) -> Path:
-        """Which ways of decoding are right on which GPU, driver and DALI."""
-        return self.path / "decoders.json"
-
-    @property
-    def networks(self) -> Path:
-        """What libraries publish, and which networks were found to fit; kept by name, size and version."""
-        return self.path / "networks.json"
-
-    @property
-    def sweeps(self) -> Path:
-        """Folder of the sweeps."""
-        return self.path / "sweeps"
-
-    @property
-    def reports(self) -> Path:
-        """Folder of the pages of several runs."""
-        return self.path / "reports"
 
     @property
     def names(self) -> RunNames:
