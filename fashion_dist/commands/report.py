@@ -22,6 +22,7 @@ from fashion_dist.cluster.run_view import answers
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
+from fashion_dist.report import formatting
 from shards import program
 from shards.spreadsheet import csv_for_people
 
@@ -67,17 +68,23 @@ def main(args: Args) -> cli.Result:
         if len(folders) > 1 or args.table:
             raise ConfigError("--notebook is of one run, without --table")
         notebook = require_new(Path(args.notebook).absolute())
-    found = read_facts(folders)
+    damaged: dict[str, str] = {}
+    found = read_facts(folders, None if args.archive or args.notebook else damaged)
+    notes = [f"left out, because it cannot be read: {why}" for why in damaged.values()]
+    for note in notes:
+        cli.tell(note)
+    status = cli.EXIT_FAILED if damaged else cli.EXIT_DONE
+    told = {"runs": [facts.run_id for facts in found], "left_out": damaged}
     if args.table:
-        return _table(found, args.out)
+        return _table(found, args.out, told, status)
     from fashion_dist.report import make
 
     out = Path(args.out).absolute() if args.out else None
-    if len(found) > 1:
-        made = make.report_runs(found, out or make.folder_of(home, found), quick=args.quick, say=_say)
-        result = cli.Result(
-            f"{len(found)} runs on one page", {"page": made.page}, data={"runs": [facts.run_id for facts in found]}
-        )
+    if len(folders) > 1:
+        page = out or make.folder_of(home, found)
+        made = make.report_runs(found, page, notes, quick=args.quick, say=_say)
+        headline = f"{formatting.count(len(found), 'run')} on one page"
+        result = cli.Result(headline, {"page": made.page}, data=told, exit_status=status)
         return _archived(result, found, made) if args.archive else result
     made = make.report_run(found[0], out, quick=args.quick, say=_say)
     result = _of_one(found[0], made.page)
@@ -109,7 +116,7 @@ def _of_one(facts: RunData, page: Path) -> cli.Result:
     return cli.Result(headline, paths=paths, next=answers(facts.run), data=data)
 
 
-def _table(found: Sequence[RunData], out: str) -> cli.Result:
+def _table(found: Sequence[RunData], out: str, told: dict[str, Any], status: int) -> cli.Result:
     from fashion_dist.report.table import markdown, rows_of
 
     rows = rows_of(found)
@@ -121,11 +128,8 @@ def _table(found: Sequence[RunData], out: str) -> cli.Result:
         for name, content in files.items():
             own.write(name, content)
             paths[name] = own.folder / name
-    data = {
-        "runs": [facts.run_id for facts in found],
-        "rows": [dict(zip(rows[0], row, strict=True)) for row in rows[1:]],
-    }
-    return cli.Result("", paths, text=text, data=data)
+    told["rows"] = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    return cli.Result("", paths, text=text, data=told, exit_status=status)
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fashion_dist import __version__
-from fashion_dist.errors import FashionDistError, ShardsError
+from fashion_dist.errors import DamageError, FashionDistError, ShardsError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
 from fashion_dist.report import formatting, run_sections, scores, views
@@ -171,12 +172,15 @@ def _answers(facts: RunData, notes: list[str], quick: bool, say: Say) -> dict[st
                 predict_run(OpenRun(facts.run, facts.config, facts.shard_set), name)
             except (FashionDistError, ShardsError, RuntimeError) as error:
                 notes.append(f"Validation could not be predicted with the best weights: {_first_line(error)}")
-        answers = read_answers(facts.run, facts.task, facts.config, split)
-        if answers is None:
-            continue
-        notes += views.lacking(facts, answers)
-        if views.has_any(facts, answers):
-            found[name] = answers
+        try:
+            answers = read_answers(facts.run, facts.task, facts.config, split)
+            if answers is None:
+                continue
+            notes += views.lacking(facts, answers)
+            if views.has_any(facts, answers):
+                found[name] = answers
+        except DamageError as error:
+            notes.append(f"The predictions of {name} are not shown: {error}")
     return found
 
 
@@ -187,22 +191,28 @@ def is_stale(facts: RunData, split: str) -> bool:
     return not files or min(path.stat().st_mtime for path in files) < best
 
 
-def report_runs(found: Sequence[RunData], out: Path, *, quick: bool = False, say: Say = _silent) -> Made:
+def report_runs(
+    found: Sequence[RunData], out: Path, notes: Sequence[str] = (), *, quick: bool = False, say: Say = _silent
+) -> Made:
     """Write the page of several runs into `out`.
 
     Args:
         found: the runs.
         out: the folder.
+        notes: what is left out of the page, in sentences.
         quick: use no network: nothing is predicted, parameters and FLOPs are not shown.
         say: told what is being done.
     """
     from fashion_dist.report import ablation, comparison
 
     OwnFiles(out).claim("index.html")
-    album, notes = FigureWriter(out), [f"{f.run_id}: {note}" for f in found for note in f.notes]
-    if not quick and len(found) < MOST_PREDICTED:
+    album, notes = FigureWriter(out), [*notes, *(f"{f.run_id}: {note}" for f in found for note in f.notes)]
+    if len(found) <= MOST_COMPARED:
+        read_only = quick or len(found) >= MOST_PREDICTED
         for f in found:
-            _answers(f, notes, quick, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
+            told: list[str] = []
+            _answers(f, told, read_only, lambda text, f=f: say(f"{f.run_id}: {text}"))  # type: ignore[misc]
+            notes += [f"{f.run_id}: {note}" for note in told]
     sections: list[Section | None] = [comparison.overview(found)]
     groups, parts = comparison.group(found), comparison.by_data(found)
     for name, part in parts.items():
@@ -274,10 +284,11 @@ def _hits(found: Sequence[RunData]) -> dict[str, np.ndarray]:
         for f in found:
             if f.shard_set is None or not f.shard_set.splits.get(name):
                 continue
-            answers = read_answers(f.run, f.task, f.config, f.shard_set.split(name))
-            right = views.right(f, answers) if answers is not None and not answers.note else None
-            if right is not None:
-                hits[f.run_id] = right
+            with contextlib.suppress(DamageError):  # said where the run's own answers are read
+                answers = read_answers(f.run, f.task, f.config, f.shard_set.split(name))
+                right = views.right(f, answers) if answers is not None and not answers.note else None
+                if right is not None:
+                    hits[f.run_id] = right
         if len(hits) > 1 and len({len(h) for h in hits.values()}) == 1:
             return hits
     return {}

@@ -179,14 +179,28 @@ def find_runs(home: Home, named: Sequence[str]) -> list[RunDir]:
     return list(dict.fromkeys(runs))
 
 
-def read_facts(runs: Sequence[RunDir]) -> list[RunData]:
+def read_facts(runs: Sequence[RunDir], damaged: dict[str, str] | None = None) -> list[RunData]:
     """The facts of each run; Slurm is asked about all of them at once.
+
+    Args:
+        runs: their folders.
+        damaged: takes those that cannot be read, run id -> why, where at least one can.
 
     Raises:
         ConfigError: a configuration cannot be read, or its task is gone; names the run.
     """
     snapshots = [RunSnapshot.read(run) for run in runs]
-    return [_read(snapshot, view) for snapshot, view in zip(snapshots, view_snapshots(snapshots), strict=True)]
+    found, refused = [], {}
+    for snapshot, view in zip(snapshots, view_snapshots(snapshots), strict=True):
+        try:
+            found.append(_read(snapshot, view))
+        except ConfigError as error:
+            refused[snapshot.run.run_id] = error
+    if refused and (damaged is None or not found):
+        raise next(iter(refused.values()))
+    if damaged is not None:
+        damaged |= {run_id: str(error) for run_id, error in refused.items()}
+    return found
 
 
 def _read(snapshot: RunSnapshot, view: RunView) -> RunData:

@@ -13,6 +13,8 @@ import pytest
 from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
+from fashion_dist.commands.report import Args, main
+from fashion_dist.errors import ConfigError
 from fashion_dist.report import make
 from fashion_dist.report.run_data import RunData, read_facts
 from fashion_dist.report.table import markdown, rows_of
@@ -247,6 +249,54 @@ def test_runs_of_different_tasks_are_compared_in_what_they_share(shard_set: Shar
     found = read(make.report_runs(facts_of(first.path, second.path), tmp_path / "page", quick=True).page)
     assert "of 2 tasks (deepfashion, fashion_mnist) and compared in what they share: accuracy" in found.text
     assert "macro F1" not in next(row for row in found.rows if row[:2] == ("run", "state"))
+
+
+def test_of_ten_runs_what_is_damaged_is_told_and_the_rest_stands(
+    shard_set: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for n in range(10):
+        given = {"val": guess(shard_set, "val", seed=n)} if n < 3 else {}
+        config = with_settings(RECIPE, f"train.seed={n}")
+        folders.append(make_run(tmp_path / "runs" / f"deepfashion-{n}", config, shard_set, given).path)
+    (folders[4] / "config.json").write_text('{"train": ')
+    (folders[5] / "state.json").write_text("[[")
+    (folders[6] / "run.json").unlink()
+    (folders[7] / "metrics.jsonl").write_bytes(b"\xff\x00 no line\n")
+    rotten = next((folders[1] / "predictions" / "val").glob("*.parquet"))
+    rotten.write_bytes(rotten.read_bytes()[:-40])
+    named = tuple(map(str, folders))
+    asked = Args(runs=named, out=str(tmp_path / "page"), quick=True, home=str(tmp_path))
+    result = main(asked)
+    page = read(tmp_path / "page" / "index.html")
+    assert (result.headline, result.exit_status, len(result.data["runs"])) == ("8 runs on one page", 1, 8)
+    assert sorted(result.data["left_out"]) == ["deepfashion-4", "deepfashion-5"]
+    for told in (page.text, capsys.readouterr().err):
+        for run, file in (("deepfashion-4", "config.json"), ("deepfashion-5", "state.json")):
+            assert re.search(rf"left out, because it cannot be read: .*{run}.*{file}", told)
+    assert "deepfashion-6: The shard set cannot be opened" in page.text
+    assert "deepfashion-7: 1 line of metrics.jsonl could not be read and is left out." in page.text
+    assert re.search("deepfashion-1: The predictions of val are not shown: .* cannot be read", page.text)
+    assert [row[0] for row in page.rows if row[:1] and row[0].startswith("deepfashion-0")]
+    table = main(dataclasses.replace(asked, table=True, out=""))
+    assert len(table.data["rows"]) == 8 and table.exit_status == 1
+    with pytest.raises(ConfigError, match=r"deepfashion-4.*config\.json"):  # nothing is handed in without it
+        main(dataclasses.replace(asked, archive=True, out=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
+    alone = main(dataclasses.replace(asked, runs=(named[0], named[4])))
+    assert alone.headline == "1 run on one page"
+
+
+def test_a_run_that_has_only_just_begun_is_shown(shard_set: ShardSet, tmp_path: Path) -> None:
+    begun = make_run(tmp_path / "runs" / "deepfashion-0", RECIPE, shard_set, {}, scores=())
+    for file in (begun.state, begun.metrics, begun.attempts):
+        file.unlink()
+    done = make_run(tmp_path / "runs" / "deepfashion-1", RECIPE, shard_set, {"val": guess(shard_set, "val")})
+    one = read(make.report_run(facts_of(begun.path)[0]).page)
+    assert "Nothing has been measured yet." in one.text and "has not begun" in one.text
+    both = read(make.report_runs(facts_of(begun.path, done.path), tmp_path / "page").page)
+    assert "Not done: deepfashion-0" in both.text
+    assert {row[0] for row in both.rows} >= {"deepfashion-0", "deepfashion-1"}
 
 
 def test_runs_on_different_data_are_ranked_apart_and_keep_their_colours(shard_set: ShardSet, tmp_path: Path) -> None:
