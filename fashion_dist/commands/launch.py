@@ -44,8 +44,7 @@ class Args(RunArgs):
 def main(args: Args) -> cli.Result:
     """Launch what the flags describe."""
     from fashion_dist.cluster import launcher
-    from fashion_dist.cluster.run_view import typed
-    from fashion_dist.monitor import chain, messages  # numpy and more, which --help need not wait for
+    from fashion_dist.monitor import chain, messages, overview  # numpy and more, which --help need not wait for
 
     then = chain.parse(args.then)
     settings = cli.settings(args.set)
@@ -67,15 +66,16 @@ def main(args: Args) -> cli.Result:
     follows = chain.submit(launched.run.path, then, jobs[0].cluster if jobs else plan.cluster, plan.resources, jobs)
     made = messages.of_launch(launched, plan)
     if follows:
-        made = replace(made, text="\n".join(filter(None, [made.text, f"then: {chain.line(launched.run.path)}"])))
+        text = "\n".join(filter(None, [made.text, f"then: {chain.line(launched.run.path)}"]))
+        made = replace(made, text=text, data={**made.data, **chain.to_json(launched.run.path)})
     if not args.wait or (launched.outcome == "done" and not follows):
         return made
     cli.tell(made.to_text())
     try:
         ended = made if launched.outcome == "done" else messages.of_end(launched.run)
-        if not follows or ended.exit_status or chain.watch(launched.run.path):
-            return ended
-        return replace(ended, exit_status=cli.EXIT_FAILED)
+        done = not follows or bool(ended.exit_status) or chain.watch(launched.run.path)
     except KeyboardInterrupt:
-        cli.tell(f"the job goes on; {typed('status', launched.run, '--watch')} follows it")
+        overview.interrupted(launched.run, jobs)
         raise
+    status = ended.exit_status if done else cli.EXIT_FAILED
+    return replace(ended, exit_status=status, data={**ended.data, **chain.to_json(launched.run.path)})

@@ -50,7 +50,7 @@ class Args(RunArgs):
 
 def main(args: Args) -> cli.Result:
     """Submit what the flags describe."""
-    from fashion_dist.monitor import chain, sweep_messages
+    from fashion_dist.monitor import chain, overview, sweep_messages
     from fashion_dist.sweep import launcher
 
     then = chain.parse(args.then)
@@ -67,10 +67,16 @@ def main(args: Args) -> cli.Result:
     follows = chain.submit(folder.path, then, context.cluster, context.resources, jobs)
     made = sweep_messages.of_submission(draft, submitted)
     if follows:
-        made = replace(made, text=f"{made.text}\nthen: {chain.line(folder.path)}")
+        text = f"{made.text}\nthen: {chain.line(folder.path)}"
+        made = replace(made, text=text, data={**made.data, **chain.to_json(folder.path)})
     if not args.wait:
         return made
     cli.tell(made.to_text())
-    ended = sweep_messages.of_end(folder)
-    done = chain.watch(folder.path) if follows else True
-    return ended if done else replace(ended, exit_status=cli.EXIT_FAILED)
+    try:
+        ended = sweep_messages.of_end(folder)
+        done = chain.watch(folder.path) if follows else True
+    except KeyboardInterrupt:
+        overview.interrupted(folder, jobs)
+        raise
+    status = ended.exit_status if done else cli.EXIT_FAILED
+    return replace(ended, exit_status=status, data={**ended.data, **chain.to_json(folder.path)})

@@ -84,6 +84,15 @@ def line(folder: Path, scheduler: Scheduler | None = None) -> str:
     return ", ".join(f"{link.name} {_told(link, there[link.name])}" for link in links)
 
 
+def to_json(folder: Path) -> dict[str, Any]:
+    """The links as `--json` has them, under `then`; empty where nothing follows."""
+    told = [
+        {"name": link.name, "job": link.job.to_json() if link.job else None, "exit_status": link.status,
+         "message": link.message} for link in read(folder)
+    ]  # fmt: skip
+    return {"then": told} if told else {}
+
+
 def _there(links: Sequence[Link], scheduler: Scheduler) -> dict[str, JobStatus]:
     """Whether the job of each link waits, runs or is gone, by the link's name."""
     queue = scheduler.ask([link.job for link in links if link.job is not None])

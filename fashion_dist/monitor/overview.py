@@ -16,6 +16,7 @@ from fashion_dist.cluster import slurm
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_snapshot import STATES, RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_views, typed
+from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.monitor import chain, sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
@@ -211,6 +212,25 @@ def hold(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, release: bool) -
         slurm.ask(["scontrol", "release" if release else "uhold", ",".join(part)])  # of root's too the owner lets go
     lines = [f"{shlex.quote(run_id)}  {what}" for run_id, what in done.items()]
     return cli.Result("", text="\n".join(lines) or "nothing waits", data={verb: done})
+
+
+AGAIN_S = 4.0
+"""How long a second Ctrl-C is waited for."""
+
+
+def interrupted(folder: RunDir | SweepDir, jobs: Sequence[JobRef | None]) -> None:
+    """Ctrl-C ends `--wait`, not what is waited for: say so; on this machine a second one asks that to save and stop."""
+    is_run = isinstance(folder, RunDir)
+    look = typed("status", folder) if isinstance(folder, RunDir) else sweep_messages.typed("status", folder)
+    cli.tell(f"\nthe {'run' if is_run else 'sweep'} goes on; {look} --watch follows it, {look} --cancel ends it")
+    if not any(job is not None and job.cluster == "local" for job in jobs):
+        return
+    try:
+        cli.tell(f"Ctrl-C once more within {AGAIN_S:.0f} s asks it to save and stop")
+        time.sleep(AGAIN_S)
+    except KeyboardInterrupt:
+        runs, sweeps = ([folder], []) if isinstance(folder, RunDir) else ([], [folder])
+        cli.tell(f"\n{cancel(runs, sweeps).text}")
 
 
 def cancel(runs: Sequence[RunDir], sweeps: Sequence[SweepDir] = ()) -> cli.Result:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fashion_dist.models.registry import own_models
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Picture, Section, Table
 from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, FigureWriter, short
@@ -48,6 +49,18 @@ class Group:
         """The mean of `values`; NaN where there is none."""
         found = self.values(metric)
         return float(np.mean(found)) if found else float("nan")
+
+    @property
+    def epochs_to_best(self) -> float | None:
+        """The mean over members of the epoch with the best value."""
+        found = [f.best_epoch for f in self.members if f.best_epoch is not None]
+        return float(np.mean(found)) if found else None
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Seconds of an epoch, the mean over members."""
+        found = [f.epoch_s for f in self.members if f.epoch_s is not None]
+        return float(np.mean(found)) if found else None
 
     def score(self, metric: str) -> float:
         """A number that is higher the better `mean` is."""
@@ -269,7 +282,7 @@ def seeds(groups: Sequence[Group], shared: Sequence[str]) -> Section | None:
 def models(
     groups: Sequence[Group], shared: Sequence[str], album: FigureWriter, size: Callable[[RunData], tuple[int, int]]
 ) -> Section | None:
-    """Networks side by side: accuracy, parameters, FLOPs, samples/s, epochs to best; finetuned against from scratch.
+    """Networks side by side: accuracy, parameters, FLOPs, time per epoch, epochs to best; pretrained or not.
 
     Args:
         groups: the runs.
@@ -282,16 +295,14 @@ def models(
     rows: list[tuple[object, ...]] = []
     sized = []
     for g in sorted(groups, key=lambda g: -g.score(shared[0])):
-        f = g.members[0]
-        parameters, flops = size(f)
-        values, epochs = g.values(shared[0]), [m.best_epoch for m in g.members if m.best_epoch is not None]
-        rate = [m.samples_per_s for m in g.members if m.samples_per_s]
-        start = {"none": "from scratch", "imagenet": "ImageNet"}.get(f.config.model.weights, "from a file")
-        sized.append((g, parameters, flops))
+        parameters, flops = size(g.members[0])
+        values, rate = g.values(shared[0]), [m.samples_per_s for m in g.members if m.samples_per_s]
+        sized.append((g, parameters))
         rows.append((
-            f.config.model.name, start, f"{np.mean(values):.4f}" if values else "—",
+            g.members[0].config.model.name, _start(g), f"{np.mean(values):.4f}" if values else "—",
             f"{parameters / 1e6:.2f} M" if parameters else "—", f"{flops / 1e6:,.0f} M" if flops else "—",
-            f"{np.mean(rate):,.0f}" if rate else "—", f"{np.mean(epochs):g}" if epochs else "—", g.label,
+            f"{np.mean(rate):,.0f}" if rate else "—", formatting.duration(g.epoch_s) if g.epoch_s else "—",
+            f"{g.epochs_to_best:g}" if g.epochs_to_best else "—", g.label,
         ))  # fmt: skip
     best = sized[0]
     smallest = min(sized, key=lambda s: s[1] or float("inf"))
@@ -302,13 +313,45 @@ def models(
             f"The smallest, {smallest[0].label}, has {smallest[1] / 1e6:.2f} million parameters and reaches "
             f"{abs(away):.4f} {'more' if away > 0 else 'less'}."
         )
-    head = ("network", "weights", formatting.name(shared[0]), "parameters", "FLOPs per image",
-        "samples/s", "epochs to best",
-            "settings")  # fmt: skip
+    head = ("network", "weights", formatting.name(shared[0]), "parameters", "FLOPs per image", "samples/s",
+            "time per epoch", "epochs to best", "settings")  # fmt: skip
     pictures = [p for a, b in _tuned_pairs(groups) if (p := _tuned_picture(a, b, shared[0], album)) is not None]
     sentences += [_tuned_sentence(a, b, shared[0]) for a, b in _tuned_pairs(groups)]
-    note = "FLOPs count a multiplication and an addition as two, in one forward pass of one image."
+    sentences += _advantage(sized, shared[0])
+    note = (
+        "FLOPs count a multiplication and an addition as two, in one forward pass of one image. The time of an epoch "
+        "is that of training and validation, the median; of a single epoch training alone."
+    )
     return Section("models", "Models side by side", sentences, [Table("", head, rows, note=note, wide=True), *pictures])
+
+
+def _start(g: Group) -> str:
+    weights = g.members[0].config.model.weights
+    return {"none": "from scratch", "imagenet": "ImageNet"}.get(weights, "from a file")
+
+
+def _advantage(sized: Sequence[tuple[Group, int]], metric: str) -> list[str]:
+    """What the best pretrained network has over the best of the user's own kind, (group, parameters), best first."""
+    tuned = [s for s in sized if s[0].members[0].config.model.weights != "none"]
+    custom = [s for s in sized if s not in tuned and s[0].members[0].config.model.name in own_models()]
+    if not tuned or not custom or not all(np.isfinite(s[0].mean(metric)) for s in (tuned[0], custom[0])):
+        return []
+    (a, large), (b, small) = tuned[0], custom[0]
+    one, other = a.mean(metric), b.mean(metric)
+    more = "more" if one > other else "less"
+    words = (
+        f"What is the advantage of the pretrained network over the custom one? {a.label} "
+        f"({a.members[0].config.model.name}, {_start(a)}) reaches {formatting.name(metric)} {one:.4f}, "
+        f"{abs(one - other):.4f} {more} than {b.label} ({b.members[0].config.model.name}, from scratch)"
+    )
+    if a.epochs_to_best and b.epochs_to_best:
+        words += f"; it is at its best after {a.epochs_to_best:g} epochs, the custom one after {b.epochs_to_best:g}"
+    if a.epoch_s and b.epoch_s:
+        words += f"; an epoch takes {formatting.duration(a.epoch_s)} against {formatting.duration(b.epoch_s)}"
+    if large and small:
+        words += f"; it has {large / 1e6:.2f} million parameters against {small / 1e6:.2f}"
+    gains = "brings an advantage" if a.score(metric) > b.score(metric) else "brings no advantage"
+    return [f"{words}. In {formatting.name(metric)}, pretraining {gains} here."]
 
 
 def _tuned_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:

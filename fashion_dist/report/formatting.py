@@ -13,9 +13,9 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 5 s` or `2 h 10 min`."""
+    """`0.42 s`, `45 s`, `3 min 5 s` or `2 h 10 min`."""
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.2f} s" if 0 < seconds < 1 else f"{seconds:.0f} s"
     minutes = seconds / 60
     if minutes < 10:
         return f"{int(minutes)} min {int(seconds % 60)} s"

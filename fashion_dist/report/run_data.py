@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,20 @@ class RunData:
         """The median of the training lines' rates: the first steps and pauses weigh little."""
         rates = sorted(p["samples_per_s"] for p in self.points if _is_number(p.get("samples_per_s")))
         return rates[len(rates) // 2] if rates else None
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Seconds of an epoch with its validation, the median; of a single one those of training; None if unknown."""
+        val = [p for p in self.points if p["split"] == "val"]
+        spans = [
+            (after["time"] - before["time"]) / (after["epoch"] - before["epoch"])
+            for before, after in itertools.pairwise(val)
+            if before.get("attempt") == after.get("attempt") and after["epoch"] > before["epoch"]
+        ]
+        if spans:
+            return sorted(spans)[len(spans) // 2]
+        samples = self.shard_set.splits.get("train", 0) if self.shard_set is not None else 0
+        return samples / self.samples_per_s if samples and self.samples_per_s else None
 
     @property
     def changed(self) -> dict[str, tuple[Any, Any]]:

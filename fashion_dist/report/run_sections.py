@@ -65,6 +65,7 @@ def _cost_sentence(facts: RunData) -> str:
     on = f" on {last.hardware or last.nodes or 'one machine'}"
     cpu = f", {formatting.duration(facts.cpu_s)} of CPU time" if facts.cpu_s is not None else ""
     rate = f", at {facts.samples_per_s:,.0f} training samples/s" if facts.samples_per_s else ""
+    rate += f", {formatting.duration(facts.epoch_s)} an epoch" if facts.epoch_s else ""
     hours = f"{facts.node_hours:.2f}" if facts.node_hours >= 0.005 else f"{facts.node_hours:.4f}"
     return f"It took {formatting.duration(facts.wall_s)} with {ranks}{on} ({hours} node-hours{cpu}){rate}."
 

@@ -11,19 +11,25 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
 from cluster_home import job
 from minis import dataset_of
+from packaging.requirements import Requirement
+from PIL import Image
 from report_runs import make_run
 
 from fashion_dist import tasks
+from fashion_dist.commands import predict
 from fashion_dist.data.shard_reader import ShardFiles
 from fashion_dist.errors import CheckpointError
+from fashion_dist.io import write_json
 from fashion_dist.models.heads import Network
 from fashion_dist.models.siamese import pair_scores
 from fashion_dist.paths import Home, RunDir
@@ -154,7 +160,6 @@ def test_every_task_has_a_page_and_an_archive(task: str, mini_set: Callable[[str
     "settings",
     [
         ("model.name=resnet18",),
-        ("model.name=mobilenetv3_small_050",),
         ("model.name=fashionnet", "model.sketch=true", "model.norm=group", "data.fit=crop", "data.eval_resize=1.3"),
         ("model.name=mlp", "data.cache_px=40", "data.eval_flip=false"),
     ],
@@ -170,8 +175,61 @@ def test_networks_and_ways_of_seeing_answer_from_an_archive(
         assert wrong.returncode == 2 and wrong.stderr.startswith("error: nowhere.png cannot be read as a picture: ")
 
 
-def test_several_runs_are_one_archive_with_one_loader(
-    mini_set: Callable[[str], ShardSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+BESIDE = """
+import importlib.util, json, sys
+sys.path.insert(0, "")
+found = [name for name in ("fashion_dist", "shards", "pyarrow", "torch", "timm") if importlib.util.find_spec(name)]
+assert found == ["torch", "timm"], found
+import load, torch
+pictures, out = sys.argv[1:-1], sys.argv[-1]
+probabilities = {}
+for folder in sorted(load.Path().glob("*/model.pt2")):
+    model = load.Model(folder.parent)
+    given = model.predict(torch.stack([model.preprocess(path) for path in pictures]))
+    probabilities[folder.parent.name] = given["label"].tolist()
+load.Path(out).write_text(json.dumps(probabilities))
+sys.exit(load.main(pictures))
+"""
+
+
+def torch_and_timm(folder: Path) -> Path:
+    """A folder of packages with torch and timm, what these require, and nothing else."""
+    folder.mkdir()
+    asked, seen = ["torch", "timm"], set()
+    while asked:
+        name = asked.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # for another kind of machine
+            continue
+        for top in {Path(str(file)).parts[0] for file in found.files or () if ".." not in str(file)}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(str(found.locate_file(top)))
+        needed = map(Requirement, found.requires or ())
+        asked += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three(mini_set: Callable[[str], ShardSet], tmp_path_factory: pytest.TempPathFactory) -> list[RunData]:
+    """Untrained runs of three networks that are called model-a, model-b and model-c, in one working folder."""
+    home, shard_set = Home(tmp_path_factory.mktemp("three")), mini_set("clipart")
+    runs = []
+    for letter, network in (("a", "mobilenetv3_small_050"), ("b", "mlp"), ("c", "fashionnet")):
+        run, _ = untrained("clipart", shard_set, home.path / letter, f"model.name={network}")
+        runs.append(RunDir(home.runs / f"clipart-{letter}"))
+        home.runs.mkdir(exist_ok=True)
+        run.path.rename(runs[-1].path)
+        home.names.give(f"model-{letter}", runs[-1].run_id)
+        write_json(runs[-1].schema, shard_set.schema.to_json())
+    return read_facts(runs)
+
+
+def test_three_runs_are_one_archive_that_answers_with_torch_and_timm_alone(
+    three: list[RunData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "project"
     (root / "fashion_dist" / "tasks").mkdir(parents=True)
@@ -181,28 +239,46 @@ def test_several_runs_are_one_archive_with_one_loader(
     (root / "fashion_dist" / "tasks" / "mine.py").write_text("VALUE = 1")
     (root / "notes.txt").write_text("not handed in")
     monkeypatch.setattr(archive, "ROOT", root)
-    shard_set = mini_set("clipart")
-    found = [untrained("clipart", shard_set, tmp_path / x, f"model.name={x}")[1] for x in ("mlp", "fashionnet")]
-    found[1].run.path.rename(tmp_path / "mlp" / "runs" / "clipart-2")
-    found = read_facts([found[0].run, RunDir(tmp_path / "mlp" / "runs" / "clipart-2")])
-    page = make.report_runs(found, tmp_path / "two", quick=True).page
-    made = write_archive(found, page)
-    assert made == tmp_path / "two" / "two.zip"
+    page = make.report_runs(three, tmp_path / "hand in", quick=True).page
+    made = write_archive(three, page)
+    assert made == tmp_path / "hand in" / "hand in.zip"
     with zipfile.ZipFile(made) as opened:
         opened.extractall(tmp_path / "opened")
         names = set(opened.namelist())
     assert {name for name in names if name.startswith("code/")} == {
         "code/README.md", "code/fashion_dist/tasks/mine.py"
     }  # fmt: skip
-    assert {"run/clipart-1/config.json", "run/clipart-2/config.json", "report/index.html"} <= names
-    with contextlib.closing(ShardFiles(shard_set.split("val"))) as files:
-        (tmp_path / "a.picture").write_bytes(files.read(0).tobytes())
-    done = alone(tmp_path / "opened", "load.py", str(tmp_path / "a.picture"))
+    assert {f"run/model-{x}/config.json" for x in "abc"} | {"report/index.html"} <= names
+
+    folder, rng = tmp_path / "new", np.random.default_rng(0)
+    folder.mkdir()
+    for n, ending in enumerate(("png", "jpg", "png", "jpg")):
+        pixels = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((61 + 40 * n, 150 - 20 * n), Image.Resampling.BICUBIC).save(
+            folder / f"{n}.{ending}"
+        )
+    pictures = sorted(folder.iterdir())
+    packages = torch_and_timm(tmp_path / "packages")
+    words = [sys.executable, "-S", "-c", BESIDE, *map(str, pictures), str(tmp_path / "found.json")]
+    variables = {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        words, cwd=tmp_path / "opened" / "model", env=variables, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.split("clipart-2:\n")
-    assert first.startswith("clipart-1:\n") and first != second
-    known = json.loads((tmp_path / "opened" / "model" / "clipart-2" / "classes.json").read_text())["label"]
-    assert re.findall(r"label  \d\.\d+  (.+)", second)[0] in known
+    found = json.loads((tmp_path / "found.json").read_text())
+    parts = re.split(r"^(model-[abc]):\n", done.stdout, flags=re.MULTILINE)
+    assert parts[1::2] == list(found) == ["model-a", "model-b", "model-c"]
+    for facts, told in zip(three, parts[2::2], strict=True):
+        asked = predict.Args(run=facts.called, home=str(facts.run.home.path), source=str(folder))
+        predict.main(asked)
+        answers = pq.read_table(facts.run.predictions("new")).to_pydict()
+        known = json.loads((tmp_path / "opened" / "model" / facts.called / "classes.json").read_text())["label"]
+        assert len(told.splitlines()) == len(pictures) * (1 + 5)
+        for n, picture in enumerate(pictures):
+            ours = np.array(answers["probability"][answers["key"].index(picture.stem)])
+            assert np.abs(ours - found[facts.called][n]).max() < 1e-4
+            lines = told.split(f"{picture}\n")[1].splitlines()
+            assert lines[0].split(maxsplit=2)[2] == known[int(ours.argmax())]
 
 
 def test_a_network_that_torch_cannot_follow_is_refused(

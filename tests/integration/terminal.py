@@ -60,21 +60,28 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
-            argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env={**variables, "TERM": "xterm-256color"}
-        )
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env={**variables, "TERM": "xterm-256color"},
+            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
         os.close(theirs)
         self.screen = Screen()
         self._decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
 
-    def until(self, words: str, patience_s: float = 120.0) -> str:
-        """The screen once these words stand on it and it is drawn to its end: frames are a second apart."""
+    def until(self, words: str, patience_s: float = 120.0, *, still: bool = True) -> str:
+        """The screen once these words stand on it and, where `still`, it is drawn to its end: frames are a second
+        apart.
+        """
         deadline = time.monotonic() + patience_s
         while words not in self.screen.text:
             assert time.monotonic() < deadline, f"no {words!r} on the screen:\n{self.screen.text}"
             self._read(0.2)
-        while self._read(0.3):
+        while still and self._read(0.3):
             assert time.monotonic() < deadline, "the screen is never still"
         return self.screen.text
+
+    def press(self, keys: str) -> None:
+        """Type something; `\\x03` is Ctrl-C."""
+        os.write(self._ours, keys.encode())
 
     def end(self) -> int:
         """The exit status, with all that was written on the screen."""

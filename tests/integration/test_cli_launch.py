@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_home import Workplace, kill_all, processes_of, read, until
+from cluster_home import ROOT, SETTINGS, Workplace, kill_all, processes_of, read, until
+from terminal import Terminal
 
 LONG = ("train.epochs=400",)
 CANARY = "canary-4f1c8e"
@@ -66,6 +68,38 @@ def test_a_cancelled_run_is_stopped_and_can_go_on(place: Workplace) -> None:
     (view,) = place.status(run.name, "--json").json["runs"]
     assert (view["state"], view["attempts"]) == ("stopped", 1)
     assert read(run / "attempts.json")["attempts"][0]["end"] == "cancelled"
+
+
+def test_ctrl_c_ends_the_following_and_twice_the_run(place: Workplace) -> None:
+    def followed() -> Terminal:
+        words = [
+            sys.executable,
+            str(ROOT / "jobs" / "launch.py"),
+            "--task",
+            "deepfashion",
+            "--cluster",
+            "local",
+            "--wait",
+        ]
+        settings = ["--home", str(place.home), "--set", *SETTINGS, *LONG]
+        terminal = Terminal([*words, *settings], 120, 24, place.home)
+        terminal.until("epoch ", still=False)
+        terminal.press("\x03")
+        return terminal
+
+    terminal = followed()
+    assert terminal.end() == 130
+    (run,) = place.runs
+    look = f"status.py {run.name}"
+    assert "the run goes on" in terminal.screen.text and f"{look} --home" in terminal.screen.text
+    assert place.status(run.name, "--json").json["runs"][0]["state"] == "running"
+
+    terminal = followed()
+    terminal.until("Ctrl-C once more within")
+    terminal.press("\x03")
+    assert terminal.end() == 130 and "told to save and end" in terminal.screen.text
+    until(lambda: processes_of(run) == [], "the ranks have ended")
+    assert place.status(run.name, "--json").json["runs"][0]["state"] == "stopped"
 
 
 def test_two_launchers_at_once_make_one_job(place: Workplace) -> None:
