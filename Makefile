@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKSPACE ?= workspace
 BIN := .venv/bin
 
-.PHONY: install demo test test-fast test-slurm-new lint faults fuzz golden golden-renew bench gpu-proof cluster-up cluster-down
+.PHONY: install demo test test-fast test-slurm-new lint faults fuzz growth golden golden-renew bench gpu-proof cluster-up cluster-down
 
 install: .venv/installed
 
@@ -33,6 +33,10 @@ faults: .venv/installed
 # Damaged pictures, tars and small files: make fuzz [CASES=100000] [SEED=1]; a bounded part of it is in `make test`.
 fuzz: .venv/installed
 	@$(BIN)/python tests/fuzz/run.py $(if $(CASES),--cases $(CASES)) $(if $(SEED),--seed $(SEED))
+
+# Time, memory and file-system calls of n, 4 n and 16 n, within 15 minutes of a quiet machine: make growth [ROWS="status"]
+growth: .venv/installed
+	@$(BIN)/python tests/growth $(ROWS)
 
 # Losses, weights and predictions of two commits, bit by bit: make golden BASE=COMMIT [TASK="clipart deepfashion"]
 golden: .venv/installed

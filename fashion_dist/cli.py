@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import tyro
 
 from fashion_dist.errors import ConfigError, FashionDistError, InputError, ShardsError, unknown
+from shards.safe_io import words_of
 from shards.typed_json import is_sound
 
 if TYPE_CHECKING:
@@ -159,9 +160,10 @@ def tell(text: str) -> None:
 
 
 def _complain(error: Exception, status: int, as_json: bool) -> int:
-    tell(f"error: {error}")
+    words = words_of(error)
+    tell(f"error: {words}")
     if as_json:
-        print(json.dumps({"error": str(error), "exit_status": status}), flush=True)
+        print(json.dumps({"error": words, "exit_status": status}), flush=True)
     return status
 
 

@@ -39,5 +39,12 @@ def _pread(descriptor: int, size: int, offset: int, /) -> bytes:
         return os.read(descriptor, size)
 
 
-pread: Callable[[int, int, int], bytes] = getattr(os, "pread", _pread)
-"""`size` bytes at `offset` of an open file, fewer at its end."""
+_read_at: Callable[[int, int, int], bytes] = getattr(os, "pread", _pread)
+
+
+def pread(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes at `offset` of an open file, fewer only at its end; network filesystems may take several reads."""
+    data = _read_at(descriptor, size, offset)
+    while len(data) < size and (more := _read_at(descriptor, size - len(data), offset + len(data))):
+        data += more
+    return data

@@ -6,12 +6,13 @@ nobody can have made before and then renamed, and whole folders are removed only
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shards.errors import InputError
@@ -94,9 +95,26 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = SHARED) -> in
     return descriptor
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of reading or writing an open file says which one, as that of opening it does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says to a person: of a file, `FILE: why`, without the number of the cause."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
+
 def read_regular(path: Path, most: str = "") -> bytes:
     """The content of a regular file; raises as `open_regular` does, and where it is over the limit `most`."""
-    with os.fdopen(open_regular(path), "rb") as file:
+    with naming(path), os.fdopen(open_regular(path), "rb") as file:
         if most and (fault := over(most, os.fstat(file.fileno()).st_size, "bytes")) is not None:
             raise InputError(f"{path}: {fault}")
         if (fault := hole_fault(file.fileno())) is not None:
@@ -147,7 +165,7 @@ def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True
     """
     fresh = temporary(path)
     try:
-        with os.fdopen(create(fresh, mode), "wb") as file:
+        with naming(path), os.fdopen(create(fresh, mode), "wb") as file:
             file.write(content)
             file.flush()
             if durable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -313,6 +314,8 @@ class Split:
                 position += rows
             table = file.read_row_groups(groups, columns=[name], use_threads=False)
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno:  # of the storage, so the file may be sound
+                raise DamageError(str(self.path / INDEX), "", 0, os.strerror(error.errno)) from None
             fix = f"`{program.command('pack', '--reindex', self.path)}` rebuilds it"
             raise DamageError(INDEX, "", 0, f"column {name} cannot be read: {error}; {fix}") from None
         table = table.slice(self.row0 - before, self.samples)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from shards.errors import InputError
-from shards.portable import OPEN_FLAGS
+from shards.portable import OPEN_FLAGS, pread
 
 T = TypeVar("T")
 Parse = Callable[[Any, object], Any]
@@ -84,7 +84,7 @@ def read_object(path: Path, *, again: bool = False) -> dict[str, Any]:
             raise InputError(f"{path}: no plain file")
         if facts.st_size > _SMALL:
             raise InputError(f"{path}: larger than {_SMALL >> 20} MiB")
-        content = os.read(descriptor, facts.st_size)
+        content = pread(descriptor, facts.st_size, 0)
     except OSError as error:
         if error.errno == errno.ESTALE and not again:
             return read_object(path, again=True)

@@ -42,6 +42,7 @@ ROWS = {
     29: "a filesystem that remembers missing files for 30 s",
     30: "an account's limit of jobs",
     31: "no accounting, and for a while no controller",
+    32: "slow storage, short reads, interrupted calls, stale handles, a quota, reads that fail",
 }
 
 

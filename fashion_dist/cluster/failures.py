@@ -19,7 +19,7 @@ from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.io import names_in, parse_dataclass, read_object, write_json
 from fashion_dist.paths import RunDir
 from shards.errors import InputError
-from shards.safe_io import open_regular
+from shards.safe_io import open_regular, words_of
 
 _STARTED = time.monotonic()
 
@@ -69,7 +69,7 @@ class Failure:
 def report(run: RunDir, rank: int, attempt: int, error: BaseException) -> Failure:
     """Write this rank's exception into the run folder; a full disk must not hide it, so it is returned too."""
     failure = Failure(
-        rank, attempt, socket.gethostname(), type(error).__name__, str(error),
+        rank, attempt, socket.gethostname(), type(error).__name__, words_of(error),
         "".join(traceback.format_exception(type(error), error, error.__traceback__)), time.monotonic() - _STARTED,
     )  # fmt: skip
     _write(run, failure)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
@@ -24,6 +25,8 @@ from shards.safe_io import open_regular
 
 OPEN_FILES = 64
 """Shards of one loader that are open at once; the one not used for longest is closed first."""
+_LOOKS = 16
+"""Shards that one pool task looks at: to hand a task over costs more than a look at a file in memory."""
 _CHUNK_S = 0.02
 """What one pool task should take: shorter wastes time on handing over, longer leaves slow disks waiting."""
 
@@ -49,18 +52,11 @@ class ShardFiles:
         split = self._split
         shard, offset, size = int(split.shard[row]), int(split.offset[row]), int(split.size[row])
         try:
-            handle = self._acquire(shard)
-            try:
-                data = pread(handle.descriptor, size, offset)
-                while len(data) < size:
-                    more = pread(handle.descriptor, size - len(data), offset + len(data))
-                    if not more:
-                        raise self.damage(row, f"the shard ends after {len(data)} of the image's {size} bytes")
-                    data += more
-            finally:
-                self._release(handle)
+            data = self._pread(shard, size, offset)
         except OSError as error:
             raise self.damage(row, f"cannot be read: {error.strerror or error}") from error
+        if len(data) < size:
+            raise self.damage(row, f"the shard ends after {len(data)} of the image's {size} bytes")
         found = zlib.crc32(data)
         if found != int(split.crc32[row]):
             raise self.damage(row, f"the image's CRC-32 is {found:08x}, packed was {int(split.crc32[row]):08x}")
@@ -118,9 +114,11 @@ class ShardFiles:
                 raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
         mine = slice(rank, None, world_size)
-        with ThreadPoolExecutor(min(OPEN_FILES, max(1, len(firsts[mine])))) as pool:
+        ends = list(zip(order[firsts[mine]].tolist(), order[lasts[mine]].tolist(), strict=True))
+        each = max(1, min(_LOOKS, len(ends) // OPEN_FILES))
+        with ThreadPoolExecutor(min(OPEN_FILES, max(1, len(ends)))) as pool:
             # `map` raises what was wrong with the first shard of all, whichever thread was first
-            list(pool.map(look, zip(order[firsts[mine]].tolist(), order[lasts[mine]].tolist(), strict=True)))
+            list(pool.map(lambda first: list(map(look, ends[first : first + each])), range(0, len(ends), each)))
 
     def close(self) -> None:
         """Close all files; reads under way in other threads finish first."""
@@ -128,6 +126,21 @@ class ShardFiles:
             for handle in self._open.values():
                 handle.leave()
             self._open.clear()
+
+    def _pread(self, shard: int, size: int, offset: int, again: bool = False) -> bytes:
+        handle = self._acquire(shard)
+        try:
+            return pread(handle.descriptor, size, offset)
+        except OSError as error:
+            # NFS forgets an open file that was replaced; whether it is still the same the CRC-32 will tell.
+            if error.errno != errno.ESTALE or again:
+                raise
+            with self._lock:
+                if self._open.get(shard) is handle:
+                    self._open.pop(shard).leave()
+        finally:
+            self._release(handle)
+        return self._pread(shard, size, offset, again=True)
 
     def _acquire(self, shard: int) -> _Handle:
         with self._lock:

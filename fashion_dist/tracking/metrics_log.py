@@ -17,7 +17,7 @@ from fashion_dist.errors import InputError
 from fashion_dist.io import append, parse_dataclass, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.wandb_media import Media
-from shards.safe_io import open_regular
+from shards.safe_io import naming, open_regular
 from shards.typed_json import is_sound
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class MetricsLogger:
     def __init__(self, run: RunDir, resumed_step: int, attempt: int) -> None:
         self.attempt = attempt
         self._keep_until(run.metrics, resumed_step)
-        self._file = append(run.metrics)
+        self._file, self._path = append(run.metrics), run.metrics
         self._trackers: dict[str, Tracker] = {}
 
     @staticmethod
@@ -122,8 +122,9 @@ class MetricsLogger:
         """
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         head = {"split": split, "step": step, "epoch": round(epoch, 6), "attempt": self.attempt, "time": time.time()}
-        self._file.write(json.dumps({**head, **shown}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({**head, **shown}) + "\n")
+            self._file.flush()
         self._tell(lambda tracker: tracker.log({**head, **values}))
 
     def show(self, make: Callable[[], Media]) -> None:

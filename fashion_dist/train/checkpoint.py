@@ -14,7 +14,6 @@ code. A damaged one is passed over with a warning for the one before.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -241,8 +240,10 @@ def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         # Some network filesystems refuse fsync on folders; their rename is then as durable as it gets.
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

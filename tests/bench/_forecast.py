@@ -2,9 +2,9 @@
 
 A step of one rank computes for `compute_s`, two thirds of it in the backward pass. The gradients are added over the
 ranks by a ring inside each node and a ring between the nodes (Patarasuk & Yuan 2009), which overlaps with the backward
-pass but for its last bucket. The loader and the shared filesystem feed whole steps: a step takes as long as the slowest
-of computing with what is left of communication, loading, and reading. Every sample is read once an epoch; a cache or
-staging reads it once a run.
+pass but for its last bucket, unless it needs the core that computes. The loader and the shared filesystem feed whole
+steps: a step takes as long as the slowest of computing with what is left of communication, loading, and reading. Every
+sample is read once an epoch; a cache or staging reads it once a run.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Machine:
         sample_bytes: read from the filesystem per sample.
         filesystem_gbytes: GB/s of the shared filesystem, all nodes together.
         samples: of an epoch.
+        overlap: the share of the backward pass that the exchange of gradients hides behind: 1 where cards and network
+            do it beside the computation, 0 where it takes the core that computes.
     """
 
     compute_s: float
@@ -44,6 +46,7 @@ class Machine:
     sample_bytes: float
     filesystem_gbytes: float
     samples: int
+    overlap: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def forecast(machine: Machine, nodes: int, per_node: int) -> Forecast:
         last = min(BUCKET_BYTES, machine.gradient_bytes)
         whole = all_reduce_s(machine, nodes, per_node, machine.gradient_bytes)
         tail = all_reduce_s(machine, nodes, per_node, last)
-        exposed = max(tail, whole - BACKWARD * machine.compute_s)
+        exposed = max(tail, whole - machine.overlap * BACKWARD * machine.compute_s)
     waits = {
         "computation": machine.compute_s,
         "network": machine.compute_s + exposed,

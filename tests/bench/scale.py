@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench._forecast import Forecast, Machine, forecast
+from bench._set_plan import lines, set_plan
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home
 from shards import ShardSet
+from shards.portable import cpus, set_cpus
 
 LAUNCH = Path(__file__).parents[2] / "jobs" / "launch.py"
 
@@ -59,6 +63,16 @@ class Args(cli.CommonArgs):
     """For the forecast: images a second that one rank's loader prepares (`bench.py loader`); 0 is never too few."""
     step_ms: float = 0.0
     """For the forecast: one rank's step alone; 0 is what was measured. With it nothing is measured."""
+    images: float = 0.0
+    """For the forecast: images of a set that is not here, such as 14.2e6; with --set-gbytes."""
+    set_gbytes: float = 0.0
+    """For the forecast: GB of these images."""
+    parameters: float = 0.0
+    """For the forecast: the network's parameters, such as 25.6e6; 0 is the task's own network."""
+    pack_cores: int = 64
+    """For the forecast: cores of the node that packs."""
+    calls_per_s: float = 20_000.0
+    """For the forecast: calls a second that the filesystem's server of metadata answers."""
     out: str = ""
     """Where the JSON goes; else HOME/bench/scale.json."""
 
@@ -70,6 +84,8 @@ def main(args: Args) -> cli.Result:
         raise ConfigError("--rounds, --batch-size and --nodes must be 1 or more, --steps more than 20")
     if args.step_ms and not sizes:
         raise ConfigError("--step-ms is for a forecast: add --plan NODESxGPUS, such as --plan 64x8")
+    if bool(args.images) != bool(args.set_gbytes) or (args.images and not (args.step_ms and args.parameters)):
+        raise ConfigError("--images, --set-gbytes, --parameters and --step-ms describe a set that is not here together")
     home = Home.find(args.home)
     out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "scale.json"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,17 +93,22 @@ def main(args: Args) -> cli.Result:
     step_s = args.step_ms / 1000 or args.batch_size / statistics.median(rates[min(rates)])
     machine = _machine(args, home, step_s)
     points = [forecast(machine, nodes, per_node) for nodes, per_node in sizes]
-    checked = {nodes: forecast(_loopback(machine), nodes, 1) for nodes in rates}
+    ranks, size = (points[-1].ranks if points else 1), machine.samples * machine.sample_bytes
+    costs = set_plan(machine.samples, size, ranks, args.pack_cores, args.filesystem_gbytes, args.calls_per_s)
+    checked = {nodes: forecast(_loopback(machine, nodes), nodes, 1) for nodes in rates}
     values = {
         "images_per_s": {str(nodes): [round(rate, 2) for rate in found] for nodes, found in rates.items()},
         "efficiency": {str(nodes): round(_efficiency(rates, nodes), 4) for nodes in rates},
         "forecast_of_measured": {str(nodes): round(point.efficiency, 4) for nodes, point in checked.items()},
         "assumptions": asdict(machine),
         "forecast": [asdict(point) for point in points],
+        "set": asdict(costs),
     }
     out.write_text(json.dumps(values, indent=1) + "\n")
-    text = "\n".join([*_measured_lines(rates, checked), *_forecast_lines(machine, points)])
-    return cli.Result(f"{args.task} at {args.image_px} px", paths={"figures": out}, data=values, text=text)
+    planned = lines(costs, machine.samples, size, ranks) if points else []
+    text = "\n".join([*_measured_lines(rates, checked), *_forecast_lines(machine, points), *planned])
+    what = "a set that is not here" if args.images else f"{args.task} at {args.image_px} px"
+    return cli.Result(what, paths={"figures": out}, data=values, text=text)
 
 
 def _sizes(plan: str) -> list[tuple[int, int]]:
@@ -151,11 +172,15 @@ def _dataset(task: str) -> str:
 def _machine(args: Args, home: Home, step_s: float) -> Machine:
     from fashion_dist.tasks import load
 
-    task = load(args.task)
-    shard_set = ShardSet.open(home.shard_set(_dataset(args.task)))
-    config = task.recipe.override([f"model.name={args.model or task.recipe.model.name}"])
-    parameters = sum(p.numel() for p in task.build_model(config, shard_set.schema).parameters())
-    size = sum(shard.size for shard in shard_set.manifest.shards)
+    if args.images:
+        parameters, samples, each = args.parameters, int(args.images), args.set_gbytes * 1e9 / args.images
+    else:
+        task = load(args.task)
+        shard_set = ShardSet.open(home.shard_set(_dataset(args.task)))
+        config = task.recipe.override([f"model.name={args.model or task.recipe.model.name}"])
+        parameters = float(sum(p.numel() for p in task.build_model(config, shard_set.schema).parameters()))
+        each = sum(shard.size for shard in shard_set.manifest.shards) / sum(shard_set.splits.values())
+        samples = shard_set.splits["train"]
     return Machine(
         compute_s=step_s,
         batch=args.batch_size,
@@ -164,15 +189,50 @@ def _machine(args: Args, home: Home, step_s: float) -> Machine:
         network_gbytes=args.network_gbytes,
         latency_us=args.latency_us,
         loads_per_s=args.loads_per_s or float("inf"),
-        sample_bytes=size / sum(shard_set.splits.values()),
+        sample_bytes=each,
         filesystem_gbytes=args.filesystem_gbytes,
-        samples=shard_set.splits["train"],
+        samples=samples,
     )
 
 
-def _loopback(machine: Machine) -> Machine:
-    """The same on one machine: gloo over loopback copies about 1 GB/s and takes 100 us a message."""
-    return dataclasses.replace(machine, network_gbytes=1.0, latency_us=100.0)
+def _loopback(machine: Machine, nodes: int) -> Machine:
+    """The same on one machine, a core a node: gloo's exchange as it is measured here, which no computation hides."""
+    if nodes == 1:
+        return machine
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        told = context.SimpleQueue()
+        given = [(rank, nodes, int(machine.gradient_bytes), folder, told) for rank in range(nodes)]
+        ranks = [context.Process(target=_exchange, args=arguments) for arguments in given]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+        if any(rank.exitcode for rank in ranks):
+            raise RunError(f"an exchange of {machine.gradient_bytes / 1e6:.0f} MB between {nodes} processes failed")
+    moved = 2 * (nodes - 1) / nodes * machine.gradient_bytes
+    return dataclasses.replace(machine, network_gbytes=moved / told.get() / 1e9, latency_us=0.0, overlap=0.0)
+
+
+def _exchange(rank: int, ranks: int, size: int, folder: str, told: multiprocessing.SimpleQueue[float]) -> None:
+    """One rank of a sum of `size` bytes; rank 0 tells the median of its seconds."""
+    cores = cpus()
+    set_cpus([cores[rank % len(cores)]])
+    import torch
+
+    from fashion_dist.train.distributed import World, init_process_group
+
+    torch.set_num_threads(1)
+    gradients = {"all": torch.zeros(max(1, size // 8), dtype=torch.float64)}
+    with init_process_group(World(rank, ranks, rank, ranks), Path(folder) / "rendezvous") as dist:
+        seconds = []
+        for _ in range(7):
+            done = dist.begin_all_reduce_sum(gradients)
+            began = time.perf_counter()
+            done()
+            seconds.append(time.perf_counter() - began)
+    if rank == 0:
+        told.put(statistics.median(seconds))
 
 
 def _efficiency(rates: dict[int, list[float]], nodes: int) -> float:
