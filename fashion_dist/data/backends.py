@@ -1,8 +1,8 @@
 """From encoded bytes to a normalised batch, on the CPU or on a GPU.
 
     CpuBackend     DALI decodes on the CPU, torch renders                         a rank without a GPU
-    GpuBackend     DALI decodes and renders on the GPU                        a rank with a GPU
-    CachedBackend  DALI decodes on the CPU, a cache may keep, the GPU renders  ... and --cache, --decode cpu or cache_px
+    GpuBackend     DALI decodes, there or on the CPU, and renders on the GPU   a rank with a GPU
+    CachedBackend  DALI decodes on the CPU, a cache may keep, the GPU renders  ... and --cache or cache_px
 
 One batch at a time is between `begin` and `finish`; `finish` may be followed by `begin` of the next one at once, so
 that decoding goes on while the batch before is rendered.
@@ -81,7 +81,7 @@ class CpuBackend:
         if decoded.wrong:
             return decoded.wrong
         out = self._buffers.take((len(work.rows), self._side, self._side, 3), self._dtype)
-        block = self._decoder.block(work, self._side) if work.draws.plain else None
+        block = self._decoder.block(work, decoded, self._side) if work.draws.plain else None
         if isinstance(block, np.ndarray):
             return self._renderer.start_block(block, work.rows, work.draws, out)
         return self._renderer.start(decoded.pixels, work.draws, out)
@@ -93,7 +93,7 @@ class CpuBackend:
 
 
 class GpuBackend:
-    """Decodes and renders on the GPU; nothing is kept.
+    """One graph decodes, on the GPU or for it, and renders there; nothing is kept.
 
     Args:
         graph: of encoded images.
@@ -178,7 +178,8 @@ class CachedBackend:
             return decoded.wrong
         if not len(work.rows):
             return Rendered(torch.empty(0), [])
-        block = self._decoder.block(work, self._graph.side) if work.draws.plain else None
+        decoded.fill(lambda images: to_device(images, self._device))
+        block = self._decoder.block(work, decoded, self._graph.side) if work.draws.plain else None
         if isinstance(block, Tensor):
             return Rendered(render_block(block, work.rows, work.draws, self._dtype), [])
         images: list[np.ndarray | Tensor] = [decoded.pixels(i) for i in range(len(work.rows))]
@@ -240,7 +241,7 @@ def make_backend(
     elif choice.place == "gpu":
         cache = GpuCache(planner.sizes, choice.capacity, device)
     reduced = planner.sizes is not planner.stored_sizes
-    if on_gpu and cache is None and not reduced and options.decode != "cpu":
+    if on_gpu and cache is None and not reduced:
         graph = Graph(data.image_px, max_images, threads, device.index, True, bicubic, options.decode)
         return GpuBackend(graph, dtype), choice.told
     decoder = CachedDecoder(max_images, threads, planner.stored_sizes, data.cache_px, cache)

@@ -92,8 +92,8 @@ class PixelCache(Protocol):
     def get(self, row: int) -> Any:
         """The image in `row`: uint8 [height, width, 3], an array or a tensor that must not be written."""
 
-    def put(self, row: int, pixels: Pixels) -> None:
-        """Keep the image in `row`, if it has a place."""
+    def put(self, row: int, pixels: Any) -> None:
+        """Keep the image in `row`, an array or a tensor as `get` gives it, if it has a place."""
 
     def block(self, side: int) -> np.ndarray | torch.Tensor | None:
         """All places as uint8 [places, side, side, 3], where all images are squares of that side."""
@@ -202,10 +202,10 @@ class GpuCache:
         width, height = self._places.sizes[row].tolist()
         return self._pixels[self._places.span(row)].view(height, width, 3)
 
-    def put(self, row: int, pixels: Pixels) -> None:
-        """Keep the image in `row`, if it has a place."""
+    def put(self, row: int, pixels: torch.Tensor) -> None:
+        """Keep the image in `row`, on the GPU already, if it has a place."""
         if row < self._places.fits and not self._places.ready[row]:
-            self.get(row).copy_(torch.from_numpy(np.ascontiguousarray(pixels)))
+            self.get(row).copy_(pixels)
             self._places.ready[row] = 1
 
     def block(self, side: int) -> torch.Tensor | None:

@@ -103,9 +103,8 @@ class Decoder:
 
     def _run(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> None:
         if self._pipe is None:
-            # DALI's threads have the priority of the thread that builds it.
-            with ThreadPoolExecutor(1, initializer=None if self._whole else lower_thread_priority) as aside:
-                self._pipe = aside.submit(_decode_pipeline, self._max_images, self._threads, self._whole).result()
+            build = functools.partial(_decode_pipeline, self._max_images, self._threads, self._whole)
+            self._pipe = build() if self._whole else _built_aside(build)
         self._pipe.feed_input("encoded", list(images))
         if not self._whole:
             self._pipe.feed_input("anchor", np.ascontiguousarray(boxes[:, :2]))
@@ -182,7 +181,7 @@ class Graph:
         """Begin to work on uint8 [size] files or uint8 [height, width, 3] pixels (tensors on the GPU) by `draws`."""
         kind = (draws.maps is not None, draws.resized is not None)
         if self._pipe is None or kind != self._kind:
-            self._kind, self._pipe = kind, self._build(self.side, *kind)
+            self._kind, self._pipe = kind, _built_aside(functools.partial(self._build, self.side, *kind))
         feed = self._pipe.feed_input
         if self._encoded or self._device_id is None:
             feed("images", list(images))
@@ -260,6 +259,12 @@ def lower_thread_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
+def _built_aside(build: Callable[[], Any]) -> Any:
+    """A pipeline whose threads have a low priority: DALI's have that of the thread that builds it."""
+    with ThreadPoolExecutor(1, initializer=lower_thread_priority) as aside:
+        return aside.submit(build).result()
+
+
 PROBE_JPEG = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffdb004300100b0c0e0c0a100e0d0e1211101318281a181616183123251d283a333d3c39"
     "33383740485c4e404457453738506d51575f626768673e4d71797064785c656763ffc0000b080008000801011100ffc40014000100000000"
@@ -315,8 +320,8 @@ def _slice(encoded: Any, anchor: Any, shape: Any) -> Any:
     return fn.decoders.image_slice(encoded, anchor, shape, device="cpu", output_type=types.RGB, **_BOX)
 
 
-def _decode_on_gpu(encoded: Any, anchor: Any, shape: Any, decode: str) -> Any:
-    """The box by CUDA (`gpu`), or the whole image and then the box.
+def _decode_for_gpu(encoded: Any, anchor: Any, shape: Any, decode: str) -> Any:
+    """The box by the CPU (`cpu`) or by CUDA (`gpu`), or the whole image and then the box.
 
     nvImageCodec 0.9.0 is reported to crash where it decodes regions on H100, B200 and A100 (NVIDIA/nvImageCodec#55).
     The hardware decoder has all (`gpu-hardware`) or no share: with a part, the batch would decide which images it gets,
@@ -325,6 +330,8 @@ def _decode_on_gpu(encoded: Any, anchor: Any, shape: Any, decode: str) -> Any:
     """
     from nvidia.dali import fn, types
 
+    if decode == "cpu":
+        return _slice(encoded, anchor, shape).gpu()
     how = {
         "device": "mixed",
         "output_type": types.RGB,
@@ -370,7 +377,7 @@ def operators(device: str, encoded: bool, bicubic: bool, decode: str, side: int,
     if encoded:
         files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
         anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
-        images = _decode_on_gpu(files, anchor, shape, decode) if device == "gpu" else _slice(files, anchor, shape)
+        images = _decode_for_gpu(files, anchor, shape, decode) if device == "gpu" else _slice(files, anchor, shape)
     else:
         images = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC", device=device)
     size = numbers("size", types.FLOAT, 1) if cut else [side, side]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fashion_dist.data.batch_plan import Work
-from fashion_dist.data.cache import PixelCache, bounded_sizes
+from fashion_dist.data.cache import GpuCache, PixelCache, bounded_sizes
 from fashion_dist.data.cpu_transforms import reduce
 from fashion_dist.data.dali import Decoder, Pixels
 from fashion_dist.data.shard_reader import Encoded
@@ -69,9 +69,9 @@ class CachedDecoder:
             decoded.wrong = {places[i]: reason for i, reason in wrong.items()}
         return decoded
 
-    def block(self, work: Work, side: int) -> np.ndarray | Tensor | None:
+    def block(self, work: Work, decoded: Decoded, side: int) -> np.ndarray | Tensor | None:
         """All of the cache as uint8 [places, side, side, 3], if it has the whole batch and no crop needs resizing."""
-        if self._cache is None or len(self._wanted) or (block := self._cache.block(side)) is None:
+        if self._cache is None or decoded.numbers or (block := self._cache.block(side)) is None:
             return None
         return block if (work.draws.boxes == whole_boxes(self._bounded[work.rows])).all() else None
 
@@ -111,6 +111,21 @@ class Decoded:
         """What whole images are reduced to, by row of the split."""
         self.wrong: dict[int, str] = {}
         """What is wrong with the images at these positions; empty, as a rule."""
+
+    def fill(self, move: Callable[[Sequence[Pixels]], Sequence[Tensor]]) -> None:
+        """Give a cache on the GPU what it keeps of the batch, all at once and as `move` brings it there.
+
+        Image by image from pageable memory, each would wait for the step that the GPU has queued.
+        """
+        if not isinstance(self._cache, GpuCache) or not self.numbers:
+            return
+        positions = np.array(list(self.numbers))
+        kept = positions[self._cache.keeps(self._work.rows[positions])].tolist()
+        rows = self._work.rows[kept].tolist()
+        whole = [reduce(self.decoded(self.numbers[i]), self.sizes[row]) for i, row in zip(kept, rows, strict=True)]
+        for position, row, pixels in zip(kept, rows, move(whole), strict=True):
+            self._cache.put(row, pixels)
+            del self.numbers[position]
 
     def pixels(self, position: int) -> Any:
         """uint8 [height, width, 3], the crop box of the image at `position`; a tensor where the GPU keeps it."""

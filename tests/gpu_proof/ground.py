@@ -6,12 +6,11 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fashion_dist.config import Config
-from fashion_dist.data.options import Decode, LoaderOptions
+from fashion_dist.data.options import LoaderOptions
 from fashion_dist.models import registry
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
@@ -30,14 +29,14 @@ class Ground:
         device: `cuda:0` or `cpu`.
         small: a rehearsal, whose figures mean nothing.
         folder: scratch space with the set `photos`.
-        ways: of decoding that have passed the self-test, the fastest first.
+        ways: of decoding that have passed the self-test, the fastest first; the hardware decoder is not among them.
         fashion_mnist: folder of the published files; may be empty.
     """
 
     device: torch.device
     small: bool
     folder: Path
-    ways: Sequence[Decode]
+    ways: Sequence[str]
     fashion_mnist: str = ""
 
     @property
@@ -73,19 +72,26 @@ class Ground:
 
     def open(
         self, name: str, settings: Sequence[str] = (), *, task: str = "fashion_mnist", cache: str = "none",
-        decode: Decode | None = None, device: torch.device | None = None, images: str = "photos",
+        decode: str | None = None, device: torch.device | None = None, images: str = "photos",
     ) -> tuple[Trainer, SplitLoader]:  # fmt: skip
         """A fresh run in the scratch folder, as any run of that task, and the loader of its training split."""
         config: Config = registry.resolve(load(task).recipe.override(settings)).check()
         folder = self.folder / "runs" / name
         folder.mkdir(parents=True, exist_ok=True)
-        options: Any = LoaderOptions(cache=cache, decode=decode or self.ways[0])  # type: ignore[arg-type]
+        options = options_of(decode or self.ways[0], cache)
         dist = ProcessGroup(World(), device or self.device)
         trainer = Trainer(
             config, load(task), self.set_of(images), dist, RunDir(folder), TrainerOptions(options, wandb="off")
         )
         trainer.logger.open(config, 0)
         return trainer, trainer.split_loader("train")
+
+
+def options_of(way: str, cache: str = "none") -> LoaderOptions:
+    """A loader's, by a way of decoding; the hardware decoder is measured, and refused in training."""
+    options = LoaderOptions(cache=cache)  # type: ignore[arg-type]
+    object.__setattr__(options, "decode", way)
+    return options
 
 
 def has(*names: str) -> bool:

@@ -39,15 +39,19 @@ def test_the_whole_proof_is_rehearsed_on_a_bare_machine(tmp_path: Path) -> None:
     values = json.loads(out.read_text())
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     ran = values["parts"]
-    assert list(ran) == list(proof_parts()) and {n for n in ran if "left_out" in ran[n]} == {"fashion_mnist", "memory", "compiled"}
+    assert list(ran) == list(proof_parts()) and {n for n in ran if "left_out" in ran[n]} == {
+        "fashion_mnist",
+        "memory",
+        "compiled",
+    }
     assert not any("failed" in part for part in ran.values())
     found = {(name, row["name"]): row["value"] for name in ran for row in ran[name]["rows"]}
     assert found["self_test", "ways"] == "gpu-whole cpu"
     assert found["checks", "a run"] == "holds"
     assert found["equal_bytes", "cpu: examples that differ, 2 ranks"] == 0
-    assert found["decoding", "cpu"] > 0 and found["training", "ours, from JPEG"] > 0
+    assert found["decoding", "cpu"] > 0 and found["training", "ours, from JPEG, cpu"] > 0
     assert found["checkpoint", "size"] > 0
-    assert "from JPEG / synthetic" in done.stdout and "left out: FASHION_MNIST=DIR" in done.stdout
+    assert "of synthetic, cached" in done.stdout and "left out: FASHION_MNIST=DIR" in done.stdout
 
 
 def proof_parts() -> tuple[str, ...]:

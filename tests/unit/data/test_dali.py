@@ -14,7 +14,7 @@ from fashion_dist.config import DataConfig
 from fashion_dist.data.augment import AugmentParams
 from fashion_dist.data.backends import CachedBackend, CpuBackend, GpuBackend, to_device
 from fashion_dist.data.batch_plan import BatchPlanner, Work
-from fashion_dist.data.cache import Cache, areas
+from fashion_dist.data.cache import Cache, GpuCache, areas
 from fashion_dist.data.dali import Decoder, Graph
 from fashion_dist.data.decode import CachedDecoder
 from fashion_dist.data.shard_reader import ShardFiles
@@ -54,6 +54,9 @@ def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet, da
 
     bicubic = data.interpolation == "bicubic"
 
+    some = int(areas(planner.sizes[:7]).sum())
+    there = GpuCache(planner.sizes, some, CPU)
+
     def graph(encoded: bool) -> Graph:
         return Graph(32, 24, 2, None, encoded, bicubic=bicubic)
 
@@ -67,14 +70,19 @@ def test_the_gpu_s_graph_computes_what_the_cpu_computes(photos_set: ShardSet, da
             torch.float32,
             CPU,
         ),
-    }
+        "cached there": CachedBackend(
+            CachedDecoder(24, 2, planner.stored_sizes, 0, there), graph(False), torch.float32, CPU
+        ),
+    }  # fmt: skip
     results = {name: engine_result(engine, work, images).clone() for name, engine in engines.items()}
+    assert engines["cached there"].missing(np.arange(24)).tolist() == [False] * 7 + [True] * 17
     again = engine_result(engines["cached"], work, images)
+    assert torch.equal(again, engine_result(engines["cached there"], work, images))
     for engine in engines.values():
         engine.close()
     assert not (results["cpu"] - results["graph"]).abs().mean() > 0.02
     assert torch.equal(results["graph"], results["pixels"]) and torch.equal(results["graph"], results["cached"])
-    assert torch.equal(again, results["cached"])
+    assert torch.equal(again, results["cached"]) and torch.equal(again, results["cached there"])
     erased = [results[name].eq(0).all(-1) for name in ("cpu", "graph")]
     assert torch.equal(*erased)
 

@@ -53,7 +53,9 @@ def test_differences_are_told_by_the_picture_that_has_most_of_them() -> None:
     assert compare(names, expected + 1, expected).fault == ""
     sharp = expected.copy()
     sharp[1, :2, :2] += 30  # plain chroma upsampling: a few values, by much
-    assert "of b.jpg by up to 30 of 255" in compare(names, sharp, expected).fault
+    assert "of b.jpg by up to 30 and" in compare(names, sharp, expected).fault
+    sharp[2] += 60
+    assert "of c.jpg by up to 60 and 60.0 on average, b.jpg by" in compare(names, sharp, expected).fault
     pale = expected + 1.5  # a decoder that is a little off everywhere
     assert "1.5 on average" in compare(names, pale, expected).fault
     assert compare(names, np.roll(expected, 1, axis=0), expected).fault, "the pixels of another picture"
@@ -63,7 +65,7 @@ def test_differences_are_told_by_the_picture_that_has_most_of_them() -> None:
 def test_the_child_decodes_as_training_does_and_a_difference_takes_the_next_way(tmp_path: Path) -> None:
     way, found = choose("cpu", tmp_path / "known.json", child=child(WRONG_PIXELS))
     assert way == "gpu-whole" and found["gpu-whole"] == Verdict()
-    assert "by up to 40 of 255 and 40.0 on average" in found["gpu"].fault
+    assert "by up to 40 and 40.0 on average" in found["gpu"].fault
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ SIZES = np.full((COUNT, 2), SIDE, np.int32)
 def filled(sizes: np.ndarray) -> GpuCache:
     cache = GpuCache(sizes, int(areas(sizes).sum()), CPU)
     for row, (width, height) in enumerate(sizes.tolist()):
-        cache.put(row, np.random.default_rng(row).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        pixels = np.random.default_rng(row).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        cache.put(row, torch.from_numpy(pixels))
     return cache
 
 
