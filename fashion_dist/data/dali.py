@@ -13,8 +13,7 @@ import importlib
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ import numpy as np
 from shards.images import open_pillow
 
 if TYPE_CHECKING:
-    from fashion_dist.config import DataConfig
     from fashion_dist.data.augment import AugmentParams
     from shards.images import Decode
 
@@ -393,68 +391,3 @@ def operators(device: str, encoded: bool, bicubic: bool, decode: str, side: int,
     images = fn.coord_transform(images, M=matrix, T=offset, dtype=types.FLOAT)
     anchor, shape = numbers("erase_anchor", types.FLOAT, 1), numbers("erase_shape", types.FLOAT, 1)
     return fn.erase(images, anchor=anchor, shape=shape, axis_names="WH", fill_value=0.0)
-
-
-def reader_pipeline(
-    tars: Sequence[str], indexes: Sequence[str], data: DataConfig, batch_size: int, threads: int
-) -> Any:
-    """DALI by itself, for comparison: its WebDataset reader, its random numbers, its graph, float NHWC batches."""
-    from nvidia.dali import fn, pipeline_def
-
-    @pipeline_def(batch_size=batch_size, num_threads=threads, device_id=None)  # type: ignore[untyped-decorator]
-    def graph() -> Any:
-        encoded = fn.readers.webdataset(
-            paths=list(tars), index_paths=list(indexes), ext=["jpg;png;jpeg;webp"], random_shuffle=True
-        )
-        if data.crop_scale[0] < 1:
-            images = fn.decoders.image_random_crop(
-                encoded, random_area=list(data.crop_scale), random_aspect_ratio=list(data.crop_ratio)
-            )
-            images = fn.resize(images, resize_x=data.image_px, resize_y=data.image_px)
-        else:
-            images = fn.decoders.image(encoded)
-        return fn.crop_mirror_normalize(
-            images,
-            mirror=fn.random.coin_flip(probability=data.flip),
-            mean=[255 * value for value in data.mean],
-            std=[255 * value for value in data.std],
-            output_layout="HWC",
-        )
-
-    pipe = graph()
-    pipe.build()
-    return pipe
-
-
-@contextlib.contextmanager
-def thread_clock() -> Iterator[Callable[[], float]]:
-    """While it is open, gives the processor seconds that this thread has spent inside of pipelines' functions.
-
-    For benchmarks: the functions are exchanged for ones that look at the clock.
-    """
-    from nvidia.dali import Pipeline
-
-    spent = threading.local()
-    names = ("feed_input", "schedule_run", "share_outputs", "release_outputs", "run")
-    originals = {name: getattr(Pipeline, name) for name in names}
-
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if getattr(spent, "inside", False):
-                return function(*args, **kwargs)
-            began, spent.inside = time.thread_time(), True
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent.inside = False
-                spent.seconds = getattr(spent, "seconds", 0.0) + time.thread_time() - began
-
-        return call
-
-    try:
-        for name, function in originals.items():
-            setattr(Pipeline, name, timed(function))
-        yield lambda: getattr(spent, "seconds", 0.0)
-    finally:
-        for name, function in originals.items():
-            setattr(Pipeline, name, function)

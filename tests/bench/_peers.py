@@ -130,7 +130,7 @@ def web_dataset(work: Work, workers: int) -> Epoch:
 
 def dali_reader(work: Work, threads: int) -> Epoch:
     """DALI's own WebDataset reader and graph, as in its documentation."""
-    from fashion_dist.data.dali import reader_pipeline
+    from bench._dali import reader_pipeline
 
     indexes = [tar.removesuffix(".tar") + ".idx" for tar in work.tars]
     pipe = reader_pipeline(work.tars, indexes, work.data, work.batch_size, threads)

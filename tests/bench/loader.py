@@ -63,7 +63,7 @@ def main(args: Args) -> cli.Result:
     folder = _shard_set(args.shards, home)
     out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "loader.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    from fashion_dist.data.dali import thread_clock
+    from bench._dali import thread_clock
 
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as closing, cli.Progress() as progress:
         work = work_of(args, folder, Path(scratch))
