@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from minis import DRAW
 
 from shards import PackOptions, ReadOptions, ShardSet, pack, readers
+
+if TYPE_CHECKING:
+    from strangers import Bench
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +34,11 @@ def mini_set(mini_home: Path) -> Callable[[str], ShardSet]:
         return ShardSet.open(folder)
 
     return packed
+
+
+@pytest.fixture
+def bench(mini_set: Callable[[str], ShardSet], tmp_path: Path) -> Bench:
+    """A temporary folder with a small source, a packed set of it and a run."""
+    from strangers import Bench
+
+    return Bench(tmp_path, mini_set("clipart"))
