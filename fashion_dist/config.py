@@ -13,45 +13,24 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.errors import ConfigError
+from fashion_dist.settings import (
+    Scalar,
+    added,
+    asked_fields,
+    build,
+    gone_settings,
+    hints_of,
+    parse_value,
+    require,
+    require_setting,
+)
 from shards import typed_json
 from shards.typed_json import parse_object
-
-Scalar = bool | int | float | str
-T = TypeVar("T")
-
-
-def _require(condition: bool, key: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key} = {value!r} is not possible; allowed: {allowed}")
-
-
-def added(default: T, *, as_before: T) -> T:
-    """A field of a section that is added after runs have been made.
-
-    Args:
-        default: its default from now on.
-        as_before: the value that means what runs did before there was the field. A configuration with it has the run id
-            that it had without the field, and a stored configuration without the field is read as having it.
-    """
-    return field(default=default, metadata={"as_before": as_before})
-
-
-RETIRED = {
-    "model.recolour": "model.recolour is now called model.hue_jitter_prob",
-    "model.frame": "model.frame is gone: no part of a network looks at a place that only some photos share",
-    "model.grain": "model.grain is gone: no part of a network looks at what tells one photographer from another",
-    "model.name=dense": "the network dense is now called mlp",
-    "data.start_px": "data.start_px is gone: all epochs have images of data.image_px",
-    "data.grow_until": "data.grow_until is gone: all epochs have images of data.image_px",
-}
-"""Settings of earlier editions: what to say to those who use them."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +51,12 @@ class ModelConfig:
     arguments of timm's. Read and completed by `models.registry.resolve`; another network takes none of them over."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
         kind, _, count = self.freeze.partition(":")
         good = self.freeze in ("none", "backbone") or (
             kind == "epochs" and typed_json.is_count(count) and int(count) > 0
         )
-        _require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")
+        require(good, "model.freeze", self.freeze, "none, backbone or epochs:N with N >= 1")
 
 
 WEIGHT_DECAYS: Mapping[str, float] = {"sgd": 5e-4, "adam": 5e-4, "adamw": 0.05}
@@ -161,20 +140,20 @@ class OptimConfig:
     `no_weight_decay()` names, as timm's trainer has it. The latter is what finetuning and timm's networks get."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", self.lr, "lr > 0")
-        _require(self.lr_decay >= 0, "optim.lr_decay", self.lr_decay, "lr_decay >= 0")
+        require(self.lr > 0, "optim.lr", self.lr, "lr > 0")
+        require(self.lr_decay >= 0, "optim.lr_decay", self.lr_decay, "lr_decay >= 0")
         flat = not self.lr_decay or self.schedule == "constant"
-        _require(flat, "optim.lr_decay", self.lr_decay, f"with optim.schedule=constant, not {self.schedule}")
-        _require(self.plateau_patience >= 0, "optim.plateau_patience", self.plateau_patience, "0 or more")
-        _require(0 < self.plateau_factor < 1, "optim.plateau_factor", self.plateau_factor, "0 < factor < 1")
-        _require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "0 < layer_decay <= 1")
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= momentum < 1")
-        _require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 <= beta2 < 1")
-        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "weight_decay >= 0")
-        _require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "warmup_epochs >= 0")
-        _require(0 <= self.final_lr <= 1, "optim.final_lr", self.final_lr, "0 <= final_lr <= 1")
-        _require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "clip_norm >= 0")
-        _require(self.backbone_lr >= 0, "optim.backbone_lr", self.backbone_lr, "backbone_lr >= 0")
+        require(flat, "optim.lr_decay", self.lr_decay, f"with optim.schedule=constant, not {self.schedule}")
+        require(self.plateau_patience >= 0, "optim.plateau_patience", self.plateau_patience, "0 or more")
+        require(0 < self.plateau_factor < 1, "optim.plateau_factor", self.plateau_factor, "0 < factor < 1")
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "0 < layer_decay <= 1")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= momentum < 1")
+        require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 <= beta2 < 1")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "weight_decay >= 0")
+        require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "warmup_epochs >= 0")
+        require(0 <= self.final_lr <= 1, "optim.final_lr", self.final_lr, "0 <= final_lr <= 1")
+        require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "clip_norm >= 0")
+        require(self.backbone_lr >= 0, "optim.backbone_lr", self.backbone_lr, "backbone_lr >= 0")
         for text in self.stages:
             Stage.parse(text)
 
@@ -234,28 +213,28 @@ class DataConfig:
     """How images are resized, antialiased; finetuning takes what the weights were trained with."""
 
     def __post_init__(self) -> None:
-        _require(8 <= self.image_px <= 1024, "data.image_px", self.image_px, "8 to 1024")
-        _require(1 <= self.eval_resize <= 4, "data.eval_resize", self.eval_resize, "1 to 4")
+        require(8 <= self.image_px <= 1024, "data.image_px", self.image_px, "8 to 1024")
+        require(1 <= self.eval_resize <= 4, "data.eval_resize", self.eval_resize, "1 to 4")
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < low <= high <= 1")
+        require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "0 < low <= high <= 1")
         low, high = self.crop_ratio
-        _require(0 < low <= high, "data.crop_ratio", self.crop_ratio, "0 < low <= high")
+        require(0 < low <= high, "data.crop_ratio", self.crop_ratio, "0 < low <= high")
         for name in ("flip", "grayscale", "erase"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"data.{name}", value, "a probability, 0 to 1")
+            require(0 <= value <= 1, f"data.{name}", value, "a probability, 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"data.{name}", value, "0 to 1")
-        _require(0 <= self.rand_ops <= 8, "data.rand_ops", self.rand_ops, "0 to 8")
-        _require(0 <= self.rand_magnitude <= 1, "data.rand_magnitude", self.rand_magnitude, "0 to 1")
+            require(0 <= value <= 1, f"data.{name}", value, "0 to 1")
+        require(0 <= self.rand_ops <= 8, "data.rand_ops", self.rand_ops, "0 to 8")
+        require(0 <= self.rand_magnitude <= 1, "data.rand_magnitude", self.rand_magnitude, "0 to 1")
         allowed = f"0, or image_px ({self.image_px}) to 4096"
-        _require(self.cache_px == 0 or self.image_px <= self.cache_px <= 4096, "data.cache_px", self.cache_px, allowed)
-        _require(not (self.balance and self.weigh), "data.weigh", self.weigh, "empty when data.balance is given")
-        _require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
-        _require(0 <= self.rotate <= 180, "data.rotate", self.rotate, "0 to 180 degrees")
-        _require(0 <= self.shear <= 45, "data.shear", self.shear, "0 to 45 degrees")
-        _require(all(0 < s <= 100 for s in self.std), "data.std", self.std, "each above 0, at most 100")
-        _require(all(abs(m) <= 100 for m in self.mean), "data.mean", self.mean, "each from -100 to 100")
+        require(self.cache_px == 0 or self.image_px <= self.cache_px <= 4096, "data.cache_px", self.cache_px, allowed)
+        require(not (self.balance and self.weigh), "data.weigh", self.weigh, "empty when data.balance is given")
+        require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
+        require(0 <= self.rotate <= 180, "data.rotate", self.rotate, "0 to 180 degrees")
+        require(0 <= self.shear <= 45, "data.shear", self.shear, "0 to 45 degrees")
+        require(all(0 < s <= 100 for s in self.std), "data.std", self.std, "each above 0, at most 100")
+        require(all(abs(m) <= 100 for m in self.mean), "data.mean", self.mean, "each from -100 to 100")
 
 
 @dataclass(frozen=True)
@@ -320,15 +299,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_batch_size"):
             value = getattr(self, name)
-            _require(value >= 1, f"train.{name}", value, "1 or more")
-        _require(0 <= self.seed < 1 << 64, "train.seed", self.seed, "0 to 2**64 - 1")
+            require(value >= 1, f"train.{name}", value, "1 or more")
+        require(0 <= self.seed < 1 << 64, "train.seed", self.seed, "0 to 2**64 - 1")
         for name in ("patience", "checkpoint_steps", "keep", "checkpoint_min", "mixup", "cutmix", "max_time_min"):
             value = getattr(self, name)
-            _require(value >= 0, f"train.{name}", value, "0 or more")
-        _require(0 < self.fraction <= 1, "train.fraction", self.fraction, "0 < fraction <= 1")
-        _require(0 <= self.mix <= 1, "train.mix", self.mix, "0 to 1")
-        _require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
-        _require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
+            require(value >= 0, f"train.{name}", value, "0 or more")
+        require(0 < self.fraction <= 1, "train.fraction", self.fraction, "0 < fraction <= 1")
+        require(0 <= self.mix <= 1, "train.mix", self.mix, "0 to 1")
+        require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
+        require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
 
 
 @dataclass(frozen=True)
@@ -375,7 +354,7 @@ class Config:
             config = config._with_own_decays(self.optim.name, restage="optim.stages" in asked)
         elif (own := config.optim.stages) and all(Stage.parse(text).weight_decay is not None for text in own):
             allowed = "left out, as every stage of optim.stages has its own"
-            _require(False, "optim.weight_decay", asked["optim.weight_decay"], allowed)
+            require(False, "optim.weight_decay", asked["optim.weight_decay"], allowed)
         if "optim.warmup_epochs" in asked:
             config._require_warmup()
         return config
@@ -402,7 +381,7 @@ class Config:
         epochs, warmup = stages[0].epochs if stages else self.train.epochs, self.optim.warmup_epochs
         where = "the first stage" if stages else "the run"
         allowed = f"less than the {epochs} epochs of {where}"
-        _require(warmup < epochs or not warmup, "optim.warmup_epochs", warmup, allowed)
+        require(warmup < epochs or not warmup, "optim.warmup_epochs", warmup, allowed)
 
     def check(self) -> Config:
         """This configuration, when its sections fit each other.
@@ -413,10 +392,10 @@ class Config:
         stages = [Stage.parse(text) for text in self.optim.stages]
         planned = sum(stage.epochs for stage in stages)
         allowed = f"stages of {self.train.epochs} epochs together, as train.epochs says, not of {planned}"
-        _require(not stages or planned == self.train.epochs, "optim.stages", ",".join(self.optim.stages), allowed)
+        require(not stages or planned == self.train.epochs, "optim.stages", ",".join(self.optim.stages), allowed)
         scratch = self.model.freeze != "none" and self.model.weights == "none"
         allowed = "none when model.weights is none: a frozen backbone would keep its random weights"
-        _require(not scratch, "model.freeze", self.model.freeze, allowed)
+        require(not scratch, "model.freeze", self.model.freeze, allowed)
         return self
 
     def debug(self) -> Config:
@@ -437,7 +416,7 @@ class Config:
             kind = type(self.options[name])
             return dataclasses.replace(self, options={**self.options, name: parse_value(key, text, kind)})
         owner = getattr(self, section)
-        hints = _hints(type(owner))
+        hints = hints_of(type(owner))
         if section == "model" and (name not in hints or name == "args"):
             changed: dict[str, Any] = {"args": {**self.model.args, name: text}}
         else:
@@ -490,7 +469,7 @@ class Config:
             InputError: a value is of another type, or the task's name is missing.
         """
         gone: dict[str, Any] = {}
-        return _build(cls, values, "", gone), gone
+        return build(cls, values, "", gone), gone
 
     def run_id(self, data_hash: str, weights: str = "") -> str:
         """`<task>-<10 hex digits>`: the same for the same configuration, shard set and weights, wherever they lie.
@@ -501,143 +480,7 @@ class Config:
             data_hash: of the shard set.
             weights: what identifies the content of the weights; stands for `model.weights`, which may be a path.
         """
-        asked = _asked(self)
+        asked = asked_fields(self)
         asked["model"] = {**asked["model"], "weights": weights or self.model.weights}
         digest = hashlib.sha256((json.dumps(asked, sort_keys=True) + data_hash).encode()).hexdigest()
         return f"{self.task}-{digest[:10]}"
-
-
-def gone_settings(gone: Mapping[str, Any]) -> str:
-    """`model.grain = true, which is gone`, of any number of settings that are."""
-    told = [f"{key} = {json.dumps(value)}" for key, value in gone.items()]
-    shown = ", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")
-    return f"{shown}, which {'is' if len(told) == 1 else 'are'} gone"
-
-
-def _asked(owner: Any) -> dict[str, Any]:
-    """The fields of a dataclass that decide a run id: without those `added` later that are as before."""
-    asked: dict[str, Any] = {}
-    for f in dataclasses.fields(owner):
-        value = getattr(owner, f.name)
-        if "as_before" in f.metadata and value == f.metadata["as_before"]:
-            continue
-        if not dataclasses.is_dataclass(value):
-            asked[f.name] = _plain(value)
-        elif section := _asked(value):
-            asked[f.name] = section
-    return asked
-
-
-def _plain(value: Any) -> Any:
-    """`value` for JSON, where 3 and 3.0 are the same: a recipe has the one, the command line makes the other."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def require_setting(key: str, keys: Iterable[str]) -> None:
-    """Refuse a key that is none of `keys` and cannot be a setting of the network's own.
-
-    Raises:
-        ConfigError: says what became of it, or names the nearest keys.
-    """
-    if key in (known := list(keys)):
-        return
-    if key in RETIRED:
-        raise ConfigError(RETIRED[key])
-    section, _, name = key.partition(".")
-    if section != "model" or not name.isidentifier():
-        raise unknown("setting", key, known, limit=8)
-
-
-_HINTS: dict[type, dict[str, Any]] = {}
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    """The types of a section's fields; evaluating them costs more than everything else that a setting takes."""
-    if kind not in _HINTS:
-        _HINTS[kind] = get_type_hints(kind)
-    return _HINTS[kind]
-
-
-def _build(kind: type[T], values: Mapping[str, Any], prefix: str, gone: dict[str, Any]) -> T:
-    """A `kind` of stored `values`; what it does not take is put into `gone` under its dotted key."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'} is {values!r}, not a mapping of settings")
-    hints = _hints(kind)
-    fields = dataclasses.fields(typing.cast("Any", kind))
-    made: dict[str, Any] = {f.name: f.metadata["as_before"] for f in fields if "as_before" in f.metadata}
-    args: dict[str, Any] = {}
-    for key, value in values.items():
-        hint = hints.get(key)
-        if dataclasses.is_dataclass(hint):
-            made[key] = _build(typing.cast("type[Any]", hint), value, f"{prefix}{key}.", gone)
-        elif prefix + key in RETIRED:
-            if value and (key != "grow_until" or values.get("start_px")):  # else it was switched off
-                gone[prefix + key] = value
-        elif hint is None and kind is ModelConfig and "args" not in values:
-            args[key] = value  # of the first edition, where a network's own settings stood beside the others
-        elif hint is None or (get_origin(hint) is Literal and type(value) is str and value not in get_args(hint)):
-            gone[prefix + key] = value
-        else:
-            made[key] = typed_json.parse_value(hint, value, prefix + key, "the configuration")
-    if args:
-        made["args"] = typed_json.parse_value(hints["args"], args, f"{prefix}args", "the configuration")
-    for f in fields:
-        if f.name not in made and f.default is f.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"the configuration has no {prefix}{f.name}")
-    try:
-        return kind(**made)
-    except ConfigError:
-        refused = [name for name, value in made.items() if not _takes(kind, name, value)]
-        if not refused:
-            raise
-    gone |= {prefix + name: made.pop(name) for name in refused}
-    return kind(**made)
-
-
-def _takes(kind: type[T], name: str, value: Any) -> bool:
-    try:
-        kind(**{name: value})
-    except ConfigError:
-        return False
-    return True
-
-
-def parse_value(key: str, text: str, hint: Any) -> Any:
-    """`text` as a value of the type `hint`; raises ConfigError naming what the key takes."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        choices = get_args(hint)
-        if text not in choices:
-            raise ConfigError(f"{key} = {text!r} is not possible; allowed: {', '.join(choices)}")
-        return text
-    if origin is tuple:
-        parts = [part.strip() for part in text.strip("()[]").split(",")]
-        kinds = get_args(hint)
-        if kinds[-1] is Ellipsis:
-            parts = [part for part in parts if part]
-            kinds = kinds[:1] * len(parts)
-        if len(parts) != len(kinds):
-            raise ConfigError(f"{key} takes {len(kinds)} comma-separated values, not {text!r}")
-        return tuple(parse_value(key, part, kind) for part, kind in zip(parts, kinds, strict=True))
-    assert not isinstance(hint, types.UnionType), f"no reading of {hint} for {key}"
-    if hint is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise ConfigError(f"{key} takes true or false, not {text!r}")
-        return words[text.lower()]
-    if hint is str:
-        if not text.isprintable():
-            raise ConfigError(f"{key} has a control character in {text!r}")
-        return text
-    try:
-        value = hint(text)
-    except ValueError:
-        article = "a whole number" if hint is int else "a number"
-        raise ConfigError(f"{key} takes {article}, not {text!r}") from None
-    if not typed_json.is_sound(value):
-        raise ConfigError(f"{key} takes a finite number of at most 64 bits, not {text!r}")
-    return value

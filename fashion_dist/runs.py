@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fashion_dist import tasks
-from fashion_dist.config import Config, gone_settings
+from fashion_dist.config import Config
 from fashion_dist.errors import CheckpointError, ConfigError, InputError
 from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.paths import Home, RunDir
+from fashion_dist.settings import gone_settings
 
 if TYPE_CHECKING:
     from shards import Manifest, Schema, ShardSet

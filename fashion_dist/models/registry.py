@@ -25,8 +25,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
-from fashion_dist.config import RETIRED, Config, ModelConfig, Scalar, parse_value
+from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.settings import RETIRED, Scalar, parse_value
 
 Source = Literal["ours", "torchvision", "timm"]
 

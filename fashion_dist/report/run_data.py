@@ -13,11 +13,12 @@ from typing import Any
 from fashion_dist.cluster.job_record import Attempt
 from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, view_snapshots
-from fashion_dist.config import Config, gone_settings
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.runs import RunFacts, read_config
 from fashion_dist.runs import read_facts as read_made
+from fashion_dist.settings import gone_settings
 from fashion_dist.tasks import Monitor, Task, load
 from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
 from shards import ShardSet

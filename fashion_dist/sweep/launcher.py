@@ -21,11 +21,12 @@ from fashion_dist import runs, tasks
 from fashion_dist.cluster import code_version, launcher, permissions, run_lock, safe_python, slurm
 from fashion_dist.cluster.launcher import LaunchContext, LaunchRequest
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.config import Config, require_setting
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import read_json
 from fashion_dist.models import pretrained
 from fashion_dist.paths import Home, SweepDir
+from fashion_dist.settings import require_setting
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, ranges, read_arrays, sweep_id, write_arrays

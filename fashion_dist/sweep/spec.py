@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.config import Config, require_setting
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.settings import require_setting
 from shards.typed_json import is_sound
 
 Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]

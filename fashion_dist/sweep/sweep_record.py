@@ -16,11 +16,12 @@ from fashion_dist import runs, tasks
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
-from fashion_dist.config import RETIRED, Config, gone_settings
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir, SweepDir
+from fashion_dist.settings import RETIRED, gone_settings
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.spec import Spec
 from shards.typed_json import parse_value

@@ -12,8 +12,8 @@ from minis import dataset_of
 from torch import Tensor, nn
 
 from fashion_dist import tasks
-from fashion_dist.config import Scalar
 from fashion_dist.models import registry
+from fashion_dist.settings import Scalar
 from shards import ShardSet
 
 COUNT, PX = 8, 32

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from fashion_dist import config as config_module
-from fashion_dist import io, runs, tasks
+from fashion_dist import io, runs, settings, tasks
 from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import LaunchRequest
-from fashion_dist.config import Config, ConfigError, ModelConfig, OptimConfig, added
+from fashion_dist.config import Config, ConfigError, ModelConfig, OptimConfig
 from fashion_dist.models import registry
 from fashion_dist.models.backbone import build_backbone
 from fashion_dist.paths import Home, RunDir
+from fashion_dist.settings import added
 from fashion_dist.tasks.deepfashion import RECIPE
 
 EDITION = Path(__file__).with_name("settings_of_this_edition.txt")
@@ -40,7 +40,9 @@ def later(config: Config, **values: Any) -> Config:
 
 @pytest.fixture
 def later_edition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config_module._HINTS, Config, {**config_module._hints(Config), "optim": LaterOptim})
+    hints = settings.hints_of
+    later = {Config: {**hints(Config), "optim": LaterOptim}}
+    monkeypatch.setattr(settings, "hints_of", lambda kind: later.get(kind) or hints(kind))
 
 
 def test_every_setting_is_of_this_edition_or_says_what_means_as_before() -> None:

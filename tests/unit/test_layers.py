@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("shards",),
-    ("errors", "io", "config", "paths", "run_names", "run_status", "cli"),
+    ("errors", "io", "settings", "config", "paths", "run_names", "run_status", "cli"),
     ("data", "models"),
     ("tasks",),
     ("runs",),

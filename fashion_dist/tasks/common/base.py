@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fashion_dist.config import Config, Scalar
+from fashion_dist.config import Config
 from fashion_dist.errors import unknown
 from fashion_dist.models import registry
+from fashion_dist.settings import Scalar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,7 +185,7 @@ class Task(ABC):
     """Settings that a run which begins with trained weights has in place of `models.finetune`'s."""
     added: Mapping[str, Scalar] = {}
     """Options of the recipe that were added after runs had been made, with the values that mean what those did; see
-    `config.added`."""
+    `settings.added`."""
 
     def __init__(self) -> None:
         self.recipe = registry.resolve(type(self).recipe)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fashion_dist.config import Config, Scalar
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
+from fashion_dist.settings import Scalar
 from fashion_dist.tasks.common.base import Columns, Embed, ExampleSet, Tensors
 from fashion_dist.tasks.common.evaluators import GatheredEvaluator, area_under_roc
 from shards import ShardSet, Split

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, Scalar, TrainConfig
+from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.settings import Scalar
 from fashion_dist.tasks.common.base import Columns
 from fashion_dist.tasks.common.classification import csv_text
 from shards import Schema, ShardSet, decode_key

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from fashion_dist.cluster.launcher import LaunchRequest, resolve
-from fashion_dist.config import RETIRED, Config, ModelConfig
+from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
 from fashion_dist.models.backbone import build_backbone, require_built
 from fashion_dist.models.registry import known_models, locate, own_models, resolve_model
+from fashion_dist.settings import RETIRED
 from fashion_dist.sweep import launcher as sweep_launcher
 from fashion_dist.sweep.launcher import SweepRequest
 from fashion_dist.tasks import load
