@@ -7,15 +7,11 @@ after the submission lets the next launcher find a job whose id nobody wrote dow
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
-import importlib.util
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +20,9 @@ from fashion_dist import __version__, runs, tasks
 from fashion_dist.cluster import (
     code_version,
     finetuning,
-    network_check,
     permissions,
     placement,
+    requirements,
     run_lock,
     sbatch_options,
 )
@@ -37,8 +33,7 @@ from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_view
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.config import Config
-from fashion_dist.data.decode_record import DecodeRecord, require_possible
-from fashion_dist.errors import ConfigError, RunError, unknown
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import is_listed, read_json, write_json, write_text
 from fashion_dist.models import pretrained, registry
 from fashion_dist.paths import Home, RunDir
@@ -47,11 +42,6 @@ from shards import program
 if TYPE_CHECKING:
     from fashion_dist.cluster.worker import TrainJob
     from shards import ShardSet
-
-ENOUGH = 16
-"""Images over which batch normalisation still takes sound statistics (Wu & He 2018 see losses below)."""
-_DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
-"""DALI's builds, of which an environment holds one."""
 
 
 @dataclass(frozen=True)
@@ -175,18 +165,7 @@ class LaunchContext:
         Raises:
             InputError: it cannot.
         """
-        _require_dali()
-        tasks.require_monitor(config, self.shard_set.schema)
-        network_check.require_network(config, self.task.recipe, self.home)
-        self.task.validate(self.shard_set, config)
-        require_drawn_by(config, self.shard_set)
-        _require_unmixed(self.task, config)
-        require_divisible(config, self.resources)
-        samples = self.shard_set.splits["train"]
-        if samples < config.train.batch_size:
-            raise ConfigError(
-                f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'"
-            )
+        requirements.require_trainable(config, self.task, self.shard_set, self.resources, self.home)
         return config
 
     def run_spec(self, config: Config, *, fresh: bool = False, command: str = "") -> RunSpec:
@@ -194,12 +173,12 @@ class LaunchContext:
         run_id = runs.id_on(config, self.home, self.shard_set.manifest)
         run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
         own = runs.taken_up(run, config)
-        _require_decode(self.request.options, run, self.resources)
+        requirements.require_decode(self.request.options, run, self.resources)
         return RunSpec(
             own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
             self.request.options, command or program.typed(),
             differs=runs.differences(own, config), origins=self.origins,
-            notes=(*self.notes, *filter(None, [self._left_out(own), small_share(own, self.resources)])),
+            notes=(*self.notes, *filter(None, [self._left_out(own), requirements.small_share(own, self.resources)])),
             config_origins=self.config_origins,
         )  # fmt: skip
 
@@ -208,7 +187,7 @@ class LaunchContext:
         if config.train.fraction < 1 or self.shard_set.splits["train"] >= 10 * batch:
             return ""
         count = len(self.task.build_examples(self.shard_set.split("train"), config))
-        return left_out(count, batch, self.resources.ranks * config.train.accumulate)
+        return requirements.left_out(count, batch, self.resources.ranks * config.train.accumulate)
 
 
 def resolve(request: LaunchRequest) -> RunSpec:
@@ -219,7 +198,7 @@ def resolve(request: LaunchRequest) -> RunSpec:
     """
     context = prepare(request)
     config = context.require(context.config)
-    require_shards(context.shard_set)
+    requirements.require_shards(context.shard_set)
     plan = context.run_spec(config, fresh=request.fresh)
     if request.name:
         context.home.names.require_free(request.name, plan.run.run_id)
@@ -241,7 +220,7 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     opened = runs.open_run(home, name, moved=bool(request.shards))
     runs.require_weights(opened)
     run, config = opened.folder, opened.config
-    _require_writable(run.path)
+    requirements.require_writable(run.path)
     if request.name:
         run.home.names.require_free(request.name, run.run_id)
     last = JobRecord.read(run)
@@ -252,9 +231,9 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
     resources = placed.resources
     task = tasks.load(config.task)
     LaunchContext(request, task, home, config, opened.shard_set, cluster, resources).require(config)
-    require_shards(opened.shard_set)
+    requirements.require_shards(opened.shard_set)
     own = dataclasses.replace(last.options if last is not None else RuntimeOptions(), **options)
-    _require_decode(own, run, resources)
+    requirements.require_decode(own, run, resources)
     return RunSpec(
         config, opened.shard_set.path, opened.shard_set.training_hash, run, cluster, resources, own,
         group=request.group, snapshot=request.snapshot, differs=runs.differences(config, task.recipe),
@@ -272,18 +251,18 @@ def prepare(request: LaunchRequest) -> LaunchContext:
         registry.locate(request.model)  # before the task's file and its numpy are read
     task = tasks.load(request.task)
     home = Home.find(request.home, request.shards)
-    _require_writable(home.path)
-    dataset = _plain_name("dataset", request.dataset) if request.dataset else task.recipe.dataset
+    requirements.require_writable(home.path)
+    dataset = requirements.plain_name("dataset", request.dataset) if request.dataset else task.recipe.dataset
     from shards import ShardSet
 
     dataset = dataset or _only_set(home, task)
     shard_set = ShardSet.open(home.shard_set(dataset))
-    _require_splits(dataset, shard_set)
+    requirements.require_splits(dataset, shard_set)
     resolved = resolve_config(
         task, dataclasses.replace(request, dataset=dataset), home, recipe=recipe_for(task, shard_set)
     )
     config = task.resolve(shard_set, resolved.config)
-    _require_facts(config, task, shard_set)
+    requirements.require_facts(config, task, shard_set)
     cluster = placement.choose_cluster(request.cluster)
     placed = placement.resolve(request, cluster)
     return LaunchContext(
@@ -306,7 +285,7 @@ def resolve_config(
     asked = [*(f"{key}={value}" for key, value in flags.items() if value), *request.settings, *more]
     recipe = recipe or task.recipe
     if request.dataset:
-        recipe = dataclasses.replace(recipe, dataset=_plain_name("dataset", request.dataset))
+        recipe = dataclasses.replace(recipe, dataset=requirements.plain_name("dataset", request.dataset))
     return finetuning.resolve(task, recipe, asked, home, debug=request.debug)
 
 
@@ -328,147 +307,6 @@ def _only_set(home: Home, task: tasks.Task) -> str:
     make = f"{program.command('pack')} --dataset image_folder --source DIR"
     having = f"packed in {place}: {', '.join(packed)}" if packed else f"none is packed in {place} yet: {make}"
     raise ConfigError(f"task {task.recipe.task!r} needs --dataset with the name of a shard set; {having}")
-
-
-def require_drawn_by(config: Config, shard_set: ShardSet) -> None:
-    """Refuse `data.balance` or `data.weigh` by a target that the task does not have, or has not in that form."""
-    for key, name in (("data.balance", config.data.balance), ("data.weigh", config.data.weigh)):
-        if not name:
-            continue
-        targets = tasks.load(config.task).build_examples(shard_set.split("train"), config).targets
-        if name not in targets:
-            raise unknown(f"target ({key})", name, targets)
-        values = targets[name]
-        if values.ndim != 1 or (key == "data.balance" and (values.dtype.kind != "i" or not (values >= 0).any())):
-            what = "one class" if key == "data.balance" else "one number"
-            raise ConfigError(f"{key} = {name!r} is not possible; allowed: a target with {what} per example")
-
-
-def require_shards(shard_set: ShardSet) -> None:
-    """Refuse tars that are not those of the index, before a job waits in a queue only to find out."""
-    from fashion_dist.data.shard_reader import ShardFiles  # pyarrow with it, so only when all else is right
-
-    for name in shard_set.splits:
-        ShardFiles(shard_set.split(name)).check()
-
-
-def _require_decode(options: RuntimeOptions, run: RunDir, resources: Resources) -> None:
-    """Refuse a way of decoding that cannot be there, or is another than the run began with."""
-    maybe = placement.asks_for_gpus(resources) or "gres" in resources.sbatch
-    require_possible(options.decode, options.cache, DecodeRecord.read(run), None if maybe else resources.gpus)
-
-
-def _require_unmixed(task: tasks.Task, config: Config) -> None:
-    """Refuse to mix every step where a head learns from steps that do not mix."""
-    train, never = config.train, ", ".join(task.ignore_targets_when_mixed)
-    if never and (train.mixup or train.cutmix) and train.mix == 1:
-        raise ConfigError(
-            f"train.mix = {train.mix} is not possible: task {config.task!r} learns {never} from steps that do not mix; "
-            f"allowed: 0 <= mix < 1, or train.mixup=0 and train.cutmix=0"
-        )
-
-
-def _plain_name(kind: str, name: str) -> str:
-    if not name.isprintable() or Path(name).name != name or name in (".", ".."):
-        raise ConfigError(f"{kind} {name!r} is not the plain name of a folder")
-    return name
-
-
-def _require_writable(path: Path) -> None:
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not existing.is_dir():
-        raise ConfigError(f"the working folder {path} cannot be: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"the working folder {path} cannot be written: no permission for {existing}")
-
-
-def _require_dali() -> None:
-    how = f"pip install {_DALI[1]}, or {_DALI[0]} where the GPUs' driver is older than 580"
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        raise ConfigError(f"training needs NVIDIA DALI, which is not installed here (Linux only): {how}")
-    if len(there := _installed(_DALI)) > 1:
-        both = " and ".join(there)
-        raise ConfigError(
-            f"{both} are installed, whose files are in each other's place: pip uninstall both, then {how}"
-        )
-
-
-def _installed(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _require_splits(dataset: str, shard_set: ShardSet) -> None:
-    for name in ("train", "val"):
-        if not shard_set.splits.get(name):
-            having = ", ".join(f"{split} ({count})" for split, count in shard_set.splits.items())
-            raise ConfigError(
-                f"shard set {dataset!r} has no samples in split {name!r}; it has {having or 'none'}"
-                + ("; packing with --val 0.1, of tars with --label, too, holds some out" if name == "val" else "")
-            )
-
-
-def _require_facts(config: Config, task: tasks.Task, shard_set: ShardSet) -> None:
-    missing = [fact for fact in task.columns_of(config) if fact not in shard_set.schema.columns]
-    if missing:
-        raise ConfigError(
-            f"task {config.task!r} needs the fact{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which "
-            f"shard set {config.dataset!r} does not have; it has {', '.join(sorted(shard_set.schema.columns))}"
-        )
-
-
-def require_divisible(config: Config, resources: Resources) -> None:
-    """Refuse a global batch that cannot be dealt evenly; the nearest batches and rank counts are named."""
-    batch, accumulate, ranks = config.train.batch_size, config.train.accumulate, resources.ranks
-    unit = ranks * accumulate
-    if batch % unit == 0:
-        return
-    batches = sorted({size for size in (batch // unit * unit, batch // unit * unit + unit) if size > 0})
-    counts = [count for count in range(1, batch + 1) if batch % (count * accumulate) == 0]
-    near = sorted(sorted(counts, key=lambda count: abs(count - ranks))[:2])
-    shared = f"{ranks} ranks" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
-    advice = f"nearest batch sizes: {', '.join(map(str, batches))}"
-    if near:
-        advice += f"; nearest numbers of ranks: {', '.join(map(str, near))}"
-    raise ConfigError(f"train.batch_size = {batch} does not divide over {shared}; {advice}")
-
-
-def small_share(config: Config, resources: Resources) -> str:
-    """That each rank normalises over few images; empty where they are enough, one rank has all, or none are counted."""
-    train, ranks = config.train, resources.ranks
-    share = train.batch_size // (ranks * train.accumulate)
-    if ranks == 1 or not 0 < share < ENOUGH or train.sync_batchnorm or train.freeze_bn:
-        return ""
-    or_sync = " or train.sync_batchnorm=true" if resources.gpus else ""
-    larger = -(-ENOUGH // share) * train.batch_size
-    return (
-        f"each of {ranks} ranks computes {share} images at a time, few for the statistics of a network's batch "
-        f"normalisation: --set train.batch_size={larger}{or_sync}"
-    )
-
-
-def left_out(examples: int, batch: int, unit: int) -> str:
-    """That the last, partial batch is much of a small set; empty where it is less than a tenth of it.
-
-    Args:
-        examples: of training.
-        batch: the global batch.
-        unit: what divides every batch: ranks x micro-batches.
-    """
-    rest = examples % batch
-    if rest * 10 < examples:
-        return ""
-    better = min(range(batch, batch // 2, -1), key=lambda size: (size % unit > 0, examples % size))
-    fewer = better % unit == 0 and examples % better < rest
-    return (
-        f"{rest} of the {examples} training examples ({rest / examples:.0%}) are left out of each epoch, others each "
-        f"time, because they fill no batch of {batch}"
-        + (f"; of train.batch_size={better} it would be {examples % better}" if fewer else "")
-    )
 
 
 def _beside(home: Home, run_id: str) -> RunDir:
@@ -594,40 +432,5 @@ def write_run(plan: RunSpec) -> None:
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *_DALI, "wandb")
-    return {"python": sys.version.split()[0], **_installed(names)}
-
-
-def dry_run(plan: RunSpec) -> str:
-    """The resolved configuration and the sbatch script, or the local command; writes nothing."""
-    from fashion_dist.cluster import submitit_executor
-
-    shell = {name: where for name, where in plan.origins.items() if where.startswith("SBATCH_")}
-    values = {**dataclasses.asdict(plan.resources), **plan.resources.sbatch}
-    notes = [f"# {name} = {values[name]}, from {variable} of this shell" for name, variable in shell.items()]
-    notes += [f"# note: {note}" for note in plan.notes]
-    if plan.cluster == "slurm":
-        title, text = (
-            "sbatch script",
-            submitit_executor.script(plan.resources, plan.run.logs, plan.run.run_id, plan.comment),
-        )
-    else:
-        title = f"on this machine, {plan.resources.ranks} times"
-        text = submitit_executor.local_command(plan.run.logs)
-    told = _of_origins(plan) + "".join(f"{note}\n" for note in notes)
-    return f"# resolved configuration\n{plan.config.to_json()}\n{told}# {title}\n{text}"
-
-
-def _of_origins(plan: RunSpec) -> str:
-    """Which values are not the recipe's, and where each comes from."""
-    values = plan.config.flat()
-    shown = {f"{key} = {_short(values[key])}": origin for key, origin in plan.config_origins.items() if key in values}
-    if not shown:
-        return ""
-    width = max(map(len, shown))
-    lines = "".join(f"{setting:<{width}}  {origin}\n" for setting, origin in shown.items())
-    return f"# not the recipe's, and where from\n{lines}\n"
-
-
-def _short(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *requirements.DALI, "wandb")
+    return {"python": sys.version.split()[0], **requirements.installed(names)}

@@ -44,6 +44,7 @@ class Args(RunArgs):
 def main(args: Args) -> cli.Result:
     """Launch what the flags describe."""
     from fashion_dist.cluster import launcher
+    from fashion_dist.cluster.dry_run import dry_run
     from fashion_dist.monitor import chain, messages, overview  # numpy and more, which --help need not wait for
 
     then = chain.parse(args.then)
@@ -59,7 +60,7 @@ def main(args: Args) -> cli.Result:
         plan = launcher.resolve(replace(args.request(settings, args.fresh), name=args.name))
     if args.dry_run:
         follows_it = f"# then: {', '.join(then)}" if then else ""
-        text = "\n".join(filter(None, [launcher.dry_run(plan), messages.differing(plan), follows_it]))
+        text = "\n".join(filter(None, [dry_run(plan), messages.differing(plan), follows_it]))
         return cli.Result("nothing was submitted", text=text, data={"run_id": plan.run.run_id})
     launched = launcher.launch(plan)
     jobs = [launched.job] if launched.job is not None else []

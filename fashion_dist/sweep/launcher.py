@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist import runs, tasks
-from fashion_dist.cluster import code_version, launcher, permissions, run_lock, safe_python, slurm
+from fashion_dist.cluster import code_version, launcher, permissions, requirements, run_lock, safe_python, slurm
 from fashion_dist.cluster.launcher import LaunchContext, LaunchRequest
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.config import Config
@@ -118,7 +118,7 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
         trials: list[Trial | None] = [None] * searched.run_cap
     else:
         trials = [Trial(at, point, run_id) for at, (run_id, (point, _)) in enumerate(made.items())]
-    launcher.require_shards(context.shard_set)
+    requirements.require_shards(context.shard_set)
     if context.cluster == "local":
         context = _shared(context, sweep_request.max_parallel or 1)
     sweep = dataclasses.replace(sweep, trials=tuple(trials))

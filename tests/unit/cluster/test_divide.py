@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashion_dist.cluster.launcher import left_out, require_divisible
+from fashion_dist.cluster.requirements import left_out, require_divisible
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError

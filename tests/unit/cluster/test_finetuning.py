@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from fashion_dist import tasks
 from fashion_dist.cluster import launcher, network_check
+from fashion_dist.cluster.dry_run import dry_run
 from fashion_dist.cluster.launcher import LaunchRequest, RunSpec
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
@@ -73,7 +74,7 @@ def test_the_file_beside_wins_and_what_is_set_wins_over_all(home: Path, weights:
     assert (config.optim.lr, data.mean, config.model.freeze) == (0.004, (0, 0, 0), "none")
     assert (config.train.epochs, config.optim.backbone_lr, config.train.mixup) == (15, 0.3, 0)
     assert data.fit == tasks.load("deepfashion").recipe.data.fit, "the task's own"
-    shown = launcher.dry_run(plan)
+    shown = dry_run(plan)
     for key, origin in (("data.std = 0.25,0.25,0.25", "w.json"), ("optim.lr = 0.004", "set by you"),
                         ("train.epochs = 15", "finetuning recipe"), ("model.name =", "w.json")):  # fmt: skip
         assert any(line.startswith(key) and line.endswith(f"  {origin}") for line in shown.splitlines()), key

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from fashion_dist.cluster import launcher
+from fashion_dist.cluster import requirements
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import load
 from fashion_dist.tasks.common.attributes import best_threshold, thresholds
@@ -109,6 +109,6 @@ def test_thresholds_are_tuned_on_a_split_and_a_weighting_is_checked(packed_home:
 
 def test_to_mix_every_step_is_refused_where_a_head_learns_from_others_alone() -> None:
     with pytest.raises(ConfigError, match="learns attributes from steps that do not mix; allowed: 0 <= mix < 1"):
-        launcher._require_unmixed(TASK, RECIPE.override(["train.mix=1"]))
+        requirements.require_unmixed(TASK, RECIPE.override(["train.mix=1"]))
     for allowed in (["train.mix=0.9"], ["train.mix=1", "train.mixup=0", "train.cutmix=0"]):
-        launcher._require_unmixed(TASK, RECIPE.override(allowed))
+        requirements.require_unmixed(TASK, RECIPE.override(allowed))

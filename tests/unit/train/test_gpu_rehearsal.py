@@ -14,7 +14,7 @@ from gpu_proof.ground import Ground
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fashion_dist.cluster.launcher import small_share
+from fashion_dist.cluster.requirements import small_share
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config, TrainConfig
 from fashion_dist.data import dali
