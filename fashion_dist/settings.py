@@ -91,10 +91,12 @@ def require_setting(key: str, keys: Iterable[str]) -> None:
         raise unknown("setting", key, known, limit=8)
 
 
-@functools.cache
+_hints = functools.cache(get_type_hints)
+
+
 def hints_of(kind: Any) -> dict[str, Any]:
     """The types of a section's fields; evaluating them costs more than everything else that a setting takes."""
-    return get_type_hints(kind)
+    return _hints(kind)
 
 
 def build(kind: type[T], values: Mapping[str, Any], prefix: str, gone: dict[str, Any]) -> T:
