@@ -17,19 +17,19 @@ import functools
 import os
 import re
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist.cluster import code_version, containers, failures, job_record, machine, permissions, run_lock, slurm
 from fashion_dist.cluster.gpu_check import require_gpu
-from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within, signals_of_all
+from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within
 from fashion_dist.cluster.job_record import JobRecord, LockOwner, RuntimeOptions
 from fashion_dist.cluster.rank_env import RankInfo, advertise_address, read_rank_info
+from fashion_dist.cluster.stops import PreemptionFlag, ask_why_stopped, time_left
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
@@ -80,34 +80,6 @@ class TrainJob:
         return submitit_executor.again(type(self)(self.run_dir))
 
 
-class PreemptionFlag:
-    """Set by signals, asked by the training loop at each step.
-
-    USR2 is the scheduler's warning before the time limit or a pre-emption: save and go on later. TERM ends the run
-    here: save. Python runs handlers between bytecodes of the main thread, so one that comes during a collective
-    waits for its end.
-    """
-
-    def __init__(self) -> None:
-        self.signals: list[str] = []
-
-    @property
-    def requested(self) -> bool:
-        """Whether to stop at the next step."""
-        return bool(self.signals)
-
-    def install(self) -> None:
-        """Listen; replaces submitit's handlers, which would leave in the middle of a step."""
-        signal.signal(signal.SIGUSR2, self._on_signal)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Slurm sends it before every other; submitit would log it
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        name = signal.Signals(number).name
-        self.signals.append(name)
-        print(f"{name}: stopping at the next step", file=sys.stderr, flush=True)
-
-
 def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     """This rank's whole life; raises what ended it, after it has been written to the run folder.
 
@@ -133,7 +105,7 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     heartbeat = HeartbeatThread(run, rank_info, owner, stalled_s=min(60.0, options.peer_timeout_s / 2))
     if rank_info.is_main and record is not None:
         # Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
-        heartbeat.warn_before_limit(functools.partial(_time_left, rank_info), record.resources.signal_delay_s)
+        heartbeat.warn_before_limit(functools.partial(time_left, rank_info), record.resources.signal_delay_s)
     heartbeat.start()
     launched = record.code if record is not None else ""
     code = code_version.code_hash() if launched else ""
@@ -155,18 +127,6 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
         if rank_info.is_main:
             run_lock.release(run, owner)
         heartbeat.stop()
-
-
-def _time_left(rank_info: RankInfo) -> float | None:
-    """Seconds to this job's time limit, as an administrator may have moved it; None without one."""
-    if rank_info.job.cluster == "local":
-        return None
-    try:
-        entries = slurm.queue(job_ids=[rank_info.job.job_id])
-    except RunError as error:
-        print(f"the time limit is the one that the job began with: {error}", file=sys.stderr, flush=True)
-        return _left_by_clock(os.environ)
-    return entries[0].left_s if entries else 0.0
 
 
 def set_threads(rank_info: RankInfo) -> int:
@@ -230,16 +190,8 @@ def _forget_peers(run: RunDir) -> None:
 
 
 def _train(
-    run: RunDir,
-    rank_info: RankInfo,
-    owner: LockOwner,
-    record: JobRecord | None,
-    options: RuntimeOptions,
-    threads: int,
-    stop: PreemptionFlag,
-    heartbeat: HeartbeatThread,
-    startup: StartupTimer,
-    prune: Callable[[int], bool] | None,
+    run: RunDir, rank_info: RankInfo, owner: LockOwner, record: JobRecord | None, options: RuntimeOptions, threads: int,
+    stop: PreemptionFlag, heartbeat: HeartbeatThread, startup: StartupTimer, prune: Callable[[int], bool] | None,
     code: str,
 ) -> str:  # fmt: skip
     """`done`, `stopped` or `pruned`.
@@ -270,13 +222,9 @@ def _train(
     model = build_model(config, shard_set, run.home.weights, read_facts(run).weights_sha256)
     startup.record_phase("model")
     world = World(
-        rank_info.rank,
-        rank_info.world_size,
-        rank_info.local_rank,
-        rank_info.local_world_size,
-        rank_info.node,
+        rank_info.rank, rank_info.world_size, rank_info.local_rank, rank_info.local_world_size, rank_info.node,
         rank_info.nodes,
-    )
+    )  # fmt: skip
 
     def should_stop() -> bool:
         heartbeat.steps += 1
@@ -295,10 +243,9 @@ def _train(
         note = code_version.difference(record.code, dist.gather(code)) if record is not None and code else ""
         decode = decode_choice.settle(run, options.decode, options.cache, dist, tested)
         if decode is not None and decode.why:
-            note = "; ".join(filter(None, [note, f"images are decoded by {decode.way}, since {decode.why}"]))
+            note = _joined(note, f"images are decoded by {decode.way}, since {decode.why}")
         if note and rank_info.is_main:
-            before = job_record.attempts(run)[-1].note
-            job_record.note_attempt(run, owner.attempt, "; ".join(filter(None, [before, note])))
+            job_record.note_attempt(run, owner.attempt, _joined(job_record.attempts(run)[-1].note, note))
         loader = loader_options(options, threads, decode.way if decode is not None else "cpu")
         trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note, options.track)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
@@ -329,7 +276,7 @@ def _leave(run: RunDir, rank_info: RankInfo, owner: LockOwner, options: RuntimeO
         job_record.end_attempt(run, owner.attempt, "pruned", message)
         _write_message(run, message)
         return
-    end = _why_stopped(run, rank_info, owner)
+    end = ask_why_stopped(run, rank_info, owner)
     reached = sum(attempt.end == "time limit" for attempt in job_record.attempts(run)) + (end == "time limit")
     goes_on = end in job_record.GOES_ON
     if goes_on and reached > options.time_limits:
@@ -355,56 +302,12 @@ def _leave(run: RunDir, rank_info: RankInfo, owner: LockOwner, options: RuntimeO
 
 
 def _write_message(run: RunDir, message: str) -> None:
-    note = job_record.attempts(run)[-1].note
-    write_json(run.state, {**read_json(run.state), "message": "; ".join(filter(None, [message, note]))})
+    told = _joined(message, job_record.attempts(run)[-1].note)
+    write_json(run.state, {**read_json(run.state), "message": told})
 
 
-def _why_stopped(run: RunDir, rank_info: RankInfo, owner: LockOwner) -> job_record.End:
-    """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
-    signals = signals_of_all(run, owner.attempt, rank_info.world_size)
-    if rank_info.job.cluster == "local":
-        return "time limit" if signals == {"SIGUSR2"} else "cancelled"
-    record = JobRecord.read(run)
-    delay_s = record.resources.signal_delay_s if record is not None else 120
-    try:
-        entries = slurm.queue(job_ids=[rank_info.job.job_id])
-        facts = slurm.ask(["scontrol", "show", "job", rank_info.job.job_id]) if entries else ""
-    except RunError as error:
-        print(f"the signals are taken for what they say, for {error}", file=sys.stderr, flush=True)
-        return why_stopped(signals, _left_by_clock(os.environ), delay_s)
-    if not entries or entries[0].status == "gone":
-        return "cancelled"
-    return why_stopped(signals, entries[0].left_s, delay_s, facts, rank_info.restart)
-
-
-def why_stopped(
-    signals: set[str], left_s: float | None, delay_s: float, facts: str = "", restart: int = 0
-) -> job_record.End:
-    """What ended a start of a job that Slurm still knows.
-
-    Args:
-        signals: that any rank got: USR2 is a warning, TERM the end.
-        left_s: until the time limit; None without one, 0 once it has passed.
-        delay_s: how long before the limit Slurm warns.
-        facts: what `scontrol show job` says.
-        restart: how often this start had been requeued.
-    """
-    restarts = re.search(r"Restarts=(\d+)", facts)
-    if restarts is not None and int(restarts[1]) > restart:
-        return "requeued"  # by an administrator or Slurm itself, while this start is still ending
-    preempted = re.search(r"PreemptTime=(\S+)", facts)
-    if preempted is not None and preempted[1] not in ("None", "Unknown"):
-        return "pre-empted"
-    if "SIGTERM" in signals and (left_s is None or left_s > 0):
-        return "cancelled"  # a limit sends TERM when nothing is left, so this one is a person's
-    if left_s is not None and left_s <= delay_s + 60:
-        return "time limit"
-    return "pre-empted" if "SIGUSR2" in signals else "cancelled"
-
-
-def _left_by_clock(environment: Mapping[str, str]) -> float | None:
-    end = environment.get("SLURM_JOB_END_TIME", "")
-    return max(0.0, int(end) - time.time()) if end.isdigit() else None
+def _joined(*sentences: str) -> str:
+    return "; ".join(filter(None, sentences))
 
 
 def _fail(run: RunDir, owner: LockOwner, failure: failures.Failure) -> None:

@@ -15,7 +15,7 @@ from fashion_dist.cluster.heartbeat import HeartbeatThread
 from fashion_dist.cluster.job_record import Attempt, LockOwner, changed_versions, hardware_of
 from fashion_dist.cluster.rank_env import RankInfo, expand_hosts
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.cluster.worker import why_stopped
+from fashion_dist.cluster.stops import why_stopped
 from fashion_dist.errors import RunError
 from fashion_dist.paths import RunDir
 
