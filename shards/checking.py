@@ -15,8 +15,9 @@ from shards import images
 from shards.errors import InputError
 from shards.images import BadImageError, Decode, Image, OpenDecoder
 from shards.limits import over
-from shards.pack_plan import Entry, PackOptions
+from shards.pack_plan import PackOptions
 from shards.portable import READ_FLAGS
+from shards.spool import Entry
 
 _AT_ONCE = 32
 _PIXELS_AT_ONCE = 1 << 25

@@ -14,8 +14,8 @@ from fashion_dist.report.blocks import Block, Section, Sheet, Shot, Table
 from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, FigureWriter
 from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails
 from fashion_dist.tasks.common import compatibility
-from fashion_dist.tasks.common.compatibility import Wardrobe, wardrobe_of
 from fashion_dist.tasks.common.evaluators import area_under_roc
+from fashion_dist.tasks.common.wardrobe import Wardrobe, wardrobe_of
 from fashion_dist.tasks.polyvore_outfits import THRESHOLDS, conclusion
 
 if TYPE_CHECKING:

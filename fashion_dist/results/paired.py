@@ -19,6 +19,7 @@ from fashion_dist.results.compare import require_same_images
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import ReportView, load
 from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common.wardrobe import wardrobe_of
 from shards import Split
 
 DRAWS, PAIR_DRAWS = 1000, 200
@@ -110,7 +111,7 @@ def _measures(
 
 
 def _of_pairs(rows: np.ndarray, part: Split) -> Iterator[tuple[str, tuple[int, Measure]]]:
-    wardrobe = compatibility.wardrobe_of(part)
+    wardrobe = wardrobe_of(part)
     pairs, truth = compatibility.asked_pairs(wardrobe)
     logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
     items, places = np.unique(pairs, return_inverse=True)

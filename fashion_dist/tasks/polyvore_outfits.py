@@ -16,7 +16,8 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import polyvore_pairs
 from fashion_dist.tasks.common.base import Columns
-from fashion_dist.tasks.common.compatibility import answer, score_outfit, wardrobe_of
+from fashion_dist.tasks.common.compatibility import answer, score_outfit
+from fashion_dist.tasks.common.wardrobe import wardrobe_of
 from fashion_dist.tasks.polyvore_pairs import PolyvorePairs
 from shards import ShardSet, Split
 

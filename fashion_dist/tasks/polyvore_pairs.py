@@ -26,8 +26,9 @@ from fashion_dist.tasks.common.base import (
     only_in_training,
 )
 from fashion_dist.tasks.common.classification import require_writable
-from fashion_dist.tasks.common.compatibility import CompatibilityEvaluator, asked_pairs, score_pairs, wardrobe_of
+from fashion_dist.tasks.common.compatibility import CompatibilityEvaluator, asked_pairs, score_pairs
 from fashion_dist.tasks.common.evaluators import Evaluator
+from fashion_dist.tasks.common.wardrobe import wardrobe_of
 from shards import Schema, ShardSet, Split
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from minis import polyvore_outfits
 
 from fashion_dist import tasks
-from fashion_dist.tasks.common.compatibility import Wardrobe
+from fashion_dist.tasks.common.wardrobe import Wardrobe
 from shards import InputError, PackOptions, ReadOptions, RowsError, ShardSet, pack, readers
 from shards.verify import verify
 

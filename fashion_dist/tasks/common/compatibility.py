@@ -9,11 +9,9 @@ Legend: I items of a split, as rows of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.settings import Scalar
 from fashion_dist.tasks.common.base import Columns, Embed, ExampleSet, Tensors
 from fashion_dist.tasks.common.evaluators import GatheredEvaluator, area_under_roc
+from fashion_dist.tasks.common.wardrobe import Question, Wardrobe, wardrobe_of
 from shards import ShardSet, Split
 
 if TYPE_CHECKING:
@@ -40,122 +39,6 @@ OPTIONS: Final[Mapping[str, Scalar]] = {
 lines; `candidates`: items that are scored for each hard negative; `margin`: a hard one scores at most this logit below
 the true pair; `examples`: per epoch, 0 for one per pair of an outfit."""
 _PAIRS = tuple(itertools.combinations(range(4), 2))
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a compatibility file: items as rows, how the file names them, and whether they make an outfit."""
-
-    items: np.ndarray
-    references: tuple[str, ...]
-    label: int
-
-
-@dataclass(frozen=True)
-class Question:
-    """A fill-in-the-blank question: the outfit's other items and the answers on offer, as rows."""
-
-    items: np.ndarray
-    answers: np.ndarray
-    references: tuple[str, ...]
-    correct: int
-
-
-class Wardrobe:
-    """The outfits, compatibility lines and questions of one split.
-
-    Raises:
-        ConfigError: one of them names an item whose image is in another split.
-    """
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-        self._set = ShardSet.open(split.path)
-        self._row_of = {key: row for row, key in enumerate(split.keys)}
-
-    def _table(self, name: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self._set.table(name).to_pylist()
-        return [row for row in rows if row["split"] == self.split.name]
-
-    def _rows(self, what: str, items: Iterable[str]) -> np.ndarray:
-        try:
-            return np.array([self._row_of[item] for item in items], np.int64)
-        except KeyError as error:
-            raise ConfigError(
-                f"{self.split.path}: {what} names item {error.args[0]}, which is not in split {self.split.name!r}; "
-                f"`pack --replace` stores items that splits share in each of them"
-            ) from None
-
-    @cached_property
-    def outfits(self) -> list[np.ndarray]:
-        """int64 [n] rows of each outfit."""
-        return [self._rows(f"outfit {row['set_id']}", row["items"]) for row in self._table("outfits")]
-
-    @cached_property
-    def lines(self) -> list[Line]:
-        """The compatibility file."""
-        return [
-            Line(self._rows(f"compatibility line {row['line']}", row["items"]), tuple(row["references"]), row["label"])
-            for row in self._table("compatibility")
-        ]
-
-    @cached_property
-    def questions(self) -> list[Question]:
-        """The fill-in-the-blank file."""
-        return [
-            Question(
-                self._rows(f"question {row['row']}", row["items"]),
-                self._rows(f"question {row['row']}", row["answers"]),
-                tuple(row["answer_references"]),
-                row["correct"],
-            )
-            for row in self._table("questions")
-        ]
-
-    @cached_property
-    def mates(self) -> list[set[int]]:
-        """For each item those it shares an outfit with."""
-        mates: list[set[int]] = [set() for _ in range(len(self.split))]
-        for outfit in self.outfits:
-            for row in outfit.tolist():
-                mates[row].update(outfit.tolist())
-        for row, others in enumerate(mates):
-            others.discard(row)
-        return mates
-
-    @cached_property
-    def relatives(self) -> list[set[int]]:
-        """For each item its mates and theirs: what is no safe negative of it."""
-        return [others.union(*(self.mates[other] for other in others)) | {row} for row, others in enumerate(self.mates)]
-
-    @cached_property
-    def positives(self) -> np.ndarray:
-        """int64 [M, 2], the pairs that share an outfit, each once, in order."""
-        pairs = [(row, other) for row, others in enumerate(self.mates) for other in sorted(others) if row < other]
-        return np.array(pairs, np.int64).reshape(-1, 2)
-
-    @cached_property
-    def listed_negatives(self) -> np.ndarray:
-        """int64 [L, 2], pairs in lines that make no outfit, of items that share none; each once, in order."""
-        pairs = {
-            (min(a, b), max(a, b))
-            for line in self.lines
-            if line.label == 0
-            for a, b in itertools.combinations(line.items.tolist(), 2)
-            if b not in self.relatives[a]
-        }
-        return np.array(sorted(pairs), np.int64).reshape(-1, 2)
-
-
-def wardrobe_of(split: Split) -> Wardrobe:
-    """The wardrobe of a split, read once a process."""
-    key = (split.path, split.name)
-    if key not in _READ:
-        _READ[key] = Wardrobe(split)
-    return _READ[key]
-
-
-_READ: dict[tuple[Path, str], Wardrobe] = {}
 
 
 def validate(shard_set: ShardSet, config: Config) -> None:

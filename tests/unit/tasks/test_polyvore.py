@@ -25,8 +25,6 @@ from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import load, polyvore_category, polyvore_outfits
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.compatibility import (  # fmt: skip
-    Question,
-    Wardrobe,
     asked_pairs,
     choose_negatives,
     relations,
@@ -34,6 +32,7 @@ from fashion_dist.tasks.common.compatibility import (  # fmt: skip
     score_pairs,
 )
 from fashion_dist.tasks.common.evaluators import Evaluator, area_under_roc
+from fashion_dist.tasks.common.wardrobe import Question, Wardrobe
 from shards import PackOptions, ReadOptions, ShardSet, Split, pack
 
 RECIPE = polyvore_outfits.RECIPE
