@@ -167,11 +167,6 @@ class Preset:
         return cls(path, text, parse(values, str(path)))
 
 
-def load_preset(name: str) -> Resources:
-    """What the preset of that name asks for; raises as `Preset.read` does."""
-    return Resources(**Preset.read(name).values)
-
-
 def parse(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A preset's keys by field of `Resources`; raises ConfigError naming `where`, the key and what is allowed."""
     hints = typing.get_type_hints(Resources)

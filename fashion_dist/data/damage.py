@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -45,12 +44,3 @@ class BadSamples:
         if not self.found:
             return None
         return next((self.found[int(row)] for row in rows if int(row) in self.found), None)
-
-
-def substitutes(example: int, count: int) -> Iterator[int]:
-    """The examples that may stand in for a damaged one: those after it, in turn.
-
-    A function of the example alone, so that every rank count puts the same one in its place.
-    """
-    for distance in range(1, count):
-        yield (example + distance) % count

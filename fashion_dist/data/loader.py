@@ -17,7 +17,7 @@ from fashion_dist.data.batch import Batch
 from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.columns import share_columns
 from fashion_dist.data.cpu_transforms import Rendered
-from fashion_dist.data.damage import BadSamples, substitutes
+from fashion_dist.data.damage import BadSamples
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.sampler import (
     BatchPartition,
@@ -284,7 +284,10 @@ class Loader:
         return work, encoded
 
     def _substitute(self, example: int, epoch: int) -> tuple[Work, list[Encoded | None]]:
-        for other in substitutes(example, len(self._images)):
+        count = len(self._images)
+        # Those after it, in turn: a function of the example alone, the same on any number of ranks.
+        for distance in range(1, count):
+            other = (example + distance) % count
             work = self._planner.work(np.array([other]), epoch, np.array([_SUBSTITUTE]))
             if self._bad.first_of(work.rows) is not None:
                 continue

@@ -7,6 +7,8 @@ layers could learn the differences, but a sum of pixels cannot be an edge's stre
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,20 +86,9 @@ def _edges(gray: Tensor) -> tuple[Tensor, Tensor]:
     return across.abs().flatten(1) * _EDGE_SCALE, down.abs().flatten(1) * _EDGE_SCALE
 
 
-def _normal(weight: Tensor) -> None:
-    nn.init.normal_(weight, std=0.02)
-
-
-def _kaiming(weight: Tensor) -> None:
-    nn.init.kaiming_normal_(weight, nonlinearity="relu")
-
-
-def _xavier(weight: Tensor) -> None:
-    nn.init.xavier_normal_(weight)
-
-
-def _orthogonal(weight: Tensor) -> None:
-    nn.init.orthogonal_(weight)
-
-
-_INIT = {"kaiming": _kaiming, "xavier": _xavier, "normal": _normal, "orthogonal": _orthogonal}
+_INIT: dict[str, Callable[[Tensor], Tensor]] = {
+    "kaiming": functools.partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "xavier": nn.init.xavier_normal_,
+    "normal": functools.partial(nn.init.normal_, std=0.02),
+    "orthogonal": nn.init.orthogonal_,
+}

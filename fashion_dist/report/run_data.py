@@ -157,7 +157,7 @@ class RunData:
             if before.get("attempt") == after.get("attempt") and after["epoch"] > before["epoch"]
         ]
         if spans:
-            return sorted(spans)[len(spans) // 2]
+            return float(sorted(spans)[len(spans) // 2])
         samples = self.shard_set.splits.get("train", 0) if self.shard_set is not None else 0
         return samples / self.samples_per_s if samples and self.samples_per_s else None
 
