@@ -284,6 +284,8 @@ class TrainConfig:
     passed over either way; schedules and the average of the weights count the steps that were done."""
     deterministic: bool = added(False, as_before=False)
     """Two runs on the same GPUs and versions give the same bits; slower, and what has no such kernel is refused."""
+    cudnn_benchmark: bool = added(True, as_before=True)
+    """A GPU tries kernels for convolutions at each start and takes the fastest, which a short run may not win back."""
     sync_batchnorm: bool = added(False, as_before=False)
     """Batch normalisation takes its statistics over all ranks' images, as one rank with the whole batch would."""
     gradients: Literal["fp32", "bf16"] = added("fp32", as_before="fp32")
@@ -406,7 +408,8 @@ class Config:
         optim = dataclasses.replace(self.optim, stages=tuple(map(str, stages)))
         joins = self.model.freeze.startswith("epochs:")
         model = dataclasses.replace(self.model, freeze="epochs:1") if joins else self.model
-        train = dataclasses.replace(self.train, fraction=0.01, epochs=max(1 + joins, len(stages)))
+        epochs = max(1 + joins, len(stages))
+        train = dataclasses.replace(self.train, fraction=0.01, epochs=epochs, cudnn_benchmark=False)
         return dataclasses.replace(self, model=model, optim=optim, train=train)
 
     def _replace(self, key: str, text: str) -> Config:

@@ -68,13 +68,14 @@ def build_model(config: Config, shard_set: ShardSet, weights: Path, sha256: str 
     return model
 
 
-def choose_kernels(deterministic: bool) -> None:
+def choose_kernels(deterministic: bool, benchmark: bool = True) -> None:
     """Let torch take the fastest kernels, or only those that give the same bits each time, in this process.
 
-    Then an operation without such a kernel raises RuntimeError, which names it.
+    Args:
+        deterministic: the same bits; an operation without such a kernel raises RuntimeError, which names it.
+        benchmark: try kernels for convolutions, which costs seconds at each start, and at the next one another may win.
     """
-    # Sizes seldom change, so that trying kernels pays; on a GPU another one may win at the next start.
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = benchmark and not deterministic
     torch.backends.cudnn.deterministic = deterministic
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
@@ -110,7 +111,7 @@ class Trainer:
         self.options, self.callbacks = options or TrainerOptions(), callbacks or Callbacks()
         self.device = dist.device
         self.dtype = compute_dtype(config.train.precision, self.device)
-        choose_kernels(config.train.deterministic)
+        choose_kernels(config.train.deterministic, config.train.cudnn_benchmark)
         model = build_model(config, shard_set, run.home.weights) if model is None else model
         model = dist.sync_batchnorm(model) if config.train.sync_batchnorm else model
         self.state = TrainState.create(model, config, self.device, self.dtype)

@@ -127,13 +127,14 @@ def run_part(args: argparse.Namespace) -> None:
     """The child: a row a line, written as it is found."""
     import torch
 
+    from fashion_dist.data.options import DECODES
     from gpu_proof import parts
     from gpu_proof.ground import Ground
 
     scratch = Path(args.scratch)
     ways = next((row["value"].split() for row in read(scratch / "self_test.jsonl") if row["name"] == "ways"), None)
     device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
-    ground = Ground(device, args.small, scratch, ways or ["gpu-whole", "cpu"], args.fashion_mnist)
+    ground = Ground(device, args.small, scratch, ways or DECODES, args.fashion_mnist)
     with (scratch / f"{args.child}.jsonl").open("w", buffering=1) as file:
         for row in parts.PARTS[args.child][0](ground):
             file.write(json.dumps(row._asdict()) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
 import traceback
@@ -149,64 +150,96 @@ def _rate(ground: Ground, work: Callable[[], int]) -> float:
 
 
 def training(ground: Ground) -> Iterator[Row]:
-    """ResNet-50 at 224 px: from JPEG and cached beside synthetic batches; timm's and torchvision's training."""
-    model = ground.network
-    settings = _of_resnet(ground, model)
-    yield Row("network", f"{model} at {ground.image_px} px, batches of {ground.batch_size}")
-    _, synthetic = _ours(ground, "", settings, "none")
-    yield Row("ours, synthetic", round(synthetic, 1), "images/s")
+    """ResNet-50 at 224 px: by each way of decoding and cached, beside batches in memory."""
+    settings = _of_resnet(ground)
+    yield Row("network", f"{ground.network} at {ground.image_px} px, batches of {ground.batch_size}")
+    synthetic = _ours(ground, "", settings, "none")
+    yield Row("ours, synthetic", round(synthetic.rate, 1), "images/s")
     for way in _all_ways(ground):
-        _, rate = _ours(ground, way, settings, "none")
-        wanted = way != "gpu-hardware"
-        yield Row(f"ours, from JPEG, {way}", round(rate, 1), "images/s", 3000 if wanted else None)
-        yield Row(f"    of synthetic, {way}", round(rate / synthetic, 3), "", 0.95 if wanted else None)
-    _, rate = _ours(ground, "cpu", settings, "auto" if ground.on_gpu else "ram")
-    yield Row("ours, cached", round(rate, 1), "images/s")
-    yield Row("    of synthetic, cached", round(rate / synthetic, 3))
+        found, wanted = _ours(ground, way, settings, "none"), way != "gpu-hardware"
+        yield Row(f"ours, from JPEG, {way}", round(found.rate, 1), "images/s", 3000 if wanted else None)
+        yield Row("    of synthetic", round(found.rate / synthetic.rate, 3), "", 0.95 if wanted else None)
+        yield Row("    until an epoch's first batch", round(1000 * found.begin_s), "ms")
+    found = _ours(ground, "cpu", settings, "auto" if ground.on_gpu else "ram")
+    yield Row("ours, cached", round(found.rate, 1), "images/s")
+    yield Row("    of synthetic", round(found.rate / synthetic.rate, 3))
+
+
+def kernels(ground: Ground) -> Iterator[Row]:
+    """What trying kernels costs at a start, and gains."""
+    for benchmark in ("false", "true"):
+        setting = f"train.cudnn_benchmark={benchmark}"
+        found = _ours(ground, "", (*_of_resnet(ground), setting), "none")
+        yield Row(f"{ground.network}, {setting}", round(found.rate, 1), "images/s")
+        yield Row(f"    its first {WARM_UP} steps", round(found.first_s, 1), "s")
+        small = (
+            "data.image_px=64",
+            "train.batch_size=16",
+            "train.fraction=0.05" if ground.on_gpu else "train.fraction=1",
+        )
+        found = _ours(ground, "cpu", (*small, "optim.warmup_epochs=0", setting), "none", task="deepfashion")
+        yield Row(f"fashionnet at 64 px, batches of 16, {setting}", round(found.rate, 1), "images/s")
+        yield Row(f"    its first {WARM_UP} steps", round(found.first_s, 1), "s")
 
 
 def compiled(ground: Ground) -> Iterator[Row]:
     """The same network with `train.compile`."""
-    settings = (*_of_resnet(ground, ground.network), "train.compile=true")
+    settings = (*_of_resnet(ground), "train.compile=true")
     for way in ("", ground.ways[0]):
-        first, rate = _ours(ground, way, settings, "none")
-        yield Row(f"ours, {way or 'synthetic'}, compiled", round(rate, 1), "images/s")
-        yield Row(f"    its first {WARM_UP} steps", round(first, 1), "s")
+        found = _ours(ground, way, settings, "none")
+        yield Row(f"ours, {way or 'synthetic'}, compiled", round(found.rate, 1), "images/s")
+        yield Row(f"    its first {WARM_UP} steps", round(found.first_s, 1), "s")
 
 
-def _ours(ground: Ground, way: str, settings: Sequence[str], cache: str) -> tuple[float, float]:
-    """Seconds of the first steps, and images/s of an epoch; without a way of decoding, of batches in memory."""
+class Speed(NamedTuple):
+    """Seconds of the first steps, images/s of those after them, seconds from an epoch's begin to its first batch."""
+
+    first_s: float
+    rate: float
+    begin_s: float
+
+
+def _ours(ground: Ground, way: str, settings: Sequence[str], cache: str, task: str = "fashion_mnist") -> Speed:
+    """By a way of decoding; of batches in memory without one. The timed steps lie within one epoch."""
     from bench import _trainers
 
     name = f"train-{len(list(ground.folder.glob('runs/*')))}"
-    trainer, loader = ground.open(name, settings, cache=cache, decode=way or None)
+    trainer, loader = ground.open(name, settings, cache=cache, decode=way or None, task=task)
     if not way:
         some = _trainers.random_batches(len(loader.examples), ground.image_px, trainer, 4)
         steps = loader.loader.steps
         loader.loader.close()
         loader.loader = _trainers.InMemory(some, steps)  # type: ignore[assignment]
-    began = time.perf_counter()
-    trainer.state.prepare_epoch()
-    batches = loader.loader.epoch(0)
-    for _ in range(WARM_UP):
-        trainer.train_step(loader, [next(batches)])
-    ground.wait()
-    first = time.perf_counter() - began
-    for _ in batches if cache != "none" else ():
+    for _ in loader.loader.epoch(0) if cache != "none" else ():
         pass
-    rate = _rate(ground, partial(_epoch, trainer, loader))
+    trainer.state.prepare_epoch()
+    ground.wait()
+    began = time.perf_counter()
+    batches = loader.loader.epoch(1)
+    batch = next(batches)
+    begin_s = time.perf_counter() - began
+    for _ in range(WARM_UP):
+        trainer.train_step(loader, [batch])
+        batch = next(batches)
+    ground.wait()
+    first_s, began, steps = time.perf_counter() - began - begin_s, time.perf_counter(), 0
+    for batch in batches:
+        trainer.train_step(loader, [batch])
+        steps += 1
+    ground.wait()
+    rate = steps * trainer.config.train.batch_size / (time.perf_counter() - began)
     loader.loader.close()
     trainer.close()
-    return first, rate
+    return Speed(first_s, rate, begin_s)
 
 
 WARM_UP = 4
 """Steps before the timed ones, which choose kernels and make the optimizer's state."""
 
 
-def _of_resnet(ground: Ground, model: str) -> tuple[str, ...]:
+def _of_resnet(ground: Ground) -> tuple[str, ...]:
     return (
-        f"model.name={model}", f"data.image_px={ground.image_px}", "data.crop_scale=0.25,1", "data.flip=0.5",
+        f"model.name={ground.network}", f"data.image_px={ground.image_px}", "data.crop_scale=0.25,1", "data.flip=0.5",
         f"train.batch_size={ground.batch_size}", "train.ema=0", "train.epochs=1000000", "train.checkpoint_min=1e9",
     )  # fmt: skip
 
@@ -253,22 +286,40 @@ def fashion_mnist(ground: Ground) -> Iterator[Row]:
     trainer, loader = ground.open(
         "fashion", (*FASHION_MNIST, *small), cache="gpu" if ground.on_gpu else "ram", images="fashion_mnist"
     )
-    began, epochs = time.perf_counter(), trainer.config.train.epochs
+    epochs, seconds = trainer.config.train.epochs, list[float]()
     for _ in range(epochs):
+        began = time.perf_counter()
         _epoch(trainer, loader)
-    ground.wait()
-    seconds = time.perf_counter() - began
-    yield Row(f"{epochs} epochs", round(seconds, 2), "s")
+        ground.wait()
+        seconds.append(time.perf_counter() - began)
+    yield Row(f"{epochs} epochs", round(sum(seconds), 2), "s")
+    yield Row("    the first, which fills the cache", round(seconds[0], 2), "s")
+    yield from _parts_of_a_step(ground, trainer, loader)
     with trainer.split_loader("test") as test:
         yield Row("test accuracy", round(float(trainer.evaluate(test).compute()["accuracy"]), 4), least=0.94)
     loader.loader.close()
     trainer.close()
 
 
+def _parts_of_a_step(ground: Ground, trainer: Trainer, loader: SplitLoader) -> Iterator[Row]:
+    """The loader alone, and the step alone: until the host goes on, and until the GPU is done."""
+    began, batches = time.perf_counter(), list(itertools.islice(loader.loader.epoch(99), 50))
+    ground.wait()
+    yield Row("    the loader alone", round(1000 * (time.perf_counter() - began) / len(batches), 2), "ms a batch")
+    began = time.perf_counter()
+    for batch in batches:
+        trainer.train_step(loader, [batch])
+    host = time.perf_counter() - began
+    ground.wait()
+    whole = time.perf_counter() - began
+    yield Row("    the step alone, for the host", round(1000 * host / len(batches), 2), "ms")
+    yield Row("    the step alone", round(1000 * whole / len(batches), 2), "ms")
+
+
 def checkpoint(ground: Ground) -> Iterator[Row]:
     """How long saving holds the loop, and until it is on disk."""
     few = ("train.fraction=0.05",) if ground.on_gpu else ()
-    trainer, loader = ground.open("checkpoint", (*_of_resnet(ground, ground.network), *few))
+    trainer, loader = ground.open("checkpoint", (*_of_resnet(ground), *few))
     _epoch(trainer, loader)
     held, written = [], []
     for _ in range(3):
@@ -290,7 +341,7 @@ def checkpoint(ground: Ground) -> Iterator[Row]:
 def memory(ground: Ground) -> Iterator[Row]:
     """What a step takes of the card, by batch."""
     for batch in (64, 256):
-        settings = [*_of_resnet(ground, ground.network), f"train.batch_size={batch}"]
+        settings = [*_of_resnet(ground), f"train.batch_size={batch}"]
         torch.cuda.reset_peak_memory_stats()
         trainer, loader = ground.open(f"memory-{batch}", settings)
         trainer.state.prepare_epoch()
@@ -306,14 +357,15 @@ def memory(ground: Ground) -> Iterator[Row]:
 PARTS: dict[str, tuple[Callable[[Ground], Iterator[Row]], float]] = {
     "self_test": (self_test, 60), "checks": (checks, 75), "equal_bytes": (equal_bytes, 60), "decoding": (decoding, 45),
     "training": (training, 110), "peers": (peers, 45), "fashion_mnist": (fashion_mnist, 60),
-    "checkpoint": (checkpoint, 30), "memory": (memory, 30), "compiled": (compiled, 90),
+    "checkpoint": (checkpoint, 30), "memory": (memory, 30), "kernels": (kernels, 90),
+    "compiled": (compiled, 90),
 }  # fmt: skip
 """Name -> what it does, and the seconds after which it is ended."""
 
 
 def left_out(name: str, device: str, fashion_mnist: str) -> str:
     """Why a part cannot run here; empty where it can."""
-    if name in ("memory", "compiled") and device == "cpu":
+    if name in ("memory", "compiled", "kernels") and device == "cpu":
         return "a GPU's is measured"
     if name == "fashion_mnist" and not fashion_mnist:
         return "FASHION_MNIST=DIR names no folder of its four published files"

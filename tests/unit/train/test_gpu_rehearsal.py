@@ -129,6 +129,9 @@ def test_deterministic_runs_take_no_kernel_by_its_speed(ground: Ground, monkeypa
     loader.loader.close()
     trainer.close()
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+    debug = Config("t", "d").debug().train
+    choose_kernels(debug.deterministic, debug.cudnn_benchmark)
+    assert not torch.backends.cudnn.benchmark, "a trial of a minute does not wait for it"
 
 
 def test_settings_of_later_leave_ids_as_they_were() -> None:
