@@ -12,11 +12,15 @@ Commands exit with status 2 for `InputError` and 1 for the rest.
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import os
+import shutil
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an `OSError` that mean a full disk, a quota or a limit on file sizes."""
@@ -75,14 +79,21 @@ class DamageError(ShardsError):
 
 
 class SpaceError(ShardsError):
-    """No space left: `str()` names the path, the bytes needed and the bytes free."""
+    """No space left: `str()` names the path and the bytes needed, and those free where no quota is used up."""
 
-    def __init__(self, path: str, needed: int, free: int) -> None:
-        self.path, self.needed, self.free = path, needed, free
-        super().__init__(f"no space left for {path}: {needed} bytes needed, {free} free")
+    def __init__(self, path: str, needed: int, free: int, *, is_quota: bool = False) -> None:
+        self.path, self.needed, self.free, self.is_quota = path, needed, free, is_quota
+        what = f"your quota is used up at {path}" if is_quota else f"no space left for {path}"
+        super().__init__(f"{what}: {needed} bytes needed" + ("" if is_quota else f", {free} free"))
 
-    def __reduce__(self) -> tuple[type[SpaceError], tuple[str, int, int]]:
-        return type(self), (self.path, self.needed, self.free)
+    @classmethod
+    def of(cls, error: OSError, path: Path, needed: int) -> SpaceError:
+        """That of an error whose number is of `NO_SPACE`, on writing `path`."""
+        there = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        return cls(str(path), needed, shutil.disk_usage(there).free, is_quota=error.errno == errno.EDQUOT)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), is_quota=self.is_quota), (self.path, self.needed, self.free)
 
 
 def import_file(name: str) -> ModuleType:

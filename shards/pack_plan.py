@@ -21,7 +21,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -182,7 +181,7 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
     except OSError as error:
         if error.errno in NO_SPACE:
             needed = spool.position + int(spool.sizes.array().sum())
-            raise SpaceError(str(folder), needed, shutil.disk_usage(folder).free) from None
+            raise SpaceError.of(error, folder, needed) from None
         raise
     finally:
         with contextlib.suppress(OSError):  # what is buffered does not fit on a full disk either

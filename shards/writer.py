@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -197,7 +196,7 @@ def _begin_shard(
             thread.submit(archive.file.close).result()
         fresh.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise SpaceError(str(fresh), shard.size, shutil.disk_usage(plan.folder).free) from None
+            raise SpaceError.of(error, fresh, shard.size) from None
         raise
     return archive, rows, fresh
 
@@ -216,7 +215,7 @@ def _end_shard(plan: Plan, shard: ShardPlan, archive: _Tar, rows: _Rows, fresh: 
         archive.file.close()
         fresh.unlink(missing_ok=True)
         if error.errno in NO_SPACE:
-            raise SpaceError(str(fresh), shard.size, shutil.disk_usage(plan.folder).free) from None
+            raise SpaceError.of(error, fresh, shard.size) from None
         raise
 
 
@@ -306,7 +305,7 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
     except OSError as error:
         if error.errno in NO_SPACE:
             needed = 200 * sum(shard.last - shard.first for shard in plan.shards)
-            raise SpaceError(str(plan.folder / INDEX), needed, shutil.disk_usage(out).free) from None
+            raise SpaceError.of(error, plan.folder / INDEX, needed) from None
         raise
 
 

@@ -43,6 +43,7 @@ ROWS = {
     30: "an account's limit of jobs",
     31: "no accounting, and for a while no controller",
     32: "slow storage, short reads, interrupted calls, stale handles, a quota, reads that fail",
+    33: "suspended for longer than ranks wait for each other",
 }
 
 

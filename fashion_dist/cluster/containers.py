@@ -43,12 +43,12 @@ def _shared(folder: Path) -> list[Path]:
 
 
 def requeue_file(folder: Path, job_id: str) -> Path:
-    """Made by a rank that has no scontrol at hand, looked for by the batch script."""
+    """Made by a rank that has no scontrol at hand, or whose peers may be lost; looked for by the batch script."""
     return folder / f"{job_id}_requeue"
 
 
 def after_ranks(folder: Path) -> str:
-    """Shell lines after srun: requeue the job for a rank in a container that asked for it, and keep srun's status."""
+    """Shell lines after srun: requeue the job where rank 0 asked for it by a file, and keep srun's status."""
     path = str(requeue_file(folder.absolute(), "JOB")).split("JOB")
     wanted = f'{shlex.quote(path[0])}"$SLURM_JOB_ID"{shlex.quote(path[1])}'
     return f'status=$?\nif [ -e {wanted} ]; then rm -f {wanted}; scontrol requeue "$SLURM_JOB_ID"; fi\nexit $status\n'

@@ -63,6 +63,10 @@ class HeartbeatThread(threading.Thread):
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._named: set[int] = set()
+        self._ask_again: Path | None = None
+        self._was_suspended: Callable[[], bool] = lambda: True
+        self._patience_s = self._excused_until = 0.0
+        self._last = time.monotonic()
         self.nodes = AllNodes(run, owner.attempt, rank_info.nodes)
         self._sampler: NodeSampler | None = None
 
@@ -72,12 +76,15 @@ class HeartbeatThread(threading.Thread):
         if self._rank_info.local_rank == 0:
             with contextlib.suppress(OSError):  # a machine that does not tell what it does
                 self._sampler = NodeSampler()
-        last = time.monotonic()
+        self._last = time.monotonic()
         while not self._over.wait(self._beat_s):
             now = time.monotonic()
-            if now - last > 3 * self._beat_s:
+            if self.is_excused and now > self._excused_until and now - self._last <= 3 * self._beat_s:
+                self.withdraw()
+            elif now - self._last > 3 * self._beat_s:
                 self._seen.clear()  # the whole job was suspended, and the peers with it
-            last = now
+                self._excuse()
+            self._last = time.monotonic()
             if now > self._stop_at and not self._is_extended():
                 self._stop_at = float("inf")
                 os.kill(os.getpid(), signal.SIGUSR2)
@@ -92,6 +99,45 @@ class HeartbeatThread(threading.Thread):
     def stop(self) -> None:
         """No more signs of life: the rank's work is over."""
         self._over.set()
+
+    def requeue_after_suspension(self, file: Path, seconds: float, was_suspended: Callable[[], bool]) -> None:
+        """Make `file`, by which the batch script requeues the job when its ranks end, for a while after a suspension.
+
+        The clock of a collective goes on while Slurm has a job suspended, so that the ranks, or NCCL's watchdog without
+        a word of ours, give each other up as soon as they go on. What fails in that while is started again.
+
+        Args:
+            file: for the batch script.
+            seconds: how long ranks wait for each other.
+            was_suspended: whether Slurm says so too, for a machine may stand still by itself.
+        """
+        self._ask_again, self._was_suspended, self._patience_s = file, was_suspended, seconds
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether the job was suspended a moment ago, so that peers which gave each other up are no failure."""
+        return self._excused_until > 0
+
+    def look_for_suspension(self) -> bool:
+        """`is_excused`, when the thread itself may not have looked since the job goes on."""
+        if not self.is_excused and time.monotonic() - self._last > 3 * self._beat_s:
+            self._excuse()
+        return self.is_excused
+
+    def _excuse(self) -> None:
+        if self._ask_again is None:
+            return
+        self._excused_until = time.monotonic() + self._patience_s
+        with contextlib.suppress(OSError):
+            self._ask_again.touch()  # at once: the ranks may end before Slurm answers
+        if not self._was_suspended():
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Let the job end as it ends."""
+        if self.is_excused and self._ask_again is not None:
+            self._ask_again.unlink(missing_ok=True)
+        self._excused_until = 0.0
 
     def warn_before_limit(self, ask_left: Callable[[], float | None], delay_s: float) -> None:
         """Send this process USR2 before the time limit, which is asked for again then, for it may have been extended.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -55,6 +56,14 @@ def time_left(rank_info: RankInfo) -> float | None:
         print(f"the time limit is the one that the job began with: {error}", file=sys.stderr, flush=True)
         return _left_by_clock(os.environ)
     return entries[0].left_s if entries else 0.0
+
+
+def was_suspended(rank_info: RankInfo) -> bool:
+    """Whether Slurm has suspended this job at some time; where it cannot be asked, that is believed."""
+    with contextlib.suppress(RunError):
+        found = re.search(r"SuspendTime=(\S+)", slurm.ask(["scontrol", "show", "job", rank_info.job.job_id]))
+        return found is None or found[1] not in ("None", "Unknown")
+    return True
 
 
 def ask_why_stopped(run: RunDir, rank_info: RankInfo, owner: LockOwner) -> job_record.End:

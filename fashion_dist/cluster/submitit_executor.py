@@ -196,7 +196,6 @@ class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
     """Also where there is no srun: a dry run shows the script anywhere."""
 
     def __init__(self, folder: Path, resources: Resources) -> None:
-        self._resources = resources
         words = containers.command(resources, folder, safe_python.interpreter())
         super().__init__(folder, python=f"{_DEAF} {shlex.join(words)}")
 
@@ -206,7 +205,7 @@ class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         text = str(super()._make_submission_file_text(command, uid))
-        return f"{text}\n{containers.after_ranks(self.folder)}" if self._resources.container else text
+        return f"{text}\n{containers.after_ranks(self.folder)}"
 
     @staticmethod
     def _get_job_id_from_submission_command(string: str | bytes) -> str:

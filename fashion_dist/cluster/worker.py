@@ -29,7 +29,7 @@ from fashion_dist.cluster.gpu_check import require_gpu
 from fashion_dist.cluster.heartbeat import HeartbeatThread, end_within
 from fashion_dist.cluster.job_record import JobRecord, LockOwner, RuntimeOptions
 from fashion_dist.cluster.rank_env import RankInfo, advertise_address, read_rank_info
-from fashion_dist.cluster.stops import PreemptionFlag, ask_why_stopped, time_left
+from fashion_dist.cluster.stops import PreemptionFlag, ask_why_stopped, time_left, was_suspended
 from fashion_dist.errors import InputError, RunBusyError, RunError
 from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import RunDir
@@ -106,6 +106,10 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     if rank_info.is_main and record is not None:
         # Slurm's own signal comes up to a minute early, and is lost on a rank that is still starting.
         heartbeat.warn_before_limit(functools.partial(time_left, rank_info), record.resources.signal_delay_s)
+        if rank_info.world_size > 1 and "SLURM_JOB_ID" in os.environ:
+            again = containers.requeue_file(Path(record.logs or run.logs), os.environ["SLURM_JOB_ID"])
+            asked = functools.partial(was_suspended, rank_info)
+            heartbeat.requeue_after_suspension(again, options.peer_timeout_s, asked)
     heartbeat.start()
     launched = record.code if record is not None else ""
     code = code_version.code_hash() if launched else ""
@@ -115,12 +119,18 @@ def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     try:
         prune = make_pruner(run) if make_pruner is not None and rank_info.is_main else None
         outcome = _train(run, rank_info, owner, record, options, threads, stop, heartbeat, startup, prune, code)
+        heartbeat.withdraw()
         if rank_info.is_main:
             _leave(run, rank_info, owner, options, outcome)
     except (Exception, KeyboardInterrupt) as error:
         failure = failures.report(run, rank_info.rank, owner.attempt, error)
         print(failure.sentence, file=sys.stderr, flush=True)
-        if rank_info.is_main:
+        if failure.is_of_a_peer and heartbeat.look_for_suspension():
+            message = "suspended for longer than its ranks wait for each other; goes on by itself"
+            job_record.end_attempt(run, owner.attempt, "requeued", message, goes_on=True)
+            write_json(run.state, {**read_json(run.state), "state": "stopped", "message": message})
+        elif rank_info.is_main:
+            heartbeat.withdraw()
             _fail(run, owner, failure)
         raise
     finally:

@@ -175,6 +175,22 @@ def test_at_its_time_limit_it_goes_on_by_itself(slurm_trial: Trial, figures: Fig
     assert figures.lost == 0, "a warned run saves before it ends"
 
 
+@pytest.mark.fault(33)
+def test_suspended_for_longer_than_its_ranks_wait_it_goes_on(slurm_trial: Trial, figures: Figures) -> None:
+    trial = slurm_trial
+    trial.launch("--peer-timeout-s", "15", pace_s=PACE_S)
+    trial.wait_for_step(9)
+    job = job_of(trial)
+    began = time.monotonic()
+    output("scontrol", "suspend", job)
+    time.sleep(25)
+    output("scontrol", "resume", job)
+    ended(trial, figures, began)
+    # Where both ranks computed when it was suspended, neither waited for the other.
+    assert trial.ends() in (["requeued", "done"], ["done"]) and job_of(trial) == job
+    assert list((trial.run / "logs").glob("*_requeue")) == []
+
+
 @pytest.fixture
 def networks(local_cluster: SlurmCluster) -> Iterator[Callable[[str], None]]:
     """Sets a node's link `up` or `down`; up again at the end."""

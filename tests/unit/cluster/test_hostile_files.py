@@ -10,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from calls import NoteEnvironment
+from cluster_home import SOMEBODY, as_somebody
 
 from fashion_dist.cluster import permissions, pickled_rank, safe_python, slurm, submitit_executor
 from fashion_dist.cluster.job_record import JobRecord
@@ -28,7 +28,6 @@ from fashion_dist.monitor import overview
 from fashion_dist.paths import RunDir
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-SOMEBODY = 65533
 
 
 def wait_for(job: JobRef) -> None:
@@ -46,27 +45,6 @@ def handed_over(folder: Path, job: Any) -> RunDir:
     values = {"cluster": "local", "resources": {}, "options": {}, "comment": "", "job": job}
     run.job.write_text(json.dumps(values))
     return run
-
-
-def as_somebody(call: Callable[[], str]) -> str:
-    """What a function returns in a process of another user, which can only signal what is that user's own."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setgroups([])
-        os.setgid(SOMEBODY)
-        os.setuid(SOMEBODY)
-        try:
-            said = call()
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said
 
 
 BAD_JOBS = [

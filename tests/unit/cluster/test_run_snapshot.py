@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from cluster_home import as_somebody
 from made_sweep import make_run as make_trial
 from made_sweep import make_sweep
-from test_hostile_files import as_somebody, needs_root
+from test_hostile_files import needs_root
 
 from fashion_dist.cluster import failures, launcher
 from fashion_dist.cluster.job_record import Attempt, JobRecord, LockOwner, RuntimeOptions

@@ -75,6 +75,24 @@ def test_a_limit_that_was_extended_is_asked_again_before_the_nodes_are_given_bac
     assert sent == [signal.SIGUSR2] and os.getpid()
 
 
+@pytest.mark.parametrize("was_suspended", [True, False])
+def test_ranks_that_gave_each_other_up_after_a_suspension_are_started_again(
+    was_suspended: bool, tmp_path: Path
+) -> None:
+    job, file = JobRef("slurm", "7"), tmp_path / "7_requeue"
+    thread = HeartbeatThread(RunDir(tmp_path), RankInfo(1, 2, 1, 2, 0, 1, job), LockOwner(job, 0, 1, "h"), beat_s=0.02)
+    thread.requeue_after_suspension(file, 0.3, lambda: was_suspended)
+    assert not thread.look_for_suspension() and not file.exists()
+    thread._last -= 10.0  # as if nothing had run meanwhile
+    assert thread.look_for_suspension() is was_suspended is file.exists()
+    thread.start()
+    until = time.monotonic() + 10
+    while file.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    thread.stop()
+    assert not file.exists() and not thread.is_excused, "what fails later is a failure"
+
+
 @pytest.mark.parametrize(
     ("text", "hosts"),
     [

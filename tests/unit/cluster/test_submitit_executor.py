@@ -70,7 +70,9 @@ def test_the_warning_comes_before_the_time_limit(tmp_path: Path) -> None:
 
 def test_a_job_is_found_again_by_its_folder(tmp_path: Path) -> None:
     job = start(UntilWarned(str(tmp_path)), tmp_path / "logs", Resources())
-    assert submitit_executor.queued_before(tmp_path / "logs", "local", "", "") == job
+    deadline = time.monotonic() + 10  # the process may not have its own command line yet
+    while submitit_executor.queued_before(tmp_path / "logs", "local", "", "") != job:
+        assert time.monotonic() < deadline
     assert submitit_executor.queued_before(tmp_path / "log", "local", "", "") is None
     slurm.cancel(job)
     wait(job)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -356,3 +358,13 @@ def test_a_decoder_starts_once_a_thread_and_sees_each_kept_picture_once(source: 
         options = PackOptions(shard_mb=0.01, check=check)
         pack("deep_fashion", source, tmp_path / "out", options, workers=2, open_decoder=open_counting)
         assert len(seen) == count
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no space left for {}: 7 bytes needed, "), (errno.EDQUOT, "your quota is used up at {}: 7 bytes")],
+)
+def test_a_quota_is_told_from_a_full_disk(number: int, words: str, tmp_path: Path) -> None:
+    error = SpaceError.of(OSError(number, "x"), tmp_path / "a" / "x.tar", 7)
+    said = [str(error), str(pickle.loads(pickle.dumps(error)))]  # it comes from a worker process
+    assert all(text.startswith(words.format(tmp_path / "a" / "x.tar")) for text in said)
