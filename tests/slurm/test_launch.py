@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from cluster_home import Workplace, ranks, read, until
+from cluster_home import Workplace, kill_all, ranks, read, until
 from slurm_calls import squared
 from slurm_cluster import SlurmCluster
 
+from fashion_dist import runs
 from fashion_dist.cluster import slurm, submitit_executor
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.paths import Home
 
 pytestmark = pytest.mark.slurm
 
@@ -45,8 +49,10 @@ def test_two_nodes_from_launch_to_predictions(place: Workplace) -> None:
     assert place.launch("--nodes", "1").json["outcome"] == "done"
 
 
-def test_cancelled_and_launched_again_goes_on_from_its_checkpoint(place: Workplace) -> None:
-    place.launch("--nodes", "2", settings=LONG)
+def test_cancelled_near_its_limit_it_stays_so_and_goes_on_where_it_was_moved_and_where_it_was_copied(
+    place: Workplace, tmp_path: Path
+) -> None:
+    place.launch("--nodes", "2", "--time-min", "3", settings=LONG)
     run = place.run()
     place.wait_for_steps(run, steps=5)
     assert place.launch("--nodes", "2", settings=LONG).json["outcome"] == "active"
@@ -55,11 +61,42 @@ def test_cancelled_and_launched_again_goes_on_from_its_checkpoint(place: Workpla
     until(lambda: gone(job), "the job is gone")
     until(lambda: place.status(run.name, "--json").json["runs"][0]["state"] == "stopped", "the run is stopped")
     done = read(run / "state.json")["step"]
-    said = place.launch("--nodes", "2", settings=LONG)
+    assert ends(run) == ["cancelled"], "the last minutes before a limit are none"
+    copied = Workplace(shutil.copytree(place.home, tmp_path / "copied"))
+    moved = Workplace(place.home.rename(tmp_path / "moved"), cluster="slurm")
+    assert runs.open_run(Home(moved.home), run.name).shard_set.path.is_relative_to(moved.home)
+    said = moved.launch("--nodes", "2", settings=LONG)
+    run = moved.run()
     assert said.json["outcome"] == "submitted" and job_of(run) != job
-    place.wait_for_steps(run, attempt=2)
+    try:
+        moved.wait_for_steps(run, attempt=2)
+    finally:
+        slurm.cancel(slurm.JobRef("slurm", job_of(run)))
     assert read(run / "state.json")["step"] > done > 0
-    assert ends(run) == ["cancelled", ""]
+    until(lambda: ends(run) == ["cancelled", "cancelled"], "it is stopped again")
+
+    # On a machine without Slurm, with another torch than before.
+    run = copied.run()
+    first = read(run / "attempts.json")["attempts"]
+    first[0]["versions"]["torch"] = "1.13.1"
+    (run / "attempts.json").write_text(json.dumps({"attempts": first}))
+    (tmp_path / "bin").mkdir()
+    try:
+        argv = [word if word != "local" else "auto" for word in copied.launch_argv("--resume", run.name)]
+        said = copied.do(without_settings(argv), PATH=str(tmp_path / "bin"), SLURM_CONF="")
+        assert said.status == 0 and said.json["job"]["cluster"] == "local", said
+        copied.wait_for_steps(run, attempt=2)
+        assert read(run / "state.json")["step"] > done
+        second = read(run / "attempts.json")["attempts"][1]
+        assert "other versions than the start before: torch 1.13.1 -> " in second["note"]
+    finally:
+        kill_all(run)
+
+
+def without_settings(argv: list[str]) -> list[str]:
+    """A command of `Workplace.launch_argv` without the task and its settings, for --resume."""
+    at = argv.index("--task")
+    return [*argv[:at], *argv[at + 2 : argv.index("--set")]]
 
 
 def test_requeued_it_goes_on_and_a_killed_rank_is_named(place: Workplace, local_cluster: SlurmCluster) -> None:
