@@ -63,6 +63,14 @@ def test_gpus_of_a_cluster_are_named_asked_for_and_missed(gpus: Path, on: Callab
     place = on(gpus)
     # The README's own command trains on CPUs, and says which flag would not.
     assert "nodes of partition 'normal' have gpu:a100:4: --gpus-per-node 4 trains on their GPUs" in dry_run(place)
+    argv = place.argv("sweep", "--task", "deepfashion", "--cluster", "slurm", "--dry-run", "--set", "optim.lr=0.1,0.2")
+    assert "note: this run trains on CPUs, while nodes of partition 'normal' have gpu:a100:4" in place.do(argv).out
+    # The default time limit is bounded by the partition's, and one that was asked for is told.
+    output("scontrol", "update", "PartitionName=normal", "MaxTime=30")
+    bounded = dry_run(place)
+    assert "the time limit is the 30 min of the default partition" in bounded and "#SBATCH --time=30\n" in bounded
+    assert "the time limit of 90 min is above the 30 of the default partition" in dry_run(place, "--time-min", "90")
+    output("scontrol", "update", "PartitionName=normal", "MaxTime=INFINITE")
     # Each recipe for such nodes asks for one rank a GPU, that of the docs too.
     preset = place.home / "booster.toml"
     recipes = (ROOT / "docs" / "clusters.md").read_text().partition("## Recipes")[2]
