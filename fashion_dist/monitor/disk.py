@@ -22,6 +22,7 @@ from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles, is_listed, names_in, read_json
 from fashion_dist.paths import Home, RunDir, SweepDir
+from fashion_dist.sweep.view import read_sweep_view
 from shards.portable import user_id
 from shards.safe_io import read_regular
 
@@ -83,9 +84,17 @@ def human(size: float) -> str:
 
 def runs_of(home: Home, sweep: SweepDir) -> list[RunDir]:
     """The runs that a sweep has started; trials that are runs of their own as well are not among them."""
-    folder = str(sweep.path)
-    runs = [home.run_dir(name) for name in sorted(names_in(home.runs))]
-    return [run for run in runs if read_json(run.job).get("sweep") == folder]
+    runs = [home.run_dir(name) for name in sorted(names_in(home.runs))]  # of a folder that may have been moved since
+    return [run for run in runs if Path(_sweep_of(run)).name == sweep.sweep_id]
+
+
+def _waiting(sweeps: Iterable[SweepDir]) -> dict[str, str]:
+    """Run id -> sweep id of the trials that wait or run: the folder of a sweep has what those begin with."""
+    views = [read_sweep_view(sweep) for sweep in sweeps]
+    return {
+        trial.view.run_id or str(trial.number): view.sweep.folder.sweep_id
+        for view in views for trial in view.trials if trial.view.is_active
+    }  # fmt: skip
 
 
 def clean(
@@ -106,27 +115,35 @@ def clean(
     found = Removal()
     trials = {run.path: run for sweep in sweeps for run in runs_of(sweep.home, sweep)}
     every = list({**{run.path: run for run in runs}, **trials}.values())
+    of_runs = {run.home.sweep_dir(Path(name).name) for run in runs if (name := _sweep_of(run))}
+    waiting = _waiting({*sweeps, *(sweep for sweep in of_runs if sweep.sweep.is_file())})
     staying = set()
     for run, view in zip(every, read_run_views(every), strict=True):
-        if why := _why_not(run, view, older_days):
+        if why := _why_not(run, view, older_days, waiting.get(run.run_id, "")):
             found.kept[run.run_id] = why
             staying.add(run.path)
         else:
             _clean_folder(run.path, found, keep_best=keep_best, dry_run=dry_run)
     for sweep in sweeps:
-        alive = [run for run in trials.values() if run.path in staying]
-        if alive:
-            found.kept[sweep.sweep_id] = f"{len(alive)} of its trials stay"
+        alive = sum(path in staying for path in trials)
+        if alive or (alive := sum(of == sweep.sweep_id for of in waiting.values())):
+            found.kept[sweep.sweep_id] = f"{alive} of its trials stay"
         elif not keep_best:
             _clean_folder(sweep.path, found, keep_best=False, dry_run=dry_run)
     _remove(staged(), found, dry_run=dry_run)
     return found
 
 
-def _why_not(run: RunDir, view: RunView, older_days: float) -> str:
+def _sweep_of(run: RunDir) -> str:
+    return str(read_json(run.job).get("sweep", ""))
+
+
+def _why_not(run: RunDir, view: RunView, older_days: float, waits_in: str = "") -> str:
     """Why a run stays; empty where it may go."""
     if view.state == "unreadable":
         return view.detail
+    if waits_in:
+        return f"it waits in sweep {waits_in}"
     if view.is_active or view.there in ("queued", "running"):
         return f"{view.state}, and its job may live ({view.job})"
     age = (time.time() - _changed(run)) / 86400

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from made_sweep import GONE, make_run, make_sweep
 
 from fashion_dist.cluster import slurm
 from fashion_dist.cluster.job_record import JobRecord, LockOwner
@@ -19,6 +20,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles
 from fashion_dist.monitor import disk
 from fashion_dist.paths import Home, RunDir
+from fashion_dist.sweep.sweep_record import SubmittedArray, write_arrays
 
 
 def made(home: Path, name: str, state: str = "done", sweep: str = "") -> RunDir:
@@ -98,6 +100,26 @@ def test_only_what_is_old_and_only_when_asked(tmp_path: Path) -> None:
         run_clean(tmp_path)
     with pytest.raises(ConfigError, match="unknown run"):
         run_clean(tmp_path, "x")
+
+
+def test_a_sweep_goes_with_its_trials_and_stays_while_one_waits(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    trials = [make_run(sweep, number, "stopped", [0.5]) for number in (0, 1)]
+    for run in trials:  # written before the working folder was moved here
+        JobRecord("local", Resources(), job=GONE, sweep="/elsewhere/sweeps/s").write(run)
+        run.path.chmod(0o700)
+    sweep.folder.path.chmod(0o700)
+    me = JobRef.of_process(os.getpid())
+    write_arrays(sweep.folder, [SubmittedArray("local", 0, (0, 2), Resources(), job=me)])
+    found = run_clean(tmp_path, trials[0].run_id)
+    assert found["kept"] == {trials[0].run_id: "it waits in sweep s"} and trials[0].config.exists()
+    found = run_clean(tmp_path, "s")
+    assert found["kept"] == {trials[0].run_id: "it waits in sweep s", "s": "1 of its trials stay"}
+    assert not trials[1].path.exists() and sweep.folder.sweep.exists()
+    write_arrays(sweep.folder, [SubmittedArray("local", 0, (2,), Resources(), job=me)])
+    assert run_clean(tmp_path, "s")["kept"] == {"s": "1 of its trials stay"} and sweep.folder.sweep.exists()
+    write_arrays(sweep.folder, [])
+    assert run_clean(tmp_path, "s")["kept"] == {} and not sweep.folder.path.exists()
 
 
 def test_copies_on_this_machine_go_when_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
