@@ -140,8 +140,11 @@ class RunSnapshot:
 
     def logs_of(self, job: JobRef) -> Path:
         """The folder of a job's output."""
-        elsewhere = self.record.logs if self.record is not None and self.record.job == job else ""
-        return Path(elsewhere) if elsewhere else self.run.logs
+        record = self.record
+        if record is None or record.job != job or not record.logs:
+            return self.run.logs
+        is_moved = record.sweep and not Path(record.logs).is_dir()  # with the whole working folder
+        return self.run.home.sweep_dir(Path(record.sweep).name).logs if is_moved else Path(record.logs)
 
 
 def _read_config(run: RunDir) -> dict[str, Any]:

@@ -192,6 +192,19 @@ def test_a_snapshot_does_not_change_and_reads_nothing_again(tmp_path: Path) -> N
     assert RunSnapshot.read(run) == RunSnapshot(run)
 
 
+def test_logs_of_a_trial_are_found_where_its_sweep_was_moved(tmp_path: Path) -> None:
+    run = folder(tmp_path, state="running")
+    record = JobRecord(
+        "slurm", Resources(), job=SLURM, submitted=1000.0, sweep="/old/sweeps/s", logs="/old/sweeps/s/logs"
+    )
+    record.write(run)
+    logs = tmp_path / "sweeps" / "s" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "7_0_log.err").write_text("words\n")
+    assert RunSnapshot.read(run).logs_of(SLURM) == logs
+    assert derive_status(RunSnapshot.read(run), queue("gone", "FAILED")).message.endswith("its log ends with: words")
+
+
 def test_a_live_job_that_was_started_by_hand_is_the_runs_job(tmp_path: Path) -> None:
     run, other = folder(tmp_path, state="failed", reports=("bad",)), JobRef("slurm", "9")
     run.lock.write_text(json.dumps(dataclasses.asdict(LockOwner(other, 0, 2, "n9"))))
