@@ -333,4 +333,4 @@ class _OnceReadSplit(Split):
         kept: dict[str, np.ndarray] = self.__dict__.setdefault("_facts", {})
         if name not in kept:
             kept[name] = super()._fact(name)
-        return kept[name].copy()
+        return np.array(kept[name])

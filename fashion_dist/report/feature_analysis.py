@@ -306,4 +306,4 @@ def _overlay(images: np.ndarray, strength: np.ndarray) -> np.ndarray:
     gray = images.mean(axis=3, keepdims=True)
     colours = np.asarray(colormaps["cividis"](strength))[..., :3] * 255
     share = 0.15 + 0.55 * strength[..., None]
-    return np.asarray((1 - share) * gray + share * colours).round().astype(np.uint8)
+    return np.asarray(((1 - share) * gray + share * colours).round(), np.uint8)
