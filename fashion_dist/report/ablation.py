@@ -163,7 +163,7 @@ def _picture(found: Sequence[Step], metric: str, album: FigureWriter) -> Block:
     alt = f"Differences in {formatting.name(metric)} of single changes against the base: {told}."
     head = ("setting", "base", "changed to", metric, "low", "high")
     return album.draw(
-        "ablation", "Differences to the base", alt, paint, head, rows, size=(5.8, 1.5 + 0.34 * len(found))
+        "ablation", "Differences to the base", alt, paint, head, rows, size=(5.4, 1.5 + 0.34 * len(found))
     )
 
 

@@ -91,7 +91,7 @@ def one_by_one(found: AttributeAnswers, album: FigureWriter) -> Section:
         f"Precision, recall, F1 and average precision of {len(order)} attributes, from {names[best]} to {names[weak]}."
     )
     height = 0.9 + (0.26 if len(order) <= 25 else 0.155) * len(order)
-    picture = album.draw("attributes", "Attribute by attribute", alt, paint, head, rows, size=(6.2, height))
+    picture = album.draw("attributes", "Attribute by attribute", alt, paint, head, rows, size=(5.4, height))
     return Section("attributes", "Attributes", sentences, [picture, Table("", head, rows, folded=len(rows) > 20)])
 
 

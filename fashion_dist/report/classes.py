@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ PAIRS = 6
 PER_PAIR = 4
 MOST = 100
 """Classes that a figure shows: of more, those that are confused most, or recognised worst."""
+LISTED = 1000
+"""Rows of a table of classes: of more, half as many of the best and of the worst."""
 FEW = 20
 """Up to so many classes the cells of the confusion matrix show their numbers."""
 
@@ -55,6 +57,10 @@ class ClassAnswers:
         """Bool [n]."""
         return np.asarray(self.answers == self.truth)
 
+    def called(self, k: int) -> str:
+        """The name of a class as sentences have it; tables and CSV have it whole."""
+        return formatting.brief(self.names[k])
+
     def matrix(self, chosen: np.ndarray | None = None) -> np.ndarray:
         """int64 [C, C], rows the truth: of the `chosen` classes int64 [C], else of all K."""
         if chosen is None:
@@ -76,9 +82,11 @@ def confused(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> Se
     """The confusion matrix, and the most confused pairs of classes with examples."""
     names, total = found.names, np.bincount(found.truth, minlength=len(found.names))
     pairs = scores.mistakes(found.truth, found.answers, len(names))
-    sentences = [confusion_sentence(pairs, total, names)] if pairs else ["No class is taken for another."]
+    sentences = [confusion_sentence(pairs, total, found.called)] if pairs else ["No class is taken for another."]
     blocks: list[Block] = [_matrix(found, pairs, album)]
-    rows = [(names[i], names[j], count, formatting.percent(count / total[i])) for i, j, count in pairs[:15]]
+    rows = [
+        (found.called(i), found.called(j), count, formatting.percent(count / total[i])) for i, j, count in pairs[:15]
+    ]
     if rows:
         head = ("truth", "taken for", "images", "share of truth")
         blocks.append(Table("Most confused", head, rows, note=_more(pairs, 15)))
@@ -87,20 +95,20 @@ def confused(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> Se
         wrong = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:PER_PAIR]
         shots = [_shot(found, place, thumbs) for place in wrong.tolist()]
         share = formatting.percent(count / total[i], 0)
-        title = f"{names[i]} taken for {names[j]}: {count} of {total[i]} ({share})"
+        title = f"{found.called(i)} taken for {found.called(j)}: {count} of {total[i]} ({share})"
         blocks.append(Sheet(title, shots))
     return Section("confusion", "What is taken for what", sentences, blocks)
 
 
-def confusion_sentence(pairs: Sequence[tuple[int, int, int]], total: np.ndarray, names: Sequence[str]) -> str:
+def confusion_sentence(pairs: Sequence[tuple[int, int, int]], total: np.ndarray, called: Callable[[int], str]) -> str:
     """The most frequent of the mistakes (truth, answer, images) and its reverse, in words; `total` [K] by truth."""
     i, j, count = pairs[0]
     reverse = next((images for truth, answer, images in pairs if (truth, answer) == (j, i)), 0)
     errors = sum(images for _, _, images in pairs)
     there, back = count / total[i], reverse / max(1, total[j])
     return (
-        f"{_capital(names[i])} is taken for {names[j]} in {formatting.percent(there, 0)} of cases and "
-        f"{names[j]} for {names[i]} in {formatting.percent(back, 0)}; together that is "
+        f"{_capital(called(i))} is taken for {called(j)} in {formatting.percent(there, 0)} of cases and "
+        f"{called(j)} for {called(i)} in {formatting.percent(back, 0)}; together that is "
         f"{formatting.percent((count + reverse) / errors, 0)} of all {formatting.count(errors, 'mistake')}."
     )
 
@@ -184,14 +192,14 @@ def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
     order = asked[np.argsort(counted.f1[asked], kind="stable")]
     weakest, strongest = int(order[0]), int(order[-1])
     sentences = [
-        f"{_capital(names[strongest])} is recognised best (F1 {counted.f1[strongest]:.3f}), "
-        f"{names[weakest]} worst (F1 {counted.f1[weakest]:.3f})."
+        f"{_capital(found.called(strongest))} is recognised best (F1 {counted.f1[strongest]:.3f}), "
+        f"{found.called(weakest)} worst (F1 {counted.f1[weakest]:.3f})."
     ]
-    missing = [names[k] for k in np.flatnonzero(counted.support == 0).tolist()]
+    missing = [found.called(k) for k in np.flatnonzero(counted.support == 0)[:8].tolist()]
     if missing:
-        sentences.append(
-            f"No image of this split is of {formatting.listing(missing[:8])}{' ...' * (len(missing) > 8)}."
-        )
+        lacking = int((counted.support == 0).sum())
+        many = f"{lacking:,} classes, such as " * (lacking > len(missing))
+        sentences.append(f"No image of this split is of {many}{formatting.listing(missing)}.")
 
     drawn = order[:MOST]
 
@@ -217,8 +225,33 @@ def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
     left_out = len(drawn) < len(order)
     caption = f"Shown are the {len(drawn)} of {len(order)} classes that are recognised worst." if left_out else ""
     alt = f"Precision, recall and F1 of {len(order)} classes, from {names[strongest]} down to {names[weakest]}."
-    picture = album.draw("classes", "Class by class", alt, paint, head, rows, size=(6.2, height), caption=caption)
-    return Section("classes", "Class by class", sentences, [picture, Table("", head, rows, folded=len(rows) > 20)])
+    picture = album.draw("classes", "Class by class", alt, paint, head, rows, size=(5.4, height), caption=caption)
+    blocks: list[Block] = [picture]
+    if left_out:
+        blocks.insert(0, _spread_of_f1(counted.f1[asked], album))
+        if not counted.f1[drawn].any():  # a hundred times nothing says less
+            blocks.remove(picture)
+    note = f"The {LISTED // 2} best and worst of {len(rows):,}; all are in classes.csv." if len(rows) > LISTED else ""
+    shown = [*rows[: LISTED // 2], *rows[-LISTED // 2 :]] if note else rows
+    return Section("classes", "Class by class", sentences, [*blocks, Table("", head, shown, len(rows) > 20, note)])
+
+
+def _spread_of_f1(f1: np.ndarray, album: FigureWriter) -> Picture:
+    """How many classes have which F1, [C]."""
+    counts, edges = np.histogram(f1, bins=20, range=(0, 1))
+
+    def paint(figure: Drawing) -> None:
+        axes = figure.subplots()
+        axes.bar(edges[:-1], counts, 0.05, align="edge", color=BLUE, alpha=0.75, edgecolor=BLUE)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("F1")
+        axes.set_ylabel("classes")
+
+    middle = float(np.median(f1))
+    alt = f"Histogram of the F1 of {len(f1):,} classes; half of them have {middle:.3f} or less."
+    rows = [(f"{low:.2f}", f"{low + 0.05:.2f}", int(count)) for low, count in zip(edges, counts, strict=False)]
+    return album.draw("classes-f1", f"F1 of {len(f1):,} classes", alt, paint, ("from", "to", "classes"), rows,
+                      caption=f"{int((f1 == 0).sum()):,} have 0, {int((f1 == 1).sum()):,} have 1.")  # fmt: skip
 
 
 def sureness(found: ClassAnswers, album: FigureWriter) -> Section:
@@ -280,8 +313,8 @@ def worst(found: ClassAnswers, thumbs: Thumbnails) -> Section:
     first = shown[0]
     sentence = (
         f"Of {formatting.count(len(wrong), 'error')}, {sure or 'none'} {'was' if sure < 2 else 'were'} given more than "
-        f"{formatting.percent(0.9, 0)}. The surest is {_a(found.names[int(found.truth[first])])} taken "
-        f"for {found.names[int(found.answers[first])]} with {formatting.percent(float(found.confidence[first]))}."
+        f"{formatting.percent(0.9, 0)}. The surest is {_a(found.called(int(found.truth[first])))} taken "
+        f"for {found.called(int(found.answers[first]))} with {formatting.percent(float(found.confidence[first]))}."
     )
     sheet = Sheet(
         "", [_shot(found, place, thumbs) for place in shown], note="At most four of a kind of error are shown."
@@ -294,7 +327,7 @@ def _a(noun: str) -> str:
 
 
 def _shot(found: ClassAnswers, place: int, thumbs: Thumbnails) -> Shot:
-    truth, answer = found.names[int(found.truth[place])], found.names[int(found.answers[place])]
+    truth, answer = found.called(int(found.truth[place])), found.called(int(found.answers[place]))
     sure, true = found.confidence[place], found.probability[place, found.truth[place]]
     lines = (f"{answer} {formatting.percent(float(sure), 0)}", f"is {truth} {formatting.percent(float(true), 0)}")
     return Shot(thumbs[int(found.rows[place])], f"{truth}, taken for {answer}", lines, frame="bad")

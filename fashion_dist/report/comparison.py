@@ -156,8 +156,10 @@ def overview(found: Sequence[RunData]) -> Section:
             on = f"On {name}, " if len(parts) > 1 else ""
             name = formatting.name(metric)
             sentence = f"{on}{order[0].called} has the best validation {name}, {first:.4f}"
-            if first == second:
-                sentence = f"{on}{order[0].called} and {order[1].called} share the best validation {name}, {first:.4f}"
+            alike = [f.called for f in order if f.at_best("val").get(metric) == first]
+            if len(alike) > 1:
+                who = formatting.listing(alike) if len(alike) < 7 else f"{len(alike)} runs"
+                sentence = f"{on}{who} share the best validation {name}, {first:.4f}"
             elif second is not None:
                 sentence += f", before {order[1].called} with {second:.4f}"
             sentences.append(f"{sentence}.")
@@ -168,6 +170,7 @@ def overview(found: Sequence[RunData]) -> Section:
         if len(told) > 12:
             told = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
         sentences.append(f"Not done: {formatting.listing(told)}.")
+    beside = keys[:12] if len(found) > 6 or len(keys) <= len(found) + 1 else []
     rows = []
     for name, f in ((name, f) for name, order in parts.items() for f in order):
         flat, best = f.config.flat(), f.at_best("val")
@@ -175,15 +178,20 @@ def overview(found: Sequence[RunData]) -> Section:
         if not shared:
             figures = [f"{formatting.name(f.monitor)} {best[f.monitor]:.4f}" if f.monitor in best else "—"]
         epoch = f"{f.best_epoch:g}" if f.best_epoch is not None else "—"
-        settings = [plain_json(flat[key]) if key in flat else "—" for key in keys[:12]]
+        settings = [plain_json(flat[key]) if key in flat else "—" for key in beside]
         data = (name,) * (len(parts) > 1)
         rows.append((f.called, f.view.state, *data, *figures, epoch, formatting.duration(f.wall_s), *settings))
     named = [formatting.name(m) for m in shared[:4]] or ["its own figure"]
-    head = ("run", "state", *("data",) * (len(parts) > 1), *named, "best epoch", "took", *keys[:12])
-    more = f"{len(keys) - 12} more settings differ." if len(keys) > 12 else ""
+    head = ("run", "state", *("data",) * (len(parts) > 1), *named, "best epoch", "took", *beside)
+    more = f"{len(keys) - 12} more settings differ; report --table has them." if beside and len(keys) > 12 else ""
     note = f"Figures are of validation, after each run's best epoch. {more}".strip()
     table = Table("", head, rows, folded=len(rows) > 40, note=note, wide=True)
-    return Section("runs", "The runs", sentences, [table])
+    if beside or not keys:
+        return Section("runs", "The runs", sentences, [table])
+    order = [f for part in parts.values() for f in part]
+    body = [(key, *(plain_json(f.config.flat().get(key, "—")) for f in order)) for key in keys]
+    settings_of = Table("Settings that differ", ("setting", *(f.called for f in order)), body, wide=True)
+    return Section("runs", "The runs", sentences, [table, settings_of])
 
 
 def curves(groups: Sequence[Group], shared: Sequence[str], album: FigureWriter) -> Section:
@@ -195,7 +203,7 @@ def curves(groups: Sequence[Group], shared: Sequence[str], album: FigureWriter) 
     metric = shared[0] if shared else "loss"
     ranked = sorted(groups, key=lambda g: -g.score(metric))
     sentences = []
-    if shared and len(groups) > 1 and np.isfinite(ranked[0].mean(metric)):
+    if shared and len(groups) > 1 and np.isfinite(ranked[0].mean(metric)) and not _tie(ranked, metric):
         sentences.append(
             f"Best in validation {formatting.name(metric)} is {ranked[0].label}, at {ranked[0].mean(metric):.4f}."
         )
@@ -245,7 +253,12 @@ def curve_picture(
     rows = [(f.run_id, g.label, e, v) for g, _ in drawn for f in g.members for e, v in f.series(split, metric)]
     lines = len(named) if max(len(g.label) for g, _ in named) > 24 else (len(named) + 1) // 2
     alt = f"{shown} over the epochs of {len(drawn)} configurations: {told}."
-    return album.draw(name, shown, alt, paint, ("run", "label", "epoch", metric), rows, size=(5.6, 3.3 + 0.19 * lines))
+    return album.draw(name, shown, alt, paint, ("run", "label", "epoch", metric), rows, size=(5.4, 3.3 + 0.19 * lines))
+
+
+def _tie(ranked: Sequence[Group], metric: str) -> bool:
+    """Whether the first two are as good as each other."""
+    return len(ranked) > 1 and ranked[0].mean(metric) == ranked[1].mean(metric)
 
 
 def _mean_line(series: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
@@ -307,6 +320,8 @@ def models(
     best = sized[0]
     smallest = min(sized, key=lambda s: s[1] or float("inf"))
     sentences = [f"{best[0].label} is best, with {formatting.name(shared[0])} {best[0].mean(shared[0]):.4f}."]
+    if _tie([g for g, _ in sized], shared[0]):
+        sentences = [f"None is better than all others in {formatting.name(shared[0])}."]
     if smallest is not best and smallest[1]:
         away = smallest[0].mean(shared[0]) - best[0].mean(shared[0])
         sentences.append(
@@ -338,11 +353,10 @@ def _advantage(sized: Sequence[tuple[Group, int]], metric: str) -> list[str]:
         return []
     (a, large), (b, small) = tuned[0], custom[0]
     one, other = a.mean(metric), b.mean(metric)
-    more = "more" if one > other else "less"
     words = (
         f"What is the advantage of the pretrained network over the custom one? {a.label} "
         f"({a.members[0].config.model.name}, {_start(a)}) reaches {formatting.name(metric)} {one:.4f}, "
-        f"{abs(one - other):.4f} {more} than {b.label} ({b.members[0].config.model.name}, from scratch)"
+        f"{_away(one, other)} {b.label} ({b.members[0].config.model.name}, from scratch)"
     )
     if a.epochs_to_best and b.epochs_to_best:
         words += f"; it is at its best after {a.epochs_to_best:g} epochs, the custom one after {b.epochs_to_best:g}"
@@ -372,8 +386,10 @@ def _tuned_picture(tuned: Group, scratch: Group, metric: str, album: FigureWrite
 
 def _tuned_sentence(tuned: Group, scratch: Group, metric: str) -> str:
     a, b = tuned.mean(metric), scratch.mean(metric)
-    more = "more" if a >= b else "less"
-    return (
-        f"Finetuned, {tuned.members[0].config.model.name} reaches {a:.4f}, {abs(a - b):.4f} {more} than from scratch "
-        f"({b:.4f})."
-    )
+    than = f"{_away(a, b)} from scratch" + f" ({b:.4f})" * (a != b)
+    return f"Finetuned, {tuned.members[0].config.model.name} reaches {a:.4f}, {than}."
+
+
+def _away(value: float, other: float) -> str:
+    """`0.1000 more than`, or `as much as`."""
+    return "as much as" if value == other else f"{abs(value - other):.4f} {'more' if value > other else 'less'} than"

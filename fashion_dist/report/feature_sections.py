@@ -97,6 +97,7 @@ def _scatter(
     low, high = _core(points)
     beyond = int(((points < low) | (points > high)).any(axis=1).sum())
     points = np.clip(points, low, high)
+    size = float(np.clip(4000 / len(points), 11, 40))
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
@@ -105,7 +106,7 @@ def _scatter(
         for rank, k in enumerate(ranked):
             colour, marker = _style(rank)
             chosen = points[of == k]
-            axes.scatter(chosen[:, 0], chosen[:, 1], s=11, color=colour, marker=marker, alpha=0.75, linewidths=0,
+            axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, marker=marker, alpha=0.75, linewidths=0,
                          label=short(names[k], 20))  # fmt: skip
         axes.set_xlabel(axis[0])
         axes.set_ylabel(axis[1])
@@ -117,7 +118,7 @@ def _scatter(
     rows = [
         (int(r), names[k] if k >= 0 else "", x, y) for r, k, (x, y) in zip(found.rows, of, points.tolist(), strict=True)
     ]
-    shown = ", ".join(names[k] for k in ranked[:6])
+    shown = ", ".join(formatting.brief(names[k]) for k in ranked[:6])
     alt = f"{title} of {len(points)} images in two dimensions, coloured by class: {shown}."
     height = 4.0 + 0.2 * -(-len(ranked) // 3)
     return album.draw(
@@ -153,17 +154,17 @@ def _cloud(found: Inside, of: np.ndarray, ranked: Sequence[int], names: Sequence
         for p in places.tolist():
             k = int(of[p])
             colour, shape = _mark(ranked.index(k)) if k in ranked else ("var(--soft)", "")
-            label = names[k] if k >= 0 else "unknown"
+            label = formatting.brief(names[k]) if k >= 0 else "unknown"
             x, y = 2 + 96 * scaled[p, 0], 98 - 96 * scaled[p, 1]
             dots.append(Dot(round(float(x), 2), round(float(y), 2), colour, thumbs[int(found.rows[p])], label, shape))
-    legend = [(names[k], *_mark(rank)) for rank, k in enumerate(ranked)]
+    legend = [(formatting.brief(names[k]), *_mark(rank)) for rank, k in enumerate(ranked)]
     alt = f"The t-SNE map of {len(dots)} images; each point shows its image when it is pointed at or focused."
     return Cloud("The same map: point at, touch or tab to a dot to see its image", alt, dots, legend)
 
 
 def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, album: FigureWriter) -> Section:
     """First filters, Grad-CAM and feature maps."""
-    titles = [names[int(of[i])] if of[i] >= 0 else "unknown" for i in found.looked]
+    titles = [formatting.brief(names[int(of[i])]) if of[i] >= 0 else "unknown" for i in found.looked]
     blocks: list[Block] = []
     if len(found.filters):
         blocks.append(_filters(found.filters, album))

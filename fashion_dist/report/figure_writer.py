@@ -6,8 +6,10 @@ Text is drawn as outlines: no label is cut because a reader's fonts are wider.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fashion_dist.io import OwnFiles
+from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Picture
 from shards.spreadsheet import csv_for_people
 
@@ -36,7 +39,7 @@ _VARIABLES = {
     GREEN: "--green", PINK: "--pink", YELLOW: "--yellow", SKY: "--sky", RED: "--red",
 }  # fmt: skip
 _SETTINGS: dict[str, Any] = {
-    "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.titlesize": 9.5,
+    "svg.fonttype": "path", "font.size": 9.0, "axes.titlesize": 9.5,
     "axes.titlelocation": "left", "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE,
@@ -47,7 +50,21 @@ _SETTINGS: dict[str, Any] = {
 WIDTH, HEIGHT = 5.2, 3.2
 """Inches of an ordinary figure, so that its text can still be read on a screen of 400 px."""
 
+BOXES = "Boxes stand for letters that no font of the machine that drew this has; the CSV names all."
+_OTHER_SCRIPTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "WenQuanYi Zen Hei", "Droid Sans Fallback",
+    "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
 Rows = Iterable[Sequence[object]]
+
+
+@functools.cache
+def families() -> list[str]:
+    """Matplotlib's own font, and those here that have the letters which it lacks."""
+    from matplotlib import font_manager
+
+    here = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in here)]
 
 
 class FigureWriter:
@@ -105,16 +122,19 @@ class FigureWriter:
         own = OwnFiles(self.folder / "figures")
         own.claim(*(f"{name}.{ending}" for ending in endings))
         svg, png = io.StringIO(), io.BytesIO()
-        settings: Any = {**_SETTINGS, "svg.hashsalt": name}
-        with mpl.rc_context(settings):
+        settings: Any = {**_SETTINGS, "svg.hashsalt": name, "font.family": families()}
+        with mpl.rc_context(settings), warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", "Glyph .* missing")
             figure = Figure(figsize=size, layout="constrained")
             paint(figure)
             figure.savefig(svg, format="svg", metadata={"Date": None})
             figure.savefig(png, format="png", dpi=160 if size[0] < 8 else 110)
+        lacking = any("Glyph" in str(each.message) for each in told)
         own.write(f"{name}.svg", svg.getvalue())
         own.write(f"{name}.png", png.getvalue())
         own.write(f"{name}.csv", csv_for_people([head, *rows], "\r\n"))
         links = tuple((ending.upper(), f"figures/{name}.{ending}") for ending in endings)
+        caption = f"{caption} {BOXES}".strip() if lacking else caption
         picture = Picture(name, title, alt, inline(svg.getvalue(), name), links, wide, caption)
         self.pictures.append(picture)
         return picture
@@ -159,7 +179,4 @@ def heat(axes: Axes, shares: np.ndarray, texts: Sequence[Sequence[str]] | None, 
 
 def short(text: str, most: int) -> str:
     """`text`, with an ellipsis for its middle where it is longer than `most` characters; `$` cannot begin a formula."""
-    if len(text) > most:
-        keep = most - 1
-        text = f"{text[: keep - keep // 3].rstrip()}…{text[len(text) - keep // 3 :].lstrip()}"
-    return text.replace("$", r"\$")
+    return formatting.brief(text, most).replace("$", r"\$")

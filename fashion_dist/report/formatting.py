@@ -46,6 +46,14 @@ def listing(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def brief(text: str, most: int = 60) -> str:
+    """`text`, with an ellipsis for its middle where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    keep = most - 1
+    return f"{text[: keep - keep // 3].rstrip()}…{text[len(text) - keep // 3 :].lstrip()}"
+
+
 def count(amount: int, noun: str) -> str:
     """`1 image`, `1,234 images`."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"

@@ -29,7 +29,9 @@ def render(page: Page) -> str:
     environment.globals.update(
         kind=lambda block: type(block).__name__, align=_align, shown=cell_text, natural=_natural, whole=_whole,
         least=_least, wraps=_wraps, breakable=_breakable,
+        turned=lambda cell: _NAME.search(str(cell)) is not None,
     )  # fmt: skip
+    environment.filters["bidi"] = _isolated
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(page=page)
 
 
@@ -66,6 +68,21 @@ def _least(picture: Picture) -> int:
 def _wraps(cell: object) -> bool:
     """Whether a cell may be broken over lines."""
     return len(str(cell)) > 34
+
+
+_RIGHT_TO_LEFT = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]"
+_NAME = re.compile(rf"{_RIGHT_TO_LEFT}(?:[ \d()-]*{_RIGHT_TO_LEFT})*\)?")
+
+
+def _isolated(text: object) -> Markup:
+    """Text whose names in scripts from right to left do not draw the numbers beside them to their other side."""
+    from markupsafe import Markup, escape
+
+    def isolate(found: re.Match[str]) -> str:
+        name = found[0] if "(" in found[0] else found[0].rstrip(")")
+        return f"<bdi>{name}</bdi>{found[0][len(name) :]}"
+
+    return Markup(_NAME.sub(isolate, str(escape(text))))
 
 
 def _breakable(text: object) -> Markup:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fashion_dist.report.blocks import Page, Picture, Section, Sheet, Table
-from fashion_dist.report.figure_writer import INK, RULE, SOFT
+from fashion_dist.report.figure_writer import INK, RULE, SOFT, families
 from fashion_dist.report.page import cell_text
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class _Flow:
         """Words at a place of this page."""
         assert self._figure is not None
         self._figure.text(left / WIDTH, 1 - top / HEIGHT, words, fontsize=size, color=colour, va="top",
-                          parse_math=False, family="DejaVu Sans", **style)  # fmt: skip
+                          parse_math=False, family=families(), **style)  # fmt: skip
 
     def write(self, words: str, size: float, colour: str = INK, *, bold: bool = False) -> None:
         """A paragraph over the whole width."""

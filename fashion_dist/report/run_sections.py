@@ -188,8 +188,9 @@ def _gap_words(facts: RunData, name: str) -> str:
     found = _gap(facts, name)
     assert found is not None
     train, val = found
-    side = "above" if train > val else "below" if train < val else "from"
-    return f"{train:.4f}, {abs(train - val):.4f} {side} validation's {val:.4f}"
+    if train == val:
+        return f"{train:.4f}, as validation"
+    return f"{train:.4f}, {abs(train - val):.4f} {'above' if train > val else 'below'} validation's {val:.4f}"
 
 
 def starts_after_first(facts: RunData) -> list[float]:

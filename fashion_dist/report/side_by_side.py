@@ -67,7 +67,7 @@ def _worst(answers: ClassAnswers) -> str:
     np.fill_diagonal(wrong, 0)
     truth, answer = divmod(int(wrong.argmax()), len(wrong))
     count = int(wrong[truth, answer])
-    return f"{answers.names[truth]} for {answers.names[answer]} ({count} times)" if count else ""
+    return f"{answers.called(truth)} for {answers.called(answer)} ({count} times)" if count else ""
 
 
 def _answered(found: Sequence[RunData]) -> list[tuple[str, ClassAnswers]]:

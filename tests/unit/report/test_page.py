@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from fashion_dist.commands.report import Args, main
 from fashion_dist.errors import ConfigError
-from fashion_dist.report import comparison, make
+from fashion_dist.report import comparison, figure_writer, make
 from fashion_dist.report.blocks import Table
 from fashion_dist.report.figure_writer import FigureWriter
 from fashion_dist.report.run_data import RunData, read_facts
@@ -209,6 +211,31 @@ def test_names_with_markup_are_text(shard_set: ShardSet, tmp_path: Path) -> None
     assert "i" not in found.tags
     assert "<script>alert(1)</script>" in found.text
     assert 'a "b" & $x^2$ <i>' in found.text
+
+
+def test_names_of_200_letters_and_from_right_to_left(shard_set: ShardSet, tmp_path: Path) -> None:
+    long, hebrew, chinese = (
+        "a shirt " * 25,
+        "\u05e9\u05de\u05dc\u05d4 12 (\u05e7\u05e6\u05e8\u05d4)",
+        "\u9023\u8863\u88d9",
+    )
+    names = (long, hebrew, chinese, *shard_set.schema.names["category"][3:])
+    schema = dataclasses.replace(shard_set.schema, names={**shard_set.schema.names, "category": names})
+    renamed = dataclasses.replace(shard_set, manifest=dataclasses.replace(shard_set.manifest, schema=schema))
+    answers = {"val": guess(shard_set, "val", right=0.3)}
+    (facts,) = facts_of(make_run(tmp_path / "runs" / "deepfashion-1", RECIPE, shard_set, answers).path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of fonts without these letters nothing stands in a terminal
+        made = make.report_run(dataclasses.replace(facts, shard_set=renamed), quick=True)
+    text = made.page.read_text()
+    sentences = re.findall(r"<(?:p|h3)>(.*?)</(?:p|h3)>", text)
+    assert any(f"<bdi>{hebrew}</bdi>" in sentence for sentence in sentences)
+    assert max(len(re.sub("<[^>]*>", "", sentence)) for sentence in sentences) < 300 and long.strip() in text
+    assert f'dir="auto">{hebrew}</td>' in text
+    assert long in (made.page.parent / "figures" / "confusion.csv").read_text()
+    here = set(font_manager.get_font_names()) & set(figure_writer._OTHER_SCRIPTS)
+    (picture,) = (picture for picture in made.album.pictures if picture.name == "confusion")
+    assert (figure_writer.BOXES in picture.caption) == (not here)
 
 
 def test_several_runs_are_folded_and_compared(
