@@ -1,4 +1,4 @@
-"""CSV for people, who open it with a program that takes some texts for formulas and runs them."""
+"""Tables for people: CSV, which they open with a program that takes some texts for formulas, and Markdown."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def csv_for_people(lines: Iterable[Sequence[object]], line_end: str = "\n") -> s
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=line_end).writerows(map(safe_cell, line) for line in lines)
     return text.getvalue()
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the head first, as a Markdown table; what Markdown would read in a cell is the caller's to escape."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

@@ -117,10 +117,10 @@ def _of_one(facts: RunData, page: Path) -> cli.Result:
 
 
 def _table(found: Sequence[RunData], out: str, told: dict[str, Any], status: int) -> cli.Result:
-    from fashion_dist.report.table import markdown, rows_of
+    from fashion_dist.report.table import rows_of, to_markdown
 
     rows = rows_of(found)
-    text, paths = markdown(rows), {}
+    text, paths = to_markdown(rows), {}
     if out:
         own = OwnFiles(Path(out).absolute())
         files = {"results.md": text + "\n", "results.csv": csv_for_people(rows)}

@@ -359,7 +359,7 @@ def _advantage(sized: Sequence[tuple[Group, int]], metric: str) -> list[str]:
         f"{_away(one, other)} {b.label} ({b.members[0].config.model.name}, from scratch)"
     )
     if a.epochs_to_best and b.epochs_to_best:
-        words += f"; it is at its best after {a.epochs_to_best:g} epochs, the custom one after {b.epochs_to_best:g}"
+        words += f"; it is at its best after epoch {a.epochs_to_best:g}, the custom one after {b.epochs_to_best:g}"
     if a.epoch_s and b.epoch_s:
         words += f"; an epoch takes {formatting.duration(a.epoch_s)} against {formatting.duration(b.epoch_s)}"
     if large and small:

@@ -19,6 +19,7 @@ from fashion_dist.report.blocks import Page, Picture, Section, Table
 from fashion_dist.report.page import cell_text
 from fashion_dist.report.run_data import RunData
 from shards.safe_io import SHARED, write_whole
+from shards.spreadsheet import markdown
 
 LOAD = """\
 import matplotlib.pyplot as plt
@@ -131,10 +132,9 @@ def _section(section: Section, album: Path) -> Iterator[dict[str, Any]]:
 
 
 def _rows(table: Table) -> str:
-    lines = [table.head, ["---"] * len(table.head), *table.rows[:MOST_ROWS]]
-    rows = ["| " + " | ".join(_plain(cell_text(cell)) for cell in line) + " |" for line in lines]
     more = f"\n\n... and {len(table.rows) - MOST_ROWS:,} more rows" if len(table.rows) > MOST_ROWS else ""
-    return "\n".join(rows) + more
+    rows = [table.head, *table.rows[:MOST_ROWS]]
+    return markdown([[_plain(cell_text(cell)) for cell in row] for row in rows]) + more
 
 
 def _plain(text: str) -> str:

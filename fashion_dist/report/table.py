@@ -9,6 +9,7 @@ from fashion_dist.report import formatting
 from fashion_dist.report.comparison import differing
 from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.tracking.metrics_log import PLAIN
+from shards.spreadsheet import markdown
 
 NONE = "—"
 SHOWN = 4
@@ -25,12 +26,12 @@ def rows_of(found: Sequence[RunData]) -> list[tuple[str, ...]]:
     return [head, *(_row(f, keys) for f in found)]
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
+def to_markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the head first, as a Markdown table; what is a name or typed stands as code."""
     head, *body = rows
     code = [name in ("run", "task", "command") for name in head]
     cells = [[f"`{_cell(c)}`" if k and c != NONE else _cell(c) for c, k in zip(r, code, strict=True)] for r in body]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *cells))
+    return markdown([head, *cells])
 
 
 def _row(facts: RunData, keys: Sequence[str]) -> tuple[str, ...]:

@@ -73,13 +73,26 @@ def _read_confusion(path: Path) -> tuple[list[str], list[list[int]]] | None:
 
 
 def _artifacts(run: RunDir, config: Config, shard_set: ShardSet) -> list[Artifact]:
+    """Shard set, best checkpoint, predictions and submission; `made_from` names what each was made from."""
     facts = {"data_hash": shard_set.data_hash, "splits": dict(shard_set.splits)}
     name = f"shards-{config.dataset}-{shard_set.data_hash[:10]}"
     artifacts = [Artifact(name, "dataset", references=(shard_set.path,), is_input=True, facts=facts)]
     if best := sorted(run.checkpoints.glob("best-*/manifest.json")):
-        artifacts.append(Artifact(f"checkpoint-{run.run_id}", "model", references=(best[-1].parent,)))
+        artifacts.append(
+            Artifact(f"checkpoint-{run.run_id}", "model", references=(best[-1].parent,), facts={"made_from": [name]})
+        )
+    before = [artifact.name for artifact in artifacts]
+    for split in shard_set.splits:
+        if files := sorted(path for path in run.predictions(split).glob("rank_*.parquet") if is_regular(path)):
+            made_from = {"made_from": before, "split": split}
+            artifacts.append(
+                Artifact(f"predictions-{split}-{run.run_id}", "predictions", references=files, facts=made_from)
+            )
     if files := sorted(path for path in run.submission.glob("[!.]*") if is_regular(path)):  # links are not uploaded
-        artifacts.append(Artifact(f"submission-{run.run_id}", "submission", files=files))
+        predicted = [artifact.name for artifact in artifacts if artifact.type == "predictions"]
+        artifacts.append(
+            Artifact(f"submission-{run.run_id}", "submission", files=files, facts={"made_from": predicted})
+        )
     return artifacts
 
 

@@ -19,6 +19,7 @@ from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
 from fashion_dist.tracking.trackers import TrackerOptions
 from fashion_dist.tracking.wandb_media import Media
 from shards.safe_io import refuse_link
+from shards.spreadsheet import markdown
 
 PACKAGE = ("tensorboard", "pip install 'fashion-dist[tensorboard]'")
 MOST_CLASSES = 100
@@ -79,9 +80,8 @@ class TensorBoard:
 
     def write_table(self, tag: str, head: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
         """Add a table as text."""
-        lines = [head, ["---"] * len(head), *rows]
-        text = "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
-        self._writer.add_text(tag, text, self._step)
+        text = [[str(cell).replace("|", r"\|") for cell in row] for row in (head, *rows)]
+        self._writer.add_text(tag, markdown(text), self._step)
 
     def finish(self) -> None:
         """Close the files."""

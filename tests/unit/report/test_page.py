@@ -21,7 +21,7 @@ from fashion_dist.report import comparison, figure_writer, make
 from fashion_dist.report.blocks import Table
 from fashion_dist.report.figure_writer import FigureWriter
 from fashion_dist.report.run_data import RunData, read_facts
-from fashion_dist.report.table import markdown, rows_of
+from fashion_dist.report.table import rows_of, to_markdown
 from fashion_dist.tasks import deepfashion, fashion_mnist
 from shards import ShardSet
 
@@ -310,7 +310,7 @@ def test_models_side_by_side_and_the_advantage_of_pretraining(shard_set: ShardSe
     assert "Finetuned, resnet18 reaches 0.8000, 0.5000 more than from scratch (0.3000)." in words
     assert re.search(
         r"What is the advantage of the pretrained network over the custom one\? .* \(resnet18, ImageNet\) reaches "
-        r"score 0\.8000, 0\.2000 more than .* \(fashionnet, from scratch\); it is at its best after 2 epochs, the "
+        r"score 0\.8000, 0\.2000 more than .* \(fashionnet, from scratch\); it is at its best after epoch 2, the "
         r"custom one after 3; an epoch takes 1 min 0 s against 1 min 0 s; it has 11\.20 million parameters against "
         r"0\.90\. In score, pretraining brings an advantage here\.",
         words,
@@ -405,7 +405,7 @@ def test_the_table_of_results_is_markdown(shard_set: ShardSet, tmp_path: Path) -
     run.run.write_text(run.run.read_text().replace("--task deepfashion", "--home '/x y' --task deepfashion --wait"))
     other = make_run(tmp_path / "runs" / "deepfashion-2", with_settings(RECIPE, "model.pool=max"), shard_set, {})
     rows = rows_of(facts_of(run.path, other.path))
-    head, rule, row, second = markdown(rows).splitlines()
+    head, rule, row, second = to_markdown(rows).splitlines()
     assert [(line[0], line[2]) for line in rows] == [
         ("run", "model.pool"), ("deepfashion-1", "avg"), ("deepfashion-2", "max")
     ]  # fmt: skip
