@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     yield server
     client.teardown()
     server.close()
+
+
+def test_wandbs_own_command_takes_a_run_that_was_written_offline(server: WandbServer, tmp_path: Path) -> None:
+    run = requeued_run(tmp_path)
+    (tmp_path / "data").mkdir()
+    written = wandb_sync.replay(run, RECIPE, "", shown(tmp_path / "data"), tmp_path / "out")
+    command = [str(Path(sys.executable).with_name("wandb")), "beta", "sync", written.where]
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = server.sent[run.run_id]
+    assert len(rows) == len(STEPS) + 1 and axes(rows) == sorted(STEPS)
+    assert server.summaries[run.run_id]["best/accuracy"] == 0.2
 
 
 def test_the_real_client_sends_each_line_once(server: WandbServer, tmp_path: Path) -> None:
