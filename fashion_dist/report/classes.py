@@ -159,7 +159,7 @@ def _matrix(found: ClassAnswers, pairs: Sequence[tuple[int, int, int]], album: F
         axes.set_xlabel("answer")
         axes.set_ylabel("truth")
 
-    side = 5.4 if len(names) <= 10 else 8.5 if few else max(8.5, 0.145 * len(names) + 1.5)
+    side = 4.8 if len(names) <= 10 else 8.5 if few else max(8.5, 0.145 * len(names) + 1.5)
     right = int(np.trace(matrix))
     alt = (
         f"Confusion matrix of {len(names)} classes over {int(matrix.sum()):,} images, {right:,} of them right. "

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ for (const e of document.querySelectorAll('h1, h2, h3, p, dt, dd, figure, figcap
 for (const e of document.querySelectorAll('*'))
   if (!e.closest('svg') && getComputedStyle(e).overflowX === 'hidden' && e.scrollWidth > e.clientWidth + 1)
     found.push(`${name(e)} is cut`);
+for (const e of document.querySelectorAll('figure:not(.whole) .scroll'))
+  if (e.scrollWidth > e.clientWidth + 1) found.push(`${e.closest('figure').textContent.trim().slice(0, 40)} scrolls`);
 for (const svg of document.querySelectorAll('figure svg')) {
   const whole = svg.getBoundingClientRect();
   const boxes = [...svg.querySelectorAll('use')].map(e => e.getBoundingClientRect());
@@ -105,17 +108,24 @@ def pages(packed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     def facts(*chosen: RunDir) -> list[RunData]:
         return read_facts(list(chosen))
 
+    names = ("a shirt " * 25, "\u05e9\u05de\u05dc\u05d4 12 (\u05e7\u05e6\u05e8\u05d4)", "x" * 200)
+    schema = shard_set.schema
+    schema = replace(schema, names={**schema.names, "category": (*names, *schema.names["category"][3:])})
+    renamed = replace(shard_set, manifest=replace(shard_set.manifest, schema=schema))
+    answers = {"val": guess(shard_set, "val", right=0.3)}
+    named = replace(facts(make_run(folder / "deepfashion-named", RECIPE, shard_set, answers))[0], shard_set=renamed)
     card = folder.parent / "set"
     shutil.copytree(shard_set.path, card)
     return {
         "card": write_card(card),
         "one": make.report_run(facts(runs[0])[0], quick=True).page,
+        "names": make.report_run(named, quick=True).page,
         "failed": make.report_run(facts(failed)[0], quick=True).page,
         "several": make.report_runs(facts(*runs), folder.parent / "several", quick=True).page,
     }
 
 
-@pytest.mark.parametrize("name", ["one", "failed", "several", "card"])
+@pytest.mark.parametrize("name", ["one", "names", "failed", "several", "card"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_a_page_is_whole(browser: webdriver.Chrome, pages: dict[str, Path], name: str, scheme: str, width: int) -> None:
@@ -134,7 +144,7 @@ def test_a_page_is_whole(browser: webdriver.Chrome, pages: dict[str, Path], name
     assert told == []
 
 
-@pytest.mark.parametrize("name", ["one", "failed", "several", "card"])
+@pytest.mark.parametrize("name", ["one", "names", "failed", "several", "card"])
 def test_a_page_fits_on_paper(browser: webdriver.Chrome, pages: dict[str, Path], name: str) -> None:
     a4 = {"width": 672, "height": 1002, "deviceScaleFactor": 1, "mobile": False}  # less the page's margins
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", a4)

@@ -1,0 +1,37 @@
+"""`status --columns`, `--where` and `--sort`: a table of one's choice, which fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_runs import make_run, with_settings
+
+from fashion_dist.commands.status import Args, main
+from fashion_dist.errors import ConfigError
+from fashion_dist.tasks import deepfashion
+from shards import ShardSet
+
+
+def test_a_table_of_ones_choice(packed_home: Path, tmp_path: Path) -> None:
+    shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
+    for n, (rate, network) in enumerate(((0.1, "resnet18"), (0.3, "fashionnet"), (0.2, "fashionnet"))):
+        config = with_settings(deepfashion.RECIPE, f"optim.lr={rate}", f"model.name={network}")
+        make_run(tmp_path / "runs" / f"deepfashion-{n}", config, shard_set, {}, scores=(0.5 + n / 10,))
+
+    def table(**flags: object) -> list[list[str]]:
+        text = main(Args(home=str(tmp_path), columns="run,model,optim.lr,best", **flags)).text  # type: ignore[arg-type]
+        return [line.split() for line in text.split("\n\n")[0].splitlines()]
+
+    assert table(sort="best") == [
+        ["RUN", "MODEL", "OPTIM.LR", "BEST"],
+        ["deepfashion-2", "fashionnet", "0.2", "0.7000"],
+        ["deepfashion-1", "fashionnet", "0.3", "0.6000"],
+        ["deepfashion-0", "resnet18", "0.1", "0.5000"],
+    ]
+    chosen = table(where=(("model.name=fashionnet",),), sort="optim.lr")
+    assert [row[0] for row in chosen[1:]] == ["deepfashion-2", "deepfashion-1"]
+    with pytest.raises(ConfigError, match=r"unknown column 'optim\.l'; nearest: optim\.lr"):
+        main(Args(home=str(tmp_path), columns="optim.l"))
+    with pytest.raises(ConfigError, match="--where takes key=value, not 'fashionnet'"):
+        table(where=(("fashionnet",),))
