@@ -74,7 +74,7 @@ def main(args: Args) -> cli.Result:
     for note in notes:
         cli.tell(note)
     status = cli.EXIT_FAILED if damaged else cli.EXIT_DONE
-    told = {"runs": [facts.run_id for facts in found], "left_out": damaged}
+    told: dict[str, Any] = {"runs": [facts.run_id for facts in found], **({"left_out": damaged} if damaged else {})}
     if args.table:
         return _table(found, args.out, told, status)
     from fashion_dist.report import make

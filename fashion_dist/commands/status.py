@@ -19,7 +19,7 @@ from fashion_dist import cli
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_view import RunView
 from fashion_dist.errors import ConfigError
-from fashion_dist.monitor import overview
+from fashion_dist.monitor import chain, overview
 from fashion_dist.monitor.overview import Overview
 from fashion_dist.monitor.table import columns_named
 from fashion_dist.paths import Home
@@ -97,7 +97,11 @@ def main(args: Args) -> cli.Result:
     text = "" if args.watch and sys.stdout.isatty() else draw(seen, width)
     ended = [view.state == "done" for view in seen.runs] if len(named) == 1 else []
     ended += [trial.view.state in ("done", "pruned") for view in seen.sweeps for trial in view.trials if chosen]
-    data = {"runs": [view.to_json() for view in seen.runs], "sweeps": [view.to_json() for view in seen.sweeps]}
+    follows = {run.run_id: chain.to_json(run.path) for run in named}
+    data = {
+        "runs": [view.to_json() | follows.get(view.run_id, {}) for view in seen.runs],
+        "sweeps": [view.to_json() for view in seen.sweeps],
+    }
     return cli.Result("", text=text, data=data, exit_status=int(args.watch and not all(ended)))
 
 

@@ -22,6 +22,7 @@ def test_collecting_and_the_report_follow_a_run(make_home: Callable[[], Path]) -
         assert (run / "submission" / "category.csv").is_file() and (run / "report" / "index.html").is_file()
         assert said.err.splitlines()[-1] == "then: collect done, report done"
         assert [(link["name"], link["exit_status"]) for link in said.json["then"]] == [("collect", 0), ("report", 0)]
+        assert place.status(run.name, "--json").json["runs"][0]["then"] == said.json["then"]
         assert "then      collect done, report done" in place.status(run.name).out
         # What was undone is done again by the same command, and no more than that.
         (run / "then" / "collect.json").unlink()
