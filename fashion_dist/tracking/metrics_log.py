@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
 import os
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,7 +74,7 @@ def _ends_a_line(path: Path) -> bool:
 
 
 class Tracker(Protocol):
-    """Whoever shows a run's lines; one that raises is told nothing more, and training goes on."""
+    """Whoever shows a run's lines, on a thread of its own; one that raises is told nothing more, training goes on."""
 
     def log(self, line: Mapping[str, Any]) -> object:
         """Take a line of metrics.jsonl."""
@@ -81,6 +84,65 @@ class Tracker(Protocol):
 
     def finish(self) -> None:
         """The run ends here."""
+
+
+REPLAY_SHARE = 0.25
+"""Of a thread's time, what telling the lines of earlier starts may take: it holds the interpreter, as training does."""
+CLOSE_S = 10.0
+"""How long a run that is stopped waits for its trackers: Slurm kills 30 s after its signal."""
+
+
+class _TrackerThread(threading.Thread):
+    """A tracker, told the lines so far and then what comes, in order, while training goes on.
+
+    Args:
+        name: of the tracker.
+        tracker: told from this thread alone.
+        history: the lines so far.
+    """
+
+    def __init__(self, name: str, tracker: Tracker, history: Iterable[Mapping[str, Any]]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._tracker, self._history = tracker, history
+        self._actions: queue.SimpleQueue[Callable[[Tracker], object] | None] = queue.SimpleQueue()
+        self._hurry, self._abandoned = threading.Event(), False
+        self.start()
+
+    def tell(self, action: Callable[[Tracker], object]) -> None:
+        """Have this done when all before it is; nothing where the tracker has failed."""
+        if self.is_alive():
+            self._actions.put(action)
+
+    def run(self) -> None:
+        """See the class."""
+        try:
+            self._replay()
+            while (action := self._actions.get()) is not None and not self._abandoned:
+                action(self._tracker)
+            self._tracker.finish()
+        except Exception as error:  # its helper process may be gone in many ways; none may end the training
+            again = "the command sync can replay metrics.jsonl later" if self.name == "wandb" else "its lines end here"
+            logger.warning("%s failed (%s); training goes on, %s", self.name, error, again)
+
+    def _replay(self) -> None:
+        for line in self._history:
+            began = time.monotonic()
+            self._tracker.log(line)
+            self._hurry.wait((time.monotonic() - began) * (1 / REPLAY_SHARE - 1))
+            if self._abandoned:
+                return
+
+    def close(self, timeout_s: float | None) -> None:
+        """Return when the tracker has been told all and has finished, or after a time limit with what it has by then;
+        None is no limit.
+        """
+        self._actions.put(None)
+        self._hurry.set()
+        self.join(timeout_s)
+        if self.is_alive():
+            self._abandoned = True
+            logger.warning("%s was not told all lines when the run stopped; the next start tells it all", self.name)
+            self.join(timeout_s)
 
 
 class MetricsLogger:
@@ -95,21 +157,28 @@ class MetricsLogger:
 
     def __init__(self, run: RunDir, resumed_step: int, attempt: int) -> None:
         self.attempt = attempt
-        self._keep_until(run.metrics, resumed_step)
-        self._file, self._path = append(run.metrics), run.metrics
-        self._trackers: dict[str, Tracker] = {}
+        self._path, self._lines = run.metrics, self._keep_until(run.metrics, resumed_step)
+        self._file = append(run.metrics)
+        self._trackers: list[_TrackerThread] = []
+        self._shown = False
 
     @staticmethod
-    def _keep_until(path: Path, step: int) -> None:
+    def _keep_until(path: Path, step: int) -> int:
+        """Returns how many lines there are."""
+
         def is_kept(point: Mapping[str, Any]) -> bool:
             return point["step"] <= step and point["split"] in ("train", "val", "system")
 
-        if path.exists() and (not _ends_a_line(path) or not all(map(is_kept, iter_metrics(path)))):
+        kept = [is_kept(point) for point in iter_metrics(path)]
+        if path.exists() and (not _ends_a_line(path) or not all(kept)):
             write_text(path, "".join(json.dumps(point) + "\n" for point in iter_metrics(path) if is_kept(point)))
+        return sum(kept)
 
     def add(self, trackers: Mapping[str, Tracker]) -> None:
-        """Tell trackers, by name, every line from now on."""
-        self._trackers = dict(trackers)
+        """Tell trackers, by name, every line there is and will be, beside the training."""
+        for name, tracker in trackers.items():
+            lines = itertools.islice(iter_metrics(self._path), self._lines)
+            self._trackers.append(_TrackerThread(name, tracker, lines))
 
     def log(self, split: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Add one line and flush it.
@@ -125,23 +194,21 @@ class MetricsLogger:
         with naming(self._path):
             self._file.write(json.dumps({**head, **shown}) + "\n")
             self._file.flush()
+        self._lines += 1
         self._tell(lambda tracker: tracker.log({**head, **values}))
 
     def show(self, make: Callable[[], Media]) -> None:
         """Show what there is to see of a run that is done."""
+        self._shown = True
         self._tell(lambda tracker: tracker.show(make()))
 
     def _tell(self, action: Callable[[Tracker], object]) -> None:
-        for name, tracker in list(self._trackers.items()):
-            try:
-                action(tracker)
-            except Exception as error:  # its helper process may be gone in many ways; none may end the training
-                again = "the command sync can replay metrics.jsonl later" if name == "wandb" else "its lines end here"
-                logger.warning("%s failed (%s); training goes on, %s", name, error, again)
-                del self._trackers[name]
+        for thread in self._trackers:
+            thread.tell(action)
 
     def close(self) -> None:
-        """End the record."""
+        """End the record; a run that is done waits until its trackers know all, one that is stopped `CLOSE_S`."""
         self._file.close()
-        self._tell(lambda tracker: tracker.finish())
-        self._trackers = {}
+        for thread in self._trackers:
+            thread.close(None if self._shown else CLOSE_S)
+        self._trackers = []

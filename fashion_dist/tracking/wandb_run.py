@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -34,7 +35,7 @@ from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.io import append, parse_dataclass, read_json, read_lines, write_text
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks import Monitor
-from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
+from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from fashion_dist.tracking.wandb_media import Media
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def _client() -> Any:
 
 
 def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -> WandbRun | None:
-    """W&B's side of a run with all lines so far; None where it is off, or does not start."""
+    """W&B's side of a run, which is to be told all its lines: offline, its folder is new; online, what arrived is left
+    out. None where it is off, or does not start.
+    """
     mode = allowed_mode(mode)
     if mode == "off":
         return None
@@ -99,10 +102,7 @@ def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -
         )
         mode = "offline"
     try:
-        feed = WandbRun.open(run, config, mode, group, run.path)
-        for point in read_metrics(run.metrics):  # offline, what the lost attempt's folder had; online, what got lost
-            feed.log(point)
-        return feed
+        return WandbRun.open(run, config, mode, group, run.path)
     except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
         logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
         return None
@@ -150,6 +150,8 @@ def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pict
     if feed is None:
         return False
     try:
+        for point in iter_metrics(run.metrics):
+            feed.log(point)
         feed.show_pictures(pictures)
         feed.finish()
     except Exception as error:  # as in MetricsLogger; the page is written whatever W&B says
@@ -207,7 +209,7 @@ class WandbRun:
         feed = cls(started, note)
         feed._monitor = tasks.load(config.task).monitored(config)
         if note is not None:
-            first = [key_of(point) for point in read_metrics(run.metrics)[: feed._next]]
+            first = [key_of(point) for point in itertools.islice(iter_metrics(run.metrics), feed._next)]
             feed._sent = set(note.agree(feed._next, first))
         return feed
 

@@ -57,7 +57,7 @@ def parse(text: str) -> list[str]:
 
 
 def start(text: str, run: RunDir, config: Config, options: TrackerOptions) -> dict[str, Tracker]:
-    """The trackers that `text` names, by name, with all lines so far; one that does not start is left out and told."""
+    """The trackers that `text` names, by name; one that does not start is left out and told."""
     started: dict[str, Tracker] = {}
     for name in text.split(","):
         try:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fashion_dist.config import Config
 from fashion_dist.paths import RunDir
-from fashion_dist.tracking.metrics_log import PLAIN, read_metrics
+from fashion_dist.tracking.metrics_log import PLAIN
 from fashion_dist.tracking.trackers import TrackerOptions
 from fashion_dist.tracking.wandb_media import Media
 from shards.safe_io import refuse_link
@@ -27,14 +27,12 @@ MOST_CLASSES = 100
 
 
 def start(run: RunDir, config: Config, options: TrackerOptions) -> TensorBoard:
-    """Event files with the run's settings and all its lines so far."""
+    """New event files with the run's settings."""
     del options
     for path in refuse_link(run.tensorboard).glob("events.out.tfevents.*"):
         path.unlink()
     tracker = TensorBoard(run)
     tracker.write_table("settings", ("setting", "value"), list(config.flat().items()))
-    for point in read_metrics(run.metrics):
-        tracker.log(point)
     return tracker
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +16,7 @@ from PIL import Image
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.fashion_mnist import RECIPE
-from fashion_dist.tracking import trackers
+from fashion_dist.tracking import metrics_log, trackers
 from fashion_dist.tracking.metrics_log import PLAIN, MetricsLogger, read_metrics
 from fashion_dist.tracking.trackers import TrackerOptions
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
@@ -91,3 +94,49 @@ def test_an_own_tracker_is_one_file(
     assert trackers.parse("mine, wandb,mine") == ["mine", "wandb"] and trackers.parse("none") == []
     with pytest.raises(ConfigError, match=r"unknown tracker \(--track\) 'tensorbord'"):
         trackers.parse("tensorbord")
+
+
+class Slow:
+    """A tracker that takes nothing until it may."""
+
+    def __init__(self) -> None:
+        self.may, self.told = threading.Event(), [""][:0]
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        assert self.may.wait(30)
+        self.told.append(f"{line['step']} in {line['attempt']}")
+
+    def show(self, media: Media) -> None:
+        self.told.append(media.split)
+
+    def finish(self) -> None:
+        self.told.append("finish")
+
+
+def test_a_resumed_run_does_not_wait_until_its_trackers_know_the_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunDir(tmp_path / "runs" / "r-1")
+    run.path.mkdir(parents=True)
+    first = MetricsLogger(run, 0, 1)
+    for step in (1, 2, 3):
+        first.log("train", step, step / 4, {"loss": 1.0})
+    first.close()
+
+    slow = Slow()
+    second = MetricsLogger(run, 2, 2)
+    second.add({"slow": slow})
+    second.log("train", 3, 0.75, {"loss": 1.0})
+    second.show(lambda: Media({}, {}, "val", [], [], "f"))
+    assert not slow.told and len(read_metrics(run.metrics)) == 3
+    slow.may.set()
+    second.close()
+    assert slow.told == ["1 in 1", "2 in 1", "3 in 2", "val", "finish"]
+
+    monkeypatch.setattr(metrics_log, "CLOSE_S", 0.01)
+    stuck = Slow()
+    stopped = MetricsLogger(run, 3, 3)
+    stopped.add({"stuck": stuck})
+    stopped.close()
+    assert not stuck.told and "stuck was not told all lines when the run stopped" in caplog.text
+    stuck.may.set()
