@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -264,14 +265,44 @@ class Split:
         Raises:
             InputError: a fact the set does not have; names those it has.
         """
+        self._require(names)
+        return {name: self._fact(name) for name in names}
+
+    def _require(self, names: Sequence[str]) -> None:
         for name in names:
             if name not in self.schema.columns:
                 raise InputError(f"{self.path} has no fact {name!r}; it has: {', '.join(self.schema.columns)}")
-        return {name: self._fact(name) for name in names}
+
+    def iter_columns(self, *names: str, numbers: int = 1 << 22) -> Iterator[dict[str, np.ndarray]]:
+        """`columns` a piece of rows at a time, in order, so that vectors need not be held whole.
+
+        Args:
+            names: of the columns.
+            numbers: what a piece has of the widest column, about.
+
+        Raises:
+            InputError: as of `columns`.
+        """
+        self._require(names)
+        widest = max((self.schema.width(name) for name in names if self._is_vector(name)), default=1)
+        rows = max(1, numbers // widest)
+        for piece in self._read_pieces(names, rows):
+            yield {name: self._values(name, piece.column(name)) for name in names}
+
+    def _is_vector(self, name: str) -> bool:
+        return self.schema.columns.get(name, "").startswith("ints:")
 
     def _fact(self, name: str) -> np.ndarray:
+        if not self._is_vector(name):
+            return self._values(name, self._read(name).column(0).combine_chunks())
+        vectors, first = np.empty((self.samples, self.schema.width(name)), np.int32), 0
+        for piece in Split.iter_columns(self, name):
+            vectors[first : first + len(piece[name])] = piece[name]
+            first += len(piece[name])
+        return vectors
+
+    def _values(self, name: str, column: pa.Array) -> np.ndarray:
         kind = self.schema.columns[name]
-        column = self._read(name).column(0).combine_chunks()
         if kind == "str":
             values: np.ndarray = column.to_numpy(zero_copy_only=False)
             return values
@@ -279,10 +310,9 @@ class Split:
             if column.null_count:  # else pyarrow.compute need not be imported, for a tenth of a second
                 column = column.fill_null(-1 if kind == "int" else float("nan"))
             return np.array(column.to_numpy(zero_copy_only=False), np.int64 if kind == "int" else np.float64)
-        width = self.schema.width(name)
-        vectors = np.full((self.samples, width), -1, np.int32)
+        vectors = np.full((len(column), self.schema.width(name)), -1, np.int32)
         known = ~np.asarray(column.is_null().to_numpy(zero_copy_only=False), bool)
-        vectors[known] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        vectors[known] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.shape[1])
         return vectors
 
     def _column(self, name: str, kind: type[np.generic]) -> np.ndarray:
@@ -292,16 +322,47 @@ class Split:
         """Why arrays of this split are larger than what the index can hold, or may be: told before they are made."""
         if file.metadata.num_rows < self.row0 + self.samples:
             return f"{file.metadata.num_rows} rows, the manifest says {self.row0 + self.samples} or more"
-        width = self.schema.width(name) if self.schema.columns.get(name, "").startswith("ints:") else 1
+        width = self.schema.width(name) if self._is_vector(name) else 1
         return over("NUMBERS", self.samples * width, f"numbers of {name}") if width > 1 else None
 
     def _read(self, name: str) -> pa.Table:
         """One column of this split, from the row groups that hold it."""
+        with self._opened((name,)) as (file, groups, before):
+            table = file.read_row_groups(groups, columns=[name], use_threads=False).slice(before, self.samples)
+        if table.column_names != [name]:
+            raise DamageError(INDEX, "", 0, f"it has no column {name}")
+        self._require_rows(len(table))
+        return table
+
+    def _read_pieces(self, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Columns of this split, at most so many rows at a time."""
+        found = 0
+        with self._opened(names) as (file, groups, before):
+            for piece in file.iter_batches(rows, groups, list(names), use_threads=False) if groups else ():
+                skipped = min(before, len(piece))
+                before -= skipped
+                piece = piece.slice(skipped, self.samples - found)
+                found += len(piece)
+                if len(piece):
+                    yield piece
+        self._require_rows(found)
+
+    def _require_rows(self, found: int) -> None:
+        if found != self.samples:
+            raise DamageError(INDEX, "", 0, f"{found} rows of split {self.name}, the manifest says {self.samples}")
+
+    @contextlib.contextmanager
+    def _opened(self, names: Sequence[str]) -> Iterator[tuple[pq.ParquetFile, list[int], int]]:
+        """The index, its row groups that hold this split, and the rows of others before it in the first of them.
+
+        Raises:
+            DamageError: a column cannot be read, also within the context.
+        """
         import pyarrow as pa
 
         try:
             file = index.open_table(self.path / INDEX)
-            if (fault := self._too_many(name, file)) is not None:
+            if fault := next(filter(None, (self._too_many(name, file) for name in names)), None):
                 raise DamageError(INDEX, "", 0, fault)
             groups: list[int] = []
             before = position = 0
@@ -312,22 +373,21 @@ class Split:
                         before = position
                     groups.append(group)
                 position += rows
-            table = file.read_row_groups(groups, columns=[name], use_threads=False)
+            yield file, groups, self.row0 - before
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno:  # of the storage, so the file may be sound
                 raise DamageError(str(self.path / INDEX), "", 0, os.strerror(error.errno)) from None
             fix = f"`{program.command('pack', '--reindex', self.path)}` rebuilds it"
-            raise DamageError(INDEX, "", 0, f"column {name} cannot be read: {error}; {fix}") from None
-        table = table.slice(self.row0 - before, self.samples)
-        if table.column_names != [name]:
-            raise DamageError(INDEX, "", 0, f"it has no column {name}")
-        if len(table) != self.samples:
-            raise DamageError(INDEX, "", 0, f"{len(table)} rows of split {self.name}, the manifest says {self.samples}")
-        return table
+            raise DamageError(INDEX, "", 0, f"column {', '.join(names)} cannot be read: {error}; {fix}") from None
 
 
 class _OnceReadSplit(Split):
     """A split whose facts are read once."""
+
+    def iter_columns(self, *names: str, numbers: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """As of any split; one piece."""
+        del numbers
+        yield self.columns(*names)
 
     def _fact(self, name: str) -> np.ndarray:
         kept: dict[str, np.ndarray] = self.__dict__.setdefault("_facts", {})

@@ -75,10 +75,10 @@ class DeepFashion(Task):
         return build_network(config.model, heads, config.data.image_px)
 
     def targets(self, columns: Arrays, config: Config) -> Arrays:
-        """`category` int64 [N] (-1: unknown) and `attributes` float32 [N, A] (1, 0, or -1: unknown)."""
+        """`category` int64 [N] (-1: unknown) and `attributes` int8 [N, A] (1, 0, or -1: unknown)."""
         return {
             "category": columns["category"].astype(np.int64),
-            "attributes": columns["attributes"].astype(np.float32),
+            "attributes": attributes.as_targets(columns["attributes"]),
         }
 
     def counts(self, targets: Tensors, config: Config) -> dict[str, Tensor]:
@@ -174,6 +174,7 @@ class DeepFashion(Task):
         for name in shard_set.splits:
             split = shard_set.split(name)
             require_classes(split, split.columns("category")["category"], count, "category")
+            attributes.require_labels(split, "attributes", shard_set.schema.names["attributes"])
 
     def tune_thresholds(self, split: Split, predictions: Columns, config: Config) -> dict[str, str]:
         """`thresholds`: for each attribute the one with the best F1 on a split whose attributes are known."""

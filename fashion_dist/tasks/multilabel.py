@@ -59,8 +59,8 @@ class MultiLabel(Task):
         column = own_data.label_column(shard_set.schema, config, "labels")
         found = {**config.options, "label": column}
         if (text := str(config.options["positive_weights"])) != "none":
-            values = shard_set.split("train").columns(column)[column]
-            there, absent = (values == 1).sum(axis=0), (values == 0).sum(axis=0)
+            there = own_data.counts_of(shard_set, column, "train")["train"]
+            absent = own_data.counts_of(shard_set, column, "train", value=0)["train"]
             names, balanced = shard_set.schema.names[column], absent / np.maximum(there, 1)
             found["positive_weights"] = own_data.resolve_weights("task.positive_weights", text, names, there, balanced)
         return dataclasses.replace(config, options=found)
@@ -74,14 +74,7 @@ class MultiLabel(Task):
         if not own_data.counts_of(shard_set, column)["train"].any():
             raise ConfigError(f"{shard_set.path}: no training image has any of the labels; allowed: some have one")
         for name in shard_set.splits:
-            split = shard_set.split(name)
-            values = split.columns(column)[column]
-            if values.size and values.max() > 1:
-                row, a = (int(k) for k in np.unravel_index(int(values.argmax()), values.shape))
-                raise ConfigError(
-                    f"{split.path}: {split.keys[row]} of split {name!r} has {values[row, a]} for {names[a]!r}; "
-                    f"allowed: 1, 0, or unknown"
-                )
+            attributes.require_labels(shard_set.split(name), column, names)
 
     def build_model(self, config: Config, schema: Schema) -> nn.Module:
         """The configured backbone with the head `labels`."""
@@ -92,8 +85,8 @@ class MultiLabel(Task):
         return build_network(config.model, {"labels": head}, config.data.image_px)
 
     def targets(self, columns: Arrays, config: Config) -> Arrays:
-        """`labels` float32 [N, A]: 1, 0, or -1 where it is unknown."""
-        return {"labels": columns[str(config.options["label"])].astype(np.float32)}
+        """`labels` int8 [N, A]: 1, 0, or -1 where it is unknown."""
+        return {"labels": attributes.as_targets(columns[str(config.options["label"])])}
 
     def counts(self, targets: Tensors, config: Config) -> dict[str, Tensor]:
         """The labels that are known, one by one."""

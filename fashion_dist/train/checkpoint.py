@@ -4,39 +4,40 @@
       step-00000480/   state.pt  manifest.json      the history, bounded; the newest is where a run resumes
       best-00000400/   state.pt  manifest.json      the best by the monitored metric
 
-Saving: serialise in memory (the only part the training loop waits for), then, in a thread: write into a hidden folder,
+Saving: copy the state (the only part the training loop waits for), then, in a thread: write it into a hidden folder,
 fsync, write the manifest with the SHA-256 of the state, fsync, rename, fsync the parent. A kill at any moment leaves a
-complete checkpoint or a hidden folder that the next start removes.
+complete checkpoint or a hidden folder that the next start removes. A state is held twice at most: itself and its copy.
 
-Loading verifies the hash and reads tensors and plain values only (`weights_only=True`), so a checkpoint can run no
-code. A damaged one is passed over with a warning for the one before.
+Loading, by rank 0 for all, verifies the hash and reads tensors and plain values only (`weights_only=True`), so a
+checkpoint can run no code. A damaged one is passed over with a warning for the one before.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import logging
 import os
 import re
 import secrets
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from fashion_dist.config import Config
 from fashion_dist.errors import CheckpointError, InputError
-from fashion_dist.io import FILESYSTEM_S, await_file, parse_dataclass, read_object
+from fashion_dist.io import parse_dataclass, read_object
 from fashion_dist.models import pretrained
 from fashion_dist.runs import differences, parse_config
+from fashion_dist.train.state_tensors import copy_of, state_bytes
 from shards import Manifest
-from shards.safe_io import create, read_regular, refuse_link, remove_folder
+from shards.safe_io import create, hole_fault, open_regular, refuse_link, remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,14 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: deque[tuple[Future[None], int]] = deque()
+        """Writes that are not known to have ended well, and the bytes of their copies."""
 
     def save(self, name: str, step: int, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Commit `state` as `<name>-<step>`; returns when it is copied, and writes it in the background.
 
-        One write is in flight at a time: a second save waits for the first, and raises what the first one failed of.
+        Copies are written one after another. The one before may wait where it is less than half as large, as the best
+        weights are beside the state that follows them; else this call waits for it.
 
         Args:
             name: `step` or `best`.
@@ -99,30 +102,30 @@ class Checkpoints:
         Raises:
             CheckpointError: an earlier write failed; the message has the path and the bytes needed.
         """
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        self.wait()
-        self._pending = self._writer.submit(self._commit, name, step, buffer.getbuffer(), dict(facts))
+        size = state_bytes(state)
+        self.check()
+        while sum(waiting for _, waiting in self._pending) > size // 2:
+            self._pending.popleft()[0].result()
+        self._pending.append((self._writer.submit(self._commit, name, step, copy_of(state), size, dict(facts)), size))
 
     def wait(self) -> None:
-        """Return when nothing is in flight; raises CheckpointError when the last write failed."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        """Return when nothing is in flight; raises CheckpointError when a write failed."""
+        while self._pending:
+            self._pending.popleft()[0].result()
 
     def check(self) -> None:
-        """Raise CheckpointError when the write in flight has failed; costs nothing, so every step may ask."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
+        """Raise CheckpointError when a write has failed; costs nothing, so every step may ask."""
+        while self._pending and self._pending[0][0].done():
+            self._pending.popleft()[0].result()
 
-    def _commit(self, name: str, step: int, data: memoryview, facts: dict[str, Any]) -> None:
+    def _commit(self, name: str, step: int, state: dict[str, Any], size: int, facts: dict[str, Any]) -> None:
         final = self.folder / f"{name}-{step:08d}"
         temporary = self.folder / f".{final.name}.{secrets.token_hex(6)}"
         try:
             refuse_link(self.folder).mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
-            _write_synced(temporary / _STATE, data)
-            manifest = {**facts, "step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            written = _write_state(temporary / _STATE, state)
+            manifest = {**facts, "step": step, **written}
             _write_synced(temporary / _MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
             _sync_folder(temporary)
             # A resumed run reaches the same step again; what it saved there before is the same state.
@@ -131,7 +134,7 @@ class Checkpoints:
             _sync_folder(self.folder)
         except (OSError, InputError) as error:
             _remove(temporary)
-            raise _write_error(final, len(data), error) from error
+            raise _write_error(final, size, error) from error
         kept = self.keep + 1 if name == "step" else 1
         for old in self._folders(name)[kept:]:
             _remove(old)
@@ -150,26 +153,6 @@ class Checkpoints:
         for leftover in refuse_link(self.folder).glob(".*"):
             if _LEFTOVER.fullmatch(leftover.name):
                 _remove(leftover)
-
-    def load_as_told(
-        self, mine: tuple[Saved, dict[str, Any]] | None, told: str | None, map_location: str | torch.device
-    ) -> tuple[Saved, dict[str, Any]] | None:
-        """The checkpoint that rank 0 found, on every rank: no other looks for what may not be there.
-
-        Args:
-            mine: what this rank has loaded, which is rank 0's.
-            told: the name of rank 0's; None where it found none.
-            map_location: see `load`.
-
-        Raises:
-            CheckpointError: it cannot be read here.
-        """
-        if mine is not None or told is None:
-            return mine
-        folder = self.folder / told
-        if not (await_file(self.folder, FILESYSTEM_S) and await_file(folder, FILESYSTEM_S)):
-            raise CheckpointError(f"checkpoint {folder}, which rank 0 has loaded, is not there for this rank")
-        return _load(folder, map_location)
 
     def load(self, name: str = "step", map_location: str | torch.device = "cpu") -> tuple[Saved, dict[str, Any]] | None:
         """The newest checkpoint that is whole, or None without any.
@@ -207,15 +190,24 @@ def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[s
     try:
         values = read_object(folder / _MANIFEST)
         manifest = parse_dataclass(_Manifest, values, folder / _MANIFEST)
-        data = read_regular(folder / _STATE)
+        file = os.fdopen(open_regular(folder / _STATE), "rb")
     except (OSError, InputError) as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != manifest.sha256:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {_STATE} is not what its manifest says")
-    try:
-        state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds; each means that this file is no checkpoint of ours
-        raise CheckpointError(f"checkpoint {folder} is refused: {pretrained.why_not_loaded(error)}") from None
+    with file:
+        try:
+            fault = hole_fault(file.fileno())
+            digest = "" if fault else hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        if fault is not None:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {folder / _STATE}: {fault}")
+        if digest != manifest.sha256:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {_STATE} is not what its manifest says")
+        try:
+            state = torch.load(file, map_location=map_location, weights_only=True)
+        except Exception as error:  # torch.load raises many kinds; each means that this file is no checkpoint of ours
+            raise CheckpointError(f"checkpoint {folder} is refused: {pretrained.why_not_loaded(error)}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"checkpoint {folder} is refused: {_STATE} holds no state")
     return Saved(folder, manifest.step, values), state
@@ -227,6 +219,43 @@ class _Manifest:
 
     step: int
     sha256: str
+
+
+class _HashedFile:
+    """What torch writes a state to: kept, counted and hashed. An error is told at the end: torch's writer, which is not
+    Python, survives none.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """All of it, or none from the first error on."""
+        size = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+            self.digest.update(data)
+            self.size += size
+        return size
+
+    def flush(self) -> None:
+        """Nothing: the file is fsynced when it is whole."""
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """Write it as torch does, durably; returns `bytes` and `sha256` of the file."""
+    with os.fdopen(create(path), "wb") as file:
+        hashed = _HashedFile(file)
+        torch.save(state, hashed)  # type: ignore[arg-type]
+        if hashed.error is not None:
+            raise hashed.error
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": hashed.size, "sha256": hashed.digest.hexdigest()}
 
 
 def _write_synced(path: Path, data: bytes | memoryview) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import io
 import json
 import math
 import secrets
@@ -33,6 +34,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import await_file, read_own, write_private
 from fashion_dist.train.sealed_store import SealedStore, listen
+from fashion_dist.train.state_tensors import map_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -168,6 +170,33 @@ class ProcessGroup:
         if self.world.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    def broadcast_state(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Rank 0's state dict on every rank, its tensors on this rank's device; the others pass None.
+
+        Plain values and shapes travel as torch saves them and are loaded as such, so that they can run no code.
+        """
+        if self._control is None:
+            assert state is not None
+            return state
+        head = io.BytesIO()
+        if state is not None:
+            torch.save(map_tensors(state, lambda tensor: tensor.to("meta")), head)
+        size = torch.tensor([head.tell()])
+        dist.broadcast(size, src=0, group=self._control)
+        data = torch.frombuffer(bytearray(head.getvalue() or int(size)), dtype=torch.uint8)
+        dist.broadcast(data, src=0, group=self._control)
+
+        def exchange(tensor: Tensor) -> Tensor:
+            here = torch.empty_like(tensor, device=self.device) if tensor.is_meta else tensor
+            flat = here.contiguous()
+            dist.broadcast(flat, src=0)
+            return here if flat is here else here.copy_(flat)
+
+        if state is None:
+            state = torch.load(io.BytesIO(data.numpy().data), weights_only=True)
+        received: dict[str, Any] = map_tensors(state, exchange)
+        return received
 
     def any_rank_delayed(self, flag: bool) -> bool:
         """Whether any rank passed True at this call's predecessor: the same answer on every rank.

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from fashion_dist.config import Config
 from fashion_dist.data import Batch
+from fashion_dist.data.columns import share_arrays
 from fashion_dist.data.decode_record import DecodeRecord
 from fashion_dist.data.options import DECODES
 from fashion_dist.errors import CheckpointError, ConfigError, RunError
@@ -39,7 +41,7 @@ from fashion_dist.tasks import Columns, ExampleSet, Task, load
 from fashion_dist.tasks.common.base import over, sum_of
 from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
 from fashion_dist.train import inference, memory, rng
-from fashion_dist.train.checkpoint import Checkpoints, Saved
+from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.mixup import mix_batch, mixes, without_targets
 from fashion_dist.train.optim import set_learning_rate
@@ -224,8 +226,11 @@ class Trainer:
 
     def _require_learnable(self, train: SplitLoader) -> None:
         """Refuse a term of the loss that no training example has."""
-        counts = self.task.counts(train.targets, self.config)
-        if absent := [name for name, count in counts.items() if not float(count) > 0]:
+        known: Counter[str] = Counter()
+        for first in range(0, len(train.examples), 1 << 14):
+            piece = {name: values[first : first + (1 << 14)] for name, values in train.targets.items()}
+            known.update({name: float(count) for name, count in self.task.counts(piece, self.config).items()})
+        if absent := [name for name, count in known.items() if not count > 0]:
             raise ConfigError(
                 f"{', '.join(absent)} cannot be learned: no training example of {self.shard_set.path} has such a label"
             )
@@ -337,6 +342,9 @@ class Trainer:
         split, training = self.shard_set.split(name), name == "train" and examples is None
         if examples is None:
             examples = self._build_examples(split, training)
+            arrays = {"": examples.images, **examples.targets}
+            shared, _ = share_arrays(arrays, self.dist.world.local_world_size, f"{split.path} {name} targets")
+            examples = ExampleSet(shared[""], {key: shared[key] for key in examples.targets})
         made = SplitLoader(
             split, examples, self.config, self.dist, training=training, dtype=self.dtype, options=self.options.loader,
             bad_log=self.run.bad_samples(self.dist.world.rank), epoch=self.state.epoch if training else 0, world=world,
@@ -467,22 +475,22 @@ class Trainer:
         """Take up the last whole checkpoint, if there is one.
 
         Raises:
-            CheckpointError: it is of another shard set or recipe, or rank 0's cannot be read on every rank.
+            CheckpointError: it is of another shard set or recipe, or all are damaged.
         """
         if self.dist.world.is_main:
             self.checkpoints.clean()
-        found = self._load_checkpoint("step")
-        if found is None:
-            return
-        saved, state = found
-        saved.require_own(self.config, self.shard_set.manifest)
-        self.state.load_state_dict(state)
+        state = self._load_checkpoint("step")
+        if state is not None:
+            self.state.load_state_dict(state)
 
-    def _load_checkpoint(self, name: str) -> tuple[Saved, dict[str, Any]] | None:
-        """The last whole one, which rank 0 finds and names to the others."""
-        mine = self.checkpoints.load(name, self.device) if self.dist.world.is_main else None
-        told = self.dist.gather(mine[0].path.name if mine is not None else None)[0]
-        return self.checkpoints.load_as_told(mine, told, self.device)
+    def _load_checkpoint(self, name: str) -> dict[str, Any] | None:
+        """The state of the last whole one, which rank 0 reads and hands to all."""
+        found = self.checkpoints.load(name, self.device) if self.dist.world.is_main else None
+        if found is not None and name == "step":
+            found[0].require_own(self.config, self.shard_set.manifest)
+        if not self.dist.gather(found is not None)[0]:
+            return None
+        return self.dist.broadcast_state(None if found is None else found[1])
 
     def load_best(self) -> None:
         """Give the evaluated model the best weights so far.
@@ -490,10 +498,10 @@ class Trainer:
         Raises:
             CheckpointError: there are none yet.
         """
-        found = self._load_checkpoint("best")
-        if found is None:
+        state = self._load_checkpoint("best")
+        if state is None:
             raise CheckpointError(f"run {self.run.run_id} has no best weights yet in {self.checkpoints.folder}")
-        self.state.evaluated_model().load_state_dict(found[1]["model"])
+        self.state.evaluated_model().load_state_dict(state["model"])
 
     def close(self) -> None:
         """Wait for the last checkpoint, and end the record."""

@@ -1,10 +1,11 @@
-"""Real ranks: metrics and tables are those of one rank, also where a rank sees no batch."""
+"""Real ranks: metrics and tables are those of one rank, also where a rank sees no batch; all take up rank 0's state."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,30 @@ def measure(dist: ProcessGroup, share: list[int]) -> tuple[dict[str, float], dic
     return {**counted.compute(), **gathered.compute()}, counted.tables()
 
 
+def odd_state() -> dict[str, Any]:
+    """A state with all that a trainer's may have."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for number, tensor in enumerate(model.state_dict().values()):
+        tensor.copy_(torch.arange(tensor.numel()).reshape(tensor.shape) + number)
+    state = {0: {"step": torch.tensor(3.0), "half": torch.full((2, 5), 0.5, dtype=torch.bfloat16)}}
+    groups = [{"betas": (0.9, 0.99), "params": [0]}]
+    return {"model": model.state_dict(), "ema": None, "optimizer": {"state": state, "param_groups": groups}, "epoch": 3}
+
+
+def require_odd_state(found: dict[str, Any]) -> None:
+    wanted = odd_state()
+    assert found["model"].keys() == wanted["model"].keys() and found["model"]._metadata == wanted["model"]._metadata
+    pairs = [(found["model"][name], tensor) for name, tensor in wanted["model"].items()]
+    pairs += [(found["optimizer"]["state"][0][name], each) for name, each in wanted["optimizer"]["state"][0].items()]
+    assert all(torch.equal(a, b) and a.dtype == b.dtype and a.stride() == b.stride() for a, b in pairs)
+    assert found["optimizer"]["param_groups"] == wanted["optimizer"]["param_groups"]
+    assert (found["ema"], found["epoch"]) == (None, 3)
+
+
 def _rank(rank: int, folder: str) -> None:
     world = World(rank, RANKS, rank, RANKS)
     with init_process_group(world, Path(folder) / "rendezvous") as dist:
+        require_odd_state(dist.broadcast_state(odd_state() if rank == 0 else None))
         (Path(folder) / f"{rank}.json").write_text(json.dumps(measure(dist, SHARES[rank])))
 
 

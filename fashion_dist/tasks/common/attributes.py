@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from shards import Split
+
 
 def binary_loss(
     logits: Tensor, truth: Tensor, positive_weight: Tensor | None = None, label_smoothing: float = 0.0
@@ -32,18 +34,37 @@ def binary_loss(
 
     Args:
         logits: of the network.
-        truth: float [N, A], 1, 0, or -1 where it is unknown.
+        truth: [N, A], 1, 0, or -1 where it is unknown.
         positive_weight: [A], what the loss of a label that is there is multiplied with (torch's `pos_weight`).
         label_smoothing: 1 and 0 are brought nearer to a half by this share.
     """
     import torch.nn.functional as F
 
-    known = truth >= 0
+    known, truth = truth >= 0, truth.float()
     smoothed = truth.clamp(min=0) * (1 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else truth
     each = F.binary_cross_entropy_with_logits(
         logits.float(), smoothed.clamp(min=0), reduction="none", pos_weight=positive_weight
     )
     return (each * known).sum()
+
+
+def as_targets(values: np.ndarray) -> np.ndarray:
+    """A column of labels as int8 [N, A]: 290,000 images of 1,000 labels are 290 MB; other numbers stay other ones."""
+    return values.clip(-1, 2).astype(np.int8)
+
+
+def require_labels(split: Split, column: str, names: Sequence[str]) -> None:
+    """Refuse a column that has other numbers than 1, 0 and those below, which are unknown."""
+    row = 0
+    for piece in split.iter_columns(column):
+        values = piece[column]
+        if values.size and values.max() > 1:
+            at, a = (int(k) for k in np.unravel_index(int(values.argmax()), values.shape))
+            raise ConfigError(
+                f"{split.path}: {split.keys[row + at]} of split {split.name!r} has {values[at, a]} for {names[a]!r}; "
+                f"allowed: 1, 0, or unknown"
+            )
+        row += len(values)
 
 
 def thresholds(config: Config, count: int) -> np.ndarray:

@@ -72,7 +72,8 @@ class ExampleSet:
     @property
     def labelled(self) -> bool:
         """Whether any label is known; unknown ones are negative in every task's targets."""
-        return any(bool((values >= 0).any()) for values in self.targets.values())
+        pieces = ((v, first) for v in self.targets.values() for first in range(0, len(v), 65536))
+        return any(bool((values[first : first + 65536] >= 0).any()) for values, first in pieces)
 
     @classmethod
     def of_images(cls, images: int | np.ndarray, targets: Arrays | None = None) -> ExampleSet:
@@ -196,7 +197,7 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, columns: Arrays, config: Config) -> Arrays:
-        """Targets, one row an image, of the shard set's `columns`; unknown ones are -1."""
+        """Targets, one row an image, of the shard set's `columns` of some of the images; unknown ones are -1."""
 
     @abstractmethod
     def losses(self, outputs: Tensors, targets: Tensors, config: Config) -> dict[str, Tensor]:
@@ -287,7 +288,16 @@ class Task(ABC):
 
     def image_targets(self, split: Split, config: Config) -> Arrays:
         """The `targets` of each image of a split."""
-        return self.targets(split.columns(*self.columns_of(config)), config)
+        import numpy as np
+
+        found: dict[str, np.ndarray] = {}
+        names, first = self.columns_of(config), 0
+        for columns in split.iter_columns(*names) if names else ():
+            for name, values in self.targets(columns, config).items():
+                found.setdefault(name, np.empty((len(split), *values.shape[1:]), values.dtype))
+                found[name][first : first + len(values)] = values
+            first += len(next(iter(columns.values())))
+        return found or self.targets(split.columns(*names), config)
 
     def validate(self, shard_set: ShardSet, config: Config) -> None:  # noqa: B027
         """Check options and labels before anything is submitted.

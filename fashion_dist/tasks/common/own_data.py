@@ -180,23 +180,24 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
-def counts_of(shard_set: ShardSet, column: str) -> dict[str, np.ndarray]:
-    """Of each split int64 [A]: how many images have each class, or each label."""
+def counts_of(shard_set: ShardSet, column: str, *splits: str, value: int = 1) -> dict[str, np.ndarray]:
+    """Of each split, or of `splits`, int64 [A]: how many images have each class, or `value` for each label."""
     count = len(shard_set.schema.names[column])
-    found = {}
-    for name in shard_set.splits:
-        values = shard_set.split(name).columns(column)[column]
-        if values.ndim == 1:
-            found[name] = np.bincount(values[(values >= 0) & (values < count)], minlength=count)
-        else:
-            found[name] = (values == 1).sum(axis=0)
+    found = {name: np.zeros(count, np.int64) for name in splits or shard_set.splits}
+    for name, counts in found.items():
+        for piece in shard_set.split(name).iter_columns(column):
+            values = piece[column]
+            if values.ndim == 1:
+                counts += np.bincount(values[(values >= 0) & (values < count)], minlength=count)
+            else:
+                counts += (values == value).sum(axis=0)
     return found
 
 
 def require_labelled(shard_set: ShardSet, column: str) -> None:
     """Refuse a training or validation split in which no image has a known label."""
     for name in ("train", "val"):
-        if not (shard_set.split(name).columns(column)[column] >= 0).any():
+        if not any((piece[column] >= 0).any() for piece in shard_set.split(name).iter_columns(column)):
             raise ConfigError(f"{shard_set.path}: no image of split {name!r} has a known {column!r}; allowed: some do")
 
 

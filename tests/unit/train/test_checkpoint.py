@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,29 @@ def test_when_all_are_damaged_it_says_so_instead_of_starting_over(tmp_path: Path
     (tmp_path / "step-00000005" / "state.pt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load()
+    checkpoints.close()
+
+
+def test_the_state_is_that_of_the_call_and_one_copy_waits(tmp_path: Path) -> None:
+    checkpoints, may = Checkpoints(tmp_path / "c"), threading.Event()
+    checkpoints._writer.submit(may.wait, 30)  # a disk that is slow
+    weight = torch.zeros(1000)
+    checkpoints.save("best", 1, {"w": weight[:300]}, {})
+    checkpoints.save("step", 1, {"w": weight, "same": weight, "list": [weight[:9]]}, {})
+    weight += 1
+    assert [size for _, size in checkpoints._pending] == [1200, 8036], "a small one lets the next one be copied"
+    behind = threading.Thread(target=checkpoints.save, args=("step", 2, {"w": weight}, {}))
+    behind.start()
+    behind.join(0.05)
+    assert behind.is_alive(), "two whole states in memory are enough"
+    may.set()
+    behind.join()
+    checkpoints.wait()
+    first = torch.load(tmp_path / "c" / "step-00000001" / "state.pt", weights_only=True)
+    assert not first["w"].any() and not first["list"][0].any()
+    assert first["same"].untyped_storage().data_ptr() == first["w"].untyped_storage().data_ptr()
+    found = checkpoints.load()
+    assert found is not None and bool((found[1]["w"] == 1).all())
     checkpoints.close()
 
 
