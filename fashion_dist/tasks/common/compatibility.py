@@ -20,6 +20,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.settings import Scalar
 from fashion_dist.tasks.common.base import Columns, Embed, ExampleSet, Tensors
 from fashion_dist.tasks.common.evaluators import GatheredEvaluator, area_under_roc
+from fashion_dist.tasks.common.mates import Mates
 from fashion_dist.tasks.common.wardrobe import Question, Wardrobe, wardrobe_of
 from shards import ShardSet, Split
 
@@ -39,6 +40,8 @@ OPTIONS: Final[Mapping[str, Scalar]] = {
 lines; `candidates`: items that are scored for each hard negative; `margin`: a hard one scores at most this logit below
 the true pair; `examples`: per epoch, 0 for one per pair of an outfit."""
 _PAIRS = tuple(itertools.combinations(range(4), 2))
+_ANCHORS = 4096
+"""Pairs whose negatives are chosen together: 70 MB for 16 hard candidates each."""
 
 
 def validate(shard_set: ShardSet, config: Config) -> None:
@@ -94,32 +97,21 @@ def build_examples(split: Split, config: Config, epoch: int, embed: Embed) -> Ex
     if len(listed):
         taken = listed[draw.integers(len(listed), size=len(anchors))]
         anchors = np.where(
-            from_list[:, None], np.column_stack([taken[:, 0], _mates_of(wardrobe, taken[:, 0], draw)]), anchors
+            from_list[:, None],
+            np.column_stack([taken[:, 0], wardrobe.mates.draw(taken[:, 0], draw.random(len(taken)))]),
+            anchors,
         )
         others = np.where(from_list, taken[:, 1], others)
-    images = np.column_stack([anchors, others, _mates_of(wardrobe, others, draw)]).astype(np.int64)
+    images = np.column_stack([anchors, others, wardrobe.mates.draw(others, draw.random(len(others)))]).astype(np.int64)
     return ExampleSet(images, {"compatible": relations(wardrobe, images)})
-
-
-def _mates_of(wardrobe: Wardrobe, rows: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """For each item one that shares an outfit with it; an item without one stands for itself."""
-    pick = draw.random(len(rows))
-    found = []
-    for row, at in zip(rows.tolist(), pick.tolist(), strict=True):
-        mates = sorted(wardrobe.mates[row]) or [row]
-        found.append(mates[int(at * len(mates))])
-    return np.array(found, np.int64)
 
 
 def relations(wardrobe: Wardrobe, images: np.ndarray) -> np.ndarray:
     """float32 [N, 6] of items [N, 4]: 1 where two share an outfit, 0 where they are strangers, else -1."""
     labels = np.zeros((len(images), len(_PAIRS)), np.float32)
-    for example, rows in enumerate(images.tolist()):
-        for pair, (i, j) in enumerate(_PAIRS):
-            if rows[j] in wardrobe.mates[rows[i]]:
-                labels[example, pair] = 1
-            elif rows[j] in wardrobe.relatives[rows[i]]:
-                labels[example, pair] = -1
+    for pair, (i, j) in enumerate(_PAIRS):
+        labels[wardrobe.mates.are_related(images[:, i], images[:, j]), pair] = -1
+        labels[wardrobe.mates.are_mates(images[:, i], images[:, j]), pair] = 1
     return labels
 
 
@@ -144,24 +136,37 @@ def choose_negatives(
     """
     options = config.options
     tries = int(options["candidates"]) if rows is not None else 8
-    same = {int(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds)}
-    everything = np.arange(len(kinds))
     uniform = draw.random((len(anchors), tries))
+    kinds = np.zeros_like(kinds) if options["negatives"] == "random" else kinds
+    by_kind = np.argsort(kinds, kind="stable")
+    first, last = (np.searchsorted(kinds[by_kind], kinds[anchors[:, 1]], side) for side in ("left", "right"))
     chosen = np.empty(len(anchors), np.int64)
-    for i, (a, b) in enumerate(anchors.tolist()):
-        pool = everything if options["negatives"] == "random" else same[int(kinds[b])]
-        drawn = pool[(uniform[i] * len(pool)).astype(np.int64)]
-        strangers = np.array([c for c in drawn.tolist() if c not in wardrobe.relatives[a]], np.int64)
-        if not len(strangers):  # an outfit that holds most of a category: any item will do, `relations` labels it
-            chosen[i] = drawn[0]
-            continue
-        hardest = 0
-        if rows is not None:
-            scores = score_pairs(rows, np.full(len(strangers) + 1, a), np.append(strangers, b))
-            best = int(np.argmax(scores[:-1]))
-            hardest = best if scores[best] >= scores[-1] - float(options["margin"]) else 0
-        chosen[i] = strangers[hardest]
+    for start in range(0, len(anchors), _ANCHORS):
+        part = slice(start, start + _ANCHORS)
+        size = (last - first)[part, None]
+        drawn = by_kind[first[part, None] + (uniform[part] * size).astype(np.int64)]
+        chosen[part] = _of_drawn(wardrobe.mates, anchors[part], drawn, rows, float(options["margin"]))
     return chosen
+
+
+def _of_drawn(
+    mates: Mates, anchors: np.ndarray, drawn: np.ndarray, rows: np.ndarray | None, margin: float
+) -> np.ndarray:
+    """Of the items `drawn` [n, T] for pairs [n, 2] the first stranger, or the hardest that is hard enough: int64 [n].
+
+    Where an outfit holds most of a category, any item will do: `relations` labels it.
+    """
+    a, b = anchors.T
+    column = mates.first_stranger(a, drawn)
+    if rows is not None:
+        tries = drawn.shape[1]
+        scores = score_pairs(rows, np.repeat(a, tries), drawn.ravel()).reshape(drawn.shape)
+        ranked = np.argsort(-scores, axis=1, kind="stable")
+        rank = mates.first_stranger(a, np.take_along_axis(drawn, ranked, axis=1))
+        best = np.take_along_axis(ranked, np.maximum(rank, 0)[:, None], axis=1)[:, 0]
+        hard_enough = scores[np.arange(len(a)), best] >= score_pairs(rows, a, b) - margin
+        column = np.where((rank >= 0) & hard_enough, best, column)
+    return np.asarray(drawn[np.arange(len(a)), np.maximum(column, 0)])
 
 
 def counts(targets: Tensors) -> dict[str, Tensor]:
@@ -257,14 +262,16 @@ def asked_pairs(wardrobe: Wardrobe) -> tuple[np.ndarray, np.ndarray]:
     """
     draw = np.random.default_rng(0)
     together, apart = wardrobe.positives, draw.permutation(wardrobe.listed_negatives)[: len(wardrobe.positives)]
-    taken = set(map(tuple, apart.tolist()))
-    for _ in range(20 * len(together)):
-        if len(taken) >= len(together):
-            break
-        a, b = sorted(draw.integers(len(wardrobe.split), size=2).tolist())
-        if b not in wardrobe.relatives[a] and (a, b) not in taken:
-            taken.add((a, b))
-    apart = np.array(sorted(taken), np.int64).reshape(-1, 2)
+    items, asked = len(wardrobe.split), len(together)
+    taken, tries = apart @ [items, 1], 20 * asked
+    while len(taken) < asked and tries > 0:
+        drawn = np.sort(draw.integers(items, size=(min(tries, asked), 2)), axis=1)
+        tries -= len(drawn)
+        drawn = drawn[~wardrobe.mates.are_related(drawn[:, 0], drawn[:, 1])]
+        both = np.concatenate([taken, drawn @ [items, 1]])
+        taken = both[np.sort(np.unique(both, return_index=True)[1])][:asked]  # of equal ones the first
+    taken.sort()
+    apart = np.stack([taken // max(items, 1), taken % max(items, 1)], axis=1)
     return np.concatenate([together, apart]), np.repeat([1, 0], [len(together), len(apart)])
 
 

@@ -5,7 +5,6 @@ Legend: I items of a split, as rows of it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fashion_dist.errors import ConfigError
+from fashion_dist.tasks.common.mates import Mates, pairs_of
 from shards import ShardSet, Split
 
 
@@ -89,38 +89,20 @@ class Wardrobe:
         ]
 
     @cached_property
-    def mates(self) -> list[set[int]]:
-        """For each item those it shares an outfit with."""
-        mates: list[set[int]] = [set() for _ in range(len(self.split))]
-        for outfit in self.outfits:
-            for row in outfit.tolist():
-                mates[row].update(outfit.tolist())
-        for row, others in enumerate(mates):
-            others.discard(row)
-        return mates
-
-    @cached_property
-    def relatives(self) -> list[set[int]]:
-        """For each item its mates and theirs: what is no safe negative of it."""
-        return [others.union(*(self.mates[other] for other in others)) | {row} for row, others in enumerate(self.mates)]
+    def mates(self) -> Mates:
+        """Which items share an outfit."""
+        return Mates(self.outfits, len(self.split))
 
     @cached_property
     def positives(self) -> np.ndarray:
         """int64 [M, 2], the pairs that share an outfit, each once, in order."""
-        pairs = [(row, other) for row, others in enumerate(self.mates) for other in sorted(others) if row < other]
-        return np.array(pairs, np.int64).reshape(-1, 2)
+        return self.mates.positives
 
     @cached_property
     def listed_negatives(self) -> np.ndarray:
         """int64 [L, 2], pairs in lines that make no outfit, of items that share none; each once, in order."""
-        pairs = {
-            (min(a, b), max(a, b))
-            for line in self.lines
-            if line.label == 0
-            for a, b in itertools.combinations(line.items.tolist(), 2)
-            if b not in self.relatives[a]
-        }
-        return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+        pairs = np.unique(np.sort(pairs_of([line.items for line in self.lines if line.label == 0]), axis=1), axis=0)
+        return np.asarray(pairs[~self.mates.are_related(pairs[:, 0], pairs[:, 1])])
 
 
 def wardrobe_of(split: Split) -> Wardrobe:

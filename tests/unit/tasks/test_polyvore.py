@@ -23,7 +23,7 @@ from fashion_dist.models.siamese import PairNetwork, build_pair_network, pair_sc
 from fashion_dist.results.paired import differences
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import load, polyvore_category, polyvore_outfits
-from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common import compatibility, mates
 from fashion_dist.tasks.common.compatibility import (  # fmt: skip
     asked_pairs,
     choose_negatives,
@@ -164,6 +164,35 @@ def _truth(first: str, second: str, outfit_of: dict[str, set[int]]) -> int:
     return -1 if between else 0
 
 
+def test_mates_are_those_of_sets_and_take_what_pairs_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mates, "_AT_ONCE", 50)
+    rng, items = np.random.default_rng(0), 90
+    drawn_items = [rng.integers(70, size=rng.integers(1, 5)).tolist() for _ in range(40)]
+    outfits = [np.unique([*drawn, 7]) if n < 20 else np.unique(drawn) for n, drawn in enumerate(drawn_items)]
+    of = [set[int]() for _ in range(items)]
+    for outfit in outfits:
+        for row in outfit.tolist():
+            of[row] |= set(outfit.tolist()) - {row}
+    related = [{row}.union(others, *(of[other] for other in others)) for row, others in enumerate(of)]
+    graph = mates.Mates(outfits, items)
+    first, second = (each.ravel() for each in np.indices((items, items)))
+    assert graph.are_mates(first, second).tolist() == [b in of[a] for a in range(items) for b in range(items)]
+    assert graph.are_related(first, second).tolist() == [b in related[a] for a in range(items) for b in range(items)]
+    assert graph.positives.tolist() == [[a, b] for a in range(items) for b in sorted(of[a]) if a < b]
+    assert graph._keys.nbytes == 16 * len(graph.positives), "an item of many outfits costs its own pairs alone"
+    candidates = rng.integers(items, size=(items, 3))
+    strangers = [[c not in related[a] for c in row] for a, row in enumerate(candidates.tolist())]
+    wanted = [row.index(True) if any(row) else -1 for row in strangers]
+    assert graph.first_stranger(np.arange(items), candidates).tolist() == wanted and -1 in wanted
+    share = rng.random(items)
+    drawn = [sorted(of[a])[int(share[a] * len(of[a]))] if of[a] else a for a in range(items)]
+    assert graph.draw(np.arange(items), share).tolist() == drawn
+    none = mates.Mates([np.array([1])], 3)
+    assert not none.are_mates(np.array([1]), np.array([1])).any() and none.draw(
+        np.array([2]), np.zeros(1)
+    ).tolist() == [2]
+
+
 def test_every_epoch_draws_anew_and_listed_negatives_are_used(shard_set: ShardSet, config: Config) -> None:
     split = shard_set.split("train")
     made = [load("polyvore_pairs").build_examples(split, config, epoch).images for epoch in (0, 1, 0)]
@@ -186,7 +215,8 @@ def test_hard_negatives_are_the_hardest_beyond_the_margin(shard_set: ShardSet, c
     soft = choose_negatives(wardrobe, anchors, kinds, config, np.random.default_rng(1))
     beyond = 0
     for (a, b), chosen in zip(anchors.tolist(), hard.tolist(), strict=True):
-        pool = [c for c in np.flatnonzero(kinds == kinds[b]).tolist() if c not in wardrobe.relatives[a]]
+        alike = np.flatnonzero(kinds == kinds[b])
+        pool = alike[~wardrobe.mates.are_related(np.full(len(alike), a), alike)].tolist()
         assert chosen in pool
         scores = score_pairs(rows, np.full(len(pool), a), np.array(pool))
         limit = score_pairs(rows, np.array([a]), np.array([b]))[0] - 0.5
