@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from fashion_dist.data.batch import Batch
 from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.columns import share_columns
 from fashion_dist.data.cpu_transforms import Rendered
+from fashion_dist.data.dali import lower_thread_priority
 from fashion_dist.data.damage import BadSamples
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.data.sampler import (
@@ -113,6 +114,10 @@ class Loader:
         )
         self._fetcher = Fetcher(self._files, split, options.read_threads)
         self._planning = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        # Of 10 million weighted examples an order takes seconds.
+        self._ordering = ThreadPoolExecutor(1, thread_name_prefix="order", initializer=lower_thread_priority)
+        self._next_order: tuple[int, Future[tuple[np.ndarray, np.ndarray]]] | None = None
+        self._examples_change = False
         self._running: Generator[Batch] | None = None
 
     @property
@@ -128,6 +133,7 @@ class Loader:
         self._images = np.ascontiguousarray(images, np.int64)
         self._shards = self._split.shard[self._images[:, 0]]
         self._planner.images = self._images
+        self._examples_change, self._next_order = True, None
 
     @property
     def bad_samples(self) -> list[DamageError]:
@@ -150,6 +156,7 @@ class Loader:
         if self._running is not None:
             self._running.close()
         self._planning.shutdown(wait=True, cancel_futures=True)
+        self._ordering.shutdown(wait=False, cancel_futures=True)
         self._fetcher.close()
         self._engine.close()
         self._files.close()
@@ -205,11 +212,7 @@ class Loader:
                 index = np.arange(block.start, block.stop)
                 yield self._planner.work(index, epoch, np.zeros_like(index))
             return
-        if self._weights is None:
-            order, repeats = epoch_order(self._shards, self._seed, epoch), np.zeros(count, np.int64)
-        else:
-            order = weighted_order(self._weights, self._classes, self._seed, epoch)
-            repeats = occurrences(order)
+        order, repeats = self._order(epoch)
         division = self._division
         micros = [(step, micro) for step in range(start, division.steps) for micro in range(division.accumulate)]
         size = division.micro_size
@@ -229,6 +232,20 @@ class Loader:
                 coming = self._planning.submit(plan, first + at_once)
             for part in range(len(planned.index) // size):
                 yield planned.part(slice(part * size, (part + 1) * size))
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """What an epoch reads, and how often each came before in it; the next epoch's is made beside this one."""
+        ready, self._next_order = self._next_order, None
+        found = ready[1].result() if ready is not None and ready[0] == epoch else self._make_order(epoch)
+        if not self._examples_change:
+            self._next_order = epoch + 1, self._ordering.submit(self._make_order, epoch + 1)
+        return found
+
+    def _make_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._weights is None:
+            return epoch_order(self._shards, self._seed, epoch), np.zeros(len(self._images), np.int64)
+        order = weighted_order(self._weights, self._classes, self._seed, epoch)
+        return order, occurrences(order)
 
     def _fetch(self, work: Work) -> Work:
         missing = self._engine.missing(work.rows)

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data import Batch, Loader, LoaderOptions
+from fashion_dist.data.sampler import weighted_order
 from fashion_dist.errors import DamageError
 from shards import ShardSet
 
@@ -207,6 +209,23 @@ def test_balanced_and_weighted_orders(photos_set: ShardSet) -> None:
     assert set(index) == {4, 7} and abs(np.mean(index == 7) - 0.75) < 0.06
     fours = torch.cat([b.images for b in batches])[torch.from_numpy(index == 4)].flatten(1)
     assert len(fours.unique(dim=0)) == len(fours), "repeats of a sample are treated anew"
+
+
+def test_the_next_epoch_s_order_is_made_beside_this_one(photos_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, str]] = []
+
+    def recorded(weights: np.ndarray, groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        made.append((epoch, threading.current_thread().name.partition("_")[0]))
+        return weighted_order(weights, groups, seed, epoch)
+
+    monkeypatch.setattr("fashion_dist.data.loader.weighted_order", recorded)
+    weights = np.arange(83) + 1.0
+    with make(photos_set, weights=weights) as loader:
+        seen = [np.concatenate([batch.index.numpy() for batch in loader.epoch(epoch)]) for epoch in (0, 1, 2, 0)]
+    wanted = [weighted_order(weights, np.zeros(83, np.int64), 3, epoch)[: len(seen[0])] for epoch in (0, 1, 2, 0)]
+    assert all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
+    assert {(0, "MainThread"), (1, "order"), (2, "order")} <= set(made)
+    assert not {(1, "MainThread"), (2, "MainThread")} & set(made)
 
 
 @pytest.mark.parametrize(
