@@ -4,6 +4,7 @@ HOME/                              --home, else $FASHION_DIST_HOME, else ./works
   shards/<dataset>/                a shard set (docs/shard-format.md), unless --shards or $FASHION_DIST_SHARDS says
   sources/<name>/                  shard sets of pictures that were predicted; may be removed
   hashes.json                      SHA-256 of large files by path, size and mtime; may be removed
+  status-<uid>.json                what is known of runs that are done; may be removed
   networks.json                    what is known of libraries' networks and weights; may be removed
   decoders.json                    which ways of decoding are right on which GPU, driver and DALI; may be removed
   raw/                             data sets that were drawn rather than found

@@ -20,6 +20,7 @@ from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.monitor import chain, sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
+from fashion_dist.monitor.run_index import read_indexed_views
 from fashion_dist.monitor.table import COLUMNS, columns_named, page, table
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.runs import own_config
@@ -60,12 +61,15 @@ def find(
 
 
 def look_at_all(
-    runs: Sequence[RunDir], sweeps: Sequence[SweepDir], scheduler: Scheduler | None = None
+    runs: Sequence[RunDir], sweeps: Sequence[SweepDir], scheduler: Scheduler | None = None, home: Home | None = None
 ) -> Overview:  # fmt: skip
-    """The runs and sweeps as they are now; who looks again keeps the `scheduler`, which bounds what Slurm is asked."""
+    """The runs and sweeps as they are now; who looks again keeps the `scheduler`, which bounds what Slurm is asked.
+
+    Of all runs of a working folder `home`, those that are done are known by its index.
+    """
     scheduler = scheduler or Scheduler()
     scheduler.refresh()
-    views = read_run_views(runs, scheduler)
+    views = read_run_views(runs, scheduler) if home is None else read_indexed_views(home, runs, scheduler)
     known = {view.run_id: view for view in views}
     return Overview(views, [_read_sweep(sweep, scheduler, known) for sweep in sweeps])
 

@@ -14,10 +14,12 @@ from fashion_dist.cluster import run_lock
 from fashion_dist.cluster.job_record import JobRecord, RuntimeOptions, attempts, begin_attempt, end_attempt
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.run_snapshot import RunSnapshot
 from fashion_dist.cluster.run_view import RunView, duration, line, read_run_view, read_run_views, typed
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
-from fashion_dist.monitor import overview, table
+from fashion_dist.io import write_text
+from fashion_dist.monitor import overview, run_index, table
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.run_status import RunState
 
@@ -216,3 +218,26 @@ def test_the_table_has_the_columns_of_one_s_choice(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"unknown column 'batch_size'; nearest: train\.batch_size"):
         table.table(views, 80, ["batch_size"])
+
+
+def test_runs_that_are_done_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, read, of_disk = Home(tmp_path), [""][:0], RunSnapshot.read
+    runs = [make_run(tmp_path, f"r-{n:02}", GONE, {"state": "done", "epoch": n}, "done") for n in range(25)]
+    runs.append(make_run(tmp_path, "r-99", GONE, {"state": "running"}))
+    for run in runs:
+        os.utime(run.path, (1e9, 1e9))
+
+    def counted(run: RunDir) -> RunSnapshot:
+        read.append(run.run_id)
+        return of_disk(run)
+
+    monkeypatch.setattr(RunSnapshot, "read", counted)
+    assert run_index.read_indexed_views(home, runs) == read_run_views(runs) and len(read) == 2 * len(runs)
+    read.clear()
+    home.names.give("mine", "r-03")
+    write_text(runs[4].state, json.dumps({**STATE, "state": "running"}))
+    views = run_index.read_indexed_views(home, runs)
+    assert read == ["r-04", "r-99"]
+    assert views == read_run_views(runs) and views[3].name == "mine" and views[4].state == "failed"
+    run_index.index_of(home).write_text("{")
+    assert run_index.read_indexed_views(home, runs) == views
