@@ -41,6 +41,7 @@ from shards.safe_io import create, hole_fault, open_regular, refuse_link, remove
 
 logger = logging.getLogger(__name__)
 
+_CHUNK = 1 << 22
 _STATE = "state.pt"
 _MANIFEST = "manifest.json"
 _FILES = re.compile(r"state\.pt|manifest\.json")
@@ -106,7 +107,13 @@ class Checkpoints:
         self.check()
         while sum(waiting for _, waiting in self._pending) > size // 2:
             self._pending.popleft()[0].result()
-        self._pending.append((self._writer.submit(self._commit, name, step, copy_of(state), size, dict(facts)), size))
+        copied, await_copy = copy_of(state)
+
+        def write() -> None:
+            await_copy()
+            self._commit(name, step, copied, size, dict(facts))
+
+        self._pending.append((self._writer.submit(write), size))
 
     def wait(self) -> None:
         """Return when nothing is in flight; raises CheckpointError when a write failed."""
@@ -196,7 +203,7 @@ def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[s
     with file:
         try:
             fault = hole_fault(file.fileno())
-            digest = "" if fault else hashlib.file_digest(file, "sha256").hexdigest()
+            digest = "" if fault else _sha256(file)
             file.seek(0)
         except OSError as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
@@ -244,6 +251,13 @@ class _HashedFile:
 
     def flush(self) -> None:
         """Nothing: the file is fsynced when it is whole."""
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while data := file.read(_CHUNK):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:

@@ -30,14 +30,19 @@ def state_bytes(state: Mapping[str, Any]) -> int:
     return sum(sizes)
 
 
-def copy_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state as it is now, in memory of its own on the CPU; tensors that are one stay one."""
+def copy_of(state: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
+    """The state as it is now, in memory of its own on the CPU; tensors that are one stay one.
+
+    Returns:
+        the copy, and what waits until it is whole: from a GPU it comes behind the step, in pinned memory.
+    """
     copies: dict[tuple[Any, ...], Tensor] = {}
 
     def copied(tensor: Tensor) -> Tensor:
         key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if key not in copies:
-            copies[key] = tensor.detach().to("cpu", copy=True)
+            empty = torch.empty_like(tensor.detach(), device="cpu", pin_memory=tensor.is_cuda)
+            copies[key] = empty.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
         return copies[key]
 
     threads = torch.get_num_threads()
@@ -46,4 +51,7 @@ def copy_of(state: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = map_tensors(dict(state), copied)
     finally:
         torch.set_num_threads(threads)
-    return found
+    if not any(key[0].type == "cuda" for key in copies):
+        return found, lambda: None
+    # The stream that the next step changes the state on: it does so after the copy, and no host waits for either.
+    return found, torch.cuda.current_stream().record_event().synchronize

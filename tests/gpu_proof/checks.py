@@ -132,6 +132,33 @@ def loads_while_the_gpu_is_busy(ground: Ground, cache: str) -> None:
         torch.cuda.synchronize()
 
 
+def saves_behind_the_step(ground: Ground) -> None:
+    """A checkpoint is saved without a wait of the host, while the GPU is busy, and is that of its step."""
+    with opened(ground) as (trainer, loader):
+        batches = loader.loader.epoch(0)
+        trainer.train_step(loader, [next(batches)])
+        trainer.state.global_step += 1
+        trainer.save_checkpoint()  # the memory that the next one takes again
+        trainer.checkpoints.wait()
+        trainer.train_step(loader, [next(batches)])
+        trainer.state.global_step += 1
+        before = [parameter.detach().clone() for parameter in trainer.state.model.parameters()]
+        if ground.on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda._sleep(BUSY_CYCLES)  # type: ignore[no-untyped-call]
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            trainer.save_checkpoint()
+            trainer.train_step(loader, [next(batches)])
+        finally:
+            if ground.on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
+        trainer.checkpoints.wait()
+        assert not all(map(torch.equal, before, trainer.state.model.parameters())), "a step changes nothing"
+        trainer.restore_checkpoint()
+        assert all(map(torch.equal, before, trainer.state.model.parameters())), "not the weights that were saved"
+
+
 def has_the_cpus_loss(ground: Ground, precision: str, near: float) -> None:
     """Of the same pixels and weights: loss and gradient's norm."""
     found = []
@@ -188,6 +215,7 @@ CHECKS: dict[str, Check] = {
        for cache in ("none", "gpu") for settings in ((), ("train.accumulate=2", "optim.clip_norm=1"))},
     **{f"loading while busy, cache {cache}": Check(partial(loads_while_the_gpu_is_busy, cache=cache), False)
        for cache in ("none", "gpu")},
+    "saving behind the step": Check(saves_behind_the_step, True),
     "loss in fp32": Check(partial(has_the_cpus_loss, precision="fp32", near=2e-3), True),
     "loss in bf16": Check(partial(has_the_cpus_loss, precision="bf16", near=5e-2), False),
     "a run": Check(partial(trains_to_its_end, settings=()), True),

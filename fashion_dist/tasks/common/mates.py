@@ -65,7 +65,8 @@ class Mates:
         return found
 
     def _hashed(self, keys: np.ndarray) -> np.ndarray:
-        return (keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - self._bits)
+        hashed: np.ndarray = (keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - self._bits)
+        return hashed
 
     def are_related(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Whether two items are one, mates, or mates of a mate, and so no safe negatives of each other: bool [n].
