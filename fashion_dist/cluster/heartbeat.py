@@ -25,7 +25,7 @@ from fashion_dist.cluster.job_record import LockOwner
 from fashion_dist.cluster.machine import Beat
 from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.cluster.system_metrics import AllNodes, NodeSampler
-from fashion_dist.io import names_in, write_json
+from fashion_dist.io import write_json
 from fashion_dist.paths import RunDir
 
 EXIT_ORPHANED = 3
@@ -76,7 +76,7 @@ class HeartbeatThread(threading.Thread):
         if self._rank_info.local_rank == 0:
             with contextlib.suppress(OSError):  # a machine that does not tell what it does
                 self._sampler = NodeSampler()
-        self._last = time.monotonic()
+        self._last, look_s = time.monotonic(), 0.0
         while not self._over.wait(self._beat_s):
             now = time.monotonic()
             if self.is_excused and now > self._excused_until and now - self._last <= 3 * self._beat_s:
@@ -89,12 +89,20 @@ class HeartbeatThread(threading.Thread):
                 self._stop_at = float("inf")
                 os.kill(os.getpid(), signal.SIGUSR2)
             self.beat()
-            self._follow_nodes()
             self._require_parent()
-            if self._rank_info.is_main:
-                self._require_lock()
-            if self._rank_info.rank < 2:
-                self._look_at_peers(now)
+            try:
+                self._follow_nodes()
+                if self._rank_info.is_main:
+                    self._require_lock()
+                if self._rank_info.rank < 2:
+                    self._look_at_peers(now)
+            except OSError as error:  # of a moment, or of what the training loop meets as well: the watch goes on
+                print(f"this look was in vain: {error}", file=sys.stderr, flush=True)
+            self._last = time.monotonic()
+            if self._last - now > max(3 * self._beat_s, 4 * look_s):  # suspended in it; slow storage is slow every time
+                self._seen.clear()
+                self._excuse()
+            look_s = self._last - now
 
     def stop(self) -> None:
         """No more signs of life: the rank's work is over."""
@@ -194,11 +202,8 @@ class HeartbeatThread(threading.Thread):
             os._exit(EXIT_ORPHANED)
 
     def _look_at_peers(self, now: float) -> None:
-        there = names_in(self._run.heartbeats)
-        for rank in range(self._rank_info.world_size):
-            path = self._run.heartbeat(rank)
-            beat = Beat.read(path, self._owner.attempt) if path.name in there else None
-            if beat is None or rank in self._named:
+        for rank, beat in sorted(Beat.read_all(self._run, self._owner.attempt).items()):
+            if rank in self._named:
                 continue
             seen, since = self._seen.get(rank, (-1, now))
             if beat.beat != seen:
@@ -228,13 +233,9 @@ def end_within(seconds: float, status: int) -> None:
     threading.Thread(target=end, name="end", daemon=True).start()
 
 
-def signals_of_all(run: RunDir, attempt: int, world_size: int) -> set[str]:
+def signals_of_all(run: RunDir, attempt: int) -> set[str]:
     """The signals that any rank of this start has written down."""
-    found: set[str] = set()
-    for rank in range(world_size):
-        if (beat := Beat.read(run.heartbeat(rank), attempt)) is not None:
-            found |= set(beat.signals)
-    return found
+    return {signal for beat in Beat.read_all(run, attempt).values() for signal in beat.signals}
 
 
 def where() -> str:

@@ -7,16 +7,19 @@ import importlib.metadata
 import platform
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from fashion_dist.errors import InputError
-from fashion_dist.io import parse_dataclass, read_object
+from fashion_dist.io import names_in, parse_dataclass, read_object
 from fashion_dist.paths import RunDir
 from shards.portable import cpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 _GPUS = Path("/proc/driver/nvidia/gpus")
+_OF_RANK = re.compile(r"rank_(\d{1,9})\.json")
+_SIDE_BY_SIDE = 32
 
 
 def hardware() -> str:
@@ -49,9 +52,7 @@ def _field(path: Path, name: str) -> str:
 
 def cpu_seconds(run: RunDir, attempt: int) -> float:
     """CPU time of rank 0, which asks, and by their last signs of life of the start's other ranks; of all threads."""
-    others = [path for path in run.heartbeats.glob("rank_*.json") if path != run.heartbeat(0)]
-    beats = [beat for path in others if (beat := Beat.read(path, attempt)) is not None]
-    return time.process_time() + sum(beat.cpu_s for beat in beats)
+    return time.process_time() + sum(beat.cpu_s for rank, beat in Beat.read_all(run, attempt).items() if rank)
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,12 @@ class Beat:
         except InputError:
             return None
         return beat if beat.attempt == attempt else None
+
+    @classmethod
+    def read_all(cls, run: RunDir, attempt: int) -> dict[int, Beat]:
+        """The last ones of all ranks of that start, read side by side: a call may wait for a server."""
+        names = filter(None, map(_OF_RANK.fullmatch, names_in(run.heartbeats)))
+        there = {int(found[1]): run.heartbeats / found[0] for found in names}
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            beats = pool.map(lambda path: cls.read(path, attempt), there.values())
+            return {rank: beat for rank, beat in zip(there, beats, strict=True) if beat is not None}

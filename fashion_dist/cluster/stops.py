@@ -68,7 +68,7 @@ def was_suspended(rank_info: RankInfo) -> bool:
 
 def ask_why_stopped(run: RunDir, rank_info: RankInfo, owner: LockOwner) -> job_record.End:
     """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
-    signals = signals_of_all(run, owner.attempt, rank_info.world_size)
+    signals = signals_of_all(run, owner.attempt)
     if rank_info.job.cluster == "local":
         return "time limit" if signals == {"SIGUSR2"} else "cancelled"
     record = JobRecord.read(run)

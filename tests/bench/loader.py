@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,9 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import storage
+
 from bench._ratios import Measured, cores, cpu_name, cpu_ratio, fastest, measure, ratio
 from fashion_dist import cli
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home
 
 if TYPE_CHECKING:
@@ -51,6 +56,8 @@ class Args(cli.CommonArgs):
     """Times that each contender runs; the table shows medians."""
     alone: bool = False
     """Measure ours only."""
+    slow_read_ms: float = 0.0
+    """Measure instead what is left of our first epoch's speed where each read of a shard takes so much longer."""
     out: str = ""
     """Where the JSON goes; else HOME/bench/loader.json."""
 
@@ -63,6 +70,8 @@ def main(args: Args) -> cli.Result:
     folder = _shard_set(args.shards, home)
     out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "loader.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    if args.slow_read_ms:
+        return _slowed(args, folder, out)
     from bench._dali import thread_clock
 
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as closing, cli.Progress() as progress:
@@ -73,6 +82,31 @@ def main(args: Args) -> cli.Result:
     out.write_text(json.dumps(values, indent=1) + "\n")
     headline = f"{values['images']} images of {folder.name} to {args.image_px} px on {work.cores} cores"
     return cli.Result(headline, paths={"figures": out}, data=values, text=_table(results))
+
+
+def _slowed(args: Args, folder: Path, out: Path) -> cli.Result:
+    """Our first epoch on slow storage against that on this one, in turns, each in a process of its own."""
+    if storage.compiler() is None:
+        raise ConfigError("--slow-read-ms needs a C compiler (cc), which makes the slow storage")
+    rates: dict[float, list[float]] = {0.0: [], args.slow_read_ms: []}
+    with tempfile.TemporaryDirectory() as scratch, cli.Progress() as progress:
+        library, figures = storage.build(Path(scratch)), Path(scratch) / "figures.json"
+        words = [sys.executable, sys.argv[0], "loader", "--alone", "--rounds", "1", "--shards", str(folder)]
+        words += ["--split", args.split, "--image-px", str(args.image_px), "--batch-size", str(args.batch_size)]
+        words += ["--images", str(args.images), "--out", str(figures), *(["--whole"] if args.whole else [])]
+        for turn in range(2 * args.rounds):
+            read_ms = args.slow_read_ms if turn % 2 else 0.0
+            slow = storage.Storage(library, [folder.resolve()], read_ms=read_ms).environment()
+            done = subprocess.run(words, env={**os.environ, **slow}, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RunError(f"an epoch on slow storage failed: {done.stderr.strip()[-500:]}")
+            rates[read_ms].append(json.loads(figures.read_text())["contenders"][FIRST]["images_per_s"])
+            progress("epochs", turn + 1, 2 * args.rounds)
+    left = statistics.median(slow / plain for plain, slow in zip(*rates.values(), strict=True))
+    values = {"images_per_s": {str(ms): found for ms, found in rates.items()}, "of_the_speed": round(left, 4)}
+    out.write_text(json.dumps(values, indent=1) + "\n")
+    headline = f"with {args.slow_read_ms:g} ms more a read our first epoch has {left:.2f} of its speed"
+    return cli.Result(headline, paths={"figures": out}, data=values)
 
 
 def _shard_set(chosen: str, home: Home) -> Path:

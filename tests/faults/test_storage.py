@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +17,9 @@ from cluster_home import Said, Workplace, read
 from fault_matrix import Figures
 from storage import Fault, Storage
 from trial import Trial
+
+from fashion_dist.io import write_json
+from fashion_dist.paths import RunDir
 
 pytestmark = [
     pytest.mark.skipif(storage.compiler() is None, reason="a C compiler makes the slow storage"),
@@ -60,6 +67,45 @@ def test_a_sweep_on_slow_storage_ends_with_all_its_trials(trial: Trial, library:
     )
     assert said.status == 0, said.err
     assert [read(run / "state.json")["state"] for run in trial.place.runs] == ["done", "done"]
+
+
+WATCH = """
+import sys, time
+from pathlib import Path
+from fashion_dist.cluster import failures
+from fashion_dist.cluster.heartbeat import HeartbeatThread
+from fashion_dist.cluster.job_record import LockOwner
+from fashion_dist.cluster.rank_env import RankInfo
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.paths import RunDir
+
+run, job = RunDir(Path(sys.argv[1])), JobRef("slurm", "7")
+HeartbeatThread(run, RankInfo(1, 512, 1, 8, 0, 64, job), LockOwner(job, 0, 1, "h"), stalled_s=3, beat_s=0.5).start()
+while not (found := failures.read(run, 1)):
+    time.sleep(0.1)
+time.sleep(1)
+print(*(failure.rank for failure in found))
+"""
+
+
+def test_the_watch_over_512_ranks_names_the_one_that_stalls_at_6_ms_a_call(library: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for folder in (run.heartbeats, run.errors):
+        folder.mkdir()
+    slow = Storage(library, [tmp_path], meta_ms=6, read_ms=6, faults=[Fault("list", errno.EIO, "*", 2, 1)])
+    watch = subprocess.Popen(
+        [sys.executable, "-c", WATCH, str(tmp_path)], env={**os.environ, **slow.environment()}, text=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    beat, until = 0, time.monotonic() + 60
+    while watch.poll() is None and time.monotonic() < until:
+        beat += 1
+        for rank in range(512):
+            values = {"attempt": 1, "beat": beat if rank != 300 else 1, "steps": 1, "host": "h", "where": "here"}
+            write_json(run.heartbeat(rank), values)
+        time.sleep(0.5)
+    watch.kill()
+    assert watch.communicate()[0].split() == ["300"]
 
 
 @pytest.mark.slow
