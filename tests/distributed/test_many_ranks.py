@@ -16,12 +16,12 @@ from fashion_dist.tracking.metrics_log import read_metrics
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import World, init_process_group
 from fashion_dist.train.options import TrainerOptions
-from fashion_dist.train.trainer import Trainer
+from fashion_dist.train.trainer import Trainer, build_model
 from shards import ShardSet
 
 SETTINGS = (
     "model.name=mlp", "model.norm=group", "data.image_px=16", "optim.name=sgd", "optim.lr=0.05", "train.epochs=2",
-    "train.eval_batch_size=7", "train.precision=fp32",
+    "optim.warmup_epochs=0", "train.eval_batch_size=7", "train.precision=fp32", "train.mixup=0", "train.cutmix=0",
 )  # fmt: skip
 
 
@@ -57,8 +57,13 @@ def test_so_many_ranks_train_to_one_rank_s_weights_and_count_everything_once(
         loaded = Checkpoints(run.checkpoints).load()
         assert loaded is not None
         found.append(loaded[1]["model"])
+    config = load("deepfashion").recipe.override(list(SETTINGS))
+    begun = build_model(config, ShardSet.open(shards), Path()).state_dict()
+    assert max(float((value - begun[name]).abs().max()) for name, value in found[0].items()) > 0.01, "it has learned"
     for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(
+            found[1][name], value, rtol=1e-4, atol=1e-5, msg=lambda words, name=name: f"{name}: {words}"
+        )
     of_one, of_many = (read_metrics(run.metrics, "val")[-1] for run in (alone, many))
     assert of_many["score"] == pytest.approx(of_one["score"], abs=0.05)
     split = ShardSet.open(shards).split("test")

@@ -92,7 +92,7 @@ def test_the_watch_over_512_ranks_names_the_one_that_stalls_at_6_ms_a_call(libra
     run = RunDir(tmp_path)
     for folder in (run.heartbeats, run.errors):
         folder.mkdir()
-    slow = Storage(library, [tmp_path], meta_ms=6, read_ms=6, faults=[Fault("list", errno.EIO, "*", 2, 1)])
+    slow = Storage(library, [tmp_path], meta_ms=6, read_ms=6, faults=[Fault("list", errno.EIO, "*/heartbeats", 2, 1)])
     watch = subprocess.Popen(
         [sys.executable, "-c", WATCH, str(tmp_path)], env={**os.environ, **slow.environment()}, text=True,
         stdout=subprocess.PIPE,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "unit" / "shards")]
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 import storage  # noqa: E402
 
@@ -61,7 +61,7 @@ def point(row: Row, n: int, library: Path | None) -> dict[str, float]:
         folder = Path(name).resolve()
         counts = folder / "counts"
         counts.mkdir()
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:3])}
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
         if library:
             variables |= storage.Storage(library, [folder / "work"], counts=counts).environment()
         words = [sys.executable, __file__, "--child", row.name, str(n), str(folder)]
