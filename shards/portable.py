@@ -28,6 +28,15 @@ def set_cpus(cores: Iterable[int]) -> None:
         _set_affinity(0, cores)
 
 
+def open_files() -> int:
+    """How many files one user of many in this process may have open: a quarter of the process's limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
 def user_id() -> int:
     """The number of the user that this process acts as; 0 where users have none, as their files do."""
     return int(os.geteuid()) if hasattr(os, "geteuid") else 0

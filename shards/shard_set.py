@@ -375,6 +375,11 @@ class Split:
                 position += rows
             yield file, groups, self.row0 - before
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            if isinstance(error, MemoryError):
+                raise InputError(
+                    f"{self.path / INDEX}: {self.samples} rows of {name} need more memory than this process may have; "
+                    "ask for more, or train on a part of the set"
+                ) from None
             if isinstance(error, OSError) and error.errno:  # of the storage, so the file may be sound
                 raise DamageError(str(self.path / INDEX), "", 0, os.strerror(error.errno)) from None
             fix = f"`{program.command('pack', '--reindex', self.path)}` rebuilds it"

@@ -20,6 +20,7 @@ import numpy as np
 
 from fashion_dist.errors import DamageError, InputError
 from shards import Manifest, Split, program
+from shards.portable import open_files as files_allowed
 from shards.portable import pread
 from shards.safe_io import open_regular
 
@@ -39,7 +40,7 @@ class ShardFiles:
 
     def __init__(self, split: Split, open_files: int = OPEN_FILES) -> None:
         self._split = split
-        self._limit = open_files
+        self._limit = min(open_files, files_allowed())
         self._open: OrderedDict[int, _Handle] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -116,7 +117,7 @@ class ShardFiles:
         mine = slice(rank, None, world_size)
         ends = list(zip(order[firsts[mine]].tolist(), order[lasts[mine]].tolist(), strict=True))
         each = max(1, min(_LOOKS, len(ends) // OPEN_FILES))
-        with ThreadPoolExecutor(min(OPEN_FILES, max(1, len(ends)))) as pool:
+        with ThreadPoolExecutor(min(self._limit, max(1, len(ends)))) as pool:
             # `map` raises what was wrong with the first shard of all, whichever thread was first
             list(pool.map(lambda first: list(map(look, ends[first : first + each])), range(0, len(ends), each)))
 

@@ -46,7 +46,13 @@ def _trained(ranks: int, batch: int, shard_set: Path, folder: Path) -> RunDir:
     return RunDir(folder)
 
 
-@pytest.mark.parametrize(("ranks", "batch"), [(3, 48), (5, 45), (7, 49), (16, 48)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("ranks", "batch"),
+    [(3, 48), pytest.param(5, 45, marks=SLOW), pytest.param(7, 49, marks=SLOW), pytest.param(16, 48, marks=SLOW)],
+)
 def test_so_many_ranks_train_to_one_rank_s_weights_and_count_everything_once(
     packed_home: Path, tmp_path: Path, ranks: int, batch: int
 ) -> None:

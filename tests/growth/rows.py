@@ -273,8 +273,8 @@ def checkpointing(n: int, folder: Path) -> Work:
 
 
 ROWS = (
-    Row("packing, a picture a shard", "shards", 1000, packing),
-    Row("verify, a picture a shard", "shards", 1000, verifying),
+    Row("packing, a picture a shard", "shards", 250, packing),
+    Row("verify, a picture a shard", "shards", 250, verifying),
     Row("opening a set, one rank", "shards", 1250, opening),
     Row("a rank's data to its 2nd epoch", "samples", 625_000, rank_of),
     Row("weighted order of an epoch", "samples", 625_000, weighing),
