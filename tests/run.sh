@@ -28,8 +28,10 @@ else
     echo "The Slurm tests are skipped: no Slurm answers, and starting one takes root on Debian (slurm/local/up.sh)."
 fi
 
-# Pages of runs are looked at in a browser, and one test makes a filesystem that shows files late. The rest needs neither.
+# Pages of runs are looked at in a browser, one test makes a filesystem that shows files late, and a C compiler makes slow
+# and failing storage. The rest needs none of them.
 missing=()
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
 command -v bindfs >/dev/null || missing+=(bindfs)
 if [ "${1:-}" != faults ] && [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -215,7 +215,7 @@ def _loopback(machine: Machine, nodes: int) -> Machine:
 
 
 def _exchange(rank: int, ranks: int, size: int, folder: str, told: multiprocessing.SimpleQueue[float]) -> None:
-    """One rank of a sum of `size` bytes; rank 0 tells the median of its seconds."""
+    """One rank, which exchanges gradients of `size` bytes as in training; rank 0 tells the seconds that this takes."""
     cores = cpus()
     set_cpus([cores[rank % len(cores)]])
     import torch
@@ -223,16 +223,25 @@ def _exchange(rank: int, ranks: int, size: int, folder: str, told: multiprocessi
     from fashion_dist.train.distributed import World, init_process_group
 
     torch.set_num_threads(1)
-    gradients = {"all": torch.zeros(max(1, size // 8), dtype=torch.float64)}
+    # Each layer adds up its inputs: as cheap as gradients of that size can be had.
+    layers = torch.nn.ModuleList(torch.nn.Linear(250_000, 1, bias=False) for _ in range(max(1, round(size / 1e6))))
+    model = torch.nn.Module()
+    model.layers = layers
+    model.forward = lambda x: sum(layer(x).sum() for layer in layers)  # type: ignore[method-assign]
     with init_process_group(World(rank, ranks, rank, ranks), Path(folder) / "rendezvous") as dist:
-        seconds = []
-        for _ in range(7):
-            done = dist.begin_all_reduce_sum(gradients)
-            began = time.perf_counter()
-            done()
-            seconds.append(time.perf_counter() - began)
+        parallel = dist.wrap_ddp(model)
+        more = []
+        for _ in range(9):  # a backward pass with the exchange and one without, in turns
+            taken = {}
+            for exchange in (True, False):
+                with dist.gradients(parallel, exchange):
+                    total = parallel(torch.ones(1, 250_000))
+                    began = time.perf_counter()
+                    total.backward()
+                    taken[exchange] = time.perf_counter() - began
+            more.append(taken[True] - taken[False])
     if rank == 0:
-        told.put(statistics.median(seconds))
+        told.put(max(1e-6, statistics.median(more)))
 
 
 def _efficiency(rates: dict[int, list[float]], nodes: int) -> float:
