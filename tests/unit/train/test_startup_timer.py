@@ -31,6 +31,30 @@ def test_the_clock_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+IMPORTS = """
+import sys
+opened = 0
+def count(event, values):
+    global opened
+    opened += event == "open"
+sys.addaudithook(count)
+from fashion_dist import runs, tasks
+from fashion_dist.cluster import pickled_rank, worker
+from fashion_dist.train import decode_choice, distributed, startup_timer, trainer
+startup_timer.import_late()
+tasks.load("classification").build_model
+needless = {"wandb", "pandas", "matplotlib", "sklearn", "scipy", "rich", "tyro", "timm", "torchvision", "optuna", "PIL"}
+print(opened, *sorted(needless & set(sys.modules)))
+"""
+
+
+def test_a_rank_imports_nothing_that_it_does_not_need() -> None:
+    said = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
+    opened, *needless = said.split()
+    assert needless == []
+    assert int(opened) < 3500, "files that each of 512 ranks asks the shared filesystem for; nearly all are torch's"
+
+
 def test_a_line_for_the_log() -> None:
     parts = {"process": 0.42, "run folder": 0.01, "imports": 4.1, "first step": 0.77}
     assert format_startup(parts) == "first step after 5.3 s: process 0.4, imports 4.1, first step 0.8"
