@@ -84,7 +84,7 @@ class HeartbeatThread(threading.Thread):
             elif now - self._last > 3 * self._beat_s:
                 self._seen.clear()  # the whole job was suspended, and the peers with it
                 self._excuse()
-            self._last = time.monotonic()
+            began = self._last = time.monotonic()
             if now > self._stop_at and not self._is_extended():
                 self._stop_at = float("inf")
                 os.kill(os.getpid(), signal.SIGUSR2)
@@ -99,10 +99,10 @@ class HeartbeatThread(threading.Thread):
             except OSError as error:  # of a moment, or of what the training loop meets as well: the watch goes on
                 print(f"this look was in vain: {error}", file=sys.stderr, flush=True)
             self._last = time.monotonic()
-            if self._last - now > max(3 * self._beat_s, 4 * look_s):  # suspended in it; slow storage is slow every time
+            if self._last - began > max(3 * self._beat_s, 4 * look_s):  # suspended in it; slow storage is slow every time
                 self._seen.clear()
                 self._excuse()
-            look_s = self._last - now
+            look_s = self._last - began
 
     def stop(self) -> None:
         """No more signs of life: the rank's work is over."""

@@ -30,7 +30,7 @@ class Curves:
     order_us: float = 0.26
     weighted_us: float = 0.6
     sample_bytes: float = 110.0
-    start_calls: float = 20_000.0
+    start_calls: float = 32_000.0
 
 
 @dataclass(frozen=True)
