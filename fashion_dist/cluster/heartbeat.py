@@ -99,7 +99,7 @@ class HeartbeatThread(threading.Thread):
             except OSError as error:  # of a moment, or of what the training loop meets as well: the watch goes on
                 print(f"this look was in vain: {error}", file=sys.stderr, flush=True)
             self._last = time.monotonic()
-            if self._last - began > max(3 * self._beat_s, 4 * look_s):  # suspended in it; slow storage is slow every time
+            if self._last - began > max(3 * self._beat_s, 4 * look_s):  # suspended in it; slow storage is always slow
                 self._seen.clear()
                 self._excuse()
             look_s = self._last - began
