@@ -377,8 +377,8 @@ class Split:
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             if isinstance(error, MemoryError):
                 raise InputError(
-                    f"{self.path / INDEX}: {self.samples} rows of {', '.join(names)} need more memory than this process "
-                    "may have; ask for more, or train on a part of the set"
+                    f"{self.path / INDEX}: {self.samples} rows of {', '.join(names)} need more memory than this "
+                    "process may have; ask for more, or train on a part of the set"
                 ) from None
             if isinstance(error, OSError) and error.errno:  # of the storage, so the file may be sound
                 raise DamageError(str(self.path / INDEX), "", 0, os.strerror(error.errno)) from None
