@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import pickle
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from fashion_dist.errors import CheckpointError
-from fashion_dist.train import checkpoint
 from fashion_dist.train.checkpoint import Checkpoints
 
 
@@ -85,25 +83,6 @@ def test_a_write_that_failed_is_told_before_the_next_one(tmp_path: Path) -> None
         while True:
             checkpoints.check()
     checkpoints.close()
-
-
-@pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "no space for"), (errno.EDQUOT, "your quota is used up at")]
-)
-def test_a_quota_is_told_from_a_full_disk(
-    number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    checkpoints = Checkpoints(tmp_path / "c")
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    checkpoints.save("step", 1, state(1), {})
-    with pytest.raises(CheckpointError, match=f"{words} checkpoint .* bytes needed; the one before is intact"):
-        while True:
-            checkpoints.check()
-    checkpoints.close()
-    assert list((tmp_path / "c").iterdir()) == []
 
 
 def test_when_all_are_damaged_it_says_so_instead_of_starting_over(tmp_path: Path) -> None:
