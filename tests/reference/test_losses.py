@@ -108,7 +108,7 @@ def plain_step(home: Path, kind: str, precision: str, seen: Mapping[str, Tensor]
         terms["category_loss"] = mixed.share * terms["category_loss"] + (1 - mixed.share) * other
     else:
         terms["attribute_loss"] = F.binary_cross_entropy_with_logits(
-            outputs["attributes"][known], seen["attributes"][known]
+            outputs["attributes"][known], seen["attributes"][known].float()
         )
     terms["category_loss"] = terms["category_loss"] / (seen["category"] >= 0).sum()
     scales = {"category_loss": 1.0, "attribute_loss": 15.0 if kind != "uncertainty" else 1.0}
