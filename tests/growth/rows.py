@@ -20,6 +20,7 @@ from report_runs import make_run, write_answers
 
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.paths import Home
+from growth.polyvore import planning
 from shards import Manifest, PackOptions, ReadOptions, Schema, ShardSet, Split, index, pack, tar
 from shards.manifest import INDEX, MANIFEST, Shard
 
@@ -282,6 +283,7 @@ ROWS = (
     Row("figures of a report", "classes", 1000, reporting),
     Row("collect, 1,000 classes", "pictures", 2500, collecting),
     Row("targets, 1,000 attributes", "pictures", 5000, targets),
+    Row("an epoch of Polyvore's pairs", "outfits", 3330, planning),
     Row("status of runs that are done", "runs", 250, looking),
     Row("a random search's trials", "trials", 125, searching),
     Row("metrics.jsonl, of one split", "lines", 62_500, reading_metrics),
