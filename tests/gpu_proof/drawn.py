@@ -58,6 +58,7 @@ class DrawnSplit(Split):
 
     def iter_columns(self, *names: str, numbers: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """See `Split`; in one piece."""
+        del numbers
         yield self.columns(*names)
 
     @cached_property
