@@ -200,17 +200,22 @@ def sha256_of(path: Path, known: Path) -> str:
     return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns, known)
 
 
+def sha256_of_open(file: IO[bytes]) -> str:
+    """SHA-256 in hexadecimal of what is left of an open file; `hashlib.file_digest` is Python 3.11's."""
+    content = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        content.update(chunk)
+    return content.hexdigest()
+
+
 @functools.cache
 def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
     key = f"{name} {size} {mtime_ns}"
     found = _known(known)
     if isinstance(found.get(key), str):
         return str(found[key])
-    content = hashlib.sha256()
     with Path(name).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            content.update(chunk)
-    digest = content.hexdigest()
+        digest = sha256_of_open(file)
     # A file that was written a moment ago may be written again within the clock's tick.
     if size >= _LARGE and time.time() - mtime_ns / 1e9 > _RECENT_S and known.parent.is_dir():
         with contextlib.suppress(OSError):  # a working folder of somebody else

@@ -32,7 +32,7 @@ import torch
 
 from fashion_dist.config import Config
 from fashion_dist.errors import CheckpointError, InputError
-from fashion_dist.io import parse_dataclass, read_object
+from fashion_dist.io import parse_dataclass, read_object, sha256_of_open
 from fashion_dist.models import pretrained
 from fashion_dist.runs import differences, parse_config
 from fashion_dist.train.state_tensors import copy_of, state_bytes
@@ -41,7 +41,6 @@ from shards.safe_io import create, hole_fault, open_regular, refuse_link, remove
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 22
 _STATE = "state.pt"
 _MANIFEST = "manifest.json"
 _FILES = re.compile(r"state\.pt|manifest\.json")
@@ -203,7 +202,7 @@ def _load(folder: Path, map_location: str | torch.device) -> tuple[Saved, dict[s
     with file:
         try:
             fault = hole_fault(file.fileno())
-            digest = "" if fault else _sha256(file)
+            digest = "" if fault else sha256_of_open(file)
             file.seek(0)
         except OSError as error:
             raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
@@ -251,13 +250,6 @@ class _HashedFile:
 
     def flush(self) -> None:
         """Nothing: the file is fsynced when it is whole."""
-
-
-def _sha256(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(_CHUNK):
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
