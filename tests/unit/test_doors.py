@@ -28,6 +28,7 @@ ALLOWED = {
     "fashion_dist.cluster.permissions": {"chmod", "os.chown"},
     "fashion_dist.cluster.run_lock": {"unlink"},
     "fashion_dist.cluster.worker": {"unlink", "touch"},
+    "fashion_dist.cluster.heartbeat": {"unlink", "touch"},  # the file by which the batch script requeues
     "fashion_dist.cluster.submitit_executor": {"unlink", "rename"},
     "fashion_dist.cluster.code_version": {"shutil.copytree", "rename"},
     "fashion_dist.sweep.launcher": {"open for writing"},
