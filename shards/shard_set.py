@@ -295,7 +295,8 @@ class Split:
     def _fact(self, name: str) -> np.ndarray:
         if not self._is_vector(name):
             return self._values(name, self._read(name).column(0).combine_chunks())
-        vectors, first = np.empty((self.samples, self.schema.width(name)), np.int32), 0
+        with self._opened([name]):  # refuses rows that the index does not have before they take memory
+            vectors, first = np.empty((self.samples, self.schema.width(name)), np.int32), 0
         for piece in Split.iter_columns(self, name):
             vectors[first : first + len(piece[name])] = piece[name]
             first += len(piece[name])
