@@ -38,6 +38,10 @@ class AttributeAnswers:
     names: Sequence[str]
 
 
+MOST_DRAWN = 100
+"""Attributes of a figure: one of 1,000 took gigabytes to draw, and nobody could read it."""
+
+
 def average_precisions(found: AttributeAnswers) -> np.ndarray:
     """float64 [A], NaN where the attribute does not occur."""
     from sklearn.metrics import average_precision_score
@@ -70,6 +74,12 @@ def one_by_one(found: AttributeAnswers, album: FigureWriter) -> Section:
         f"The mean of the average precisions is {np.nanmean(average):.3f}."
     ]
 
+    every = order
+    if len(order) > MOST_DRAWN:
+        half = MOST_DRAWN // 2
+        order = np.concatenate([order[:half], order[-half:]])
+        sentences.append(f"The figure shows the {half} hardest and the {half} best, the table all.")
+
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
         places = np.arange(len(order))
@@ -84,7 +94,7 @@ def one_by_one(found: AttributeAnswers, album: FigureWriter) -> Section:
 
     rows = [
         (names[a], int(counted.support[a]), int((found.chosen[:, a] & (found.truth[:, a] >= 0)).sum()),
-         *(f"{v[a]:.4f}" for v in (counted.precision, counted.recall, counted.f1, average))) for a in order[::-1]
+         *(f"{v[a]:.4f}" for v in (counted.precision, counted.recall, counted.f1, average))) for a in every[::-1]
     ]  # fmt: skip
     head = ("attribute", "images", "named", "precision", "recall", "F1", "average precision")
     alt = (
@@ -107,6 +117,11 @@ def together(found: AttributeAnswers, album: FigureWriter) -> Section:
             f"{names[i]} and {names[j]} occur together most often, in {formatting.count(int(off[i, j]), 'image')}; "
             f"the network names both in {answer[i, j]:,}."
         ]
+    if len(names) > MOST_DRAWN:
+        shown = np.sort(np.argsort(-off.max(axis=1), kind="stable")[:MOST_DRAWN])
+        names = [names[k] for k in shown.tolist()]
+        truth, answer = truth[np.ix_(shown, shown)], answer[np.ix_(shown, shown)]
+        sentences.append(f"Shown are the {MOST_DRAWN} that occur together with another one most often.")
     pictures = []
     for key, title, counts in (("truth", "Together in truth", truth), ("answers", "Together in the answers", answer)):
         shares = counts / np.maximum(np.diag(counts)[:, None], 1)

@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from fashion_dist.report import classes, scores
-from fashion_dist.report.attributes import AttributeAnswers, average_precisions, co_occurrence
+from fashion_dist.report.attributes import AttributeAnswers, average_precisions, co_occurrence, one_by_one, together
 from fashion_dist.tasks.common.evaluators import area_under_roc
 
 
@@ -144,3 +144,22 @@ def test_figures_of_many_classes_take_no_memory_for_their_square() -> None:
         tracemalloc.stop()
     assert len(chosen) == classes.MOST and shown.sum() >= classes.MOST // 2
     assert peak < 60e6  # 1,000 draws of 2000 x 2000 cells are 32 GB, one is 32 MB
+
+
+def test_figures_of_many_attributes_are_of_a_hundred_and_their_table_of_all() -> None:
+    rng, count = np.random.default_rng(0), 150
+    truth, chosen = (rng.random((40, count)) < 0.3).astype(np.int8), rng.random((40, count)) < 0.3
+    names = [f"a{k}" for k in range(count)]
+    found = AttributeAnswers(np.arange(40), truth, chosen, rng.random((40, count)).astype(np.float32), names)
+    drawn: dict[str, tuple[int, float]] = {}
+
+    class Album:
+        def draw(self, key: str, *rest: object, size: tuple[float, float], **_: object) -> str:
+            drawn[key] = (len(rest[-1]), max(size))  # type: ignore[arg-type]
+            return key
+
+    section = one_by_one(found, Album())  # type: ignore[arg-type]
+    together(found, Album())  # type: ignore[arg-type]
+    assert [drawn[f"co-occurrence-{key}"][0] for key in ("truth", "answers")] == [100, 100]
+    assert drawn["attributes"][0] == count and max(side for _, side in drawn.values()) < 20
+    assert section.title == "Attributes"
