@@ -27,7 +27,7 @@ def render(page: Page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
-        kind=lambda block: type(block).__name__, align=_align, shown=cell_text, natural=_natural, whole=_whole,
+        kind=lambda block: type(block).__name__, alignment=_alignment, shown=cell_text, natural=_natural, whole=_whole,
         least=_least, wraps=_wraps, breakable=_breakable,
         turned=lambda cell: _NAME.search(str(cell)) is not None,
     )  # fmt: skip
@@ -40,10 +40,14 @@ def cell_text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
 
 
-def _align(table: Table, column: int) -> str:
-    """`n` for a column of numbers, `t` for one of texts."""
-    cells = [cell_text(row[column]) for row in table.rows if column < len(row)]
-    return "n" if cells and all(_NUMBER.fullmatch(cell) for cell in cells) and any(cells) else "t"
+def _alignment(table: Table) -> list[str]:
+    """By column: `n` of numbers, `t` of texts; once a table, whose cells may be a million."""
+    found = []
+    for column in range(max(map(len, (table.head, *table.rows)))):
+        cells = [cell_text(row[column]) for row in table.rows if column < len(row)]
+        numbers = cells and all(_NUMBER.fullmatch(cell) for cell in cells) and any(cells)
+        found.append("n" if numbers else "t")
+    return found
 
 
 def _natural(block: Block) -> int:

@@ -17,8 +17,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from fashion_dist.commands.report import Args, main
 from fashion_dist.errors import ConfigError
-from fashion_dist.report import comparison, figure_writer, make
-from fashion_dist.report.blocks import Table
+from fashion_dist.report import comparison, figure_writer, make, page
+from fashion_dist.report.blocks import Page, Section, Table
 from fashion_dist.report.figure_writer import FigureWriter
 from fashion_dist.report.run_data import RunData, read_facts
 from fashion_dist.report.table import rows_of, to_markdown
@@ -442,3 +442,17 @@ def test_offline_the_pictures_lie_in_a_wandb_run(shard_set: ShardSet, tmp_path: 
     pictures = sorted(path.name for path in (stored / "files" / "media" / "images" / "report").glob("*.png"))
     assert [re.sub(r"_\d+_[0-9a-f]+\.png$", "", name) for name in pictures] == sorted(made.album.paths)
     assert "curve-loss" in made.album.paths
+
+
+def test_a_table_s_cells_are_looked_at_twice_whatever_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    text_of = page.cell_text
+
+    def counted(cell: object) -> str:
+        looked.append(cell)
+        return text_of(cell)
+
+    monkeypatch.setattr(page, "cell_text", counted)
+    rows = [(f"c{k}", k, f"{k / 7:.3f}") for k in range(300)]
+    html = page.render(Page("p", "", [Section("s", "S", [], [Table("t", ("class", "images", "share"), rows)])]))
+    assert len(looked) <= 2 * 3 * 300 and html.count('<td class="n"') == 600 and html.count('<td class="t"') == 300
