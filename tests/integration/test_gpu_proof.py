@@ -52,7 +52,7 @@ def test_the_whole_proof_is_rehearsed_on_a_bare_machine(tmp_path: Path) -> None:
     assert found["equal_bytes", "cpu: examples that differ, 2 ranks"] == 0
     assert found["decoding", "cpu"] > 0 and found["training", "ours, from JPEG, cpu"] > 0
     assert found["checkpoint", "size"] > 0
-    assert "of synthetic, cached" in done.stdout and "left out: FASHION_MNIST=DIR" in done.stdout
+    assert "ours, cached" in done.stdout and "left out: FASHION_MNIST=DIR" in done.stdout
 
 
 def proof_parts() -> tuple[str, ...]:
