@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -52,6 +53,11 @@ class Screen:
         return "\n".join(line.rstrip() for line in self.lines).strip("\n")
 
 
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell that started the tests in the background has ignored
+
+
 class Terminal:
     """A command that believes to be on a terminal."""
 
@@ -61,7 +67,7 @@ class Terminal:
         variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env={**variables, "TERM": "xterm-256color"},
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            start_new_session=True, preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.screen = Screen()
@@ -83,10 +89,15 @@ class Terminal:
         """Type something; `\\x03` is Ctrl-C."""
         os.write(self._ours, keys.encode())
 
-    def end(self) -> int:
+    def end(self, patience_s: float = 120.0) -> int:
         """The exit status, with all that was written on the screen."""
+        deadline = time.monotonic() + patience_s
         while self.process.poll() is None:
             self._read(0.2)
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"it has not ended:\n{self.screen.text}")
         self._read(0.2)
         os.close(self._ours)
         return self.process.returncode
