@@ -19,6 +19,7 @@ def of_launch(launched: Launched, plan: RunSpec) -> cli.Result:
     data = {
         "run_id": run.run_id, "outcome": launched.outcome, "job": job.to_json() if job else None,
         "differs": {key: {"run": mine, "today": today} for key, (mine, today) in plan.differs.items()},
+        "notes": list(plan.notes),
     }  # fmt: skip
     if launched.outcome == "done":
         return cli.Result(

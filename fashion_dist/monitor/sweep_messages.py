@@ -81,7 +81,7 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
     return cli.Result(
         headline, {"sweep folder": folder.path}, dict(commands(view)),
         {
-            **view.to_json(), "submitted": count, "left": submitted.left,
+            **view.to_json(), "submitted": count, "left": submitted.left, "notes": list(draft.context.notes),
             "arrays": [a.job.to_json() for a in submitted.arrays if a.job],
         },
         "\n".join(filter(None, [*_notes(draft), sweep_table.trials(view, 200, SHOWN), takes])),

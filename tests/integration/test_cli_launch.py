@@ -59,10 +59,12 @@ def test_a_run_is_done_once(place: Workplace) -> None:
 
 
 def test_a_cancelled_run_is_stopped_and_can_go_on(place: Workplace) -> None:
-    place.launch("--nodes", "2", settings=LONG)
+    small = (*LONG, "train.batch_size=16")
+    (note,) = place.launch("--nodes", "2", settings=small).json["notes"]
+    assert "--set train.batch_size=32" in note, "a program is told what a person is"
     run = place.run()
     place.wait_for_steps(run, steps=2)
-    assert place.launch("--nodes", "2", settings=LONG).json["outcome"] == "active"
+    assert place.launch("--nodes", "2", settings=small).json["outcome"] == "active"
     assert place.status(run.name, "--cancel").status == 0
     until(lambda: processes_of(run) == [], "the ranks have ended")
     (view,) = place.status(run.name, "--json").json["runs"]
