@@ -66,7 +66,9 @@ def test_its_server_is_unreachable(trial: Trial, figures: Figures) -> None:
     said = trial.launch("--wait", "--wandb", "online", nodes=1, variables=variables)
     figures.took(time.monotonic() - began)
     assert said.status == 0, said.err
-    untouched(trial, figures)
+    untouched(trial, figures, warnings=None)
+    told = "".join(path.read_text() for path in (trial.run / "logs").glob("*.err"))
+    assert told.count("cannot be reached from here; this start is offline") == 1, told
     holding = [path for path in trial.place.home.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
     assert holding == [], "the key is written nowhere"
 
