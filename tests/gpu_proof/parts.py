@@ -158,37 +158,33 @@ def training(ground: Ground) -> Iterator[Row]:
     for way in _all_ways(ground):
         found, wanted = _ours(ground, way, settings, "none"), way != "gpu-hardware"
         yield Row(f"ours, from JPEG, {way}", round(found.rate, 1), "images/s", 3000 if wanted else None)
-        yield Row("    of synthetic", round(found.rate / synthetic.rate, 3), "", 0.95 if wanted else None)
-        yield Row("    until an epoch's first batch", round(1000 * found.begin_s), "ms")
+        yield Row(f"    of synthetic, {way}", round(found.rate / synthetic.rate, 3), "", 0.95 if wanted else None)
+        yield Row(f"    until an epoch's first batch, {way}", round(1000 * found.begin_s), "ms")
     found = _ours(ground, "cpu", settings, "auto" if ground.on_gpu else "ram")
     yield Row("ours, cached", round(found.rate, 1), "images/s")
-    yield Row("    of synthetic", round(found.rate / synthetic.rate, 3))
+    yield Row("    of synthetic, cached", round(found.rate / synthetic.rate, 3))
 
 
 def kernels(ground: Ground) -> Iterator[Row]:
     """What trying kernels costs at a start, and gains."""
-    for benchmark in ("false", "true"):
-        setting = f"train.cudnn_benchmark={benchmark}"
+    few = ("data.image_px=64", "train.batch_size=16", "train.fraction=0.05", "optim.warmup_epochs=0")
+    for setting in ("train.cudnn_benchmark=false", "train.cudnn_benchmark=true"):
         found = _ours(ground, "", (*_of_resnet(ground), setting), "none")
-        yield Row(f"{ground.network}, {setting}", round(found.rate, 1), "images/s")
-        yield Row(f"    its first {WARM_UP} steps", round(found.first_s, 1), "s")
-        small = (
-            "data.image_px=64",
-            "train.batch_size=16",
-            "train.fraction=0.05" if ground.on_gpu else "train.fraction=1",
-        )
-        found = _ours(ground, "cpu", (*small, "optim.warmup_epochs=0", setting), "none", task="deepfashion")
-        yield Row(f"fashionnet at 64 px, batches of 16, {setting}", round(found.rate, 1), "images/s")
-        yield Row(f"    its first {WARM_UP} steps", round(found.first_s, 1), "s")
+        yield from _speed(f"{ground.network}, {setting}", found)
+        found = _ours(ground, "cpu", (*few, setting), "none", task="deepfashion")
+        yield from _speed(f"fashionnet at 64 px, batches of 16, {setting}", found)
 
 
 def compiled(ground: Ground) -> Iterator[Row]:
     """The same network with `train.compile`."""
     settings = (*_of_resnet(ground), "train.compile=true")
     for way in ("", ground.ways[0]):
-        found = _ours(ground, way, settings, "none")
-        yield Row(f"ours, {way or 'synthetic'}, compiled", round(found.rate, 1), "images/s")
-        yield Row(f"    its first {WARM_UP} steps", round(found.first_s, 1), "s")
+        yield from _speed(f"ours, {way or 'synthetic'}, compiled", _ours(ground, way, settings, "none"))
+
+
+def _speed(name: str, found: Speed) -> Iterator[Row]:
+    yield Row(name, round(found.rate, 1), "images/s")
+    yield Row(f"    first {WARM_UP} steps, {name}", round(found.first_s, 1), "s")
 
 
 class Speed(NamedTuple):

@@ -46,7 +46,9 @@ def test_the_whole_proof_is_rehearsed_on_a_bare_machine(tmp_path: Path) -> None:
         "compiled",
     }
     assert not any("failed" in part for part in ran.values())
-    found = {(name, row["name"]): row["value"] for name in ran for row in ran[name]["rows"]}
+    named = [(name, row["name"], row["value"]) for name in ran for row in ran[name]["rows"]]
+    found = {(part, name): value for part, name, value in named}
+    assert len(found) == len(named), "a row is found by its name"
     assert found["self_test", "ways"] == "gpu-whole cpu"
     assert found["checks", "a run"] == "holds"
     assert found["equal_bytes", "cpu: examples that differ, 2 ranks"] == 0
