@@ -15,7 +15,6 @@ from fashion_dist.io import read_json
 from fashion_dist.models import finetune, pretrained, registry
 from fashion_dist.models.finetune import Wants
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.tasks import Task
 from shards.typed_json import is_count
 
 
@@ -32,11 +31,10 @@ class Resolved:
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
-def resolve(task: Task, recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) -> Resolved:
+def resolve(recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) -> Resolved:
     """The recipe with the settings `asked`, checked as a whole; with weights the finetuning recipe.
 
     Args:
-        task: what is learned.
         recipe: of the task, from scratch.
         asked: the user's settings as key=value, later ones win.
         home: where runs and what is known of networks lie.
@@ -52,7 +50,7 @@ def resolve(task: Task, recipe: Config, asked: Sequence[str], home: Home, *, deb
     begun = recipe
     if weights != "none":
         own = recipe.override(setting for setting in asked if not setting.startswith("model.weights"))
-        found = _finetuned(task, own.model, weights, explicit, home)
+        found = _finetuned(own.model, weights, explicit, home)
         begun = recipe.override(f"{key}={value}" for key, (value, _) in found.items() if key not in explicit)
     config = begun.debug() if debug else begun
     config = config.override(asked)
@@ -87,13 +85,10 @@ def _origins(
     return origins
 
 
-def _finetuned(
-    task: Task, model: ModelConfig, weights: str, explicit: Mapping[str, str], home: Home
-) -> dict[str, tuple[str, str]]:
+def _finetuned(model: ModelConfig, weights: str, explicit: Mapping[str, str], home: Home) -> dict[str, tuple[str, str]]:
     """The settings that beginning with `weights` has in place of the recipe's.
 
     Args:
-        task: what is learned.
         model: the recipe's network, or the user's.
         weights: as they were typed.
         explicit: what the user set.
@@ -125,7 +120,7 @@ def _finetuned(
             known = f"{source}'s configuration of {name}"
             tag = pretrained.tagged(text)[1] if pretrained.kind(text) == "tag" else ""
             wants = finetune.of_cfg(seen.published["cfg"], f"{known}.{tag}" if tag else known)
-    made = finetune.settings(model.name, wants, task.finetune, task.recipe.task, folded)
+    made = finetune.settings(model.name, wants, folded)
     return {**made, **network, "model.weights": (text, "set by you")}
 
 

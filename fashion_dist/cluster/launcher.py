@@ -286,7 +286,7 @@ def resolve_config(
     recipe = recipe or task.recipe
     if request.dataset:
         recipe = dataclasses.replace(recipe, dataset=requirements.plain_name("dataset", request.dataset))
-    return finetuning.resolve(task, recipe, asked, home, debug=request.debug)
+    return finetuning.resolve(recipe, asked, home, debug=request.debug)
 
 
 def recipe_for(task: tasks.Task, shard_set: ShardSet) -> Config:

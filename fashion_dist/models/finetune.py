@@ -2,8 +2,7 @@
 
     what weights want     size, mean, std, interpolation, crop: a JSON file beside them, else their library's
                           configuration, else the run that they are of
-    RECIPE                learning rates, freezing, regularisation, epochs; DEEP for transformers and ConvNeXt
-    Task.finetune         what a task has in place of these
+    RECIPE                learning rates, freezing, weight decay, epochs; DEEP for transformers and ConvNeXt
 
 Each is a mapping of settings as `Config.override` takes them; what the user sets comes after and always wins.
 """
@@ -23,10 +22,8 @@ from fashion_dist.models import registry
 
 RECIPE: Mapping[str, str] = {
     "model.dropout": "0.2",
-    "model.freeze": "epochs:1",
     "optim.name": "adamw",
     "optim.lr": "0.001",
-    "optim.backbone_lr": "0.3",
     "optim.beta2": "0.999",
     "optim.weight_decay": "0.05",
     "optim.no_decay": "network",
@@ -34,18 +31,16 @@ RECIPE: Mapping[str, str] = {
     "optim.warmup_epochs": "1",
     "optim.clip_norm": "1",
     "optim.stages": "",
-    "data.crop_scale": "0.35,1",
+    "data.crop_scale": "0.5,1",
     "data.eval_order": "resize_crop",
     "data.cache_px": "0",
-    "train.epochs": "15",
-    "train.label_smoothing": "0.1",
-    "train.mixup": "0",
-    "train.cutmix": "0",
+    "train.epochs": "20",
     "train.ema": "0.99",
     "train.patience": "0",
 }
-"""The heads learn alone for an epoch, then the backbone at a third of their rate."""
-DEEP: Mapping[str, str] = {"optim.lr": "0.0005", "optim.backbone_lr": "1", "optim.layer_decay": "0.75"}
+"""All of the network learns at one rate. Colours, mixing and the loss stay the task's: without mixup and CutMix a small
+set was known by heart after six epochs (65 classes of clip art, 3,033 images: validation 0.765 instead of 0.79)."""
+DEEP: Mapping[str, str] = {"optim.lr": "0.0005", "optim.layer_decay": "0.75"}
 """In place of these for networks whose lower layers are best changed little (Bao et al. 2022, Liu et al. 2022)."""
 _DEEP = re.compile(r"vit|deit|beit|eva|cait|swin|maxvit|convnext|mixer|xcit|hiera|davit")
 _BICUBIC = ("bicubic", "lanczos", "random")
@@ -136,16 +131,12 @@ def of_run(config: Config, origin: str) -> Wants:
     return Wants(origin, settings, config.model.name, config.model.args)
 
 
-def settings(
-    network: str, wants: Wants | None, own: Mapping[str, str], task: str, folded: bool
-) -> dict[str, tuple[str, str]]:
+def settings(network: str, wants: Wants | None, folded: bool) -> dict[str, tuple[str, str]]:
     """Key -> (value, where it comes from) of everything that finetuning has in place of a recipe.
 
     Args:
         network: the network that begins with the weights.
         wants: what they were trained with, where that is known.
-        own: the task's own finetuning settings.
-        task: its name.
         folded: the weights' batch normalisation is folded into the convolutions, so that its statistics have to stay.
     """
     made = {key: (value, "finetuning recipe") for key, value in RECIPE.items()}
@@ -155,4 +146,4 @@ def settings(
         made |= {key: (value, wants.origin) for key, value in wants.settings.items()}
     if folded:
         made["train.freeze_bn"] = ("true", "the weights, whose batch normalisation is folded")
-    return made | {key: (value, f"finetuning recipe of task {task}") for key, value in own.items()}
+    return made

@@ -55,8 +55,6 @@ class DeepFashion(Task):
     monitor = "score"
     summary_metrics = ("accuracy", "attribute_f1")
     ignore_targets_when_mixed = ("attributes",)
-    # Attributes such as the length of sleeves and hem need most of the garment.
-    finetune = {"data.crop_scale": "0.5,1"}
     names_at_least_one = True
 
     def build_model(self, config: Config, schema: Schema) -> nn.Module:

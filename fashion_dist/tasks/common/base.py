@@ -182,8 +182,6 @@ class Task(ABC):
     """Task name -> (labels of that task) -> labels of this one, whose classes are groups of that one's."""
     names_at_least_one = False
     """Whether an image's most probable label is named even below its threshold, where it may have any number."""
-    finetune: Mapping[str, str] = {}
-    """Settings that a run which begins with trained weights has in place of `models.finetune`'s."""
     added: Mapping[str, Scalar] = {}
     """Options of the recipe that were added after runs had been made, with the values that mean what those did; see
     `settings.added`."""

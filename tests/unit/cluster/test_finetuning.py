@@ -72,15 +72,15 @@ def test_the_file_beside_wins_and_what_is_set_wins_over_all(home: Path, weights:
     assert config.model.name == "mobilenetv3_small_050", "the file names its network"
     assert (data.image_px, data.std, data.interpolation, data.eval_resize) == (80, (0.25,) * 3, "bicubic", 1.25)
     assert (config.optim.lr, data.mean, config.model.freeze) == (0.004, (0, 0, 0), "none")
-    assert (config.train.epochs, config.optim.backbone_lr, config.train.mixup) == (15, 0.3, 0)
+    assert (config.train.epochs, config.optim.beta2, config.train.mixup) == (20, 0.999, 0.4)
     assert data.fit == tasks.load("deepfashion").recipe.data.fit, "the task's own"
     shown = dry_run(plan)
     for key, origin in (("data.std = 0.25,0.25,0.25", "w.json"), ("optim.lr = 0.004", "set by you"),
-                        ("train.epochs = 15", "finetuning recipe"), ("model.name =", "w.json")):  # fmt: skip
+                        ("train.epochs = 20", "finetuning recipe"), ("model.name =", "w.json")):  # fmt: skip
         assert any(line.startswith(key) and line.endswith(f"  {origin}") for line in shown.splitlines()), key
     assert plan.run != library.run
     debug = planned(home, weights, debug=True).config
-    assert (debug.train.epochs, debug.train.fraction, debug.model.freeze) == (2, 0.01, "epochs:1")
+    assert (debug.train.epochs, debug.train.fraction, debug.optim.lr) == (1, 0.01, 0.001)
 
 
 def test_from_scratch_nothing_changes(home: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_file_beside_that_cannot_be_is_named(change: dict[str, object], words:
 def test_every_task_has_a_finetuning_recipe_that_can_be() -> None:
     for name in tasks.names():
         task = tasks.load(name)
-        made = finetune.settings("timm/vit_tiny_patch16_224", None, task.finetune, name, folded=True)
+        made = finetune.settings("timm/vit_tiny_patch16_224", None, folded=True)
         config = task.recipe.override(f"{key}={value}" for key, (value, _) in made.items())
         assert config.train.freeze_bn and config.train.epochs <= 30 and config.optim.layer_decay < 1
 
