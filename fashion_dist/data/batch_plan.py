@@ -22,6 +22,7 @@ class Work:
         index: int64 [n], the examples.
         rows: int64 [n * k], their images as rows of the split.
         draws: the treatment of the n * k images.
+        epoch: that it belongs to.
         fetched: the encoded images on their way.
         encoded: the encoded images, None where one is cached.
     """
@@ -29,6 +30,7 @@ class Work:
     index: np.ndarray
     rows: np.ndarray
     draws: AugmentParams
+    epoch: int = 0
     fetched: Fetched | None = None
     encoded: Sequence[Encoded | None] = ()
 
@@ -36,7 +38,7 @@ class Work:
         """The same for some neighbouring examples, which have not been fetched yet."""
         k = len(self.rows) // len(self.index)
         images = slice(examples.start * k, examples.stop * k)
-        return Work(self.index[examples], self.rows[images], self.draws.where(images))
+        return Work(self.index[examples], self.rows[images], self.draws.where(images), self.epoch)
 
     def without(self, examples: np.ndarray) -> Work:
         """The same without the examples at the positions where `examples` (bool [n]) is true."""
@@ -81,10 +83,10 @@ class BatchPlanner:
         rows = images.ravel()
         sizes = self.sizes[rows]
         if not self._training:
-            return Work(index, rows, center_crop_params(self.data, sizes))
+            return Work(index, rows, center_crop_params(self.data, sizes), epoch)
         occasions = repeats
         if k > 1:
             # The same image in two examples, or twice in one, is treated anew each time.
             occasions = (1 + index[:, None] * k + np.arange(k) + (repeats[:, None] << 44)).ravel()
         ids = image_ids(self._row0 + rows, occasions)
-        return Work(index, rows, sample_augmentation(self.data, sizes, ids, self._seed, epoch))
+        return Work(index, rows, sample_augmentation(self.data, sizes, ids, self._seed, epoch), epoch)

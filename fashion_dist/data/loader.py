@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -118,6 +119,9 @@ class Loader:
         self._ordering = ThreadPoolExecutor(1, thread_name_prefix="order", initializer=lower_thread_priority)
         self._next_order: tuple[int, Future[tuple[np.ndarray, np.ndarray]]] | None = None
         self._examples_change = False
+        self._stages: Generator[Batch] | None = None
+        self._stand: tuple[int, int, int] | None = None
+        """The (epoch, step, until) that the stages have begun with, where nobody has asked for it yet."""
         self._running: Generator[Batch] | None = None
 
     @property
@@ -140,21 +144,48 @@ class Loader:
         """The damaged samples this rank met and skipped."""
         return list(self._bad.found.values())
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, until: int = 0) -> Iterator[Batch]:
         """This rank's micro-batches of an epoch, from optimiser step `start` on; ends an iteration not yet exhausted.
 
+        Args:
+            epoch: from 0.
+            start: optimiser step.
+            until: the first epoch that will not be asked for, where in training the next ones will be, with the same
+                `until`: their first batches are then read, decoded and rendered behind this one's last.
+
         Raises:
-            DamageError: a sample cannot be read or decoded and the policy is to fail; names shard, key and offset.
+            DamageError: a sample cannot be read or decoded and the policy is to fail; names shard, key and offset. It
+                comes in the place of the sample's batch.
         """
         if self._running is not None:
             self._running.close()
-        self._running = self._run(epoch, start)
+        until = epoch + 1 if self._examples_change or not self._training else max(until, epoch + 1)
+        if self._stages is not None and (self._examples_change or self._stand != (epoch, start, until)):
+            self._stages.close()
+            self._stages = None
+        if self._stages is None:
+            each = (self._works(number, start if number == epoch else 0) for number in range(epoch, until))
+            self._stages = self._run(chain.from_iterable(each))
+        self._running = self._epoch(self._stages, epoch, start, until)
         return self._running
+
+    def _epoch(self, stages: Generator[Batch], epoch: int, start: int, until: int) -> Generator[Batch]:
+        """Of the batches that the stages give, those of one epoch."""
+        self._stand = None
+        if self._division is None:
+            yield from stages
+            return
+        left = (self._division.steps - start) * self._division.accumulate
+        while left > 0:
+            left -= 1
+            self._stand = (epoch + 1, 0, until) if not left and epoch + 1 < until else None
+            yield next(stages)
 
     def close(self) -> None:
         """Stop all threads and give memory and files back."""
-        if self._running is not None:
-            self._running.close()
+        for iteration in (self._running, self._stages):
+            if iteration is not None:
+                iteration.close()
         self._planning.shutdown(wait=True, cancel_futures=True)
         self._ordering.shutdown(wait=False, cancel_futures=True)
         self._fetcher.close()
@@ -171,33 +202,47 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _run(self, epoch: int, start: int) -> Generator[Batch]:
+    def _run(self, works: Iterator[Work]) -> Generator[Batch]:
         """Three stages, each a batch ahead of the next: reading, decoding, rendering."""
-        coming = self._works(epoch, start)
+        coming = next(works, None)
         reading: deque[Work] = deque()
         decoding: Work | None = None
         rendering: deque[tuple[Work, Rendered]] = deque()
+        latest = coming.epoch if coming is not None else 0
         try:
             while True:
-                while len(reading) < self._fetcher.ahead(self._max_images) and (work := next(coming, None)) is not None:
-                    reading.append(self._fetch(work))
+                while coming is not None and len(reading) < self._fetcher.ahead(self._max_images):
+                    if coming.epoch != latest and self._options.cache != "none":
+                        # What the epoch before decodes is to be in the cache first, or it would be read twice.
+                        if reading or decoding is not None:
+                            break
+                        for _, rendered in rendering:
+                            rendered.wait()
+                    latest = coming.epoch
+                    reading.append(self._fetch(coming))
+                    coming = next(works, None)
                 if decoding is None and reading:
-                    decoding = self._decode(reading.popleft(), epoch)
+                    decoding = self._decode(reading.popleft())
                     continue
                 if decoding is not None:
-                    done, rendered = self._render(decoding, epoch)
+                    work, decoding = decoding, None
+                    rendering.append(self._render(work))
                     # The decoder goes on with the next batch before this one is waited for.
-                    decoding = self._decode(reading.popleft(), epoch) if reading else None
-                    rendering.append((done, rendered))
+                    decoding = self._decode(reading.popleft()) if reading else None
                     if len(rendering) < 2 and decoding is not None:
                         continue
                 if not rendering:
                     return
-                done, rendered = rendering.popleft()
-                if len(done.index):
-                    yield self._batch(done, rendered)
-                del done, rendered
+                work, rendered = rendering.popleft()
+                if len(work.index):
+                    yield self._batch(work, rendered)
+                del work, rendered
+        except DamageError:
+            while rendering:  # the batches before the damaged one, which may be the next epoch's
+                yield self._batch(*rendering.popleft())
+            raise
         finally:
+            self._stand = None
             for work in reading:
                 if work.fetched is not None:
                     work.fetched.cancel()
@@ -254,7 +299,7 @@ class Loader:
         work.fetched = self._fetcher.start(work.rows, missing)
         return work
 
-    def _decode(self, work: Work, epoch: int) -> Work:
+    def _decode(self, work: Work) -> Work:
         assert work.fetched is not None, "fetching comes first"
         encoded: list[Encoded | None] = [None] * len(work.rows)
         if work.fetched.parts:  # else all is cached, and looking at each image of 28 px would be a third of the work
@@ -263,17 +308,17 @@ class Loader:
                     self._bad.add(int(work.rows[position]), image)
                 else:
                     encoded[position] = image
-        work, encoded = self._repair(work, encoded, epoch)
+        work, encoded = self._repair(work, encoded)
         self._engine.begin(work, encoded)
         work.encoded = encoded
         return work
 
-    def _render(self, work: Work, epoch: int) -> tuple[Work, Rendered]:
+    def _render(self, work: Work) -> tuple[Work, Rendered]:
         while isinstance(rendered := self._engine.finish(work), dict):
             for position, reason in rendered.items():
                 row = int(work.rows[position])
                 self._bad.add(row, self._files.damage(row, reason))
-            work, encoded = self._repair(work, list(work.encoded), epoch)
+            work, encoded = self._repair(work, list(work.encoded))
             self._engine.begin(work, encoded)
             work.encoded = encoded
         return work, rendered
@@ -285,7 +330,7 @@ class Loader:
         order = (0, 3, 1, 2) if k == 1 else (0, 1, 4, 2, 3)
         return Batch(images.permute(order), torch.from_numpy(np.ascontiguousarray(work.index)))
 
-    def _repair(self, work: Work, encoded: list[Encoded | None], epoch: int) -> tuple[Work, list[Encoded | None]]:
+    def _repair(self, work: Work, encoded: list[Encoded | None]) -> tuple[Work, list[Encoded | None]]:
         """The work without damaged images: in training others stand in, so that every rank stays in step."""
         if self._bad.first_of(work.rows) is None:
             return work, encoded
@@ -295,7 +340,7 @@ class Loader:
             kept = np.flatnonzero(np.repeat(~bad, k))
             return work.without(bad), [encoded[i] for i in kept]
         for position in np.flatnonzero(bad).tolist():
-            other, images = self._substitute(int(work.index[position]), epoch)
+            other, images = self._substitute(int(work.index[position]), work.epoch)
             work = work.with_example(position, other)
             encoded[position * k : (position + 1) * k] = images
         return work, encoded

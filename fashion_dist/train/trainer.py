@@ -242,7 +242,8 @@ class Trainer:
         """
         state, settings = self.state, self.config.train
         self._begin_epoch(train)
-        batches = train.loader.epoch(state.epoch, state.step_in_epoch)
+        until = 0 if self.task.overrides("build_examples") else settings.epochs
+        batches = train.loader.epoch(state.epoch, state.step_in_epoch, until)
         window: list[dict[str, Tensor]] = []
         started = began = time.monotonic()
         while state.step_in_epoch < train.steps:

@@ -211,9 +211,9 @@ class InMemory:
         self._batches = batches
         self.steps = steps
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, until: int = 0) -> Iterator[Batch]:
         """Batches from step `start` on."""
-        del epoch
+        del epoch, until
         for step in range(start, self.steps):
             yield Batch(*self._batches[step % len(self._batches)])
 

@@ -33,8 +33,8 @@ def loader(module):
     """Act at every training step of this rank."""
     original = module.Loader.epoch
 
-    def epoch(self, epoch, start=0):
-        batches = original(self, epoch, start)
+    def epoch(self, epoch, start=0, until=0):
+        batches = original(self, epoch, start, until)
         if not self._training:
             return batches
         return steps(self, batches, epoch, start)

@@ -7,8 +7,9 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from PIL import Image, ImageOps
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data import Batch, Loader, LoaderOptions
+from fashion_dist.data.batch_plan import Work
+from fashion_dist.data.decode import CachedDecoder
 from fashion_dist.data.sampler import weighted_order
+from fashion_dist.data.shard_reader import Encoded, Fetched, Fetcher
 from fashion_dist.errors import DamageError
 from shards import ShardSet
 
@@ -43,7 +47,7 @@ def ledger(loader: Loader, epochs: int = 1, start: int = 0, accumulate: int = 1)
     seen: Ledger = {}
     for epoch in range(epochs):
         first = start if epoch == 0 else 0
-        for micro, batch in enumerate(loader.epoch(epoch, first)):
+        for micro, batch in enumerate(loader.epoch(epoch, first, until=epochs)):
             for example, image in zip(batch.index.tolist(), batch.images, strict=True):
                 assert (epoch, first + micro // accumulate, example) not in seen
                 seen[epoch, first + micro // accumulate, example] = image.contiguous().numpy().tobytes()
@@ -226,6 +230,60 @@ def test_the_next_epoch_s_order_is_made_beside_this_one(photos_set: ShardSet, mo
     assert all(np.array_equal(a, b) for a, b in zip(seen, wanted, strict=True))
     assert {(0, "MainThread"), (1, "order"), (2, "order")} <= set(made)
     assert not {(1, "MainThread"), (2, "MainThread")} & set(made)
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_the_next_epoch_s_first_batches_are_begun_before_this_one_s_last_is_worked_on(
+    photos_set: ShardSet, cache: Literal["none", "ram"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    started, begun = Fetcher.start, CachedDecoder.begin
+
+    def counted(fetcher: Fetcher, rows: np.ndarray, wanted: np.ndarray) -> Fetched:
+        read.extend(rows[wanted].tolist())
+        return started(fetcher, rows, wanted)
+
+    def noted(decoder: CachedDecoder, work: Work, encoded: Sequence[Encoded | None]) -> None:
+        decoded.append((work.epoch, work.index.tolist()))
+        begun(decoder, work, encoded)
+
+    decoded: list[tuple[int, list[int]]] = []
+    monkeypatch.setattr(Fetcher, "start", counted)
+    monkeypatch.setattr(CachedDecoder, "begin", noted)
+    given: list[list[list[int]]] = []
+    with make(photos_set, options=LoaderOptions(cache=cache)) as loader:
+        for epoch in range(3):
+            batches = loader.epoch(epoch, until=3)
+            given.append([next(batches).index.tolist() for _ in range(loader.steps)])
+            ahead = [examples for number, examples in decoded if number == epoch + 1]
+            assert bool(ahead) is (epoch < 2), "nothing is begun behind the last epoch"
+            assert len(ahead) <= 2
+    assert decoded == [(epoch, examples) for epoch, each in enumerate(given) for examples in each]
+    whole = [example for each in given for examples in each for example in examples]
+    assert sorted(read) == sorted(whole if cache == "none" else set(whole)), "nothing is read twice"
+
+
+def test_what_was_begun_for_the_next_epoch_is_left_where_another_comes(photos_set: ShardSet, alone: Ledger) -> None:
+    with make(photos_set) as loader:
+        first = [next(batches) for batches in [loader.epoch(0, until=3)] for _ in range(loader.steps)]
+        assert len(first) == 5
+        assert list(itertools.islice(loader.epoch(1, until=3), 2)), "left in the middle, it is begun anew"
+        assert ledger(loader, epochs=3) == alone
+        loader.show(loader._images[::-1])
+        assert ledger(loader, epochs=2) != alone
+
+
+def test_damage_in_the_next_epoch_s_first_batches_leaves_this_one_whole(
+    own_set: ShardSet, damage: Callable[[int], str], alone: Ledger
+) -> None:
+    left_out = set(range(83)) - {example for epoch, _, example in alone if epoch == 0}
+    soon = sorted(example for epoch, step, example in alone if epoch == 1 and step < 2 and example in left_out)
+    key = damage(soon[0])
+    with make(own_set, options=LoaderOptions(read_threads=1)) as loader:
+        assert len(list(loader.epoch(0, until=2))) == 5
+        with pytest.raises(DamageError, match="CRC-32") as caught:
+            list(loader.epoch(1, until=2))
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize(
