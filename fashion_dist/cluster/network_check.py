@@ -54,12 +54,9 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
     Raises:
         ConfigError: `probe`'s, or it took too long.
     """
+    if (there := known(model, image_px, home)) is not None:
+        return there
     model = registry.resolve_model(model)
-    known = read_json(home.networks).get(_key(model, image_px, home))
-    if isinstance(known, dict) and "error" in known:
-        raise ConfigError(str(known["error"]))
-    with contextlib.suppress(InputError):  # nobody asked, or somebody changed the answer
-        return parse_dataclass(Found, known, home.networks)
     try:
         found = probe(model, image_px) if "torch" in sys.modules else _asked(model, image_px)
     except ConfigError as error:
@@ -71,6 +68,16 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
     if pretrained.kind(model.weights) in ("imagenet", "tag"):
         pretrained.remember(home.networks, pretrained.published_key(model), plain["published"])
     return found
+
+
+def known(model: ModelConfig, image_px: int, home: Home) -> Found | None:
+    """What `look_at` found before, if it did; raises what it raised."""
+    answer = read_json(home.networks).get(_key(registry.resolve_model(model), image_px, home))
+    if isinstance(answer, dict) and "error" in answer:
+        raise ConfigError(str(answer["error"]))
+    with contextlib.suppress(InputError):  # nobody asked, or somebody changed the answer
+        return parse_dataclass(Found, answer, home.networks)
+    return None
 
 
 def _key(model: ModelConfig, image_px: int, home: Home) -> str:

@@ -44,6 +44,8 @@ class Resources:
     """0 trains on CPUs, unless `sbatch` has a `gres` with GPUs."""
     gpu_type: str = ""
     """Their type, as the cluster calls it, such as `a100`; empty is any."""
+    gpu_mem_gb: float = 0
+    """Memory of one, in 10^9 bytes; 0 is not known. Nothing is asked of Slurm by it."""
     tasks_per_node: int = 0
     """Ranks of a node; 0 is one per GPU, or one without GPUs."""
     cpus_per_task: int = 0

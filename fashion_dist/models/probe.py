@@ -29,11 +29,13 @@ class Found:
 
     Args:
         image_px: the size that it was built at.
+        step: see `step_cost`; empty where it is not known.
         published: fields of the `Published` that it begins with, or whose network it is; empty for a network of ours.
         folded: the batch normalisation of its weights is folded into the convolutions.
     """
 
     image_px: int
+    step: Mapping[str, int]
     published: Mapping[str, Any] = field(default_factory=dict)
     folded: bool = False
 
@@ -45,6 +47,7 @@ def probe(model: ModelConfig, image_px: int) -> Found:
         ConfigError: it cannot be built, or its weights are another network's; says whose.
     """
     from fashion_dist.models.backbone import require_built
+    from fashion_dist.models.step_cost import step_cost
 
     what, theirs = pretrained.kind(model.weights), None
     if what in ("imagenet", "tag"):
@@ -68,7 +71,7 @@ def probe(model: ModelConfig, image_px: int) -> Found:
             other = state_dict.whose(state, model.name)
             told = f"{path} has the weights of {other} (--model {other}), not of {model.name}: " if other else ""
             raise ConfigError(f"{told}{error}") from error
-    return Found(size, {} if theirs is None else dataclasses.asdict(theirs), folded)
+    return Found(size, step_cost(backbone, size), {} if theirs is None else dataclasses.asdict(theirs), folded)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,19 @@ def test_a_recipes_own_network_is_not_looked_at(home: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(network_check, "look_at", never)
     assert isinstance(planned(home, "", "data.image_px=48").config, Config)
+
+
+def test_a_step_s_memory_is_told_by_a_dry_run_and_where_a_card_has_less(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("data.image_px=48", "train.batch_size=64")
+    plan = planned(home, "", *small)
+    assert "memory" not in " ".join(plan.notes), "nobody looked at the network yet"
+    assert "# note: a step takes about " in dry_run(plan)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tool := tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 50\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    warned = planned(home, "", *small)
+    assert "a GPU has 52 MB: --set train.accumulate=" in warned.notes[-1], "a warning, no refusal"
+    assert dry_run(warned).count("a step takes") == 1
