@@ -384,7 +384,9 @@ def operators(device: str, encoded: bool, bicubic: bool, decode: str, side: int,
     if cut:
         corner = numbers("corner", types.INT32, 1)
         images = fn.slice(images, start=corner, shape=[side, side], axis_names="WH")
-    images = fn.flip(images, horizontal=numbers("flip", types.INT32, 0))
+    # One kernel a batch, where `fn.flip` starts one an image.
+    mirror = numbers("flip", types.INT32, 0)
+    images = fn.crop_mirror_normalize(images, mirror=mirror, dtype=types.UINT8, output_layout="HWC")
     if turned:
         images = fn.warp_affine(images, matrix=numbers("map", types.FLOAT, 2), dtype=types.FLOAT)
     matrix, offset = numbers("matrix", types.FLOAT, 2), numbers("offset", types.FLOAT, 1)

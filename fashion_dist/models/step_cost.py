@@ -83,7 +83,7 @@ def _fused_attention() -> Iterator[None]:
         return _Attention.apply(query.to(dtype), key.to(dtype), value.to(dtype))
 
     own = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    F.scaled_dot_product_attention = attention
     try:
         yield
     finally:

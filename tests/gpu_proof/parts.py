@@ -188,7 +188,7 @@ def _speed(name: str, found: Speed) -> Iterator[Row]:
 
 
 class Speed(NamedTuple):
-    """Seconds of the first steps, images/s of those after them, seconds from an epoch's begin to its first batch."""
+    """Seconds of the first steps, images/s of those after them, seconds from an epoch's end to the next one's batch."""
 
     first_s: float
     rate: float
@@ -206,12 +206,12 @@ def _ours(ground: Ground, way: str, settings: Sequence[str], cache: str, task: s
         steps = loader.loader.steps
         loader.loader.close()
         loader.loader = _trainers.InMemory(some, steps)  # type: ignore[assignment]
-    for _ in loader.loader.epoch(0) if cache != "none" else ():
+    for _ in loader.loader.epoch(0, loader.loader.steps - 1 if cache == "none" else 0, until=2):
         pass
     trainer.state.prepare_epoch()
     ground.wait()
     began = time.perf_counter()
-    batches = loader.loader.epoch(1)
+    batches = loader.loader.epoch(1, until=2)
     batch = next(batches)
     begin_s = time.perf_counter() - began
     for _ in range(WARM_UP):
