@@ -49,7 +49,7 @@ def test_the_cost_of_checkpoints_is_measured(packed_home: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["loadr"], "unknown bench 'loadr'; known: checkpoint, loader"),
+        (["loadr"], "unknown bench 'loadr'; known: checkpoint, ddp, loader"),
         (["loader", "--home", "nowhere"], "no shard set in"),
         (["loader", "--shards", "nowhere"], "is no shard set"),
         (["checkpoint", "--steps", "0"], "--rounds and --steps must be 1 or more"),
