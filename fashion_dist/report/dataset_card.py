@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 THUMB_PX = 72
 PER_CLASS = 8
 MAX_CLASSES = 120
+MAX_TOGETHER = 60
 SHOWN_PAIRS = 24
 
 
@@ -54,8 +55,8 @@ def write_card(folder: Path, *, workers: int = 1, on_progress: OnProgress = lamb
     if not shard_set.manifest.card and os.path.lexists(folder / CARD):
         raise InputError(f"{folder / CARD} was not written by packing, so it is kept; move it away, or use --no-card")
     splits = [shard_set.split(name) for name in shard_set.splits]
-    facts = {name: shard_set.schema.columns[name] for name in shard_set.schema.names}
-    columns = [split.columns(*facts) for split in splits]
+    held = [fact for fact, names in shard_set.schema.names.items() if _is_held(shard_set.schema.columns[fact], names)]
+    columns = [split.columns(*held) for split in splits]
     sizes = np.concatenate([np.stack([split.width, split.height], axis=1) for split in splits])
     split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     wanted = _wanted(shard_set.schema, columns)
@@ -64,23 +65,28 @@ def write_card(folder: Path, *, workers: int = 1, on_progress: OnProgress = lamb
     looks = _look_at_all(shard_set, set().union(*wanted.values()) if wanted else set(), closely, workers, on_progress)
     if closely:
         hashes = np.concatenate([one.hashes for one in looks])
-        pairs = near_duplicates.find(hashes, np.concatenate([one.looks for one in looks]), split_of)
+        same = near_duplicates.find(hashes, np.concatenate([one.looks for one in looks]), split_of, SHOWN_PAIRS)
     else:
         crcs = np.concatenate([split.crc32 for split in splits])
-        pairs = near_duplicates.same_bytes(np.concatenate([split.size for split in splits]), crcs, split_of)
+        sizes_of = np.concatenate([split.size for split in splits])
+        same = near_duplicates.same_bytes(sizes_of, crcs, split_of, SHOWN_PAIRS)
     thumbs = {row: data for one in looks for row, data in one.thumbs.items()}
-    shown = pairs[:SHOWN_PAIRS]
-    for row in sorted({row for pair in shown for row in (pair.first, pair.second)} - thumbs.keys()):
+    for row in sorted({row for pair in same[1] for row in (pair.first, pair.second)} - thumbs.keys()):
         thumbs[row] = _thumb(_open(shard_set, row))
     sections = [
-        _counts(shard_set, columns), _sizes(sizes), *_sheets(shard_set.schema, wanted, thumbs),
-        *_together(shard_set.schema, columns), _duplicates(shard_set, pairs, shown, thumbs, closely),
+        _counts(shard_set, splits), _sizes(sizes), *_sheets(shard_set.schema, wanted, thumbs),
+        *_together(shard_set.schema, columns), _duplicates(shard_set, same, thumbs, closely),
         _rejected(shard_set),
     ]  # fmt: skip
     if not shard_set.manifest.card:
         write_whole(folder / MANIFEST, replace(shard_set.manifest, card=True).encoded())
     write_whole(folder / CARD, render(_page(shard_set, sections)).encode())
     return folder / CARD
+
+
+def _is_held(kind: str, names: Sequence[str]) -> bool:
+    """Whether a fact is held whole: numbers of classes, and vectors of few names."""
+    return kind == "int" or len(names) <= MAX_TOGETHER
 
 
 def _wanted(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> dict[tuple[str, int], list[int]]:
@@ -185,19 +191,27 @@ def _page(shard_set: ShardSet, sections: Sequence[Section]) -> Page:
     return Page(title=manifest.dataset, subtitle=counts, sections=sections, facts=told)
 
 
-def _counts(shard_set: ShardSet, columns: Sequence[Mapping[str, np.ndarray]]) -> Section:
+def _counts(shard_set: ShardSet, splits: Sequence[Split]) -> Section:
     tables = []
     for fact, names in shard_set.schema.names.items():
-        vector = shard_set.schema.columns[fact] != "int"
-        rows: list[tuple[object, ...]] = []
-        for number, name in enumerate(names):
-            hits = [column[fact][:, number] == 1 if vector else column[fact] == number for column in columns]
-            rows.append((name, *(int(hit.sum()) for hit in hits)))
-        missing = [(column[fact] == -1).all(axis=1) if vector else column[fact] == -1 for column in columns]
-        if any(unknown.any() for unknown in missing):
-            rows.append(("(not given)", *(int(unknown.sum()) for unknown in missing)))
+        counts = [_counted(split, fact, len(names)) for split in splits]
+        rows = list(zip((*names, "(not given)"), *(of_split.tolist() for of_split in counts), strict=True))
+        rows = rows if any(of_split[-1] for of_split in counts) else rows[:-1]
         tables.append(Table(fact, ("", *shard_set.splits), rows, folded=len(rows) > MAX_CLASSES))
     return Section("counts", "Counts", [], tables)
+
+
+def _counted(split: Split, fact: str, classes: int) -> np.ndarray:
+    """int64 [K + 1], images of each class, and last those whose class is not given."""
+    counts = np.zeros(classes + 1, np.int64)
+    for piece in split.iter_columns(fact):
+        values = piece[fact]
+        if values.ndim == 2:
+            counts += np.append((values == 1).sum(axis=0), (values == -1).all(axis=1).sum())
+        else:
+            numbers = np.where(values == -1, classes, values)
+            counts += np.bincount(numbers[(values >= -1) & (values < classes)], minlength=classes + 1)
+    return counts
 
 
 def _sizes(sizes: np.ndarray) -> Section:
@@ -241,7 +255,7 @@ def _sheets(
 def _together(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> Iterable[Section]:
     """Which attributes occur together: of the images with the row's, the share that has the column's, too."""
     for fact, names in schema.names.items():
-        if schema.columns[fact] == "int" or len(names) > 60:
+        if schema.columns[fact] == "int" or len(names) > MAX_TOGETHER:
             continue
         given = np.concatenate([column[fact] for column in columns]) == 1
         both = given.T.astype(np.int64) @ given.astype(np.int64)
@@ -254,19 +268,19 @@ def _together(schema: Schema, columns: Sequence[Mapping[str, np.ndarray]]) -> It
 
 def _duplicates(
     shard_set: ShardSet,
-    pairs: Sequence[near_duplicates.Pair],
-    shown: Sequence[near_duplicates.Pair],
+    same: tuple[int, Sequence[near_duplicates.Pair]],
     thumbs: Mapping[int, bytes],
     closely: bool,
 ) -> Section:
     kind = (
         "near-duplicate images across splits (perceptual hash)" if closely else "images of the same bytes across splits"
     )
+    total, shown = same
     shots = []
     for pair in shown:
         names = " | ".join(_name(shard_set, row) for row in (pair.first, pair.second))
         shots.append(Shot(_uri(thumbs[pair.first]), names, (names,), (_uri(thumbs[pair.second]),)))
-    words = f"{len(pairs):,} pair{'s' * (len(pairs) != 1)} of {kind}."
+    words = f"{total:,} pair{'s' * (total != 1)} of {kind}."
     return Section("duplicates", "Duplicates", [words], [Sheet("", shots, px=THUMB_PX)] if shots else [])
 
 

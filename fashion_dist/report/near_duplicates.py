@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +15,9 @@ MAX_DIFFERENCE = 5.0
 """Mean difference of two 16-pixel gray pictures, of 255, up to which they count as the same photo."""
 MAX_IMAGES = 300_000
 """Above this only images with the same bytes are found; comparing hashes of all pairs would take minutes."""
-_BLOCK = 4096
+_BLOCK = 2048
+_AT_ONCE = 1 << 16
+"""Pairs whose pictures are compared together: 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +45,57 @@ def perceptual_hash(gray: np.ndarray) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def find(hashes: np.ndarray, looks: np.ndarray, splits: np.ndarray) -> list[Pair]:
-    """All near-duplicate pairs across splits, the most alike first.
+def find(hashes: np.ndarray, looks: np.ndarray, splits: np.ndarray, most: int) -> tuple[int, list[Pair]]:
+    """How many near-duplicate pairs there are across splits, and `most` of them, the most alike first.
+
+    Pictures that a split has several times are compared once, and the first stands for them in the list: there may be
+    more pairs than memory.
 
     Args:
         hashes: uint64 [N], perceptual hashes.
         looks: uint8 [N, 256], 16-pixel gray pictures.
         splits: int [N], the split each row is in; rows of a split stand together.
+        most: pairs to list.
     """
-    pairs: list[Pair] = []
+    total, best = 0, np.empty((0, 3), np.int64)
     boundaries = np.flatnonzero(np.diff(splits)) + 1
-    groups = np.split(np.arange(len(hashes)), boundaries)
-    for number, group in enumerate(groups):
-        for other in groups[number + 1 :]:
-            pairs += _between(hashes, looks, group, other)
-    return sorted(pairs, key=lambda pair: (pair.bits, pair.first, pair.second))
+    groups = [_distinct(hashes, looks, rows) for rows in np.split(np.arange(len(hashes)), boundaries)]
+    for (rows, times), (columns, others) in itertools.combinations(groups, 2):
+        for place, other, bits in _alike(hashes, looks, rows, columns):
+            total += int(times[place] @ others[other])
+            best = np.concatenate([best, np.stack([bits, rows[place], columns[other]], axis=1)])
+            best = best[np.lexsort(best.T[::-1])[:most]]
+    return total, [Pair(first, second, bits) for bits, first, second in best.tolist()]
 
 
-def _between(hashes: np.ndarray, looks: np.ndarray, group: np.ndarray, other: np.ndarray) -> list[Pair]:
-    found: list[Pair] = []
-    for start in range(0, len(group), _BLOCK):
-        rows = group[start : start + _BLOCK]
-        for begin in range(0, len(other), _BLOCK):
-            columns = other[begin : begin + _BLOCK]
-            bits = np.bitwise_count(hashes[rows][:, None] ^ hashes[columns][None, :])
-            for i, j in zip(*np.nonzero(bits <= MAX_BITS), strict=True):
-                a, b = int(rows[i]), int(columns[j])
-                difference = np.abs(looks[a].astype(np.int16) - looks[b]).mean()
-                if difference <= MAX_DIFFERENCE:
-                    found.append(Pair(a, b, int(bits[i, j])))
-    return found
+def _distinct(hashes: np.ndarray, looks: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first of `rows` of each picture, in order, and how many it stands for."""
+    told = np.concatenate([hashes[rows, None].view(np.uint8), looks[rows]], axis=1)
+    _, first, times = np.unique(told.view(f"S{told.shape[1]}").ravel(), return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return rows[first[order]], times[order]
 
 
-def same_bytes(sizes: np.ndarray, crcs: np.ndarray, splits: np.ndarray) -> list[Pair]:
-    """Pairs across splits whose encoded bytes have one size and CRC; arrays [N]."""
+def _alike(
+    hashes: np.ndarray, looks: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Places in `rows` and in `columns` of pictures that are about the same, and the bits that differ, int64 [n]."""
+    for start, begin in itertools.product(range(0, len(rows), _BLOCK), range(0, len(columns), _BLOCK)):
+        some, others = rows[start : start + _BLOCK], columns[begin : begin + _BLOCK]
+        bits = np.bitwise_count(hashes[some][:, None] ^ hashes[others][None, :])
+        near = np.flatnonzero(bits <= MAX_BITS)
+        for at in range(0, len(near), _AT_ONCE):
+            i, j = np.divmod(near[at : at + _AT_ONCE], len(others))
+            difference = np.abs(looks[some[i]].astype(np.int16) - looks[others[j]]).mean(axis=1)
+            same = difference <= MAX_DIFFERENCE
+            i, j = i[same], j[same]
+            yield start + i, begin + j, bits[i, j].astype(np.int64)
+
+
+def same_bytes(sizes: np.ndarray, crcs: np.ndarray, splits: np.ndarray, most: int) -> tuple[int, list[Pair]]:
+    """As `find`, of pairs whose encoded bytes have one size and CRC; arrays [N]. Of equal rows two neighbours count."""
     order = np.lexsort((splits, crcs, sizes))
     same = (sizes[order][1:] == sizes[order][:-1]) & (crcs[order][1:] == crcs[order][:-1])
     same &= splits[order][1:] != splits[order][:-1]
-    return [Pair(int(order[i]), int(order[i + 1]), 0) for i in np.flatnonzero(same)]
+    places = np.flatnonzero(same)
+    return len(places), [Pair(int(order[i]), int(order[i + 1]), 0) for i in places[:most]]

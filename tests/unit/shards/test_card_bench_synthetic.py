@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,22 @@ def test_hashes_of_one_photo_are_near_and_of_two_are_far() -> None:
     photos = [Image.open(io.BytesIO(draw_garment(np.random.default_rng(n), CATEGORIES[n])[0])) for n in range(8)]
     smaller = [photo.resize((90, 90)) for photo in photos]
     hashes, looks = zip(*(look(photo) for photo in [*photos, *smaller]), strict=True)
-    pairs = near_duplicates.find(np.array(hashes, np.uint64), np.array(looks), np.repeat([0, 1], 8))
-    assert {(pair.first, pair.second) for pair in pairs} == {(n, n + 8) for n in range(8)}
+    total, pairs = near_duplicates.find(np.array(hashes, np.uint64), np.array(looks), np.repeat([0, 1], 8), most=99)
+    assert {(pair.first, pair.second) for pair in pairs} == {(n, n + 8) for n in range(8)} and total == 8
+
+
+def test_pairs_of_repeated_pictures_are_counted_without_being_held() -> None:
+    each, rng = 1000, np.random.default_rng(0)
+    hashes, looks = rng.integers(0, 1 << 63, 2, np.uint64), rng.integers(0, 256, (2, 256), np.uint8)
+    which = np.tile([0, 1], 3 * each)
+    tracemalloc.start()
+    total, pairs = near_duplicates.find(hashes[which], looks[which], np.repeat([0, 1, 2], 2 * each), most=5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == 3 * 2 * each**2
+    listed = [(pair.first, pair.second) for pair in pairs]
+    assert listed == [(0, 2000), (0, 4000), (1, 2001), (1, 4001), (2000, 4000)]
+    assert peak < 20e6, "a pair that is held takes 200 bytes, and these are six million"
 
 
 def test_the_bench_times_every_way_on_the_same_files(tmp_path: Path) -> None:
