@@ -6,7 +6,8 @@
 
 Saving: copy the state (the only part the training loop waits for), then, in a thread: write it into a hidden folder,
 fsync, write the manifest with the SHA-256 of the state, fsync, rename, fsync the parent. A kill at any moment leaves a
-complete checkpoint or a hidden folder that the next start removes. A state is held twice at most: itself and its copy.
+complete checkpoint or a hidden folder that the next start removes. A state is held twice at most: itself and its copy,
+whose memory is kept for the next one.
 
 Loading, by rank 0 for all, verifies the hash and reads tensors and plain values only (`weights_only=True`), so a
 checkpoint can run no code. A damaged one is passed over with a warning for the one before.
@@ -21,8 +22,9 @@ import logging
 import os
 import re
 import secrets
+import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ from fashion_dist.errors import CheckpointError, InputError
 from fashion_dist.io import parse_dataclass, read_object, sha256_of_open
 from fashion_dist.models import pretrained
 from fashion_dist.runs import differences, parse_config
-from fashion_dist.train.state_tensors import copy_of, state_bytes
+from fashion_dist.train.state_tensors import CopyBuffers, state_bytes
 from shards import Manifest
 from shards.safe_io import create, hole_fault, open_regular, refuse_link, remove_folder
 
@@ -72,6 +74,15 @@ class Saved:
             )
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A write in the background: when it has ended, the bytes of its copy, and when that is no longer needed."""
+
+    done: Future[None]
+    size: int
+    written: threading.Event
+
+
 class Checkpoints:
     """The checkpoint folder of one run.
 
@@ -84,14 +95,16 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: deque[tuple[Future[None], int]] = deque()
-        """Writes that are not known to have ended well, and the bytes of their copies."""
+        self._buffers = CopyBuffers()
+        self._pending: deque[_Pending] = deque()
+        """Writes that are not known to have ended well."""
 
     def save(self, name: str, step: int, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Commit `state` as `<name>-<step>`; returns when it is copied, and writes it in the background.
 
-        Copies are written one after another. The one before may wait where it is less than half as large, as the best
-        weights are beside the state that follows them; else this call waits for it.
+        Copies are written one after another, and one that is written, if not yet durable, makes room for the next. The
+        one before may also wait where it is less than half as large, as the best weights are beside the state that
+        follows them; else this call waits for it.
 
         Args:
             name: `step` or `best`.
@@ -103,34 +116,49 @@ class Checkpoints:
             CheckpointError: an earlier write failed; the message has the path and the bytes needed.
         """
         size = state_bytes(state)
+        waiting = deque(write for write in self._pending if not write.written.is_set())
+        while sum(write.size for write in waiting) > size // 2:
+            waiting.popleft().written.wait()
         self.check()
-        while sum(waiting for _, waiting in self._pending) > size // 2:
-            self._pending.popleft()[0].result()
-        copied, await_copy = copy_of(state)
+        copied, written = self._buffers.copy(state), threading.Event()
+
+        def release() -> None:
+            self._buffers.give_back(copied)
+            written.set()
 
         def write() -> None:
-            await_copy()
-            self._commit(name, step, copied, size, dict(facts))
+            copied.wait()
+            self._commit(name, step, copied.state, size, dict(facts), release)
 
-        self._pending.append((self._writer.submit(write), size))
+        done = self._writer.submit(write)
+        done.add_done_callback(lambda _: written.set())  # also of a write that failed
+        self._pending.append(_Pending(done, size, written))
 
     def wait(self) -> None:
         """Return when nothing is in flight; raises CheckpointError when a write failed."""
         while self._pending:
-            self._pending.popleft()[0].result()
+            self._pending.popleft().done.result()
 
     def check(self) -> None:
         """Raise CheckpointError when a write has failed; costs nothing, so every step may ask."""
-        while self._pending and self._pending[0][0].done():
-            self._pending.popleft()[0].result()
+        while self._pending and self._pending[0].done.done():
+            self._pending.popleft().done.result()
 
-    def _commit(self, name: str, step: int, state: dict[str, Any], size: int, facts: dict[str, Any]) -> None:
+    def _commit(
+        self,
+        name: str,
+        step: int,
+        state: dict[str, Any],
+        size: int,
+        facts: dict[str, Any],
+        release: Callable[[], None],
+    ) -> None:
         final = self.folder / f"{name}-{step:08d}"
         temporary = self.folder / f".{final.name}.{secrets.token_hex(6)}"
         try:
             refuse_link(self.folder).mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
-            written = _write_state(temporary / _STATE, state)
+            written = _write_state(temporary / _STATE, state, release)
             manifest = {**facts, "step": step, **written}
             _write_synced(temporary / _MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
             _sync_folder(temporary)
@@ -252,11 +280,12 @@ class _HashedFile:
         """Nothing: the file is fsynced when it is whole."""
 
 
-def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Write it as torch does, durably; returns `bytes` and `sha256` of the file."""
+def _write_state(path: Path, state: dict[str, Any], release: Callable[[], None]) -> dict[str, Any]:
+    """Write it as torch does, durably, and `release` its tensors before that; `bytes` and `sha256` of the file."""
     with os.fdopen(create(path), "wb") as file:
         hashed = _HashedFile(file)
         torch.save(state, hashed)  # type: ignore[arg-type]
+        release()
         if hashed.error is not None:
             raise hashed.error
         file.flush()

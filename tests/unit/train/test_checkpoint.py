@@ -100,7 +100,7 @@ def test_the_state_is_that_of_the_call_and_one_copy_waits(tmp_path: Path) -> Non
     checkpoints.save("best", 1, {"w": weight[:300]}, {})
     checkpoints.save("step", 1, {"w": weight, "same": weight, "list": [weight[:9]]}, {})
     weight += 1
-    assert [size for _, size in checkpoints._pending] == [1200, 8036], "a small one lets the next one be copied"
+    assert [write.size for write in checkpoints._pending] == [1200, 8036], "a small one lets the next one be copied"
     behind = threading.Thread(target=checkpoints.save, args=("step", 2, {"w": weight}, {}))
     behind.start()
     behind.join(0.05)
@@ -113,6 +113,29 @@ def test_the_state_is_that_of_the_call_and_one_copy_waits(tmp_path: Path) -> Non
     assert first["same"].untyped_storage().data_ptr() == first["w"].untyped_storage().data_ptr()
     found = checkpoints.load()
     assert found is not None and bool((found[1]["w"] == 1).all())
+    checkpoints.close()
+
+
+def test_copies_are_made_in_memory_of_earlier_ones_while_these_become_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, may = Checkpoints(tmp_path / "c"), threading.Event()
+    monkeypatch.setattr("os.fsync", lambda _: may.wait(30))  # a disk that takes long to be sure
+    made = []
+    copy = checkpoints._buffers.copy
+    monkeypatch.setattr(checkpoints._buffers, "copy", lambda state: made.append(copy(state)) or made[-1])
+    for step in (1, 2):
+        checkpoints.save("step", step, {"w": torch.full((1000,), float(step)), "n": torch.tensor(step)}, {})
+    assert not checkpoints._pending[0].done.done() and len(checkpoints._pending) == 2
+    may.set()
+    checkpoints.wait()
+    first, second = ({tensor.data_ptr() for _, tensor in each.buffers} for each in made)
+    assert first == second, "memory of its own takes four times as long"
+    for step in (1, 2):
+        saved = torch.load(tmp_path / "c" / f"step-{step:08d}" / "state.pt", weights_only=True)
+        assert bool((saved["w"] == step).all()) and saved["n"] == step
+    checkpoints.save("step", 3, {"other": torch.zeros(1500)}, {})
+    assert not checkpoints._buffers._free, "memory of a state that is gone is not kept"
     checkpoints.close()
 
 
