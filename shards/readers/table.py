@@ -9,10 +9,11 @@ with names, or a 0 or 1 per name where there can be several), and every further 
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,11 @@ class _Reading:
         self.schema = Schema(kinds, self.names)
 
     def _values(self, name: str) -> list[Any]:
-        return [value for t in self.tables for value in t.columns.get(name, [None] * len(t.lines))]
+        return list(self._iter_values(name))
+
+    def _iter_values(self, name: str) -> Iterator[Any]:
+        for table in self.tables:
+            yield from table.columns.get(name, itertools.repeat(None, len(table.lines)))
 
     def _refuse(self, where: str, fault: str, row: int = -1) -> None:
         """Notes a row that cannot be used."""
@@ -206,7 +211,7 @@ class _Reading:
             found.append(split)
         return found
 
-    def _hold_out(self, first: tuple[Coding, list[Any]] | None) -> None:
+    def _hold_out(self, first: tuple[Coding, Iterable[Any]] | None) -> None:
         """Gives rows without a split one: training, but for what is held out of it, each class its part."""
         if not self.options.labelled:
             self.splits = [split or "test" for split in self.splits]
@@ -214,7 +219,7 @@ class _Reading:
         self.splits = [split or "train" for split in self.splits]
         grouped = _column(self.tables, self.options.group_column, (), "group", "")
         groups = self._values(grouped) if grouped else [None] * len(self.rows)
-        labels = first[1] if first is not None and not first[0].several else [""] * len(self.rows)
+        labels = list(first[1]) if first is not None and not first[0].several else [""] * len(self.rows)
         own_test = "test" in self.splits
         if own_test and self.options.test_fraction:
             raise InputError(f"{self.tables[0].path} has a test split of its own; --test cannot draw another")
@@ -238,7 +243,7 @@ class _Reading:
             for number in units[unit]:
                 self.splits[number] = split
 
-    def _coded(self) -> dict[str, tuple[Coding, list[Any]]]:
+    def _coded(self) -> dict[str, tuple[Coding, Iterable[Any]]]:
         """Coding and values of each column of labels, by the column's name."""
         classes = read_classes(self.options.classes) if self.options.classes else ()
         if self.options.label_bits:
@@ -262,18 +267,18 @@ class _Reading:
             coded[name] = observed.coding(classes), values
         return coded
 
-    def _bits(self) -> tuple[Coding, list[Any]]:
+    def _bits(self) -> tuple[Coding, Iterable[Any]]:
         """One column of 0 and 1 per label, as vectors."""
         for name in self.options.label_bits:
             _column(self.tables, name, (), "label", "")
         self.used.update(self.options.label_bits)
-        rows = list(zip(*(self._values(name) for name in self.options.label_bits), strict=True))
         check_count(len(self.options.label_bits), str(self.tables[0].path), least=1)
-        values = [None if all(cell is None for cell in row) else list(row) for row in rows]
+        rows = zip(*(self._iter_values(name) for name in self.options.label_bits), strict=True)
+        values = (None if all(cell is None for cell in row) else list(row) for row in rows)  # once, and never all
         return Coding(self.options.label_bits, "vector", several=True), values
 
-    def _encoded(self, name: str, coding: Coding, values: list[Any]) -> list[Any]:
-        """A column's labels as they are stored; rows whose labels cannot be used are noted."""
+    def _encoded(self, name: str, coding: Coding, values: Iterable[Any]) -> list[Any]:
+        """A column's labels as they are stored, vectors as bytes; rows whose labels cannot be used are noted."""
         encoded: list[Any] = []
         unknown: Counter[str] = Counter()
         blank = 0
@@ -283,7 +288,8 @@ class _Reading:
                 continue
             fault = ""
             try:
-                encoded[-1] = coding.encode(value)
+                stored = coding.encode(value)
+                encoded[-1] = bytes(stored) if isinstance(stored, list) else stored  # a list takes eight times as much
                 if encoded[-1] is None and self.splits[number] in ("train", "val"):
                     blank += 1
                     fault = f"no label in {name!r}"
@@ -320,7 +326,9 @@ class _Reading:
         rows: Counter[str] = Counter()
         for number, key in zip(kept, keys, strict=True):
             split, file = self.splits[number], self.files[number]
-            facts = {"file": file, "row": rows[split], **{name: of[number] for name, of in self.columns.items()}}
+            told = {name: of[number] for name, of in self.columns.items()}
+            told = {name: list(value) if isinstance(value, bytes) else value for name, value in told.items()}
+            facts = {"file": file, "row": rows[split], **told}
             rows[split] += 1
             yield Record(key, self.root / file, facts, split, self._where(number))
 
