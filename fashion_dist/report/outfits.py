@@ -61,9 +61,8 @@ def judge(answers: SplitPredictions) -> Judged:
     logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
     return Judged(
         wardrobe, rows, pairs, compatibility.sigmoid(logits), truth,
-        np.array([compatibility.score_outfit(rows, line.items) for line in wardrobe.lines]),
-        np.array([line.label for line in wardrobe.lines], int),
-        np.array([compatibility.answer(rows, question) for question in wardrobe.questions], int),
+        compatibility.score_outfits(rows, [line.items for line in wardrobe.lines]), wardrobe.labels,
+        compatibility.choose_answers(rows, wardrobe.questions),
         np.array([question.correct for question in wardrobe.questions], int),
     )  # fmt: skip
 
@@ -75,8 +74,8 @@ def figures(answers: SplitPredictions) -> list[scores.Figure]:
     if len(found.outfit_score):
         made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.outfit_truth, area_under_roc))
     if len(found.answers):
-        credits = [compatibility.credit(found.rows, question) for question in found.wardrobe.questions]
-        made.append(scores.mean_figure("fill_in_blank", np.array(credits)))
+        credits = compatibility.credits_of(found.rows, found.wardrobe.questions)
+        made.append(scores.mean_figure("fill_in_blank", credits))
     return made
 
 

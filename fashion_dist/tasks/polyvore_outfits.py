@@ -16,7 +16,7 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import polyvore_pairs
 from fashion_dist.tasks.common.base import Columns
-from fashion_dist.tasks.common.compatibility import answer, score_outfit
+from fashion_dist.tasks.common.compatibility import choose_answers, score_outfits
 from fashion_dist.tasks.common.wardrobe import wardrobe_of
 from fashion_dist.tasks.polyvore_pairs import PolyvorePairs
 from shards import ShardSet, Split
@@ -45,11 +45,11 @@ class PolyvoreOutfits(PolyvorePairs):
         """
         low, high = check_thresholds(config)
         wardrobe, rows = wardrobe_of(split), np.asarray(columns["embedding"])
-        lines = []
-        for line in wardrobe.lines:
-            score = score_outfit(rows, line.items)
+        lines, scores = [], score_outfits(rows, [line.items for line in wardrobe.lines])
+        for line, score in zip(wardrobe.lines, scores.tolist(), strict=True):
             lines.append(f"{conclusion(score, low, high)} {score:.4f} {' '.join(line.references)}")
-        chosen = [question.references[answer(rows, question)] for question in wardrobe.questions]
+        answers = choose_answers(rows, wardrobe.questions).tolist()
+        chosen = [question.references[place] for question, place in zip(wardrobe.questions, answers, strict=True)]
         return {"outfits.txt": "\n".join(lines) + "\n", "fill_in_blank.txt": "\n".join(chosen) + "\n"}
 
     def tune_thresholds(self, split: Split, predictions: Columns, config: Config) -> Mapping[str, float]:
@@ -57,8 +57,7 @@ class PolyvoreOutfits(PolyvorePairs):
         `Undecided` are the tenth of all scores nearest to it.
         """
         wardrobe, rows = wardrobe_of(split), np.asarray(predictions["embedding"])
-        scores = np.array([score_outfit(rows, line.items) for line in wardrobe.lines])
-        labels = np.array([line.label for line in wardrobe.lines])
+        scores, labels = score_outfits(rows, [line.items for line in wardrobe.lines]), wardrobe.labels
         if not len(scores):
             raise ConfigError(f"{split.path}: split {split.name!r} has no compatibility lines to tune thresholds on")
         ordered = np.sort(scores)

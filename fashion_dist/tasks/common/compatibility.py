@@ -9,7 +9,7 @@ Legend: I items of a split, as rows of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -40,12 +40,16 @@ OPTIONS: Final[Mapping[str, Scalar]] = {
 lines; `candidates`: items that are scored for each hard negative; `margin`: a hard one scores at most this logit below
 the true pair; `examples`: per epoch, 0 for one per pair of an outfit."""
 _PAIRS = tuple(itertools.combinations(range(4), 2))
+_PAIRS_AT_ONCE = 1 << 14
+"""Pairs that are scored together: 17 MB for embeddings of 65 numbers."""
 _ANCHORS = 4096
 """Pairs whose negatives are chosen together: 70 MB for 16 hard candidates each."""
 
 
 def validate(shard_set: ShardSet, config: Config) -> None:
     """Refuse options that cannot be, and tables that cannot be learned from or answered."""
+    import pyarrow.compute as pc
+
     options = config.options
     if options["negatives"] not in NEGATIVES:
         raise ConfigError(f"task.negatives = {options['negatives']!r} is not possible; allowed: {', '.join(NEGATIVES)}")
@@ -55,19 +59,18 @@ def validate(shard_set: ShardSet, config: Config) -> None:
             raise ConfigError(f"task.{name} = {options[name]!r} is not possible; allowed: {allowed}")
     if int(options["embedding"]) % 2:
         raise ConfigError(f"task.embedding = {options['embedding']!r} is not possible; allowed: an even number")
-    for row in shard_set.table("outfits").to_pylist():
-        if len(row["items"]) < 2:
-            raise ConfigError(
-                f"{shard_set.path}: outfit {row['set_id']} of split {row['split']!r} has {len(row['items'])} "
-                f"item{'s' * (len(row['items']) != 1)}; allowed: 2 or more (`pack --skip-bad --replace` leaves it out)"
-            )
-    for row in shard_set.table("questions").to_pylist():
-        if row["correct"] < 0:
-            offered = ", ".join(row["answer_references"])
-            raise ConfigError(
-                f"{shard_set.path}: question {row['row']} of split {row['split']!r} has no right answer: none of "
-                f"{offered} is of the outfit of {row['references'][0]}; allowed: one that is"
-            )
+    outfits, questions = shard_set.table("outfits"), shard_set.table("questions")
+    lengths = pc.list_value_length(outfits["items"])
+    for row in outfits.filter(pc.less(lengths, 2)).slice(0, 1).to_pylist():
+        raise ConfigError(
+            f"{shard_set.path}: outfit {row['set_id']} of split {row['split']!r} has {len(row['items'])} "
+            f"item{'s' * (len(row['items']) != 1)}; allowed: 2 or more (`pack --skip-bad --replace` leaves it out)"
+        )
+    for row in questions.filter(pc.less(questions["correct"], 0)).slice(0, 1).to_pylist():
+        raise ConfigError(
+            f"{shard_set.path}: question {row['row']} of split {row['split']!r} has no right answer: none of "
+            f"{', '.join(row['answer_references'])} is of the outfit of {row['references'][0]}; allowed: one that is"
+        )
     train = wardrobe_of(shard_set.split("train"))
     count = int(options["examples"]) or len(train.positives)
     if min(count, len(train.positives)) < config.train.batch_size:
@@ -210,42 +213,66 @@ def ensemble(members: Sequence[Columns]) -> dict[str, np.ndarray]:
 
 def score_pairs(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Logits float64 [n] that items `first` go with items `second`, both int [n]; the same if they change places."""
-    a, b = rows[first].astype(np.float64), rows[second].astype(np.float64)
-    half = rows.shape[1] // 2
-    alike = (a[:, :half] * b[:, :half]).sum(axis=1)
-    apart = np.abs(a[:, half:-1] - b[:, half:-1]).sum(axis=1)
-    return np.asarray(alike - apart + (a[:, -1] + b[:, -1]))
+    half, scores = rows.shape[1] // 2, np.empty(len(first))
+    for start in range(0, len(first), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        a, b = rows[first[part]].astype(np.float64), rows[second[part]].astype(np.float64)
+        alike = (a[:, :half] * b[:, :half]).sum(axis=1)
+        apart = np.abs(a[:, half:-1] - b[:, half:-1]).sum(axis=1)
+        scores[part] = alike - apart + (a[:, -1] + b[:, -1])
+    return scores
 
 
-def score_outfit(rows: np.ndarray, items: np.ndarray) -> float:
-    """The mean of the probabilities of an outfit's n (n - 1) / 2 pairs."""
-    first, second = np.triu_indices(len(items), 1)
-    return float(sigmoid(score_pairs(rows, items[first], items[second])).mean())
+def score_outfits(rows: np.ndarray, outfits: Sequence[np.ndarray]) -> np.ndarray:
+    """float64 [N], of each outfit int64 [n] the mean of the probabilities of its n (n - 1) / 2 pairs."""
+    scores = np.empty(len(outfits))
+    for places in _alike(outfits):
+        items = np.stack([outfits[place] for place in places])
+        first, second = np.triu_indices(items.shape[1], 1)
+        scores[places] = _means(rows, items[:, first], items[:, second])
+    return scores
 
 
-def answer(rows: np.ndarray, question: Question) -> int:
-    """Position of the answer that goes best with the question's items; of equally good ones the first."""
-    return int(np.argmax(_answer_scores(rows, question)))
+def answer_scores(rows: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
+    """Of each question, for each answer the mean of the probabilities that it goes with each of the question's items.
+
+    Equally good answers have the same score, to the bit.
+    """
+    scores: list[np.ndarray] = [np.empty(0)] * len(questions)
+    for places in _alike([question.items for question in questions], [question.answers for question in questions]):
+        items = np.stack([questions[place].items for place in places])[:, None]
+        answers = np.stack([questions[place].answers for place in places])[:, :, None]
+        for place, found in zip(places, _means(rows, *np.broadcast_arrays(items, answers)), strict=True):
+            scores[place] = found
+    return scores
 
 
-def credit(rows: np.ndarray, question: Question) -> float:
-    """1 for a right answer, 0 for a wrong one; among n equally good answers the right one is worth 1 / n.
+def _alike(*arrays: Sequence[np.ndarray]) -> Iterable[list[int]]:
+    """Places whose arrays [n] are as long as each other's."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, some in enumerate(zip(*arrays, strict=True)):
+        groups.setdefault(tuple(map(len, some)), []).append(place)
+    return groups.values()
+
+
+def _means(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Mean probabilities of pairs of items, both int64 [..., n], over the last axis."""
+    logits = score_pairs(rows, first.ravel(), second.ravel())
+    return np.asarray(sigmoid(logits).reshape(first.shape).mean(axis=-1))
+
+
+def choose_answers(rows: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
+    """int64 [N], positions of the answers that go best with the questions' items; of equally good ones the first."""
+    return np.array([np.argmax(scores) for scores in answer_scores(rows, questions)], np.int64)
+
+
+def credits_of(rows: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
+    """float64 [N], 1 for a right answer, 0 for a wrong one; among n equally good answers the right one is worth 1 / n.
 
     Where a file names the right answer first each time, whoever cannot tell answers apart would else be always right.
     """
-    scores = _answer_scores(rows, question)
-    best = scores == scores.max()
-    return float(best[question.correct] / best.sum())
-
-
-def _answer_scores(rows: np.ndarray, question: Question) -> np.ndarray:
-    """For each answer the mean of the probabilities that it goes with each of the question's items."""
-    return np.array(
-        [
-            sigmoid(score_pairs(rows, question.items, np.full(len(question.items), offered))).mean()
-            for offered in question.answers.tolist()
-        ]
-    )
+    best = [scores == scores.max() for scores in answer_scores(rows, questions)]
+    return np.array([of[question.correct] / of.sum() for of, question in zip(best, questions, strict=True)], float)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -288,14 +315,13 @@ class CompatibilityEvaluator(GatheredEvaluator):
         wardrobe, embedding = wardrobe_of(self.split), self.predictions["embedding"]
         pairs, truth = asked_pairs(wardrobe)
         logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
-        outfits = np.array([score_outfit(embedding, line.items) for line in wardrobe.lines])
-        labels = np.array([line.label for line in wardrobe.lines])
-        right = [credit(embedding, question) for question in wardrobe.questions]
+        outfits = score_outfits(embedding, [line.items for line in wardrobe.lines])
+        right = credits_of(embedding, wardrobe.questions)
         found = {
             "pair_auc": area_under_roc(logits, truth),
             "pair_accuracy": float(((logits > 0) == truth).mean()),
-            "outfit_auc": area_under_roc(outfits, labels),
-            "fill_in_blank": float(np.mean(right)) if right else 0.0,
+            "outfit_auc": area_under_roc(outfits, wardrobe.labels),
+            "fill_in_blank": float(right.mean()) if len(right) else 0.0,
         }
         found["score"] = (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3
         pair = {"score": torch.from_numpy(logits)[None]}

@@ -5,17 +5,19 @@ Legend: I items of a split, as rows of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks.common.mates import Mates, pairs_of
 from shards import ShardSet, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -47,46 +49,54 @@ class Wardrobe:
     def __init__(self, split: Split) -> None:
         self.split = split
         self._set = ShardSet.open(split.path)
-        self._row_of = {key: row for row, key in enumerate(split.keys)}
 
-    def _table(self, name: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self._set.table(name).to_pylist()
-        return [row for row in rows if row["split"] == self.split.name]
+    def _table(self, name: str) -> pa.Table:
+        import pyarrow.compute as pc
 
-    def _rows(self, what: str, items: Iterable[str]) -> np.ndarray:
-        try:
-            return np.array([self._row_of[item] for item in items], np.int64)
-        except KeyError as error:
+        table = self._set.table(name)
+        return table.filter(pc.equal(table["split"], self.split.name))
+
+    def _rows(self, table: pa.Table, column: str, what: str, named: str) -> list[np.ndarray]:
+        """int64 [n] rows of the items that each row of a table lists; messages call it `what` and its cell `named`."""
+        import pyarrow.compute as pc
+
+        ends = np.cumsum(pc.list_value_length(table[column]).to_numpy())
+        items = pc.list_flatten(table[column])
+        rows = pc.index_in(items, value_set=self.split.keys.to_arrow()).fill_null(-1).to_numpy().astype(np.int64)
+        if (rows < 0).any():
+            place = int(np.argmax(rows < 0))
+            told = f"{what} {table[named][int(np.searchsorted(ends, place, side='right'))]}"
             raise ConfigError(
-                f"{self.split.path}: {what} names item {error.args[0]}, which is not in split {self.split.name!r}; "
+                f"{self.split.path}: {told} names item {items[place]}, which is not in split {self.split.name!r}; "
                 f"`pack --replace` stores items that splits share in each of them"
-            ) from None
+            )
+        return np.split(rows, ends)[:-1]
 
     @cached_property
     def outfits(self) -> list[np.ndarray]:
         """int64 [n] rows of each outfit."""
-        return [self._rows(f"outfit {row['set_id']}", row["items"]) for row in self._table("outfits")]
+        return self._rows(self._table("outfits"), "items", "outfit", "set_id")
 
     @cached_property
     def lines(self) -> list[Line]:
         """The compatibility file."""
-        return [
-            Line(self._rows(f"compatibility line {row['line']}", row["items"]), tuple(row["references"]), row["label"])
-            for row in self._table("compatibility")
-        ]
+        table = self._table("compatibility")
+        items = self._rows(table, "items", "compatibility line", "line")
+        references = map(tuple, table["references"].to_pylist())
+        return list(map(Line, items, references, table["label"].to_pylist()))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n], whether each of `lines` makes an outfit."""
+        return np.array([line.label for line in self.lines], np.int64)
 
     @cached_property
     def questions(self) -> list[Question]:
         """The fill-in-the-blank file."""
-        return [
-            Question(
-                self._rows(f"question {row['row']}", row["items"]),
-                self._rows(f"question {row['row']}", row["answers"]),
-                tuple(row["answer_references"]),
-                row["correct"],
-            )
-            for row in self._table("questions")
-        ]
+        table = self._table("questions")
+        items, answers = (self._rows(table, name, "question", "row") for name in ("items", "answers"))
+        references = map(tuple, table["answer_references"].to_pylist())
+        return list(map(Question, items, answers, references, table["correct"].to_pylist()))
 
     @cached_property
     def mates(self) -> Mates:

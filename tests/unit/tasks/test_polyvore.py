@@ -28,7 +28,7 @@ from fashion_dist.tasks.common.compatibility import (  # fmt: skip
     asked_pairs,
     choose_negatives,
     relations,
-    score_outfit,
+    score_outfits,
     score_pairs,
 )
 from fashion_dist.tasks.common.evaluators import Evaluator, area_under_roc
@@ -346,20 +346,20 @@ def test_calibrated_probabilities_mean_what_they_say(shard_set: ShardSet, config
 def test_whoever_cannot_tell_answers_apart_has_a_quarter_of_the_credit() -> None:
     question = Question(np.array([0, 1]), np.array([2, 3, 4, 5]), ("a", "b", "c", "d"), correct=0)
     rows = np.ones((6, 5))
-    assert compatibility.credit(rows, question) == 0.25
+    assert compatibility.credits_of(rows, [question]) == 0.25
     rows[2, -1] += 1
-    assert compatibility.credit(rows, question) == 1
+    assert compatibility.credits_of(rows, [question]) == 1
     rows[3, -1] += 1
-    assert compatibility.credit(rows, question) == 0.5
+    assert compatibility.credits_of(rows, [question]) == 0.5
     rows[3, -1] += 1
-    assert compatibility.credit(rows, question) == 0
+    assert compatibility.credits_of(rows, [question]) == 0
 
 
 def test_an_outfit_s_score_is_the_mean_of_its_pairs() -> None:
     rows = np.random.default_rng(0).standard_normal((4, 7))
     pairs = [1 / (1 + np.exp(-score_pairs(rows, np.array([i]), np.array([j]))[0])) for i, j in ((0, 1), (0, 3), (1, 3))]
-    assert score_outfit(rows, np.array([0, 1, 3])) == pytest.approx(np.mean(pairs))
-    assert score_outfit(rows, np.array([3, 0, 1])) == pytest.approx(np.mean(pairs))
+    outfits = [np.array([0, 1, 3]), np.array([1, 2]), np.array([3, 0, 1])]
+    assert score_outfits(rows, outfits)[::2] == pytest.approx(np.mean(pairs))
 
 
 def test_figures_of_a_split_are_those_of_brute_force(shard_set: ShardSet, config: Config) -> None:
@@ -414,7 +414,7 @@ def test_tuned_thresholds_do_not_cross_and_part_the_outfits(shard_set: ShardSet,
     rows[:, -1] = 0.5  # all scores are high: the thresholds of the recipe would call everything positive
     tuned = dict(load("polyvore_outfits").tune_thresholds(split, {"embedding": rows}, config))
     low, high = polyvore_outfits.check_thresholds(dataclasses.replace(config, options={**config.options, **tuned}))
-    scores = [score_outfit(rows, line.items) for line in Wardrobe(split).lines]
+    scores = score_outfits(rows, [line.items for line in Wardrobe(split).lines])
     assert scores[1] < (low + high) / 2 < scores[0]
 
 
