@@ -47,10 +47,10 @@ class Row:
 LABELS = Schema(columns={"label": "int", "file": "str"}, names={"label": tuple("abcdefghij")})
 
 
-def picture(px: int, kind: str) -> bytes:
+def picture(px: int, kind: str, seed: int = 0) -> bytes:
     """An encoded picture of noise."""
     file = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (px, px, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (px, px, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
 
