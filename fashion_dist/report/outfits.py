@@ -61,7 +61,7 @@ def judge(answers: SplitPredictions) -> Judged:
     logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
     return Judged(
         wardrobe, rows, pairs, compatibility.sigmoid(logits), truth,
-        compatibility.score_outfits(rows, [line.items for line in wardrobe.lines]), wardrobe.labels,
+        compatibility.score_outfits(rows, wardrobe.lines), wardrobe.labels,
         compatibility.choose_answers(rows, wardrobe.questions),
         np.array([question.correct for question in wardrobe.questions], int),
     )  # fmt: skip
@@ -201,7 +201,7 @@ def _outfits(found: Judged, config: Config, album: FigureWriter, thumbs: Thumbna
 
 
 def _outfit_shot(found: Judged, place: int, thumbs: Thumbnails) -> Shot:
-    items = found.wardrobe.lines[place].items.tolist()
+    items = found.wardrobe.lines[place].tolist()
     true = bool(found.outfit_truth[place])
     right = (found.outfit_score[place] > 0.5) == true
     line = f"{found.outfit_score[place]:.2f}, {'a true outfit' if true else 'mixed from several'}"

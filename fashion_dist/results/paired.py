@@ -119,7 +119,7 @@ def _of_pairs(rows: np.ndarray, part: Split) -> Iterator[tuple[str, tuple[int, M
     area, right = _area(logits, truth), _mean((logits > 0) == truth)
     yield "pair_auc", (len(items), lambda times: area(times[one] * times[other]))
     yield "pair_accuracy", (len(items), lambda times: right(times[one] * times[other]))
-    outfits = compatibility.score_outfits(rows, [line.items for line in wardrobe.lines])
+    outfits = compatibility.score_outfits(rows, wardrobe.lines)
     yield "outfit_auc", (len(outfits), _area(outfits, wardrobe.labels))
     credits = compatibility.credits_of(rows, wardrobe.questions)
     yield "fill_in_blank", (len(credits), _mean(credits))

@@ -45,9 +45,9 @@ class PolyvoreOutfits(PolyvorePairs):
         """
         low, high = check_thresholds(config)
         wardrobe, rows = wardrobe_of(split), np.asarray(columns["embedding"])
-        lines, scores = [], score_outfits(rows, [line.items for line in wardrobe.lines])
-        for line, score in zip(wardrobe.lines, scores.tolist(), strict=True):
-            lines.append(f"{conclusion(score, low, high)} {score:.4f} {' '.join(line.references)}")
+        lines, scores = [], score_outfits(rows, wardrobe.lines)
+        for references, score in zip(wardrobe.references, scores.tolist(), strict=True):
+            lines.append(f"{conclusion(score, low, high)} {score:.4f} {' '.join(references)}")
         answers = choose_answers(rows, wardrobe.questions).tolist()
         chosen = [question.references[place] for question, place in zip(wardrobe.questions, answers, strict=True)]
         return {"outfits.txt": "\n".join(lines) + "\n", "fill_in_blank.txt": "\n".join(chosen) + "\n"}
@@ -57,7 +57,7 @@ class PolyvoreOutfits(PolyvorePairs):
         `Undecided` are the tenth of all scores nearest to it.
         """
         wardrobe, rows = wardrobe_of(split), np.asarray(predictions["embedding"])
-        scores, labels = score_outfits(rows, [line.items for line in wardrobe.lines]), wardrobe.labels
+        scores, labels = score_outfits(rows, wardrobe.lines), wardrobe.labels
         if not len(scores):
             raise ConfigError(f"{split.path}: split {split.name!r} has no compatibility lines to tune thresholds on")
         ordered = np.sort(scores)

@@ -315,7 +315,7 @@ class CompatibilityEvaluator(GatheredEvaluator):
         wardrobe, embedding = wardrobe_of(self.split), self.predictions["embedding"]
         pairs, truth = asked_pairs(wardrobe)
         logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
-        outfits = score_outfits(embedding, [line.items for line in wardrobe.lines])
+        outfits = score_outfits(embedding, wardrobe.lines)
         right = credits_of(embedding, wardrobe.questions)
         found = {
             "pair_auc": area_under_roc(logits, truth),

@@ -13,20 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fashion_dist.errors import ConfigError
-from fashion_dist.tasks.common.mates import Mates, pairs_of
+from fashion_dist.tasks.common.mates import Mates, distinct, pairs_of
 from shards import ShardSet, Split
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a compatibility file: items as rows, how the file names them, and whether they make an outfit."""
-
-    items: np.ndarray
-    references: tuple[str, ...]
-    label: int
 
 
 @dataclass(frozen=True)
@@ -78,17 +69,23 @@ class Wardrobe:
         return self._rows(self._table("outfits"), "items", "outfit", "set_id")
 
     @cached_property
-    def lines(self) -> list[Line]:
-        """The compatibility file."""
-        table = self._table("compatibility")
-        items = self._rows(table, "items", "compatibility line", "line")
-        references = map(tuple, table["references"].to_pylist())
-        return list(map(Line, items, references, table["label"].to_pylist()))
+    def _compatibility(self) -> pa.Table:
+        return self._table("compatibility")
+
+    @cached_property
+    def lines(self) -> list[np.ndarray]:
+        """int64 [n] rows of each line of the compatibility file."""
+        return self._rows(self._compatibility, "items", "compatibility line", "line")
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [n], whether each of `lines` makes an outfit."""
-        return np.array([line.label for line in self.lines], np.int64)
+        """int64 [N], 1 for each line that makes an outfit, else 0."""
+        return self._compatibility["label"].to_numpy().astype(np.int64)
+
+    @property
+    def references(self) -> list[list[str]]:
+        """How the file names the items of each line."""
+        return list(self._compatibility["references"].to_pylist())
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -111,7 +108,9 @@ class Wardrobe:
     @cached_property
     def listed_negatives(self) -> np.ndarray:
         """int64 [L, 2], pairs in lines that make no outfit, of items that share none; each once, in order."""
-        pairs = np.unique(np.sort(pairs_of([line.items for line in self.lines if line.label == 0]), axis=1), axis=0)
+        apart = np.sort(pairs_of([self.lines[place] for place in np.flatnonzero(self.labels == 0)]), axis=1)
+        items = max(1, len(self.split))
+        pairs = np.stack(np.divmod(distinct(apart @ [items, 1]), items), axis=1)
         return np.asarray(pairs[~self.mates.are_related(pairs[:, 0], pairs[:, 1])])
 
 

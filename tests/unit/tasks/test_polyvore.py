@@ -373,8 +373,8 @@ def test_figures_of_a_split_are_those_of_brute_force(shard_set: ShardSet, config
 
     pairs, truth = asked_pairs(wardrobe)
     assert found["pair_auc"] == pytest.approx(roc_auc_score(truth, [together((a, b)) for a, b in pairs.tolist()]))
-    outfits = [together(*itertools.combinations(line.items.tolist(), 2)) for line in wardrobe.lines]
-    assert found["outfit_auc"] == pytest.approx(roc_auc_score([line.label for line in wardrobe.lines], outfits))
+    outfits = [together(*itertools.combinations(line.tolist(), 2)) for line in wardrobe.lines]
+    assert found["outfit_auc"] == pytest.approx(roc_auc_score(wardrobe.labels, outfits))
     right = [
         np.argmax([together(*((item, answer) for item in q.items.tolist())) for answer in q.answers.tolist()])
         == q.correct for q in wardrobe.questions
@@ -414,7 +414,7 @@ def test_tuned_thresholds_do_not_cross_and_part_the_outfits(shard_set: ShardSet,
     rows[:, -1] = 0.5  # all scores are high: the thresholds of the recipe would call everything positive
     tuned = dict(load("polyvore_outfits").tune_thresholds(split, {"embedding": rows}, config))
     low, high = polyvore_outfits.check_thresholds(dataclasses.replace(config, options={**config.options, **tuned}))
-    scores = score_outfits(rows, [line.items for line in Wardrobe(split).lines])
+    scores = score_outfits(rows, Wardrobe(split).lines)
     assert scores[1] < (low + high) / 2 < scores[0]
 
 
