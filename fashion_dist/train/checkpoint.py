@@ -194,6 +194,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints and all are damaged.
         """
+        self._buffers = CopyBuffers()  # what is read takes as much memory
         folders = self._folders(name)
         for folder in folders:
             try:
