@@ -54,13 +54,11 @@ def draw(split: str, count: int, rng: np.random.Generator) -> Drawn:
     items, sizes = [f"{split}{row}" for row in range(int(count * ITEMS_EACH))], rng.integers(2, 9, count)
     sizes[-3:] = MOST
     rows = np.concatenate([np.arange(len(items)), rng.integers(len(items), size=max(0, sizes.sum() - len(items)))])
-    parts = np.split(rng.permutation(rows)[: sizes.sum()], np.cumsum(sizes)[:-1])
-    parts = [[0, *part] if k < count * IN_MANY else part.tolist() for k, part in enumerate(parts)]
-    parts = [list(dict.fromkeys(part)) for part in parts]
-    outfits, ends = [], np.cumsum([0, *map(len, parts)]).tolist()
-    for k, part in enumerate(parts):
-        if len(part) > 1:
-            outfits.append(range(ends[k], ends[k + 1]))
+    taken = np.split(rng.permutation(rows)[: sizes.sum()], np.cumsum(sizes)[:-1])
+    popular = int(count * IN_MANY)
+    parts = [list(dict.fromkeys([*([0] * (k < popular)), *part.tolist()])) for k, part in enumerate(taken)]
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    outfits = [range(*ends[k : k + 2]) for k, part in enumerate(parts) if len(part) > 1]
     places = [items[row] for part in parts for row in part]
     references = [f"{split}{k}_{index}" for k, part in enumerate(parts) for index in range(1, len(part) + 1)]
     named = np.concatenate([np.array(outfit) for outfit in outfits])

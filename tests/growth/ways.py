@@ -113,16 +113,15 @@ def measure(command: Command, home: Path) -> tuple[float, int]:
         SystemExit: it failed.
     """
     name, words = command
-    marker, log = f"GROWTH_WAY={home}", home / "log"
+    log, variables = home / "log", {**os.environ, "GROWTH_WAY": str(home)}
     program = [str(TESTS.parent / "jobs" / f"{name}.py"), *words, "--home", str(home)]
     program = [__file__, "--plan", *words] if name == "plan" else program
-    variables = {**os.environ, **dict([marker.split("=", 1)])}
     known: dict[str, bool] = {}
     began, most = time.perf_counter(), 0
     with log.open("wb") as file:
         running = subprocess.Popen([sys.executable, *program], env=variables, stdout=file, stderr=file)
         while running.poll() is None:
-            most = max(most, peak_of(marker, known))
+            most = max(most, peak_of(f"GROWTH_WAY={home}", known))
             time.sleep(0.2)
     if running.returncode:
         raise SystemExit(f"{name} {' '.join(words)[:200]}: {log.read_text()[-2000:]}")
@@ -147,7 +146,7 @@ def main() -> int:
             for command in WAYS[name](home, args.share):
                 seconds, most = measure(command, home)
                 told = " ".join([command[0], *(word for word in command[1] if len(word) < 40 and "/" not in word)])
-                print(f"{name:<12}{seconds:8.1f} s{most / 1e9:8.2f} GB  {told[:100]}", flush=True)
+                print(f"{name:<12}{seconds:8.1f} s{most / 1e9:8.2f} GB  {told[:60]}", flush=True)
     return 0
 
 

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from growth import rows
+from growth import polyvore, rows
 from growth.rows import Row
+
+from shards import ReadOptions, ShardSet, pack
 
 _opened: list[str] | None = None
 
@@ -43,3 +45,13 @@ def test_files_opened_grow_with_the_work_alone(prepare: object, n: int, each: in
     row = next(row for row in rows.ROWS if row.prepare is prepare)
     few, many = (opened(row, factor * n, tmp_path / str(factor)) for factor in (1, 4))
     assert few > 0 and many - few <= each * 3 * n, f"{few} for {n} {row.of}, {many} for {4 * n}"
+
+
+def test_what_is_drawn_like_polyvore_is_read_as_polyvore(tmp_path: Path) -> None:
+    picture = tmp_path / "0.jpg"
+    picture.write_bytes(rows.picture(8, "JPEG"))
+    source = polyvore.source(tmp_path / "raw", 0.001, [picture])
+    manifest = pack("polyvore_outfits", source, tmp_path / "set", read_options=ReadOptions(variant="nondisjoint"))
+    assert manifest.rejected == 0 and manifest.splits["train"] == int(53 * polyvore.ITEMS_EACH)
+    items = ShardSet.open(tmp_path / "set").table("outfits")["items"].to_pylist()
+    assert max(map(len, items)) == polyvore.MOST and len(items) == 53 + 5 + 10
