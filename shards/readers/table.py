@@ -255,7 +255,7 @@ class _Reading:
                 f"{self.tables[0].path} has no column of labels: --label-column names it, --unlabelled packs without; "
                 f"it has: {shown(self.tables[0].columns)}"
             )
-        coded = {}
+        coded: dict[str, tuple[Coding, Iterable[Any]]] = {}
         for name in named:
             _column(self.tables, name, (), "label", "")
             self.used.add(name)

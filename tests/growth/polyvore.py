@@ -131,7 +131,7 @@ def outfit_set(folder: Path, count: int) -> ShardSet:
     for part in parts:
         keys, semantic = part.keys, rng.integers(11, size=len(part.keys))
         alike = {name: np.full(len(keys), 8) for name in index.PLACES if name not in ("key", "crc32")}
-        facts = {"crc32": np.zeros(len(keys), np.uint32), "key": keys, "item_id": keys, "semantic": semantic}
+        facts: dict[str, Any] = {"crc32": np.zeros(len(keys), np.uint32), "key": keys, "item_id": keys, "semantic": semantic}
         groups.append((part.split, {**alike, **facts}))
     index.write(folder / INDEX, SCHEMA, groups)
     hashes, tables = {}, [dict(tables_of(part)) for part in parts]

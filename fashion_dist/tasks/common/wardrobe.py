@@ -80,7 +80,7 @@ class Wardrobe:
     @property
     def labels(self) -> np.ndarray:
         """int64 [N], 1 for each line that makes an outfit, else 0."""
-        return self._compatibility["label"].to_numpy().astype(np.int64)
+        return np.asarray(self._compatibility["label"].to_numpy(), np.int64)
 
     @property
     def references(self) -> list[list[str]]:
