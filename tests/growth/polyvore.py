@@ -130,9 +130,9 @@ def outfit_set(folder: Path, count: int) -> ShardSet:
     parts = [draw(name, max(20, count * OUTFITS[name] // OUTFITS["train"]), rng) for name in ("train", "val")]
     for part in parts:
         keys, semantic = part.keys, rng.integers(11, size=len(part.keys))
-        alike = {name: np.full(len(keys), 8) for name in index.PLACES if name not in ("key", "crc32")}
-        facts: dict[str, Any] = {"crc32": np.zeros(len(keys), np.uint32), "key": keys, "item_id": keys, "semantic": semantic}
-        groups.append((part.split, {**alike, **facts}))
+        columns: dict[str, Any] = {name: np.full(len(keys), 8) for name in index.PLACES if name != "key"}
+        columns["crc32"] = np.zeros(len(keys), np.uint32)
+        groups.append((part.split, {**columns, "key": keys, "item_id": keys, "semantic": semantic}))
     index.write(folder / INDEX, SCHEMA, groups)
     hashes, tables = {}, [dict(tables_of(part)) for part in parts]
     for name in tables[0]:
