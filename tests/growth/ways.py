@@ -93,14 +93,12 @@ def outfits(folder: Path, share: float) -> Iterator[Command]:
 WAYS = {"classes": classes, "attributes": attributes, "polyvore": outfits}
 
 
-def peak_of(marker: str, known: dict[str, bool]) -> int:
-    """Bytes, the most that a living process of a command has had; `known` are processes that were looked at."""
-    most = 0
+def peak_of(home: Path) -> int:
+    """Bytes, the most that a living process which is told of `home` has had; a rank is by its variables or words."""
+    most, named = 0, str(home).encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if process.name not in known:
-                known[process.name] = marker.encode() in (process / "environ").read_bytes().split(b"\0")
-            if known[process.name]:
+            if named in (process / "cmdline").read_bytes() or named in (process / "environ").read_bytes():
                 lines = (process / "status").read_text().splitlines()
                 most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))])
     return most
@@ -116,12 +114,11 @@ def measure(command: Command, home: Path) -> tuple[float, int]:
     log, variables = home / "log", {**os.environ, "GROWTH_WAY": str(home)}
     program = [str(TESTS.parent / "jobs" / f"{name}.py"), *words, "--home", str(home)]
     program = [__file__, "--plan", *words] if name == "plan" else program
-    known: dict[str, bool] = {}
     began, most = time.perf_counter(), 0
     with log.open("wb") as file:
         running = subprocess.Popen([sys.executable, *program], env=variables, stdout=file, stderr=file)
         while running.poll() is None:
-            most = max(most, peak_of(f"GROWTH_WAY={home}", known))
+            most = max(most, peak_of(home))
             time.sleep(0.2)
     if running.returncode:
         raise SystemExit(f"{name} {' '.join(words)[:200]}: {log.read_text()[-2000:]}")
