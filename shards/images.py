@@ -11,7 +11,7 @@ import functools
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from shards.headers import BadImageError, Image, from_header, without_damaged_chunks
 from shards.limits import limit, over
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image as PillowImage
 
+
 __all__ = ["BadImageError", "Decode", "Image", "OpenDecoder", "colour", "inspect", "open_pillow", "prepare", "reread"]
 
-T = TypeVar("T")
+P, T = ParamSpec("P"), TypeVar("T")
 FORMATS = (
     "AVIF", "BMP", "CUR", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD",
     "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM",
@@ -36,6 +37,24 @@ Decode = Callable[[Sequence[bytes], Sequence[tuple[int, int]]], Sequence[str | N
 """(files, their widths and heights as shown) -> what is wrong with each: None where it decodes to that size."""
 OpenDecoder = Callable[[], Decode]
 """A module's function, so that worker processes can be told it."""
+
+
+def _guarded(read: Callable[P, T]) -> Callable[P, T]:
+    """`read`, of which whatever an image library raises becomes one sentence."""
+
+    @functools.wraps(read)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # odd metadata is no concern of ours; pixels are
+                return read(*args, **kwargs)
+        except BadImageError:
+            raise
+        except Exception as error:  # image libraries raise what they like: a file's fault, never the program's end
+            told = " ".join(str(error).split())[:200]
+            raise BadImageError(f"does not decode: {told or type(error).__name__}") from None
+
+    return guarded
 
 
 def inspect(data: bytes) -> Image | None:
@@ -53,25 +72,13 @@ def inspect(data: bytes) -> Image | None:
     return image
 
 
-def prepare(data: bytes, *, decode: bool = False, resize_px: int = 0, background: str = "") -> Image:
-    """The image that goes into a shard: `data` as it is whenever that can be.
-
-    Args:
-        data: an encoded image of any of the `FORMATS`.
-        decode: decode it once with Pillow, so that damage behind the header is found as well.
-        resize_px: re-encode with the shorter side at most this long; 0 keeps the bytes.
-        background: the colour that transparent pixels are laid over; empty shows the colours beneath.
+def prepare(data: bytes) -> Image:
+    """The image that goes into a shard where nothing is resized: `data`, of any of the `FORMATS`, whenever that can be.
 
     Raises:
         BadImageError: empty, no image, cut, or too large.
     """
-    image = inspect(data)
-    if image is None or is_changed(image, resize_px, background):
-        return reread(data, image, resize_px, background)
-    if decode:
-        (wrong,) = _pillow_decodes([data], [(image.width, image.height)])
-        return image if wrong is None else reread(data, image, 0, background, "which only Pillow reads")
-    return image
+    return inspect(data) or reread(data, None, 0, "")
 
 
 def is_changed(image: Image, resize_px: int, background: str) -> bool:
@@ -80,31 +87,33 @@ def is_changed(image: Image, resize_px: int, background: str) -> bool:
     return bool(smaller) or (image.transparent and bool(background))
 
 
+@_guarded
 def reread(data: bytes, header: Image | None, resize_px: int, background: str, why: str = "") -> Image:
     """The image as Pillow reads it: losslessly as PNG, or, when it is resized, in the format of its `header`.
 
     `why` says what is odd about a file whose header is not.
     """
+    opened = _opened(data)
+    told = _told(opened)
+    pixels = _upright(opened)
+    layered = _laid_over(pixels, background) if background else None
+    if layered is None and header is not None and not why and not resize_px:
+        return header  # nothing is transparent after all
+    pixels = _plain(pixels) if layered is None else layered
+    if why and pixels.mode == "P":  # the palette may lack colours
+        pixels = pixels.convert("RGB")
+    shrunk = resize_px and min(pixels.size) > resize_px
+    if shrunk:
+        pixels = _shrunk(pixels, resize_px)
+    extension = header.extension if header is not None and shrunk and layered is None else "png"
+    if header is not None:
+        told = f"{told} {why or 'with transparency'}" if layered is not None or why else ""
+    return Image(_encoded(pixels, extension), extension, *pixels.size, told)
 
-    def read() -> Image:
-        opened = _opened(data)
-        told = _told(opened)
-        pixels = _upright(opened)
-        layered = _laid_over(pixels, background) if background else None
-        if layered is None and header is not None and not why and not resize_px:
-            return header  # nothing is transparent after all
-        pixels = _plain(pixels) if layered is None else layered
-        if why and pixels.mode == "P":  # the palette may lack colours
-            pixels = pixels.convert("RGB")
-        shrunk = resize_px and min(pixels.size) > resize_px
-        if shrunk:
-            pixels = _shrunk(pixels, resize_px)
-        extension = header.extension if header is not None and shrunk and layered is None else "png"
-        if header is not None:
-            told = f"{told} {why or 'with transparency'}" if layered is not None or why else ""
-        return Image(_encoded(pixels, extension), extension, *pixels.size, told)
 
-    return _guarded(read)
+@_guarded
+def _decoded(data: bytes) -> PillowImage.Image:
+    return _upright(_opened(data))
 
 
 def open_pillow() -> Decode:
@@ -117,7 +126,7 @@ def _pillow_decodes(files: Sequence[bytes], sizes: Sequence[tuple[int, int]]) ->
     found: list[str | None] = []
     for data, (width, height) in zip(files, sizes, strict=True):
         try:
-            turned = _guarded(lambda data=data: _upright(_opened(data)))  # type: ignore[misc]
+            turned = _decoded(data)
             same = turned.size == (width, height)
             found.append(None if same else f"decodes to {turned.width}x{turned.height} pixels, not {width}x{height}")
         except BadImageError as error:
@@ -125,26 +134,21 @@ def _pillow_decodes(files: Sequence[bytes], sizes: Sequence[tuple[int, int]]) ->
     return found
 
 
+@_guarded
 def names_missing_colours(data: bytes) -> bool:
     """Whether a picture with a short palette has pixels of colours that it lacks; decoders disagree on these."""
     import numpy as np
 
-    def read() -> bool:
-        pixels = _opened(data)
-        return pixels.mode == "P" and np.asarray(pixels).max() >= len(pixels.getpalette() or ()) // 3
-
-    return _guarded(read)
+    pixels = _opened(data)
+    return pixels.mode == "P" and np.asarray(pixels).max() >= len(pixels.getpalette() or ()) // 3
 
 
+@_guarded
 def sketch(data: bytes, side: int, background: str) -> PillowImage.Image:
     """Upright RGB, decoded at a fraction of its size where the format can; raises BadImageError."""
-
-    def read() -> PillowImage.Image:
-        pixels = _upright(_opened(data, draft=(side, side)))
-        layered = _laid_over(pixels, background)
-        return _eight_bits(_plain(pixels)).convert("RGB") if layered is None else layered
-
-    return _guarded(read)
+    pixels = _upright(_opened(data, draft=(side, side)))
+    layered = _laid_over(pixels, background)
+    return _eight_bits(_plain(pixels)).convert("RGB") if layered is None else layered
 
 
 def colour(name: str) -> tuple[int, int, int]:
@@ -153,19 +157,6 @@ def colour(name: str) -> tuple[int, int, int]:
 
     red, green, blue = ImageColor.getrgb(name)[:3]
     return red, green, blue
-
-
-def _guarded(read: Callable[[], T]) -> T:
-    """What `read` gives; whatever an image library raises becomes one sentence."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no concern of ours; pixels are
-            return read()
-    except BadImageError:
-        raise
-    except Exception as error:  # image libraries raise what they like: a file's fault, never the program's end
-        told = " ".join(str(error).split())[:200]
-        raise BadImageError(f"does not decode: {told or type(error).__name__}") from None
 
 
 def _check_size(width: int, height: int) -> None:

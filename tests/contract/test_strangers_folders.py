@@ -133,7 +133,7 @@ def test_a_picture_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.M
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
     for data in (script, b"\xc5\xd0\xd3\xc6" + (32).to_bytes(4, "little") + bytes(24) + script):
         with pytest.raises(images.BadImageError, match="not an image"):
-            images.prepare(data, decode=True)
+            images.prepare(data)
     assert not (tmp_path / "ran").exists()
 
 

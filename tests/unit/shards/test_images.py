@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,20 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from sources import encoded, jpeg, picture
 
-from shards.images import BadImageError, prepare
+from shards.checking import checked
+from shards.images import BadImageError, Image, open_pillow, prepare
+from shards.pack_plan import PackOptions
+from shards.spool import Entry
+
+
+def stored(data: bytes, **options: Any) -> Image:
+    """What packing with these options stores of a picture."""
+    entry = Entry("key", "train", len(data), "{}", "", "", data)
+    with ThreadPoolExecutor(1) as threads:
+        ((_, image),) = checked([entry], PackOptions(**options), open_pillow, threads, 1)
+    if isinstance(image, BadImageError):
+        raise image
+    return image
 
 
 def exif(orientation: int) -> Pillow.Exif:
@@ -51,7 +66,7 @@ CONVERTED = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_dali_decodes_keeps_its_bytes(name: str) -> None:
-    image = prepare(KEPT[name], decode=True)
+    image = stored(KEPT[name])
     assert image.data == KEPT[name]
     assert not image.converted
     assert (image.height, image.width) == pixels(KEPT[name]).shape[:2]
@@ -68,12 +83,12 @@ def test_what_dali_cannot_decode_becomes_png_pixel_by_pixel(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["jpeg", "progressive", "rotated", "png", "palette", "webp"])
-@pytest.mark.parametrize("decode", [False, True])
-def test_a_cut_anywhere_is_found(name: str, decode: bool) -> None:
+@pytest.mark.parametrize("check", ["header", "decode"])
+def test_a_cut_anywhere_is_found(name: str, check: str) -> None:
     data = KEPT[name]
     for end in sorted({3, 11, 20, 40, len(data) // 2, len(data) - 20}):
         with pytest.raises(BadImageError):
-            prepare(data[:end], decode=decode)
+            stored(data[:end], check=check)
 
 
 @pytest.mark.parametrize(
@@ -90,17 +105,17 @@ def test_damage_behind_the_header_needs_decoding() -> None:
     data[100:140] = bytes(40)
     assert prepare(bytes(data)).width == 64
     with pytest.raises(BadImageError, match="does not decode"):
-        prepare(bytes(data), decode=True)
+        stored(bytes(data))
 
 
 @pytest.mark.parametrize(("width", "height", "wanted"), [(80, 40, (40, 20)), (40, 80, (20, 40)), (15, 90, (15, 90))])
 def test_resize_makes_the_shorter_side_at_most_so_long(width: int, height: int, wanted: tuple[int, int]) -> None:
-    image = prepare(jpeg(3, width, height), resize_px=20)
+    image = stored(jpeg(3, width, height), resize_px=20)
     assert (image.width, image.height) == wanted
     assert (image.data == jpeg(3, width, height)) == (min(width, height) <= 20)
 
 
 def test_resize_turns_a_rotated_photo_upright() -> None:
-    image = prepare(encoded(picture(2, 80, 40), "JPEG", exif=exif(6)), resize_px=20)
+    image = stored(encoded(picture(2, 80, 40), "JPEG", exif=exif(6)), resize_px=20)
     assert (image.width, image.height) == (20, 40)
     assert Pillow.open(io.BytesIO(image.data)).size == (20, 40)
