@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BadImageError", "Decode", "Image", "OpenDecoder", "colour", "inspect", "open_pillow", "prepare", "reread"]
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 FORMATS = (
     "AVIF", "BMP", "CUR", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD",
     "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM",
