@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from shards.errors import InputError
@@ -47,7 +46,7 @@ def lock_file(descriptor: int, path: Path, *, wait: bool = True, between_nodes: 
 
     Raises:
         BlockingIOError: somebody else holds it, and `wait` is False.
-        OSError: the filesystem has no locks; or nothing here has, and a process that died left the stand-in.
+        OSError: the filesystem, or this system, has no locks.
     """
     if _fcntl is not None:
         lock = _fcntl.lockf if between_nodes else _fcntl.flock
@@ -58,13 +57,15 @@ def lock_file(descriptor: int, path: Path, *, wait: bool = True, between_nodes: 
                 raise BlockingIOError(errno.EWOULDBLOCK, "held by another", str(path)) from None
             raise
         return
-    while not (_lock_windows(descriptor) if _msvcrt is not None else _lock_by_name(path)):
+    if _msvcrt is None:
+        raise OSError(errno.ENOLCK, "no locks", str(path))
+    while not _lock_windows(descriptor):
         if not wait:
             raise BlockingIOError(errno.EWOULDBLOCK, "held by another", str(path))
         time.sleep(_POLL_S)
 
 
-def unlock_file(descriptor: int, path: Path) -> None:
+def unlock_file(descriptor: int) -> None:
     """Let go of what `lock_file` locked; closes nothing."""
     if _fcntl is not None:
         _fcntl.flock(descriptor, _fcntl.LOCK_UN)
@@ -73,18 +74,16 @@ def unlock_file(descriptor: int, path: Path) -> None:
     elif _msvcrt is not None:
         os.lseek(descriptor, _BEHIND, os.SEEK_SET)
         _msvcrt.locking(descriptor, _msvcrt.LK_UNLCK, 1)
-    else:
-        _stand_in(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def locked(descriptor: int, path: Path, *, between_nodes: bool = False) -> Iterator[None]:
+def locked(descriptor: int, path: Path) -> Iterator[None]:
     """Within, this process alone holds the file."""
-    lock_file(descriptor, path, between_nodes=between_nodes)
+    lock_file(descriptor, path)
     try:
         yield
     finally:
-        unlock_file(descriptor, path)
+        unlock_file(descriptor)
 
 
 def _lock_windows(descriptor: int) -> bool:
@@ -96,85 +95,46 @@ def _lock_windows(descriptor: int) -> bool:
     return True
 
 
-def _stand_in(path: Path) -> Path:
-    return path.with_name(path.name + ".held")
-
-
-def _lock_by_name(path: Path) -> bool:
-    """Where no kernel locks: a file that only one process can make. It stays behind a process that is killed."""
-    held, me = _stand_in(path), f"{os.getpid()} {socket.gethostname()}"
-    try:
-        descriptor = os.open(held, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        with contextlib.suppress(OSError, ValueError):
-            pid, host = held.read_text().split()
-            if host == socket.gethostname() and not _runs(int(pid)):
-                raise InputError(f"process {pid} ended without giving up {held}; remove it") from None
-        return False
-    with os.fdopen(descriptor, "w") as file:
-        file.write(me)
-    return True
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-class Lock:
-    """Holds `path` from `__enter__` to `__exit__`; the kernel drops it when the process dies, however it does.
+@contextlib.contextmanager
+def single_packer(path: Path, what: str) -> Iterator[None]:
+    """Within, this process alone packs `what`, whose lock is `path`; the kernel drops it when the process dies.
 
     Raises:
         InputError: another packer holds it; names host, process, command and since when. Or it is a link, or a file
             that is no lock of ours.
     """
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = path, what
-        self._descriptor = -1
-
-    def __enter__(self) -> Lock:
-        descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    try:
         try:
-            lock_file(descriptor, self.path, wait=False)
+            lock_file(descriptor, path, wait=False)
         except BlockingIOError:
             who = _holder(pread(descriptor, 4096, 0)) or "another process"
-            os.close(descriptor)
-            raise InputError(f"{self.what} is being packed by {who}; wait for it or stop it") from None
+            raise InputError(f"{what} is being packed by {who}; wait for it or stop it") from None
         except OSError as error:
-            os.close(descriptor)
             if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
                 raise
-            warnings.warn(f"{self.path.parent} has no file locks: start no second packer there", stacklevel=2)
-            return self
-        told = pread(descriptor, 4096, 0)
-        if told and not _holder(told):
-            unlock_file(descriptor, self.path)
-            os.close(descriptor)
-            raise InputError(f"{self.path} is no lock of ours; move it away")
-        note = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "command": " ".join(sys.argv)[:400],
-            "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        }
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps(note).encode())
-        self._descriptor = descriptor
-        return self
+            warnings.warn(f"{path.parent} has no file locks: start no second packer there", stacklevel=3)
+        else:
+            _sign(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks, too
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._descriptor >= 0:
-            unlock_file(self._descriptor, self.path)
-            os.close(self._descriptor)
+
+def _sign(descriptor: int, path: Path) -> None:
+    """Write into a lock who holds it."""
+    told = pread(descriptor, 4096, 0)
+    if told and not _holder(told):
+        raise InputError(f"{path} is no lock of ours; move it away")
+    note = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command": " ".join(sys.argv)[:400],
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, json.dumps(note).encode())
 
 
 def _holder(told: bytes) -> str:

@@ -14,7 +14,7 @@ from shards import pack_plan as planning
 from shards import readers, staging, worker_pool, writer
 from shards.errors import DamageError, InputError, SpaceError
 from shards.images import OpenDecoder, open_pillow
-from shards.locks import Lock
+from shards.locks import single_packer
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest
 from shards.pack_plan import OnProgress, PackOptions, Plan, ShardPlan
 from shards.safe_io import SHARED_FOLDER
@@ -107,7 +107,7 @@ def pack_opened(
     out.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
     folder = staging.begin(out)
     with (
-        Lock(folder / "lock", str(out)),
+        single_packer(folder / "lock", str(out)),
         _unplanned_removed(folder, created),
     ):
         if replace or not (out / MANIFEST).exists():  # before hours of planning

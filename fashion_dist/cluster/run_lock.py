@@ -87,5 +87,5 @@ def file_lock(folder: Path, name: str = "lock") -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            unlock_file(descriptor, path)
+            unlock_file(descriptor)
         os.close(descriptor)

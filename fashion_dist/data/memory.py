@@ -111,7 +111,7 @@ def _open_shared(path: Path, size: int, ranks: int) -> mmap.mmap:
             return mmap.mmap(descriptor, 0)
         finally:
             # Closing would not unlock: the map keeps a duplicate of the descriptor.
-            unlock_file(descriptor, path)
+            unlock_file(descriptor)
             os.close(descriptor)
 
 

@@ -30,7 +30,7 @@ from fashion_dist.runs import open_run
 from fashion_dist.tracking import wandb_sync as syncing
 from fashion_dist.train.checkpoint import Checkpoints
 from shards import InputError, pack
-from shards.locks import Lock
+from shards.locks import single_packer
 from shards.readers import synthetic
 from shards.reindex import reindex
 from shards.verify import verify
@@ -213,7 +213,7 @@ def shared_memory(bench: Bench) -> Case:
 
 def packing_lock(bench: Bench) -> Case:
     def take() -> None:
-        with Lock(bench.folder / "lock", "set"):
+        with single_packer(bench.folder / "lock", "set"):
             pass
 
     return bench.folder / "lock", take

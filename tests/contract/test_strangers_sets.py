@@ -20,7 +20,7 @@ from fashion_dist.cluster.resources import Resources
 from fashion_dist.data.staging import stage
 from fashion_dist.errors import ConfigError, DamageError
 from shards import InputError, PackOptions, ShardSet, pack
-from shards.locks import Lock
+from shards.locks import single_packer
 from shards.pack_plan import Plan
 from shards.reindex import reindex
 from shards.verify import verify
@@ -253,7 +253,7 @@ def test_a_second_packer_leaves_the_first_ones_staging_alone(bench: Bench) -> No
     DRAW["clipart"](bench.source)
     staging_folder = bench.out / ".packing"
     staging_folder.mkdir(parents=True)
-    with Lock(staging_folder / "lock", "set"):
+    with single_packer(staging_folder / "lock", "set"):
         (staging_folder / "records.bin").write_bytes(MINE)
         for act in (bench.pack, lambda: reindex(bench.tars(), bench.out)):
             with pytest.raises(InputError, match="is being packed by process"):

@@ -18,7 +18,7 @@ import pytest
 from sources import REPOSITORY, add_row, final_names, jpeg, tree_hash, write_csv_source
 
 from shards import InputError, PackOptions, ReadOptions, ShardSet, SpaceError, pack, packing, writer
-from shards.locks import Lock
+from shards.locks import single_packer
 from shards.manifest import Manifest
 from shards.pack_plan import Plan, ShardPlan
 from shards.reindex import reindex
@@ -164,7 +164,7 @@ def test_the_tasks_of_an_array_write_the_same_bytes(source: Path, tmp_path: Path
 
 
 def _hold(folder: str, ready: Any) -> None:
-    with Lock(Path(folder) / "lock", folder):
+    with single_packer(Path(folder) / "lock", folder):
         ready.send(True)
         time.sleep(60)
 
