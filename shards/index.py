@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.manifest import fsync_files
-from shards.safe_io import create, require_regular, temporary
+from shards.safe_io import replacing, require_regular
 from shards.schema import Schema
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 
 def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:
-    """Writes the index under a temporary name, fsyncs it and names it.
+    """Writes the index, whole or not at all.
 
     Args:
         path: the final name.
@@ -79,25 +77,18 @@ def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, S
     import pyarrow.parquet as pq
 
     columns = arrow_schema(schema)
-    fresh = temporary(path)
-    try:
-        with (
-            os.fdopen(create(fresh), "wb") as file,
-            pq.ParquetWriter(
-                file, columns, compression="zstd", use_dictionary=["split"], write_page_checksum=True
-            ) as writer,
-        ):
-            for number, (split, rows) in enumerate(shards):
-                count = len(rows["key"])
-                values = {**rows, "shard": [number] * count, "split": pa.array([split] * count).dictionary_encode()}
-                given = ((values[field.name], field.type) for field in columns)
-                arrays = [value if isinstance(value, pa.Array) else pa.array(value, kind) for value, kind in given]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=columns), row_group_size=max(1, count))
-        fsync_files([fresh])
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
+    with (
+        replacing(path) as file,
+        pq.ParquetWriter(
+            file, columns, compression="zstd", use_dictionary=["split"], write_page_checksum=True
+        ) as writer,
+    ):
+        for number, (split, rows) in enumerate(shards):
+            count = len(rows["key"])
+            values = {**rows, "shard": [number] * count, "split": pa.array([split] * count).dictionary_encode()}
+            given = ((values[field.name], field.type) for field in columns)
+            arrays = [value if isinstance(value, pa.Array) else pa.array(value, kind) for value, kind in given]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=columns), row_group_size=max(1, count))
 
 
 def table_hash(table: Any) -> str:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,11 +31,8 @@ from shards import images
 from shards.errors import NO_SPACE, InputError, RowsError, SpaceError
 from shards.index import table_hash
 from shards.readers import Rejected, Source
-from shards.safe_io import create, read_regular, temporary, write_whole
-from shards.schema import (
-    Schema,
-    split_order,
-)
+from shards.safe_io import read_regular, replacing, write_whole
+from shards.schema import Schema, split_order
 from shards.spool import Entry, Spool, read_entry
 from shards.typed_json import parse_dataclass, parse_object
 
@@ -72,7 +68,6 @@ class PackOptions:
             raise InputError(f"shard-mb {self.shard_mb:g} is not possible; allowed: 0 (chosen by size) to 8000")
         if self.resize_px < 0:
             raise InputError(f"resize {self.resize_px} is not possible; allowed: 0 (keep the bytes) or pixels")
-
         if self.background:
             try:
                 images.colour(self.background)
@@ -250,10 +245,6 @@ def write_table(path: Path, table: Any) -> str:
     """Writes a table beside the shards; returns its hash."""
     import pyarrow.parquet as pq
 
-    fresh = temporary(path)
-    with os.fdopen(create(fresh), "wb") as file:
+    with replacing(path) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
     return table_hash(table)

@@ -14,6 +14,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from shards.errors import InputError
 from shards.limits import limit, over
@@ -157,16 +158,17 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
-def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True, mode: int = SHARED) -> None:
-    """Write `content` under a temporary name and give it its name: all or nothing, whenever it is killed.
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True, mode: int = SHARED) -> Iterator[IO[bytes]]:
+    """A file under a temporary name, which has its own afterwards: all or nothing, whenever it is killed.
 
     `durable` makes that hold for power cuts, too; `mode` is less the umask. A link at `path` is replaced, and what it
     points to is left alone.
     """
     fresh = temporary(path)
     try:
-        with naming(path), os.fdopen(create(fresh, mode), "wb") as file:
-            file.write(content)
+        with os.fdopen(create(fresh, mode), "wb") as file:
+            yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -174,6 +176,12 @@ def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True, mode: int = SHARED) -> None:
+    """Write `content` as `replacing` does."""
+    with naming(path), replacing(path, durable=durable, mode=mode) as file:
+        file.write(content)
 
 
 def refuse_link(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException
@@ -26,11 +26,10 @@ from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.io import parse_dataclass, read_json, read_own, sha256_of, write_json, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
-from shards.safe_io import SHARED_FOLDER, create, temporary
+from shards.safe_io import SHARED_FOLDER, replacing
 
 TIMEOUT_S = 30.0
 """Longest silence of the server that weights are fetched from."""
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -178,21 +177,18 @@ def fetch(wanted: Published, folder: Path) -> Path:
     if os.path.lexists(path):
         raise ConfigError(f"{path} is no file (a folder, or a link to nothing); move it away")
     folder.mkdir(mode=SHARED_FOLDER, parents=True, exist_ok=True)
-    fresh = temporary(path)
     try:
-        digest, announced = _download(wanted.url, fresh)
-        _verify(path, digest, wanted.sha256 or announced)
-        _verify(path, digest, _first_seen(seen))
-        _note_first(seen, digest)
-        fresh.replace(path)
+        with replacing(path) as file:
+            digest, announced = _download(wanted.url, file)
+            _verify(path, digest, wanted.sha256 or announced)
+            _verify(path, digest, _first_seen(seen))
+            _note_first(seen, digest)
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(
             f"the weights of {wanted.model} could not be fetched from {wanted.url} ({reason}); "
             f"fetch that file elsewhere and put it at {path}"
         ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return path
 
 
@@ -233,29 +229,19 @@ def _announced(headers: Message) -> str:
     return tag if re.fullmatch(r"[0-9a-f]{64}", tag) else ""
 
 
-def _download(url: str, path: Path) -> tuple[str, str]:
-    """Write the content of `url` to `path`; returns its SHA-256 and the one that the server announced, if any."""
+def _download(url: str, file: IO[bytes]) -> tuple[str, str]:
+    """Write the content of `url` to `file`; returns its SHA-256 and the one that the server announced, if any."""
     redirects = _Redirects()
     digest = hashlib.sha256()
-    with (
-        urllib.request.build_opener(redirects).open(url, timeout=TIMEOUT_S) as response,
-        os.fdopen(create(path), "wb") as file,
-    ):
+    with urllib.request.build_opener(redirects).open(url, timeout=TIMEOUT_S) as response:
         announced = redirects.announced or _announced(response.headers)
         expected = int(response.headers.get("Content-Length") or -1)
-        for chunk in _chunks(response):
+        while chunk := response.read(1 << 20):
             digest.update(chunk)
             file.write(chunk)
         if expected not in (-1, file.tell()):
             raise OSError(f"{file.tell()} of {expected} bytes came")
-        file.flush()
-        os.fsync(file.fileno())
     return digest.hexdigest(), announced
-
-
-def _chunks(response: Any) -> Iterable[bytes]:
-    while chunk := response.read(_CHUNK):
-        yield chunk
 
 
 def is_file(config: ModelConfig) -> bool:
