@@ -12,6 +12,7 @@ Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,14 +28,14 @@ FINE = "Anno_fine"
 _STORED = {"1": 1, "-1": 0, "0": -1}
 
 
-def found(folder: Path) -> bool:
-    """Whether `folder` is laid out so."""
-    return any((folder / name / "list_category_img.txt").is_file() for name in ANNOTATIONS)
+def annotated(folder: Path) -> Path | None:
+    """The folder of the lists where `folder` is laid out so."""
+    there = (folder / name for name in ANNOTATIONS if (folder / name / "list_category_img.txt").is_file())
+    return next(there, None)
 
 
-def read(folder: Path, options: ReadOptions) -> Source:
-    """The benchmark in `folder`."""
-    annotations = next(folder / n for n in ANNOTATIONS if (folder / n / "list_category_img.txt").is_file())
+def read(folder: Path, annotations: Path, options: ReadOptions) -> Source:
+    """The benchmark in `folder`, whose lists are in `annotations`."""
     categories = _names(annotations / "list_category_cloth.txt")
     attributes = _names(annotations / "list_attr_cloth.txt")
     kept_categories = select("category", options.categories, categories)
@@ -46,12 +47,11 @@ def read(folder: Path, options: ReadOptions) -> Source:
         "category": tuple(categories[i] for i in kept_categories),
         "attributes": tuple(attributes[i] for i in kept_attributes),
     }
-    problems: list[str] = []
-    lists = _Lists(folder, annotations, len(categories), kept_categories, len(attributes), kept_attributes, problems)
+    lists = _Lists(folder, annotations, len(categories), kept_categories, len(attributes), kept_attributes)
     beside = [name for name in (*ANNOTATIONS, FINE) if (folder / name).is_dir() and name != annotations.name]
     found = f"{annotations}: {len(categories)} categories, {len(attributes)} attributes"
     found += f"; not read, beside it: {', '.join(beside)}" if beside else ""
-    return Source(Schema(facts, names), folder, lists.records, problems=problems, found=found)
+    return Source(Schema(facts, names), folder, lists.records, problems=lists.problems, found=found)
 
 
 def _names(path: Path) -> list[str]:
@@ -75,27 +75,23 @@ def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
         problems.append(f"{path.name}, line 1: announces {told} rows, there are {count}")
 
 
+@dataclass
 class _Lists:
     """Reads the lists of images side by side, one line of each at a time: the attributes alone are 600 MB."""
 
-    def __init__(
-        self,
-        folder: Path,
-        annotations: Path,
-        category_count: int,
-        kept_categories: list[int],
-        attribute_count: int,
-        kept_attributes: list[int],
-        problems: list[str],
-    ) -> None:
-        self.folder, self.annotations, self.problems = folder, annotations, problems
-        self.category_count, self.attribute_count = category_count, attribute_count
-        self.new_number = {old: new for new, old in enumerate(kept_categories)}
-        self.kept_attributes = kept_attributes
-        self.images = folder if (folder / "img").is_dir() or not (folder / "Img").is_dir() else folder / "Img"
+    folder: Path
+    annotations: Path
+    category_count: int
+    kept_categories: list[int]
+    attribute_count: int
+    kept_attributes: list[int]
+    problems: list[str] = field(default_factory=list)
 
     def records(self) -> Iterator[Record]:
         """One record for each line of `list_category_img.txt` whose category is kept."""
+        folder = self.folder
+        images = folder if (folder / "img").is_dir() or not (folder / "Img").is_dir() else folder / "Img"
+        new_number = {old: new for new, old in enumerate(self.kept_categories)}
         split_of = self._partition()
         rows = dict.fromkeys(SPLITS, -1)
         categories = _lines(self.annotations / "list_category_img.txt", self.problems)
@@ -120,29 +116,23 @@ class _Lists:
             facts["attributes"] = self._attributes(name, *told)
             if box is not None:
                 facts["box"] = self._box(name, *box)
-            if int(label) - 1 not in self.new_number:
+            if int(label) - 1 not in new_number:
                 continue
-            facts["category"] = self.new_number[int(label) - 1]
+            facts["category"] = new_number[int(label) - 1]
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
                 self.problems.append(f"{where}: the path {name!r} leads out of {self.folder}")
                 continue
-            yield Record(name[: -len(path.suffix)] if path.suffix else name, self.images / path, facts, split, where)
+            yield Record(name[: -len(path.suffix)] if path.suffix else name, images / path, facts, split, where)
         for number, _ in attributes:
             self.problems.append(f"list_attr_img.txt, line {number}: more rows than list_category_img.txt")
             break
 
     def _partition(self) -> dict[str, str]:
-        path = next(
-            (
-                p
-                for p in (self.folder / "Eval", self.annotations, self.folder)
-                if (p / "list_eval_partition.txt").is_file()
-            ),
-            self.folder / "Eval",
-        )
+        paths = [p / "list_eval_partition.txt" for p in (self.folder / "Eval", self.annotations, self.folder)]
+        path = next((path for path in paths if path.is_file()), paths[0])
         split_of: dict[str, str] = {}
-        for line, text in _lines(path / "list_eval_partition.txt", self.problems):
+        for line, text in _lines(path, self.problems):
             name, _, split = text.rpartition(" ")
             where = f"list_eval_partition.txt, line {line}"
             if split not in SPLITS:

@@ -63,32 +63,23 @@ class Walk:
         """Names of the folders in `folder`, sorted as numbers where they are numbers."""
         return [name for name, is_folder in self._entries(folder) if is_folder]
 
-    def images(self, folder: Path) -> list[str]:
-        """Paths of all images under `folder`, relative to it, in natural order."""
+    def images(self, folder: Path, below: str = "", *, deep: bool = True) -> list[str]:
+        """Paths of all images under `folder / below`, or in it alone, relative to `folder`, in natural order."""
         found: list[str] = []
-        self._images(folder, "", found, deep=True)
-        return found
-
-    def loose(self, folder: Path) -> list[str]:
-        """Names of the images that stand in `folder` itself."""
-        found: list[str] = []
-        self._images(folder, "", found, deep=False)
-        return found
-
-    def _images(self, folder: Path, below: str, found: list[str], *, deep: bool) -> None:
         for name, is_folder in self._entries(folder / below):
             path = f"{below}/{name}" if below else name
             if is_folder:
                 if deep and (folder / path).is_symlink():  # it may lead out of the source, or round in circles
                     self.problems.append(f"{folder / path}: a symbolic link to a folder; copy what it points to")
                 elif deep:
-                    self._images(folder, path, found, deep=True)
+                    found += self.images(folder, path)
             elif ending(name) in _SIDE:
                 self.side[f".{ending(name)}"] += 1
             elif ending(name) in _UNREADABLE:
                 self.unreadable.setdefault(ending(name), []).append(str(folder / path))
             else:
                 found.append(path)
+        return found
 
     def _entries(self, folder: Path) -> list[tuple[str, bool]]:
         kept = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.readers import _csv
+from shards.readers import _text
 from shards.safe_io import refuse_holes
 from shards.schema import RESERVED
 from shards.typed_json import is_sound
@@ -57,7 +57,7 @@ def _load_csv(path: Path) -> Table:
     with path.open("rb") as file:
         first = file.readline(1 << 20).decode("utf-8", "replace")
     delimiter = max(",\t;", key=first.count)  # a comma where all are absent
-    header, rows = _csv.rows(path, [], delimiter)
+    header, rows = _text.rows(path, [], delimiter)
     cells: list[list[Any]] = [[] for _ in header]
     lines: list[int] = []
     table = Table(path, dict(zip(header, cells, strict=True)), lines)

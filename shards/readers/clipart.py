@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.labels import shown
-from shards.readers import Reader, ReadOptions, Source, _csv, image_folder
+from shards.readers import Reader, ReadOptions, Source, _text, image_folder
 
 DOMAINS = frozenset({"art", "clipart", "product", "real world", "real_world", "realworld"})
 """The folders of Office-Home, in any case."""
@@ -39,7 +39,7 @@ def _class_names(root: Path, folders: list[str]) -> Mapping[str, str]:
     """The class names by folder: the column `name` of `classes.csv`, or the first of its `examples`."""
     if not (root / "classes.csv").is_file():
         return {}
-    header, rows = _csv.rows(root / "classes.csv", ["label"])
+    header, rows = _text.rows(root / "classes.csv", ["label"])
     told = next((column for column in ("name", "examples") if column in header), None)
     if told is None:
         return {}

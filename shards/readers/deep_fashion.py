@@ -13,10 +13,11 @@ attribute, `test.csv` with `file_path`, `categories.txt` with one name a line. T
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import InputError
-from shards.readers import Reader, ReadOptions, Source, _csv, _deep_fashion_lists, _text, select
+from shards.readers import Reader, ReadOptions, Source, _deep_fashion_lists, _text, select
 from shards.readers._folders import without_extension
 from shards.schema import Record, Schema
 from shards.typed_json import is_count
@@ -29,8 +30,8 @@ def read(source: Path, options: ReadOptions) -> Source:
     for folder in (source, source / "deep_fashion"):
         if (folder / "train.csv").is_file():
             return read_csv(folder, options)
-        if _deep_fashion_lists.found(folder):
-            return _deep_fashion_lists.read(folder, options)
+        if (annotations := _deep_fashion_lists.annotated(folder)) is not None:
+            return _deep_fashion_lists.read(folder, annotations, options)
         if (folder / _deep_fashion_lists.FINE).is_dir():
             told = "Anno_fine alone, whose layout is not read; Anno_coarse of the same benchmark is"
             raise InputError(f"{folder} holds {told}")
@@ -39,9 +40,10 @@ def read(source: Path, options: ReadOptions) -> Source:
 
 def read_csv(folder: Path, options: ReadOptions) -> Source:
     """The assignment's layout in `folder`."""
-    header, _ = _csv.rows(folder / "train.csv", ["file_path", LABEL])
+    header, _ = _text.rows(folder / "train.csv", ["file_path", LABEL])
     attributes = [name for name in header if name not in ("file_path", LABEL)]
-    categories = _categories(folder)
+    path = folder / "categories.txt"
+    categories = [line for _, line in _text.lines(path) if line] if path.is_file() else []
     kept_categories = select("category", options.categories, categories)
     kept_attributes = select("attribute", options.attributes, attributes)
     names = {"attributes": tuple(attributes[i] for i in kept_attributes)}
@@ -52,36 +54,22 @@ def read_csv(folder: Path, options: ReadOptions) -> Source:
         facts["attributes"] = f"ints:{len(kept_attributes)}"
     else:
         del names["attributes"]
-    problems: list[str] = []
-    reading = _Csv(folder, attributes, kept_attributes, len(categories), kept_categories, problems)
-    return Source(Schema(facts, names), folder, reading.records, problems=problems)
+    reading = _Csv(folder, attributes, kept_attributes, len(categories), kept_categories)
+    return Source(Schema(facts, names), folder, reading.records, problems=reading.problems)
 
 
-def _categories(folder: Path) -> list[str]:
-    path = folder / "categories.txt"
-    if not path.is_file():
-        return []
-    return [line for _, line in _text.lines(path) if line]
-
-
+@dataclass
 class _Csv:
     """Streams the rows of the three CSV files and notes what is wrong with them."""
 
-    def __init__(
-        self,
-        folder: Path,
-        attributes: list[str],
-        kept_attributes: list[int],
-        category_count: int,
-        kept_categories: list[int],
-        problems: list[str],
-    ) -> None:
-        self.folder, self.attributes, self.problems = folder, attributes, problems
-        self.kept_attributes = kept_attributes
-        self.category_count = category_count
-        self.new_number = {old: new for new, old in enumerate(kept_categories)}
-        self.locate = Locator(folder)
-        self.seen: dict[str, str] = {}
+    folder: Path
+    attributes: list[str]
+    kept_attributes: list[int]
+    category_count: int
+    kept_categories: list[int]
+    problems: list[str] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, bool] = field(default_factory=dict)
 
     def records(self) -> Iterator[Record]:
         """Records of train, val (where there is one) and test."""
@@ -92,13 +80,14 @@ class _Csv:
     def _split(self, split: str) -> Iterator[Record]:
         path = self.folder / f"{split}.csv"
         labelled = [] if split == "test" else [LABEL, *self.attributes]
-        header, rows = _csv.rows(path, ["file_path", *labelled])
+        header, rows = _text.rows(path, ["file_path", *labelled])
         extra = [name for name in header if name not in ("file_path", LABEL, *self.attributes)]
         if extra:
             raise InputError(f"{path} has the column {extra[0]!r}, which train.csv lacks")
         at_path = header.index("file_path")
         at_label = header.index(LABEL) if LABEL in header else -1
         at_attributes = [header.index(self.attributes[i]) for i in self.kept_attributes if self.attributes[i] in header]
+        new_number = {old: new for new, old in enumerate(self.kept_categories)}
         for row, (line, cells) in enumerate(rows):
             where = f"{path.name}, line {line}"
             if len(cells) != len(header):
@@ -111,14 +100,14 @@ class _Csv:
                 self.problems.append(f"{where}: {file_path!r} is already in {self.seen[file_path]}")
                 continue
             self.seen[file_path] = where
-            image = self.locate(file_path)
+            image = self._located(file_path)
             if image is None:
                 self.problems.append(f"{where}: the path {file_path!r} leads out of {self.folder}")
                 continue
             if category is not None and self.category_count:
-                if category not in self.new_number:
+                if category not in new_number:
                     continue  # not among the --categories
-                category = self.new_number[category]
+                category = new_number[category]
             facts = {"file_path": file_path, "row": row, "category": category}
             if self.kept_attributes:
                 facts["attributes"] = attributes
@@ -144,22 +133,14 @@ class _Csv:
             return None
         return [int(cell) for cell in cells]
 
-
-class Locator:
-    """Finds files that are spelt from a folder or from the folder above it, as the assignment's paths are."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._inside: dict[str, bool] = {}
-
-    def __call__(self, file_path: str) -> str | None:
-        """The file that `file_path` means, whether or not it exists; None if the path leads outside."""
+    def _located(self, file_path: str) -> str | None:
+        """The file, there or not, of a path from the folder or from the one above it; None if it leads outside."""
         first, slash, rest = file_path.partition("/")
         if not first or first == ".." or "/../" in file_path or file_path.endswith("/.."):
             return None
-        if first not in self._inside:
-            self._inside[first] = not slash or (self.folder / first).is_dir()
-        return f"{self.folder}/{file_path if self._inside[first] else rest}"
+        if first not in self.inside:
+            self.inside[first] = not slash or (self.folder / first).is_dir()
+        return f"{self.folder}/{file_path if self.inside[first] else rest}"
 
 
 READER = Reader(

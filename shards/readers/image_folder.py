@@ -85,7 +85,7 @@ class _Tree:
         check_count(len(self.names), f"{self.root}: folders of classes ({shown(self.names)})")
         for split, classes in listed.items():
             folder = self.splits[split]
-            loose = self.walk.loose(folder)
+            loose = self.walk.images(folder, deep=False)
             if split == "test" and not classes:
                 self.files[split] = [("", loose)]
                 continue
@@ -101,7 +101,7 @@ class _Tree:
         classes = [""]
         for depth in range(self.options.class_depth):
             if depth:
-                loose = [f"{name}/{file}" for name in classes for file in self.walk.loose(folder / name)]
+                loose = [f"{name}/{file}" for name in classes for file in self.walk.images(folder / name, deep=False)]
                 self.walk.problems += [f"{folder / file}: above the class folders" for file in loose]
             classes = [f"{name}/{below}".lstrip("/") for name in classes for below in self.walk.folders(folder / name)]
         listed = {}

@@ -24,7 +24,8 @@ import numpy as np
 from shards import worker_pool
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
-from shards.readers._synthetic_shapes import SHAPES, TRAITS, Points, Shape, choose_traits
+from shards.readers._synthetic_shapes import SHAPES, Points, choose_traits
+from shards.readers._synthetic_shapes import TRAITS as TRAITS
 from shards.safe_io import read_regular, refuse_link
 
 IMAGE_PX = 128
@@ -54,7 +55,7 @@ def read(source: Path, options: ReadOptions) -> Source:
 
 
 def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int, int], Any]) -> None:
-    """AugmentParams the data set into `folder`, whole or not at all; what was drawn with the same seed is kept."""
+    """Draws the data set into `folder`, whole or not at all; what was drawn with the same seed is kept."""
     told = {"version": VERSION, "seed": seed, "image_px": IMAGE_PX, "counts": COUNTS}
     drawn = folder / DRAWN
     with contextlib.suppress(FileNotFoundError):
@@ -116,7 +117,7 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str | int]]) -> No
 
 
 def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], None]) -> list[list[str | int]]:
-    """AugmentParams the images `first` to `last` of a split; returns their CSV rows."""
+    """Draws the images `first` to `last` of a split; returns their CSV rows."""
     folder, seed, split, first, last = job
     (folder / split).mkdir(exist_ok=True)
     rows: list[list[str | int]] = []
@@ -251,5 +252,3 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 READER = Reader(layout="what packing draws when no --source is given", read=read, draw=draw)
-
-__all__ = ["READER", "TRAITS", "Shape", "draw", "draw_garment", "read"]

@@ -313,12 +313,6 @@ class _Reading:
             )
         return encoded
 
-    def _labels(self, name: str) -> Iterator[tuple[Any, bool]]:
-        """(label, whether the row is left out) of the rows that are not of a test split."""
-        for number, label in enumerate(self.columns[name]):
-            if self.splits[number] != "test":
-                yield label, number in self.bad
-
     def records(self) -> Iterator[Record]:
         """Records in the order of the tables."""
         kept = [number for number in range(len(self.rows)) if number not in self.bad]
@@ -340,7 +334,8 @@ class _Reading:
         for name, words in self.names.items():
             told += f"; {name!r} has {len(words):,} classes ({shown(words)})"
             if self.schema.columns[name] == "int":
-                sizes = Counter(label for label, bad in self._labels(name) if not bad and label is not None)
+                rows = (row for row, split in enumerate(self.splits) if split != "test" and row not in self.bad)
+                sizes = Counter(label for row in rows if (label := self.columns[name][row]) is not None)
                 single = [words[label] for label, size in sorted(sizes.items()) if size == 1]
                 told += (
                     f", {len(single)} of one image, which gives none for validation ({shown(single)})" if single else ""
