@@ -16,15 +16,12 @@ from typing import Any
 from shards import index, packing, readers, staging, writer
 from shards.errors import InputError
 from shards.images import OpenDecoder, open_pillow
-from shards.locks import Lock
+from shards.locks import single_packer
 from shards.manifest import INDEX, LEARNED, MANIFEST, REJECTED, Manifest, fsync_files, fsync_folder
 from shards.pack_plan import OnProgress, PackOptions, Plan
 from shards.readers import ReadOptions, Source, _folders, _pictures
 from shards.safe_io import read_regular, write_whole
 from shards.schema import Record, Schema, folded, split_fault
-
-BEFORE = staging.BEFORE
-"""In the staging folder: manifest and index as they were before a split was replaced."""
 
 
 def add_split(
@@ -56,7 +53,7 @@ def add_split(
     """
     if fault := split_fault(split):
         raise InputError(fault)
-    kept = out / staging.STAGING / BEFORE / MANIFEST
+    kept = out / staging.STAGING / staging.BEFORE / MANIFEST
     before = _manifest(out, kept)
     _require_packed(out, before)
     if split in before.splits and not replace:
@@ -71,8 +68,8 @@ def add_split(
     }
     options = PackOptions(**shaping, skip_bad=skip_bad)
     folder = staging.begin(out)
-    with Lock(folder / "lock", str(out)), _removed_if_refused(folder, kept):
-        plan = packing.stage_plan(folder, before.dataset, opened, options, on_progress, {}, keep=(BEFORE,))
+    with single_packer(folder / "lock", str(out)), _removed_if_refused(folder, kept):
+        plan = packing.stage_plan(folder, before.dataset, opened, options, on_progress, {}, keep=(staging.BEFORE,))
         _require_new_keys(out, before, split, plan)
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
         packing.check_space(out, todo)
@@ -217,7 +214,7 @@ def _publish(out: Path, folder: Path, before: Manifest, manifest: Manifest, spli
     known = before.files | {name for name in names if not (folder / name).exists()}
     staging.refuse_strangers(out, known, names, every_tar=False)
     fsync_files(folder / name for name in names if name.endswith(".idx") and (folder / name).exists())
-    kept = folder / BEFORE
+    kept = folder / staging.BEFORE
     if split in before.splits and not (kept / MANIFEST).exists():
         kept.mkdir(exist_ok=True)
         write_whole(kept / INDEX, read_regular(out / INDEX))
@@ -243,7 +240,7 @@ def _publish(out: Path, folder: Path, before: Manifest, manifest: Manifest, spli
 
 def _old_index(out: Path) -> Path:
     """The index that the manifest before speaks of; in one that has only grown, those rows stand where they did."""
-    kept = out / staging.STAGING / BEFORE / INDEX
+    kept = out / staging.STAGING / staging.BEFORE / INDEX
     return kept if kept.exists() else out / INDEX
 
 

@@ -18,7 +18,6 @@ from shards.typed_json import is_count
 
 MAX_CLASSES = 100_000
 """More are a mistake nearly always: a column of file names or ids taken for the label."""
-_SHOWN = 10
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -203,11 +202,11 @@ def check_count(count: int, where: str, least: int = 2) -> None:
         raise InputError(f"{where}: {found}; allowed: {least} to {MAX_CLASSES:,}")
 
 
-def shown(names: Iterable[str], count: int | None = None) -> str:
+def shown(names: Iterable[str], most: int = 10) -> str:
     """The first few names, and how many more there are."""
     names = list(names)
-    more = (count or len(names)) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def told_unknown(where: str, unknown: Mapping[str, int], lacking: str) -> str:

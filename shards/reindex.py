@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,18 +15,16 @@ from typing import Any
 from shards import index, staging, tar_list, worker_pool
 from shards.errors import InputError, RowsError
 from shards.labels import Observed, UnknownLabelError, natural, shown, told_unknown
-from shards.locks import Lock
+from shards.locks import single_packer
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder, index_name
 from shards.pack_plan import OnProgress
 from shards.readers import Rejected, _folders
 from shards.readers._tables import column_name
 from shards.safe_io import SHARED_FOLDER, name_fault, write_whole
 from shards.scan import Taking
-from shards.schema import RESERVED, Schema, folded, split_order
+from shards.schema import FACT_NAME, RESERVED, Schema, folded, split_order
 from shards.tar_summary import TarSummary, merged, stored, summarize
 from shards.writer import rejected_csv
-
-_FACT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def reindex(
     if not os.access(out, os.W_OK):
         raise InputError(f"{out} cannot be written to; --out DIR puts index and manifest into another folder")
     fresh = staging.begin(out)
-    with Lock(fresh / "lock", str(out)):
+    with single_packer(fresh / "lock", str(out)):
         if (fresh / "plan.json").exists():
             raise InputError(f"{out} is half packed; the command that began it finishes it, or move {fresh} away")
         staging.clear(fresh)
@@ -320,7 +317,7 @@ def _schema(kept: Sequence[TarSummary]) -> tuple[Schema, list[str]]:
     for one in kept:
         for name, kind in one.kinds.items():
             kinds[name] = merged(kinds.get(name, ""), kind)
-    fits = {name: kind for name, kind in sorted(kinds.items()) if _FACT_NAME.fullmatch(name) and name not in RESERVED}
+    fits = {name: kind for name, kind in sorted(kinds.items()) if FACT_NAME.fullmatch(name) and name not in RESERVED}
     facts = {name: kind for name, kind in fits.items() if kind not in ("", "other")}
     return Schema(facts), sorted(kinds.keys() - facts.keys())[:200]
 

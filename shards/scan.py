@@ -65,9 +65,7 @@ class Scanned:
     name: str
     sha256: str = ""
     size: int = 0
-    rows: dict[str, list[Any]] = field(
-        default_factory=lambda: {name: [] for name in ("offset", "size", "crc32", "key", "width", "height")}
-    )
+    rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in index.PLACES})
     facts: list[dict[str, Any]] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     members: list[list[tuple[str, int, int, str]]] = field(default_factory=list)
@@ -269,15 +267,8 @@ class _Scanning:
 
     def _keep(self, sample: _Sample, image: images.Image) -> None:
         member, data = sample.images[0]
-        place = {
-            "offset": member.offset,
-            "size": member.size,
-            "crc32": zlib.crc32(data),
-            "key": sample.key,
-            "width": image.width,
-            "height": image.height,
-        }
-        for name, value in place.items():
+        place = (member.offset, member.size, zlib.crc32(data), sample.key, image.width, image.height)
+        for name, value in zip(index.PLACES, place, strict=True):
             self.scanned.rows[name].append(value)
         self.scanned.facts.append(sample.facts)
         self.scanned.labels.append(sample.label)

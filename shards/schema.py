@@ -23,7 +23,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_/-]*")
 _UNIT = re.compile(r"%[0-9A-F]{2}|.", re.DOTALL)
 
 _VECTOR = re.compile(r"ints:([1-9][0-9]*)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FACT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_]*")
 RESERVED = frozenset({"shard", "offset", "size", "crc32", "key", "split", "width", "height"})
 
@@ -44,7 +44,7 @@ class Schema:
         if (fault := over("FACTS", len(self.columns), "facts")) is not None:
             raise InputError(fault)
         for name, kind in self.columns.items():
-            if not _NAME.fullmatch(name) or name in RESERVED:
+            if not FACT_NAME.fullmatch(name) or name in RESERVED:
                 raise InputError(f"fact {name!r} cannot be a column of the index; taken: {', '.join(sorted(RESERVED))}")
             if kind not in ("int", "float", "str") and not _VECTOR.fullmatch(kind):
                 raise InputError(f"fact {name!r} has the unknown type {kind!r}; known: int, float, str, ints:K")

@@ -26,6 +26,7 @@ _FILES = re.compile(
     r"|[A-Za-z0-9._-]+\.(tar|idx|rows\.json|parquet)|\.[A-Za-z0-9._-]+\.tmp"
 )
 BEFORE = "before"
+"""Manifest and index as they were before a split was replaced."""
 _FOLDERS = ("planning", "array", BEFORE)
 
 

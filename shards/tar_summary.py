@@ -16,7 +16,7 @@ from shards.manifest import index_name
 from shards.readers import _folders
 from shards.safe_io import write_whole
 from shards.scan import Scanned, Taking, scan
-from shards.schema import Schema, split_fault
+from shards.schema import Schema, split_fault, whole_characters
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def stored(value: object, kind: str) -> object:
     Truths are numbers, NaN is nothing, and half a character, which has no UTF-8, is U+FFFD.
     """
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return whole_characters(value)
     if isinstance(value, float) and math.isnan(value):
         return None
     if kind == "float" and isinstance(value, (bool, int)):

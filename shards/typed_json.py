@@ -72,25 +72,21 @@ def read_object(path: Path, *, again: bool = False) -> dict[str, Any]:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | OPEN_FLAGS)
+        try:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                raise InputError(f"{path}: no plain file")
+            if facts.st_size > _SMALL:
+                raise InputError(f"{path}: larger than {_SMALL >> 20} MiB")
+            content = pread(descriptor, facts.st_size, 0)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         if error.errno == errno.ESTALE and not again:  # it was replaced on another node at this moment
             return read_object(path, again=True)
         raise InputError(f"{path}: {'a link' if error.errno == errno.ELOOP else error.strerror}") from None
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{path}: no plain file")
-        if facts.st_size > _SMALL:
-            raise InputError(f"{path}: larger than {_SMALL >> 20} MiB")
-        content = pread(descriptor, facts.st_size, 0)
-    except OSError as error:
-        if error.errno == errno.ESTALE and not again:
-            return read_object(path, again=True)
-        raise InputError(f"{path}: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
     values = parse_object(content, path)
     if b"\\ud" in content or b"\\uD" in content:  # half a character, as in file names outside UTF-8: not to be printed
         return cast("dict[str, Any]", json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace")))

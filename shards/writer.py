@@ -18,20 +18,10 @@ from shards import checking, images, index, staging, tar
 from shards.checking import Stored
 from shards.errors import NO_SPACE, InputError, SpaceError
 from shards.images import OpenDecoder
-from shards.manifest import (
-    INDEX,
-    MANIFEST,
-    REJECTED,
-    SCHEMA_MEMBER,
-    Manifest,
-    Shard,
-    fsync_files,
-    fsync_folder,
-)
+from shards.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_MEMBER, Manifest, Shard, fsync_files, fsync_folder
 from shards.pack_plan import Plan, ShardPlan
 from shards.readers import Rejected
 from shards.safe_io import create, is_regular, read_regular, temporary, write_whole
-from shards.schema import Schema
 from shards.spreadsheet import csv_for_people
 from shards.typed_json import parse_dataclass, parse_object
 
@@ -90,12 +80,6 @@ class _Tar:
             written.result()
         os.fsync(self.file.fileno())
         self.file.close()
-
-
-def schema_member(dataset: str, schema: Schema, split: str) -> bytes:
-    """Content of the first member of each tar."""
-    value = {"dataset": dataset, "split": split, **schema.to_json()}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def rows_path(folder: Path, shard: ShardPlan) -> Path:
@@ -250,7 +234,8 @@ def _fill(
     plan: Plan, shard: ShardPlan, archive: _Tar, pictures: Iterable[Stored], on_samples: Callable[[int], Any]
 ) -> _Rows:
     rows = _Rows()
-    archive.add(SCHEMA_MEMBER.encode(), schema_member(plan.dataset, plan.schema, shard.split))
+    own = {"dataset": plan.dataset, "split": shard.split, **plan.schema.to_json()}
+    archive.add(SCHEMA_MEMBER.encode(), json.dumps(own, ensure_ascii=False, separators=(",", ":")).encode())
     for entry, image in pictures:
         on_samples(1)
         if isinstance(image, images.BadImageError):
@@ -300,21 +285,16 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         if rejected:
             write_whole(plan.folder / REJECTED, rejected_csv(rejected))
         on_progress("index", 1, 1)
-        _name_finally(plan, manifest, out)
+        names = manifest.files - {MANIFEST}
+        idx_files = (folder / name for name in names if name.endswith(".idx") for folder in (plan.folder, out))
+        fsync_files(path for path in idx_files if path.exists())
+        staging.publish(out, plan.folder, names)
         return manifest
     except OSError as error:
         if error.errno in NO_SPACE:
             needed = 200 * sum(shard.last - shard.first for shard in plan.shards)
             raise SpaceError.of(error, plan.folder / INDEX, needed) from None
         raise
-
-
-def _name_finally(plan: Plan, manifest: Manifest, out: Path) -> None:
-    """Moves the finished files to `out` and removes what else an earlier set of ours left there."""
-    names = manifest.files - {MANIFEST}
-    idx_files = (folder / name for name in names if name.endswith(".idx") for folder in (plan.folder, out))
-    fsync_files(path for path in idx_files if path.exists())
-    staging.publish(out, plan.folder, names)
 
 
 def commit(manifest: Manifest, out: Path, folder: Path) -> None:

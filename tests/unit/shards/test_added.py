@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sources import jpeg, tree_hash, write_csv_source
 
-from shards import InputError, PackOptions, ShardSet, added, pack
+from shards import InputError, PackOptions, ShardSet, pack, staging
 from shards.added import add_split
 from shards.verify import verify
 
@@ -143,4 +143,4 @@ def test_what_runs_learn_from_is_not_replaced_and_no_set_does_not_grow(out: Path
         add_split(out, "val", new, replace=True)
     with pytest.raises(InputError, match="no packed set"):
         add_split(tmp_path / "nothing", "test", new)
-    assert not (tmp_path / "nothing").exists() and added.BEFORE not in {p.name for p in out.iterdir()}
+    assert not (tmp_path / "nothing").exists() and staging.BEFORE not in {p.name for p in out.iterdir()}
