@@ -37,16 +37,9 @@ def add_split(
 ) -> Manifest:
     """Adds `source` as the split `split` to the set in `out`, read as the set was: same options, same class names.
 
-    Args:
-        out: a packed set.
-        split: its name.
-        source: laid out as the set's own source, of which then the split of this name is taken, or all where it has
-            one split; or a folder of pictures, whose classes are known where folders are named as classes.
-        workers: processes.
-        replace: put it in the place of a split that is there.
-        skip_bad: list images that do not decode in `rejected.csv` instead of stopping.
-        open_decoder: a module's function that gives what `check="decode"` tries images with.
-        on_progress: called as (stage, done, total).
+    `source` is laid out as the set's own source, of which then the split of this name is taken, or all where it has one
+    split; or it is a folder of pictures, whose classes are known where folders are named as classes. `replace` puts it
+    in the place of a split that is there. See `packing.pack` for the rest.
 
     Raises:
         InputError: the set has the split, or cannot grow; the source has other columns or classes than the set.

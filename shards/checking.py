@@ -49,12 +49,7 @@ def checked(
 ) -> Iterator[Stored]:
     """The image that is stored of each record, or what is wrong with it, in order.
 
-    Args:
-        entries: records of one shard or of many.
-        options: of packing.
-        open_decoder: gives what `--check decode` tries images with.
-        threads: these check batches, while the calling thread reads those that come.
-        ahead: batches that are read before the first is waited for.
+    So many batches are read `ahead` by the calling thread, before the first is waited for; `threads` check them.
 
     Raises:
         InputError: a file that cannot be read, or has changed since the plan was made.

@@ -67,11 +67,8 @@ def open_table(path: Path) -> pq.ParquetFile:
 def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:
     """Writes the index, whole or not at all.
 
-    Args:
-        path: the final name.
-        schema: the facts' types.
-        shards: (split, columns `PLACES` and facts) of each shard, in order; only one is held at a time. A column is a
-            list or one of Arrow's arrays.
+    `shards` are (split, columns `PLACES` and facts) of each shard, in order, of which one is held at a time; a column
+    is a list or one of Arrow's arrays.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

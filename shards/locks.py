@@ -37,12 +37,8 @@ _fcntl, _msvcrt = _module("fcntl"), _module("msvcrt")
 def lock_file(descriptor: int, path: Path, *, wait: bool = True, between_nodes: bool = False) -> None:
     """Lock a file until `unlock_file`, or until this process ends.
 
-    Args:
-        descriptor: of the file, open for writing.
-        path: of the file.
-        wait: until nobody else holds it.
-        between_nodes: with POSIX locks, which more network filesystems pass on; they are a process's, not a
-            descriptor's, so closing any descriptor of the file gives the lock up.
+    `between_nodes` takes POSIX locks, which more network filesystems pass on; they are a process's, not a descriptor's,
+    so closing any descriptor of the file gives the lock up.
 
     Raises:
         BlockingIOError: somebody else holds it, and `wait` is False.

@@ -36,15 +36,7 @@ def index_name(tar: str) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar.
-
-    Args:
-        name: file name; of tars that were only indexed, the path below their folder.
-        split: the split it belongs to.
-        samples: number of samples.
-        size: bytes of the tar.
-        sha256: of the whole tar.
-    """
+    """One tar: file name (of tars that were only indexed, the path below their folder), samples, bytes and hash."""
 
     name: str
     split: str
@@ -134,8 +126,8 @@ class Manifest:
         """Whether a run that noted this hash learned from what the set holds now."""
         return data_hash in self.hashes
 
-    def to_json(self) -> str:
-        """Indented JSON, the same text for equal manifests; may hold lone surrogates, as file names can."""
+    def encoded(self) -> bytes:
+        """Content of `manifest.json`, the same for equal manifests; a lone surrogate, as of file names, is escaped."""
         value = {
             "format": FORMAT,
             "dataset": self.dataset,
@@ -152,7 +144,8 @@ class Manifest:
             "tables": dict(self.tables),
             "shards": [vars(shard) for shard in self.shards],
         }
-        return json.dumps({"content_hash": _hash(value), **value}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({"content_hash": _hash(value), **value}, indent=1, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -180,10 +173,6 @@ class Manifest:
         if value.pop("content_hash", None) not in (None, _hash(value)):  # sets of the first edition have none
             raise DamageError(str(path), "", 0, "its content_hash is not that of what stands in it")
         return manifest
-
-    def encoded(self) -> bytes:
-        """Content of `manifest.json`; a lone surrogate stands in it as JSON's escape."""
-        return self.to_json().encode("utf-8", "backslashreplace")
 
     def _fault(self) -> str | None:
         """Why a manifest that was read names something that cannot be a file or a split of its set."""

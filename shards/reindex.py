@@ -63,12 +63,8 @@ def reindex(
     whole numbers become facts, `cls` the fact `label` and `txt` the fact `text`. The split is ours, or the first of
     the usual names of splits in the tar's name, else in its folder's, else train.
 
-    Args:
-        tars: their folder, or names of them (`shards.tar_list.find`).
-        out: where to write, if not into the tars' folder; the tars are then found by their absolute path.
-        options: what is made of them.
-        workers: processes.
-        on_progress: called as (stage, done, total).
+    `tars` are their folder, or names of them (`shards.tar_list.find`). With `out` index and manifest go elsewhere than
+    into the tars' folder; the tars are then found by their absolute path.
 
     Raises:
         InputError: no tars, one that is a link, is cut, has links or absolute names in it, a key that is doubled,

@@ -99,11 +99,7 @@ class _Sample:
 def scan(path: Path, count: Callable[[int], Any], taking: Taking | None = None, *, name: str = "") -> Scanned:
     """Reads the tar at `path` once, from the first byte to the last.
 
-    Args:
-        path: the tar.
-        count: called with 1 after each sample.
-        taking: what is taken of it.
-        name: what the set calls it, where that is not the file's name.
+    `count` is called with 1 after each sample; `name` is what the set calls the tar, where that is not the file's name.
 
     Raises:
         InputError: links, devices and the like; names tar and member.

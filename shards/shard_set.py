@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A packed data set; opening reads the manifest only.
-
-    Args:
-        path: the set's folder.
-        manifest: its `manifest.json`.
-    """
+    """A packed data set in the folder `path`; opening reads the manifest only."""
 
     path: Path
     manifest: Manifest
@@ -190,13 +185,9 @@ class Split:
     """One split of a set; columns are read on first use, N = `len(split)`.
 
     Args:
-        name: such as `train`.
-        schema: facts and names of the set.
         path: the set's folder.
-        tar_folder: where the tars are.
         shard_names: file names of all tars of the set; `shard` counts in these.
         row0: first row of this split in the index, so that a sample's id is `row0` plus its row here.
-        samples: N.
     """
 
     name: str
@@ -274,14 +265,9 @@ class Split:
                 raise InputError(f"{self.path} has no fact {name!r}; it has: {', '.join(self.schema.columns)}")
 
     def iter_columns(self, *names: str, numbers: int = 1 << 22) -> Iterator[dict[str, np.ndarray]]:
-        """`columns` a piece of rows at a time, in order, so that vectors need not be held whole.
+        """`columns` a piece of rows at a time, in order, so that vectors need not be held whole; raises as it does.
 
-        Args:
-            names: of the columns.
-            numbers: what a piece has of the widest column, about.
-
-        Raises:
-            InputError: as of `columns`.
+        A piece has about so many `numbers` of the widest column.
         """
         self._require(names)
         widest = max((self.schema.width(name) for name in names if self._is_vector(name)), default=1)

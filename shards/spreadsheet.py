@@ -27,8 +27,13 @@ def text_of(cell: str) -> str:
 
 def csv_for_people(lines: Iterable[Sequence[object]], line_end: str = "\n") -> str:
     """Lines as CSV; cells that start a formula are harmless. What another program reads is not written by this."""
+    return csv_text((map(safe_cell, line) for line in lines), line_end)
+
+
+def csv_text(lines: Iterable[Iterable[object]], line_end: str = "\n") -> str:
+    """Lines as CSV; fields are quoted where they must be."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator=line_end).writerows(map(safe_cell, line) for line in lines)
+    csv.writer(text, lineterminator=line_end).writerows(lines)
     return text.getvalue()
 
 

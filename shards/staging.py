@@ -125,11 +125,8 @@ def publish(out: Path, staging: Path, names: Collection[str], *, keep_tars: bool
 
     May be killed and run again: what is already moved stays where it is.
 
-    Args:
-        out: the set's folder.
-        staging: with those of `names` that are not moved yet.
-        names: all files of the new set that are written by us, but its manifest.
-        keep_tars: leave tars and tables of the old set where they are.
+    `names` are all files of the new set that are written by us, but its manifest; `keep_tars` leaves tars and tables of
+    the old one where they are.
 
     Raises:
         InputError: a file that is not ours has one of the names; nothing was touched.

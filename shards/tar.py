@@ -75,11 +75,8 @@ class Walk:
 
     Nothing is extracted or interpreted but names: those in PAX and GNU headers are given to the member that follows.
     Iterating gives (member, content) and raises `DamageError` at a header with a wrong checksum, at content cut short
-    and at a tar without an end; afterwards `sha256` and `size` are those of the whole file.
-
-    Args:
-        path: the tar.
-        wanted: whether a member's content is given; else it is empty, and goes by in pieces.
+    and at a tar without an end; afterwards `sha256` and `size` are those of the whole file. The content of a member
+    that is not `wanted` is empty, and goes by in pieces.
 
     Attributes:
         old: whether a header is older than USTAR (V7), which DALI does not read.

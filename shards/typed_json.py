@@ -63,10 +63,6 @@ def parse_object(content: str | bytes, where: object) -> dict[str, Any]:
 def read_object(path: Path, *, again: bool = False) -> dict[str, Any]:
     """The JSON object in a small file that others may have made; empty where there is no file.
 
-    Args:
-        path: the file.
-        again: it was tried before, and had been replaced meanwhile.
-
     Raises:
         InputError: it is no plain file, cannot be read, or is large, or `parse_object` refuses it: `FILE: why`.
     """

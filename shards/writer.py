@@ -131,12 +131,8 @@ def write_shards(
 ) -> None:
     """Writes shards into the staging folder, each complete or not there: tar, then DALI index, then rows.
 
-    Args:
-        plan: theirs.
-        shards: which of its shards.
-        on_samples: called with the samples that are done since the last call.
-        open_decoder: gives what `--check decode` tries images with.
-        threads: that check and re-encode images, beside one that reads and one that writes.
+    `on_samples` is called with the samples that are done since the last call. Pictures are checked and re-encoded by so
+    many `threads`, beside one that reads and one that writes.
 
     Raises:
         InputError: an image that is none, is cut, or changed since the plan was made; names its file.

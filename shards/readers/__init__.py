@@ -66,15 +66,8 @@ class ReadOptions:
     def chosen(self) -> dict[str, Any]:
         """What is not as by default, as JSON holds it: what another split of the same set is read with."""
         of_this_source = ("seed", "strict", "skip_bad", "exclude", "labelled")
-        found = {
-            option.name: getattr(self, option.name) for option in fields(self) if option.name not in of_this_source
-        }
-        default = {option.name: option.default for option in fields(self)}
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in found.items()
-            if value != default[name]
-        }
+        found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in found.items() if k not in of_this_source}
 
     @classmethod
     def of_chosen(cls, chosen: Mapping[str, Any], **others: Any) -> ReadOptions:

@@ -25,12 +25,7 @@ def prediction_schema(schema: Schema) -> Schema:
 def read(source: Path, schema: Schema, split: str, prefix: str = "", *, skip_bad: bool = False) -> Source:
     """The pictures in `source`, a folder or one picture.
 
-    Args:
-        source: what is there is read, whatever its names are; other files are counted.
-        schema: the columns that they get; all but their place and class are unknown.
-        split: where they belong.
-        prefix: stands before their keys and paths.
-        skip_bad: see `ReadOptions`.
+    All columns of `schema` but their place and class are unknown; `prefix` stands before their keys and paths.
 
     Raises:
         InputError: there are no pictures.

@@ -28,12 +28,7 @@ def read(source: Path, options: ReadOptions) -> Source:
 
 
 def read_tree(root: Path, options: ReadOptions, namer: Namer) -> Source:
-    """The tree in `root`.
-
-    Args:
-        root: the folder of the classes, or of the folders of splits.
-        options: those that `READER` uses, `labelled` and `seed`.
-        namer: (root, class folders) -> a better name for some of them.
+    """The tree in `root`, with the better names that `namer` has, of (root, class folders), for some classes.
 
     Raises:
         InputError: there are no class folders or one only, or it cannot be told what is a class.

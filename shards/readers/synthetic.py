@@ -9,7 +9,6 @@ so that a demonstration can grade its own submission.
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from shards.readers import Reader, ReadOptions, Source, deep_fashion
 from shards.readers._synthetic_shapes import SHAPES, Points, choose_traits
 from shards.readers._synthetic_shapes import TRAITS as TRAITS
 from shards.safe_io import read_regular, refuse_link
+from shards.spreadsheet import csv_text
 
 IMAGE_PX = 128
 COUNTS = {"train": 4000, "val": 400, "test": 400}
@@ -83,10 +83,9 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
     header = ["file_path", deep_fashion.LABEL, *ATTRIBUTES]
     for split in COUNTS:
         if split == "test":
-            _write_csv(fresh / "test_labels.csv", header, labels[split])
-            _write_csv(fresh / "test.csv", ["file_path"], [row[:1] for row in labels[split]])
-        else:
-            _write_csv(fresh / f"{split}.csv", header, labels[split])
+            (fresh / "test.csv").write_bytes(csv_text([header[:1], *(row[:1] for row in labels[split])]).encode())
+        name = "test_labels.csv" if split == "test" else f"{split}.csv"
+        (fresh / name).write_bytes(csv_text([header, *labels[split]]).encode())
     (fresh / "categories.txt").write_text("\n".join(CATEGORIES) + "\n")
     (fresh / DRAWN).write_text(json.dumps(told) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,13 +108,6 @@ def _require_drawn(folder: Path) -> None:
             raise InputError(f"{path} was not drawn by us, so {folder} is kept; move it away")
 
 
-def _write_csv(path: Path, header: list[str], rows: list[list[str | int]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], None]) -> list[list[str | int]]:
     """Draws the images `first` to `last` of a split; returns their CSV rows."""
     folder, seed, split, first, last = job
@@ -135,10 +127,7 @@ def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], Non
 def draw_garment(rng: np.random.Generator, category: str, traits: set[str] | None = None) -> tuple[bytes, set[str]]:
     """One garment as a JPEG, and its attributes: the colours of its cloth, how it is patterned, and its traits.
 
-    Args:
-        rng: draws everything.
-        category: one of `CATEGORIES`.
-        traits: these instead of those that `rng` draws; all else stays as it is.
+    With `traits` these instead of those that `rng` draws; all else stays as it is.
     """
     from PIL import Image
 

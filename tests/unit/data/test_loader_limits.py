@@ -225,7 +225,7 @@ def big_set(photos_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> P
         for number in range(shards):
             arrays[table.schema.get_field_index("shard")] = pa.array(np.full(count // shards, number, np.int32))
             writer.write_table(pa.Table.from_arrays(arrays, schema=table.schema))
-    (folder / "manifest.json").write_text(dataclasses.replace(photos_set.manifest, shards=tuple(made)).to_json())
+    (folder / "manifest.json").write_bytes(dataclasses.replace(photos_set.manifest, shards=tuple(made)).encoded())
     return folder
 
 
