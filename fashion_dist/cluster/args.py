@@ -123,12 +123,7 @@ class RunArgs(cli.CommonArgs):
     """Try every step in a minute: a hundredth of the data, one epoch, no W&B."""
 
     def request(self, settings: tuple[str, ...] = (), fresh: bool = False) -> LaunchRequest:
-        """What these flags ask for.
-
-        Args:
-            settings: `key=value`, the same for all runs.
-            fresh: start over, beside what is there.
-        """
+        """What these flags ask for, with `key=value` settings that are the same for all runs."""
         from fashion_dist.cluster.launcher import LaunchRequest  # numpy and more, which --help need not wait for
 
         return LaunchRequest(

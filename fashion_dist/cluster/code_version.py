@@ -15,7 +15,6 @@ import fashion_dist
 import shards
 
 _SHOWN = 12
-_IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 def _packages() -> list[Path]:
@@ -29,28 +28,15 @@ def code_hash() -> str:
     """
     digest = hashlib.sha256()
     for package in _packages():
-        for path in sorted(_sources(package)):
+        for path in sorted(package.rglob("*.py")):
             content = path.read_bytes()
             digest.update(f"{path.relative_to(package.parent).as_posix()}\0{len(content)}\0".encode())
             digest.update(content)
     return digest.hexdigest()[:_SHOWN]
 
 
-def _sources(folder: Path) -> list[Path]:
-    found = []
-    for at, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [Path(at, name) for name in names if name.endswith(".py")]
-    return found
-
-
 def difference(launched: str, running: list[str]) -> str:
-    """The sentence about ranks that run other code than was launched; empty where none does or nothing is known.
-
-    Args:
-        launched: the launcher's hash; empty where nobody noted it.
-        running: each rank's.
-    """
+    """The sentence about ranks `running` other code than was `launched`; empty where none does or nobody noted that."""
     others = sorted({code for code in running if code != launched}) if launched else []
     if not others:
         return ""
@@ -66,6 +52,6 @@ def snapshot(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     half = folder / f".{made.name}.{os.getpid()}"
     for package in _packages():
-        shutil.copytree(package, half / package.name, ignore=_IGNORED)
+        shutil.copytree(package, half / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     half.rename(made)
     return made

@@ -14,10 +14,8 @@ _PYXIS = "pyxis:"
 def command(resources: Resources, folder: Path, interpreter: Sequence[str]) -> list[str]:
     """The words that start Python in a rank, to which `-m MODULE` is added.
 
-    Args:
-        resources: with the container; without one the ranks run `interpreter`.
-        folder: of the job's logs, in the working folder that the ranks read and write.
-        interpreter: Python outside, with its flags.
+    Without a container the ranks run `interpreter`, Python outside with its flags. `folder` is that of the job's logs,
+    in the working folder that the ranks read and write.
     """
     if not resources.container:
         return list(interpreter)

@@ -34,17 +34,7 @@ _PEER_TYPES = {"DistBackendError", "DistNetworkError", "DistStoreError", "Keyboa
 
 @dataclass(frozen=True)
 class Failure:
-    """One rank's report.
-
-    Args:
-        rank: whose.
-        attempt: in which start of the run.
-        host: where.
-        type: the exception's class.
-        message: its words.
-        traceback: all of it, for the log.
-        elapsed_s: seconds since that rank started, by its own clock.
-    """
+    """One rank's report of an exception in a start of the run, `elapsed_s` after it began, by its own clock."""
 
     rank: int
     attempt: int
@@ -91,13 +81,7 @@ def _write(run: RunDir, failure: Failure) -> None:
 
 
 def read(run: RunDir, attempt: int, problems: list[str] | None = None) -> list[Failure]:
-    """The reports of one start of the run, in the order of ranks.
-
-    Args:
-        run: the run.
-        attempt: which start.
-        problems: takes what cannot be read, as `FILE: why`.
-    """
+    """The reports of one start of the run, in the order of ranks; `problems` takes what cannot be read: `FILE: why`."""
     found: list[Failure] = []
     for path in run.errors.glob("rank_*.json"):
         try:
@@ -117,12 +101,7 @@ class Cause:
 
 
 def cause(failures: Sequence[Failure], killed: Mapping[int, str] | None = None) -> Cause | None:
-    """Why a start of the run failed, or None when nothing is known.
-
-    Args:
-        failures: the ranks' own reports.
-        killed: ranks that ended without a report, such as `{1: "killed by signal 9"}`, first come first.
-    """
+    """Why a start failed, by the ranks' own reports and `JobLog.killed`; None when nothing is known."""
     in_order = sorted(failures, key=lambda f: (f.elapsed_s, f.rank))
     own = [Cause(f.rank, f.sentence) for f in in_order if not f.is_of_a_peer]
     reported = {f.rank for f in failures}
@@ -172,14 +151,7 @@ _ENDS = {
 
 
 def read_log(folder: Path, job: JobRef, attempt: int, problems: list[str]) -> JobLog:
-    """What the files of one job say.
-
-    Args:
-        folder: of its logs.
-        job: the job.
-        attempt: the start whose part of the log counts; 0 is all of it.
-        problems: takes what cannot be read, as `FILE: why`.
-    """
+    """What the files of one job in the `folder` of its logs say, of the part of start `attempt` unless that is 0."""
     path = folder / f"{job.job_id}_0_log.err"
     try:
         if path.name not in names_in(folder):  # a miss would be remembered

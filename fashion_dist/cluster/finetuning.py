@@ -32,13 +32,7 @@ class Resolved:
 
 
 def resolve(recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) -> Resolved:
-    """The recipe with the settings `asked`, checked as a whole; with weights the finetuning recipe.
-
-    Args:
-        recipe: of the task, from scratch.
-        asked: the user's settings as key=value, later ones win.
-        home: where runs and what is known of networks lie.
-        debug: a hundredth of the data.
+    """The `recipe` with the settings `asked`, key=value, checked as a whole; with weights the finetuning recipe.
 
     Raises:
         ConfigError: a setting or the weights cannot be.
@@ -86,14 +80,7 @@ def _origins(
 
 
 def _finetuned(model: ModelConfig, weights: str, explicit: Mapping[str, str], home: Home) -> dict[str, tuple[str, str]]:
-    """The settings that beginning with `weights` has in place of the recipe's.
-
-    Args:
-        model: the recipe's network, or the user's.
-        weights: as they were typed.
-        explicit: what the user set.
-        home: where runs lie.
-    """
+    """The settings that beginning with `weights` has in place of the recipe's; `explicit` are those of the user."""
     text, wants = _located(weights, home)
     network: dict[str, tuple[str, str]] = {}
     if wants is not None and wants.network:

@@ -14,10 +14,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def require_gpu(asked: int) -> None:
-    """Raise where GPUs were asked for and this rank can use none.
-
-    Args:
-        asked: GPUs of a node.
+    """Raise where so many GPUs of a node were asked for and this rank can use none.
 
     Raises:
         RunError: none is usable; with the cause.
@@ -44,12 +41,8 @@ def why_unusable(
 ) -> str:
     """Why torch sees no GPU.
 
-    Args:
-        version: torch's.
-        cuda: that torch was built for; None is a build for CPUs.
-        environment: this rank's.
-        said: torch's own warning about the driver; may be empty.
-        has_driver: whether the kernel has NVIDIA's driver.
+    A build for CPUs has no `cuda`. `said` is torch's own warning about the driver, if any; `has_driver` whether the
+    kernel has NVIDIA's.
     """
     if cuda is None:
         return f"torch {version} is a build for CPUs; install the one for CUDA"

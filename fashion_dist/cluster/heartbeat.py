@@ -38,12 +38,7 @@ SAMPLE_BEATS = 3
 class HeartbeatThread(threading.Thread):
     """Started once the attempt is known; a daemon, so it ends with the rank.
 
-    Args:
-        run: the run's folder.
-        rank_info: this rank's place.
-        owner: the lock as rank 0 took it.
-        stalled_s: after this long without a sign of life a rank counts as stalled.
-        beat_s: seconds between signs of life.
+    A sign of life comes every `beat_s` seconds; after `stalled_s` without one a rank counts as stalled.
     """
 
     def __init__(
@@ -114,10 +109,8 @@ class HeartbeatThread(threading.Thread):
         The clock of a collective goes on while Slurm has a job suspended, so that the ranks, or NCCL's watchdog without
         a word of ours, give each other up as soon as they go on. What fails in that while is started again.
 
-        Args:
-            file: for the batch script.
-            seconds: how long ranks wait for each other.
-            was_suspended: whether Slurm says so too, for a machine may stand still by itself.
+        `seconds` is how long ranks wait for each other; `was_suspended` whether Slurm says so too, for a machine may
+        stand still by itself.
         """
         self._ask_again, self._was_suspended, self._patience_s = file, was_suspended, seconds
 
@@ -148,12 +141,7 @@ class HeartbeatThread(threading.Thread):
         self._excused_until = 0.0
 
     def warn_before_limit(self, ask_left: Callable[[], float | None], delay_s: float) -> None:
-        """Send this process USR2 before the time limit, which is asked for again then, for it may have been extended.
-
-        Args:
-            ask_left: seconds to the limit; None without one.
-            delay_s: how long before.
-        """
+        """Send this process USR2 `delay_s` before the time limit, for which `ask_left` is asked again then."""
         self._ask_left, self._delay_s = ask_left, delay_s
         left = ask_left()
         self._stop_at = float("inf") if left is None else time.monotonic() + left - min(delay_s, left / 2)

@@ -34,13 +34,7 @@ _CHOSEN = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 
 
 def kept(environment: Mapping[str, str], cluster: Cluster, resources: Resources | None = None) -> dict[str, str]:
-    """The part of an environment that a job inherits.
-
-    Args:
-        environment: the launching shell's.
-        cluster: where the job runs.
-        resources: with the names and values that the user adds.
-    """
+    """The part of the launching shell's environment that a job inherits, with what the user adds in `resources`."""
     added = set(resources.export) if resources is not None else set()
     left_out = set(_CHOSEN) - ({"CUDA_VISIBLE_DEVICES"} if cluster == "local" else set()) - added
     names = NAMES | added
@@ -52,12 +46,9 @@ def kept(environment: Mapping[str, str], cluster: Cluster, resources: Resources 
 def job_environment(
     cluster: Cluster, code: Path | None = None, resources: Resources | None = None
 ) -> Iterator[None]:  # fmt: skip
-    """Within, `os.environ` is what a job shall inherit, and others may not write what is made.
+    """Within, `os.environ` is what a job shall inherit (see `kept`), and others may not write what is made.
 
-    Args:
-        cluster: where the job runs.
-        code: a folder with the packages that the job shall run, if not these.
-        resources: see `kept`.
+    `code` is a folder with the packages that the job shall run, if not these.
     """
     before = dict(os.environ)
     inherited = kept(before, cluster, resources)

@@ -18,7 +18,6 @@ from fashion_dist.paths import RunDir
 
 End = Literal["done", "failed", "cancelled", "time limit", "pre-empted", "requeued", "pruned"]
 
-
 GOES_ON: tuple[End, ...] = ("time limit", "pre-empted", "requeued")
 """Ends after which the scheduler starts the run again."""
 
@@ -50,14 +49,9 @@ class JobRecord:
     """The content of job.json.
 
     Args:
-        cluster: where the job was submitted.
-        resources: what it asked for.
-        options: see `RuntimeOptions`.
         comment: by which the job is found in the queue when `job` was not written down.
         job: None from before the submission until the scheduler has answered.
-        submitted: Unix time, for people.
         sweep: the folder of the sweep that started the run as one of its trials; empty for a run of its own.
-        trial: the trial's number in it.
         logs: where the job's output goes; empty is the run's own folder of logs.
         code: hash of the code that was launched; empty where nobody noted it.
     """
@@ -86,14 +80,7 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class LockOwner:
-    """Who may write to a run folder: the content of lock.json.
-
-    Args:
-        job: the job.
-        restart: how often the scheduler had requeued it.
-        attempt: number of this attempt at the run, from 1.
-        host: node of its rank 0.
-    """
+    """Who may write to a run folder: the content of lock.json; see `Attempt`."""
 
     job: JobRef
     restart: int
@@ -120,21 +107,16 @@ class Attempt:
 
     Args:
         attempt: its number, from 1.
-        job: which job started it.
-        restart: how often the scheduler had requeued that.
+        restart: how often the scheduler had requeued its job.
         host: node of its rank 0.
         nodes: Slurm's list of its nodes.
         node_count: how many; 0 in runs from before they were counted.
-        ranks: processes.
         hardware: of rank 0's node, in words.
-        started: Unix time.
         end: how it ended; empty while it runs, and where it was killed.
         message: why, in a sentence.
         note: what people should know of it beside that.
         goes_on: whether the scheduler is to make another one.
-        ended: Unix time.
         cpu_s: of all ranks.
-        versions: of torch and torchvision.
     """
 
     attempt: int

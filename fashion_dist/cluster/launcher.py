@@ -20,6 +20,7 @@ from fashion_dist import __version__, runs, tasks
 from fashion_dist.cluster import (
     code_version,
     finetuning,
+    machine,
     permissions,
     placement,
     requirements,
@@ -43,6 +44,9 @@ from shards import program
 if TYPE_CHECKING:
     from fashion_dist.cluster.worker import TrainJob
     from shards import ShardSet
+
+
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *requirements.DALI, "wandb")
 
 
 @dataclass(frozen=True)
@@ -134,19 +138,9 @@ class Launched:
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """What the runs of one request have in common, whatever their settings.
+    """What the runs of one request have in common, whatever their settings; see `RunSpec`.
 
-    Args:
-        request: what was asked for.
-        task: what is learned.
-        home: the working folder.
-        config: the recipe with the request's flags and settings.
-        shard_set: on what.
-        cluster: where.
-        resources: what each job asks for.
-        origins: see `RunSpec`.
-        notes: see `RunSpec`.
-        config_origins: see `RunSpec`.
+    `config` is the recipe with the request's flags and settings.
     """
 
     request: LaunchRequest
@@ -169,7 +163,7 @@ class LaunchContext:
         requirements.require_trainable(config, self.task, self.shard_set, self.resources, self.home)
         return config
 
-    def run_spec(self, config: Config, *, fresh: bool = False, command: str = "") -> RunSpec:
+    def run_spec(self, config: Config, *, fresh: bool = False) -> RunSpec:
         """The plan of a run of `config`, which `require` has seen."""
         run_id = runs.id_on(config, self.home, self.shard_set.manifest)
         run = _beside(self.home, run_id) if fresh else self.home.run_dir(run_id)
@@ -177,7 +171,7 @@ class LaunchContext:
         requirements.require_decode(self.request.options, run, self.resources)
         return RunSpec(
             own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
-            self.request.options, command or program.typed(),
+            self.request.options, program.typed(),
             differs=runs.differences(own, config), origins=self.origins,
             notes=(*self.notes, *filter(None, [self._left_out(own), requirements.small_share(own, self.resources)])),
             config_origins=self.config_origins,
@@ -214,10 +208,7 @@ def resolve(request: LaunchRequest) -> RunSpec:
 def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> RunSpec:
     """The plan to go on with a run that was launched before, with its own configuration.
 
-    Args:
-        request: where; what it leaves open is as the run's last submission asked.
-        name: see `Home.find_run`.
-        options: fields of `RuntimeOptions` that replace the last submission's.
+    What the request leaves open is as the last submission asked; `options` are fields of `RuntimeOptions` instead.
 
     Raises:
         InputError: it cannot be done as asked; one sentence with what would be possible.
@@ -265,7 +256,7 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     shard_set = ShardSet.open(home.shard_set(dataset))
     requirements.require_splits(dataset, shard_set)
     resolved = resolve_config(
-        task, dataclasses.replace(request, dataset=dataset), home, recipe=recipe_for(task, shard_set)
+        task, dataclasses.replace(request, dataset=dataset), home, recipe=task.recipe_for(shard_set)
     )
     config = task.resolve(shard_set, resolved.config)
     requirements.require_facts(config, task, shard_set)
@@ -295,11 +286,6 @@ def resolve_config(
     return finetuning.resolve(recipe, asked, home, debug=request.debug)
 
 
-def recipe_for(task: tasks.Task, shard_set: ShardSet) -> Config:
-    """The task's recipe from scratch for a shard set."""
-    return task.recipe_for(shard_set) if task.overrides("recipe_for") else task.recipe
-
-
 def _only_set(home: Home, task: tasks.Task) -> str:
     """The data set of a task that has none of its own: `--shards` may name the one folder that it can be.
 
@@ -323,11 +309,7 @@ def _beside(home: Home, run_id: str) -> RunDir:
 
 
 def launch(plan: RunSpec, job_type: type[TrainJob] | None = None) -> Launched:
-    """Submit the plan's run, unless it is done, waits or runs already.
-
-    Args:
-        plan: of the run.
-        job_type: what the ranks call, `TrainJob` or a kind of it.
+    """Submit the plan's run, whose ranks call `TrainJob` or `job_type`, unless it is done, waits or runs already.
 
     Raises:
         ConfigError: the scheduler refuses the job, or published weights cannot be fetched.
@@ -432,11 +414,6 @@ def write_run(plan: RunSpec) -> None:
         "weights_sha256": before.get("weights_sha256") or pretrained.file_sha256(config.model, run.home),
         "command": before.get("command") or plan.command,
         "created": before.get("created") or time.time(),
-        "versions": {"fashion-dist": __version__, **_versions()},
+        "versions": {"fashion-dist": __version__, "python": sys.version.split()[0], **machine.installed(*_LIBRARIES)},
     }
     write_json(run.run, facts)
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "timm", "numpy", "pyarrow", "submitit", *requirements.DALI, "wandb")
-    return {"python": sys.version.split()[0], **requirements.installed(names)}

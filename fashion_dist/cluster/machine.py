@@ -33,10 +33,10 @@ def hardware() -> str:
     return ", ".join(parts)
 
 
-def versions() -> dict[str, str]:
-    """Of what decides a run's numbers; read without importing it."""
+def installed(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed; read without importing them."""
     found = {}
-    for name in ("torch", "torchvision"):
+    for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -57,17 +57,7 @@ def cpu_seconds(run: RunDir, attempt: int) -> float:
 
 @dataclass(frozen=True)
 class Beat:
-    """A rank's sign of life.
-
-    Args:
-        attempt: of which start.
-        beat: the how manieth.
-        steps: optimizer steps of this start.
-        host: the rank's node.
-        where: the innermost of our functions that it was in.
-        signals: that it was sent.
-        cpu_s: CPU seconds it has used.
-    """
+    """A rank's sign of life: the how manieth `beat`, in which of our functions (the innermost), signals it was sent."""
 
     attempt: int
     beat: int

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -17,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fashion_dist.cluster import code_version, safe_python
+from fashion_dist.cluster import code_version, machine, safe_python
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.io import parse_dataclass, read_json, sha256_of
@@ -44,12 +42,7 @@ def require_network(config: Config, recipe: Config, home: Home) -> None:
 
 
 def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
-    """What `probe` finds of a network, asked once.
-
-    Args:
-        model: the network and its weights.
-        image_px: the size of the images; 0 is that of the weights.
-        home: keeps the answer.
+    """What `probe` finds of a network at `image_px`, where 0 is the size of its weights; asked once and kept in `home`.
 
     Raises:
         ConfigError: `probe`'s, or it took too long.
@@ -82,21 +75,14 @@ def known(model: ModelConfig, image_px: int, home: Home) -> Found | None:
 
 def _key(model: ModelConfig, image_px: int, home: Home) -> str:
     source, name = registry.locate(model.name)
-    versions = {package: _version(package) for package in ("torch", "torchvision", "timm")}
+    libraries = ("torch", "torchvision", "timm")
+    versions = dict.fromkeys(libraries, "") | machine.installed(*libraries)
     code = code_version.code_hash() if source == "ours" else ""
     weights = model.weights
     if pretrained.is_file(model):
         path = pretrained.require_file(weights)
         weights = f"{path} {sha256_of(path, home.hashes)}"
     return json.dumps([source, name, dict(model.args), image_px, weights, code, versions], sort_keys=True)
-
-
-@functools.cache
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _asked(model: ModelConfig, image_px: int) -> Found:

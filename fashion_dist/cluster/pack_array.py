@@ -19,10 +19,7 @@ RunShards = Callable[[Plan, Sequence[ShardPlan], Callable[[str, int, int], Any]]
 def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
     """What `shards.pack` takes as `run_shards` to have its shards written by an array of `nodes` tasks.
 
-    Args:
-        nodes: tasks of the array, each on a node of its own as far as the cluster has them.
-        preset: of the cluster.
-        workers: processes of each task; 0 is one per CPU that a task gets.
+    Each has so many `workers`, 0 is one per CPU that it gets, and a node of its own as far as the cluster has them.
 
     Raises:
         ConfigError: no Slurm answers, or the preset is unknown.

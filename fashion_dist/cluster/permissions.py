@@ -58,10 +58,7 @@ def group_of(folder: Path) -> str:
 def make(folder: Path, group: str = "", otherwise: str = "--fresh starts over beside it") -> None:
     """Make a folder where there is none, for its owner alone or opened to a group; then `keep` to it.
 
-    Args:
-        folder: of a run or a sweep.
-        group: may read it; empty leaves it as it is, closed at first.
-        otherwise: what somebody else can do.
+    Without a `group` a folder stays as it is, closed at first. `otherwise` is what somebody else can do.
 
     Raises:
         ConfigError: see `require_own`.

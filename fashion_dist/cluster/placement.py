@@ -59,10 +59,7 @@ def choose_cluster(wanted: Literal["auto", "slurm", "local"]) -> Cluster:
 def resolve(request: LaunchRequest, cluster: Cluster, before: Resources | None = None) -> Placement:
     """The preset with the user's variables and flags in it, and what was left open filled from the cluster.
 
-    Args:
-        request: what the user asks for.
-        cluster: where.
-        before: what a run that goes on had last; stands for the preset.
+    What a run that goes on had `before` stands for the preset.
 
     Raises:
         ConfigError: it cannot be; the possible is named.

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fashion_dist.cluster import slurm
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError
 
@@ -45,8 +46,8 @@ class RankInfo:
         return self.rank == 0
 
 
-def read_rank_info(environment: Mapping[str, str], pid: int | None = None) -> RankInfo:
-    """The place that a scheduler's variables describe; without any, one rank alone in the process `pid` (this one).
+def read_rank_info(environment: Mapping[str, str]) -> RankInfo:
+    """The place that a scheduler's variables describe; without any, one rank alone in this process.
 
     Ranks of a local job share this machine whatever number of nodes they stand for, and are counted that way.
     """
@@ -55,7 +56,7 @@ def read_rank_info(environment: Mapping[str, str], pid: int | None = None) -> Ra
         job = JobRef.of_process(int(environment["SUBMITIT_LOCAL_JOB_ID"]))
         return RankInfo(rank, ranks, rank, ranks, 0, 1, job)
     if "SLURM_STEP_NUM_TASKS" not in environment:  # also in a batch script that does not go through srun
-        return RankInfo(0, 1, 0, 1, 0, 1, JobRef.of_process(os.getpid() if pid is None else pid))
+        return RankInfo(0, 1, 0, 1, 0, 1, JobRef.of_process(os.getpid()))
     if "SLURM_ARRAY_JOB_ID" in environment:
         job_id = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     else:
@@ -91,23 +92,16 @@ def expand_hosts(text: str) -> list[str]:
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         made = [""]
         for plain, ranges in re.findall(r"([^\[]*)(?:\[([^\]]*)\])?", part):
-            ends = [end for entry in ranges.split(",") for end in _range(entry)] if ranges else [""]
+            ends = slurm.numbers(ranges) if ranges else [""]
             made = [before + plain + end for before in made for end in ends]
         hosts += made
     return hosts
 
 
-def _range(text: str) -> list[str]:
-    low, _, high = text.partition("-")
-    return [f"{number:0{len(low)}}" for number in range(int(low), int(high or low) + 1)]
-
-
 def advertise_address(rank_info: RankInfo, interface: str = "") -> tuple[str, str]:
     """The IPv4 address under which the job's other nodes reach this one, and the interface that has it.
 
-    Args:
-        rank_info: where this rank is.
-        interface: one to use between nodes whatever the routes say; empty lets the routes say. One node uses loopback.
+    One node uses loopback. Between nodes the routes say, or `interface`.
 
     Raises:
         ConfigError: there is no such interface here; those that there are, are named.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist import tasks
-from fashion_dist.cluster import network_check, placement
+from fashion_dist.cluster import machine, network_check, placement
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config
@@ -105,20 +102,11 @@ def require_dali() -> None:
     how = f"pip install {DALI[1]}, or {DALI[0]} where the GPUs' driver is older than 580"
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         raise ConfigError(f"training needs NVIDIA DALI, which is not installed here (Linux only): {how}")
-    if len(there := installed(DALI)) > 1:
+    if len(there := machine.installed(*DALI)) > 1:
         both = " and ".join(there)
         raise ConfigError(
             f"{both} are installed, whose files are in each other's place: pip uninstall both, then {how}"
         )
-
-
-def installed(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def require_splits(dataset: str, shard_set: ShardSet) -> None:
@@ -175,10 +163,7 @@ def small_share(config: Config, resources: Resources) -> str:
 def left_out(examples: int, batch: int, unit: int) -> str:
     """That the last, partial batch is much of a small set; empty where it is less than a tenth of it.
 
-    Args:
-        examples: of training.
-        batch: the global batch.
-        unit: what divides every batch: ranks x micro-batches.
+    `unit`, ranks x micro-batches, divides every batch.
     """
     rest = examples % batch
     if rest * 10 < examples:

@@ -178,7 +178,8 @@ def parse(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in options:
             continue
         if key not in hints or key == "gpu_type":
-            raise ConfigError(f"{where}: {unknown('key', key, [*hints, *map(_key, sbatch_options.NAMED), 'time'])}")
+            named = [option.replace("-", "_") for option in sbatch_options.NAMED]
+            raise ConfigError(f"{where}: {unknown('key', key, [*hints, *named, 'time'])}")
         if key == "sbatch":
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: sbatch takes a table, [sbatch], not {value!r}")
@@ -200,10 +201,6 @@ def parse(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return made
-
-
-def _key(option: str) -> str:
-    return option.replace("-", "_")
 
 
 def _value(key: str, value: Any, kind: Any, where: str) -> Any:
@@ -244,11 +241,8 @@ def given(
     """What is asked for, and where each of it was given: a preset, replaced by the user's SBATCH_* variables, replaced
     by flags, as sbatch does with scripts.
 
-    Args:
-        preset: of the cluster.
-        flags: fields of `Resources`, with sbatch's options under `sbatch`; None replaces nothing.
-        variables: the launching shell's.
-        before: what a run that goes on had last; stands for the preset.
+    `flags` are fields of `Resources`, with sbatch's options under `sbatch`; None replaces nothing. What a run that goes
+    on had `before` stands for the preset.
 
     Raises:
         ConfigError: a flag or a variable that cannot be.

@@ -49,12 +49,9 @@ class RunSnapshot:
     """A run folder at one moment.
 
     Args:
-        run: the folder.
         config: its settings, nested.
-        record: its last submission.
         progress: state.json.
         attempts: its starts, oldest first.
-        owner: who may write.
         reports: what ranks of the last start said of their end; empty where it ended well.
         logs: what the files of its jobs say, where it may have failed.
         problems: what cannot be read and decides how the run is, as `FILE: why`.
@@ -160,17 +157,7 @@ def _read_config(run: RunDir) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run is.
-
-    Args:
-        state: one of `STATES`.
-        message: why, in a sentence; may be empty.
-        hint: what to do about it; may be empty.
-        cause: the kind of the why.
-        job: the job that this is about.
-        job_status: whether that job waits, runs or is gone.
-        log: where a failure can be read on.
-    """
+    """How a run is: one of `STATES`, why (in a sentence, and by its kind), what to do about it, and in which log."""
 
     state: str
     message: str = ""
@@ -182,12 +169,7 @@ class RunStatus:
 
 
 def derive_status(snapshot: RunSnapshot, queue: QueueView) -> RunStatus:
-    """How a run is, by its files and by what the scheduler says of its jobs; the files win where they disagree.
-
-    Args:
-        snapshot: of the folder.
-        queue: answers for all of `snapshot.jobs`.
-    """
+    """How a run is, by its files and by what the scheduler says of `snapshot.jobs`; the files win if they disagree."""
     if snapshot.problems:
         return RunStatus("unreadable", f"unreadable: {snapshot.problems[0]}")
     job, last, progress = snapshot.job_now(queue), snapshot.last, snapshot.progress

@@ -26,20 +26,11 @@ class RunView:
     """One run, as a table or a program shows it.
 
     Args:
-        run_id: the folder's name.
-        task: what it learns.
-        state: one of `run_snapshot.STATES`.
-        detail: why it waits or failed, in a sentence; may be empty.
-        hint: what to do about that; may be empty.
-        cause: the kind of that, such as "out of memory".
-        job: its last job.
-        there: whether that job waits, runs or is gone.
+        state, detail, hint, cause, job, there, log: of its `RunStatus`.
         nodes: the nodes of its last start.
         attempts: how often it was started.
-        progress: state.json's numbers.
         left_s: estimated seconds to the end of training; None while unknown.
         config: its settings under dotted keys.
-        log: where the cause of a failure can be read on.
         hardware: of its last start, in words, and of earlier ones where it was other.
         name: that it was given; may be empty.
     """

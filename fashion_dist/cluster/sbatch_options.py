@@ -118,8 +118,8 @@ def merge(before: Layer, after: Layer) -> dict[str, Any]:
     if "gpus_per_node" in gone:
         kept.pop("gpu_type", None)
     merged = {**kept, **after, "sbatch": {name: text for name, text in options.items() if text is not None}}
-    for name in ("environment",):
-        merged |= {name: {**before.get(name, {}), **after[name]}} if name in after else {}
+    if "environment" in after:
+        merged["environment"] = {**before.get("environment", {}), **after["environment"]}
     if "export" in after:
         merged["export"] = tuple(dict.fromkeys([*before.get("export", ()), *after["export"]]))
     return merged
@@ -150,9 +150,7 @@ def gpus(value: object, where: str = "--gpus-per-node") -> dict[str, Any]:
 def minutes(text: str, where: str = "--time") -> int:
     """A time limit in sbatch's own form, in minutes, rounded up.
 
-    Args:
-        text: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, or with seconds.
-        where: it stands, for the error.
+    That is minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, or with seconds.
     """
     form = r"(?:(N)-(N)(?::(N))?(?::(N))?|(?:(N):(?=N:))?(N)(?::(N))?)".replace("N", "[0-9]{1,9}")
     found = re.fullmatch(form, text.strip())
@@ -191,21 +189,16 @@ def lines_of(text: str, names: Iterable[str], where: str) -> dict[str, str]:
 def blamed(words: str, values: Layer, origins: Mapping[str, str]) -> str:
     """Where the options stand that sbatch's words of refusal are about; all that were given where they name none.
 
-    Args:
-        words: sbatch's.
-        values: what was asked for, by name.
-        origins: where each was given: a line of a preset, a variable, a flag.
+    `values` were asked for, by name; `origins` says where each was given: a line of a preset, a variable, a flag.
     """
     said = words.lower()
     about = {
         name: where
         for name, where in origins.items()
-        if name.replace("_", "-") in said or name.replace("_", " ") in said or _is_in(str(values.get(name)), words)
+        if name.replace("_", "-") in said
+        or name.replace("_", " ") in said
+        or (len(value := str(values.get(name))) > 2 and value in words)
     }
     shown = {name: f"{name} = {values[name]}".removesuffix(" = ") for name in about or origins if name in values}
     told = [f"{text} ({origins[name]})" for name, text in shown.items()]
     return f"; asked for: {', '.join(told)}" if told else ""
-
-
-def _is_in(value: str, words: str) -> bool:
-    return len(value) > 2 and value in words

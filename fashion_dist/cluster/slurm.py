@@ -110,15 +110,7 @@ class JobRef:
 
 @dataclass(frozen=True)
 class Queued:
-    """One line of the queue.
-
-    Args:
-        job_id: with `_<index>` in an array.
-        state: Slurm's long state, such as RUNNING.
-        reason: why it waits.
-        nodes: its node list; empty while it waits.
-        left_s: seconds until its time limit; None without one.
-    """
+    """One line of the queue; ids have `_<index>` in an array, states are Slurm's long ones, such as RUNNING."""
 
     job_id: str
     name: str
@@ -177,17 +169,7 @@ def require_answer() -> None:
 
 @dataclass(frozen=True)
 class Partition:
-    """What sinfo says of a partition.
-
-    Args:
-        name: of it.
-        is_default: whether jobs go there that name none.
-        nodes: how many.
-        cpus: of its smallest node.
-        limit_min: its time limit in minutes; None without one.
-        gpus: of its smallest node.
-        gres: their description, such as `gpu:a100:4`; empty without GPUs.
-    """
+    """What sinfo says of a partition: CPUs and GPUs of its smallest node, and these in words, such as `gpu:a100:4`."""
 
     name: str
     is_default: bool
@@ -289,11 +271,10 @@ def queue(*, job_ids: Iterable[str] | None = None, name: str = "") -> list[Queue
     base = ["squeue", "--all", "--noheader", "--array", "--format=%i|%T|%r|%N|%L|%j|%k"]
     if job_ids is None:
         return parse_queue(ask([*base, "--me", f"--name={name}"]))
-    ids = list(dict.fromkeys(job_ids))
     found: list[Queued] = []
-    for first in range(0, len(ids), _MANY):
+    for jobs in _jobs_flags(job_ids):
         try:
-            found += parse_queue(ask([*base, f"--jobs={','.join(ids[first : first + _MANY])}"]))
+            found += parse_queue(ask([*base, jobs]))
         except RunError as error:
             if "Invalid job id" not in str(error):  # said of a job that has left the queue
                 raise
@@ -302,15 +283,19 @@ def queue(*, job_ids: Iterable[str] | None = None, name: str = "") -> list[Queue
 
 def accounting(job_ids: Iterable[str]) -> dict[str, str]:
     """The last state of jobs by sacct, such as `{"12": "TIMEOUT"}`; without accounting nothing."""
-    ids = list(dict.fromkeys(job_ids))
     found: dict[str, str] = {}
     base = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", "--format=JobID,State"]
-    for first in range(0, len(ids), _MANY):
+    for jobs in _jobs_flags(job_ids):
         try:
-            found |= parse_accounting(ask([*base, f"--jobs={','.join(ids[first : first + _MANY])}"]))
+            found |= parse_accounting(ask([*base, jobs]))
         except RunError:
             return {}
     return found
+
+
+def _jobs_flags(job_ids: Iterable[str]) -> list[str]:
+    ids = list(dict.fromkeys(job_ids))
+    return [f"--jobs={','.join(ids[first : first + _MANY])}" for first in range(0, len(ids), _MANY)]
 
 
 def parse_accounting(text: str) -> dict[str, str]:
@@ -324,8 +309,13 @@ def _each(text: str) -> list[str]:
     array, bracket, rest = text.partition("_[")
     if not bracket:
         return [text]
-    ranges = re.findall(r"(\d+)(?:-(\d+))?", rest.partition("]")[0].partition("%")[0])
-    return [f"{array}_{task}" for low, high in ranges for task in range(int(low), int(high or low) + 1)]
+    return [f"{array}_{task}" for task in numbers(rest.partition("]")[0].partition("%")[0])]
+
+
+def numbers(text: str) -> list[str]:
+    """Slurm's `01-03,7` as `["01", "02", "03", "7"]`."""
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", text)
+    return [f"{n:0{len(low)}}" for low, high in ranges for n in range(int(low), int(high or low) + 1)]
 
 
 def job_status(job: JobRef) -> JobStatus:

@@ -39,8 +39,6 @@ R = TypeVar("R")
 _SUBMITTED = re.compile(
     r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh|\d+(_\d+)?_(submission\.sh|submitted\.pkl)"
 )
-_LOCAL_TIME_MIN = 60 * 24 * 365
-"""A local job has no time limit unless one is asked for."""
 
 
 def script(resources: Resources, folder: Path, name: str, comment: str) -> str:
@@ -56,14 +54,9 @@ def submit(
 ) -> JobRef:  # fmt: skip
     """Start one job whose ranks each call `call()`.
 
-    Args:
-        call: picklable; with a `checkpoint()` method where the scheduler may requeue it.
-        cluster: where.
-        resources: what the job asks for; on `local` the ranks of all nodes run on this machine.
-        folder: for scripts, pickles and logs; on the filesystem that the nodes share.
-        name: the job's name.
-        comment: the job's comment, by which `queued_before` finds it again.
-        code: see `job_environment`.
+    `call` is picklable, and has a `checkpoint()` where the scheduler may requeue it; on `local` the ranks of all nodes
+    run on this machine. `folder`, for scripts, pickles and logs, is on the filesystem that the nodes share.
+    `queued_before` finds the job again by its `comment`; `code` see `job_environment`.
 
     Raises:
         ConfigError: the scheduler refuses the job; in its own words, and nothing is left behind.
@@ -72,9 +65,8 @@ def submit(
     executor: Any
     if cluster == "local":
         executor = _LocalExecutor(folder)
-        limit = resources.time_min if resources.time_min else _LOCAL_TIME_MIN
         executor.update_parameters(
-            tasks_per_node=resources.ranks, timeout_min=limit, signal_delay_s=resources.signal_delay_s,
+            tasks_per_node=resources.ranks, timeout_min=resources.time_min, signal_delay_s=resources.signal_delay_s,
             gpus_per_node=resources.gpus_per_node,
         )  # fmt: skip
     else:
@@ -283,10 +275,6 @@ class _LocalController(Controller):  # type: ignore[misc]
         write_json(exits_file(self.folder, self.pid), {"exit_codes": codes})
         return codes
 
-    def run(self, max_retry: int = 1_000_000) -> None:
-        """Start the ranks, and again as often as rank 0 asks for it; the job itself counts its requeues."""
-        super().run(max_retry)
-
 
 def run_array(
     function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
@@ -294,14 +282,7 @@ def run_array(
 ) -> list[R]:  # fmt: skip
     """`[function(a) for a in arguments]`, each in a task of a Slurm array.
 
-    Args:
-        function: a module's function; its results come back by pickle.
-        arguments: one per task, picklable.
-        resources: what each task asks for.
-        folder: for scripts, pickles and logs; on the filesystem that the nodes share.
-        name: the array's name.
-        max_parallel: tasks that run at once; 0 is no bound.
-        on_progress: called with (finished, all).
+    Functions are a module's, arguments and results are pickled; `on_progress` is called with (finished, all).
 
     Raises:
         RunError: a task failed or left no result; the first is shown with the place of its log.
@@ -326,7 +307,7 @@ def run_array(
 
 def submit_array(
     function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
-    comment: str = "", max_parallel: int = 0,
+    max_parallel: int = 0,
 ) -> list[JobRef]:  # fmt: skip
     """One Slurm array with a task per argument, or several where the cluster's arrays are smaller; returns at once.
 
@@ -340,7 +321,7 @@ def submit_array(
         for start in range(0, len(arguments), size):
             executor = _SlurmExecutor(folder, resources)
             executor.update_parameters(
-                **_slurm_parameters(resources, folder, name, comment), array_parallelism=max_parallel or len(arguments)
+                **_slurm_parameters(resources, folder, name, ""), array_parallelism=max_parallel or len(arguments)
             )
             try:
                 made = executor.map_array(function, list(arguments[start : start + size]))
@@ -359,17 +340,9 @@ def submit_module(
     """One Slurm array of `python -m WORDS`, whose tasks know themselves by SLURM_ARRAY_TASK_ID, or one job; writes one
     file.
 
-    Args:
-        words: a module's name and its arguments.
-        task_ids: such as `0-11` or `3,7`; empty is one job.
-        resources: what each task asks for.
-        folder: for the script and the logs; on the filesystem that the nodes share.
-        name: the array's name.
-        comment: by which it is found in the queue.
-        max_parallel: tasks that run at once; 0 is no bound.
-        after: what it waits for, as sbatch's `--dependency` takes it; where that can no longer be, it is cancelled.
-        hold: leave it in the queue until somebody releases it.
-        code: see `job_environment`.
+    `task_ids` are such as `0-11` or `3,7`, of which `max_parallel` run at once (0 is no bound); empty is one job. What
+    it waits for is `after`, as sbatch's `--dependency` takes it; where that can no longer be, it is cancelled. `hold`
+    leaves it in the queue until somebody releases it. See `submit` for the rest.
 
     Raises:
         ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
@@ -437,4 +410,5 @@ def local_command(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    _LocalController(Path(sys.argv[1])).run()
+    # The ranks start again as often as rank 0 asks for it; the job itself counts its requeues.
+    _LocalController(Path(sys.argv[1])).run(max_retry=1_000_000)

@@ -100,13 +100,7 @@ class _NodeFigures:
 
 
 class AllNodes:
-    """What the nodes of one start have sampled, as rank 0 sees it.
-
-    Args:
-        run: the run's folder.
-        attempt: the start; what an earlier one left is not looked at.
-        nodes: how many there are.
-    """
+    """What the nodes of one start have sampled, as rank 0 sees it; what an earlier start left is not looked at."""
 
     def __init__(self, run: RunDir, attempt: int, nodes: int) -> None:
         self._run, self._attempt, self._nodes = run, attempt, nodes

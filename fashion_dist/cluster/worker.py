@@ -83,9 +83,7 @@ class TrainJob:
 def run_worker(run: RunDir, make_pruner: MakePruner | None = None) -> None:
     """This rank's whole life; raises what ended it, after it has been written to the run folder.
 
-    Args:
-        run: the run's folder.
-        make_pruner: makes what ends a run early, on rank 0; see `TrainJob.pruner`.
+    `make_pruner` makes what ends a run early, on rank 0; see `TrainJob.pruner`.
 
     Raises:
         SystemExit: rank 0 of a local job asks to be started again.
@@ -153,10 +151,7 @@ def set_threads(rank_info: RankInfo) -> int:
 def cores_of(allowed: Sequence[int], rank_info: RankInfo, asked: int) -> tuple[int, list[int]]:
     """How many threads a rank runs, and the cores to keep it to; none where these are its own already, or others'.
 
-    Args:
-        allowed: the cores that this process may use.
-        rank_info: the rank.
-        asked: cores that the scheduler promised to each rank; 0 where there is none.
+    `allowed` are the cores of this process, `asked` those that a scheduler promised to each rank; 0 without one.
     """
     ranks = rank_info.local_world_size
     threads = max(1, asked or len(allowed) // ranks)
@@ -181,7 +176,7 @@ def _enter(run: RunDir, rank_info: RankInfo, timeout_s: float) -> LockOwner:
         {
             "attempt": attempt, "job": rank_info.job.to_json(), "restart": rank_info.restart, "host": owner.host,
             "nodes": rank_info.node_list or owner.host, "ranks": rank_info.world_size, "node_count": rank_info.nodes,
-            "hardware": machine.hardware(), "versions": machine.versions(),
+            "hardware": machine.hardware(), "versions": machine.installed("torch", "torchvision"),
         },
     )  # fmt: skip
     if changed := job_record.changed_versions(job_record.attempts(run)):

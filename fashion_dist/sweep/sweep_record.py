@@ -138,7 +138,7 @@ class Sweep:
         task, shard_set, train = tasks.load(self.base.task), self._shard_set(), self.base.train
         own = [f"train.monitor={train.monitor}", f"train.mode={train.mode}"] if train.monitor else []
         request = dataclasses.replace(self.request, dataset=self.base.dataset)
-        recipe = launcher.recipe_for(task, shard_set)
+        recipe = task.recipe_for(shard_set)
         made = launcher.resolve_config(task, request, self.folder.home, *own, *texts, recipe=recipe)
         return task.resolve(shard_set, made.config)
 
