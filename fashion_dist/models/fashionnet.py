@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,34 +69,23 @@ def build(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
 
 
 class FashionNet(nn.Module):
-    """Images [N, 3, H, W], normalised around 0 -> features [N, `num_features`].
+    """Images [N, 3, H, W], normalised around 0 -> features [N, `num_features`]."""
 
-    Args:
-        args: the network's settings.
-        widths: channels of the four stages.
-        depths: blocks of each.
-        stem_width, stem_stride: channels of the first convolution, and its stride.
-    """
+    WIDTHS, DEPTHS, STEM_WIDTH = (32, 64, 128, 256), (1, 2, 2, 1), 24
+    """Channels and blocks of the four stages, channels of the first convolution."""
 
-    def __init__(
-        self,
-        args: Args | None = None,
-        widths: Sequence[int] = (32, 64, 128, 256),
-        depths: Sequence[int] = (1, 2, 2, 1),
-        stem_width: int = 24,
-        stem_stride: int = 2,
-    ) -> None:
+    def __init__(self, args: Args | None = None, stem_stride: int = 2) -> None:
         super().__init__()
         self.args = args = args or Args()
         norm = _NORMS[args.norm]
         self.hue_jitter = HueJitter(args.hue_jitter_prob)
+        width_in = self.WIDTHS[0]
         self.stem = nn.Sequential(
-            *_conv(3, stem_width, norm, stride=stem_stride), nn.ReLU(inplace=True),
-            *_conv(stem_width, widths[0], norm, stride=2), nn.ReLU(inplace=True),
+            *_conv(3, self.STEM_WIDTH, norm, stride=stem_stride), nn.ReLU(inplace=True),
+            *_conv(self.STEM_WIDTH, width_in, norm, stride=2), nn.ReLU(inplace=True),
         )  # fmt: skip
         blocks: list[nn.Module] = []
-        width_in = widths[0]
-        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for stage, (width, depth) in enumerate(zip(self.WIDTHS, self.DEPTHS, strict=True)):
             for block in range(depth):
                 blocks.append(Block(width_in, width, 2 if stage and block == 0 else 1, norm, args.pool))
                 width_in = width
@@ -156,27 +145,20 @@ class Block(nn.Module):
 class HueJitter(nn.Module):
     """Jitter the colours of each image of a training batch: hue, saturation, gain, offset; one 3x3 matrix per image.
 
-    AugmentParams from torch's generator, as dropout does; in evaluation it does nothing. Keeps [N, 3, H, W].
-
-    Args:
-        probability: of jittering an image.
-        saturation: bounds of the factor.
-        gain: the factor is drawn from 1 - gain to 1 + gain.
-        offset: added to all channels, from -offset to offset, in units of the normalised image.
+    Draws from torch's generator, as dropout does; in evaluation it does nothing. Keeps [N, 3, H, W].
     """
 
+    SATURATION = (0.2, 1.6)
+    """Bounds of the factor."""
+    GAIN, OFFSET = 0.3, 0.3
+    """The factor is drawn from 1 - GAIN to 1 + GAIN; added to all channels, from -OFFSET to OFFSET, in units of the
+    normalised image."""
     to_yiq: Tensor
     from_yiq: Tensor
 
-    def __init__(
-        self,
-        probability: float,
-        saturation: tuple[float, float] = (0.2, 1.6),
-        gain: float = 0.3,
-        offset: float = 0.3,
-    ) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        self.probability, self.saturation, self.gain, self.offset = probability, saturation, gain, offset
+        self.probability = probability
         to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
         self.register_buffer("to_yiq", to_yiq, persistent=False)
         self.register_buffer("from_yiq", torch.linalg.inv(to_yiq), persistent=False)
@@ -188,15 +170,15 @@ class HueJitter(nn.Module):
         count, _, height, width = images.shape
         draw = torch.rand(5, count, device=images.device)
         angle = (2 * draw[0] - 1) * math.pi
-        saturation = self.saturation[0] + draw[1] * (self.saturation[1] - self.saturation[0])
+        saturation = self.SATURATION[0] + draw[1] * (self.SATURATION[1] - self.SATURATION[0])
         turn = torch.zeros(count, 3, 3, device=images.device)
         turn[:, 0, 0] = 1
         turn[:, 1, 1] = turn[:, 2, 2] = saturation * angle.cos()
         turn[:, 2, 1] = saturation * angle.sin()
         turn[:, 1, 2] = -turn[:, 2, 1]
-        gain = 1 + (2 * draw[2] - 1) * self.gain
+        gain = 1 + (2 * draw[2] - 1) * self.GAIN
         matrix = self.from_yiq @ turn @ self.to_yiq * gain[:, None, None]
-        offset = (2 * draw[3] - 1) * self.offset
+        offset = (2 * draw[3] - 1) * self.OFFSET
         kept = draw[4] >= self.probability
         matrix = torch.where(kept[:, None, None], torch.eye(3, device=images.device), matrix)
         offset = offset.masked_fill(kept, 0.0)
@@ -254,22 +236,19 @@ class Palette(nn.Module):
 
     Pigments averaged inside boxes about the middle whose sizes are learned. Takes about an eighth of the network's time
     on a CPU.
-
-    Args:
-        names: colours to learn.
-        filters: kernels to learn.
-        half_sizes: first half-widths of the boxes, as fractions of the image.
     """
 
+    HALF_SIZES = (0.16, 0.2, 0.25)
+    """First half-widths of the boxes, as fractions of the image."""
     EDGE_SHARPNESS = 50.0
     """Of a window's edge: it falls from 0.73 to 0.27 over 1/25 of the image's side."""
 
-    def __init__(self, names: int = 24, filters: int = 8, half_sizes: Sequence[float] = (0.16, 0.2, 0.25)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.pigments = Pigments(names, filters)
-        self.log_half_size = nn.Parameter(torch.tensor(list(half_sizes)).log())
-        self.log_aspect = nn.Parameter(torch.zeros(len(half_sizes)))
-        self.num_features = 2 * len(half_sizes) * self.pigments.width
+        self.pigments = Pigments(names=24, filters=8)
+        self.log_half_size = nn.Parameter(torch.tensor(self.HALF_SIZES).log())
+        self.log_aspect = nn.Parameter(torch.zeros(len(self.HALF_SIZES)))
+        self.num_features = 2 * len(self.HALF_SIZES) * self.pigments.width
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] with H = W -> window averages and their logarithms."""

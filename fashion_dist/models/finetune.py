@@ -48,14 +48,7 @@ _BICUBIC = ("bicubic", "lanczos", "random")
 
 @dataclass(frozen=True)
 class Wants:
-    """What weights were trained with.
-
-    Args:
-        origin: who says so.
-        settings: as `Config.override` takes them.
-        network: whose they are, as `model.name`; empty where nobody says.
-        args: of that network, as `model.NAME`.
-    """
+    """What weights were trained with, as `origin` says: settings for `Config.override`, `model.name` and its args."""
 
     origin: str
     settings: Mapping[str, str]
@@ -134,10 +127,8 @@ def of_run(config: Config, origin: str) -> Wants:
 def settings(network: str, wants: Wants | None, folded: bool) -> dict[str, tuple[str, str]]:
     """Key -> (value, where it comes from) of everything that finetuning has in place of a recipe.
 
-    Args:
-        network: the network that begins with the weights.
-        wants: what they were trained with, where that is known.
-        folded: the weights' batch normalisation is folded into the convolutions, so that its statistics have to stay.
+    `wants` is what the weights were trained with, where that is known. Where their batch normalisation is `folded` into
+    the convolutions, its statistics have to stay.
     """
     made = {key: (value, "finetuning recipe") for key, value in RECIPE.items()}
     if _DEEP.search(network):

@@ -12,12 +12,7 @@ from fashion_dist.models._dropout import Dropout
 
 @dataclass(frozen=True)
 class Head:
-    """One output of a network.
-
-    Args:
-        width: logits.
-        hidden: width of a hidden layer; 0 is none.
-    """
+    """One output of a network: so many logits, above a hidden layer of that width; 0 is none."""
 
     width: int
     hidden: int = 0

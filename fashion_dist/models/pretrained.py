@@ -128,12 +128,7 @@ def _from_url(model: str, url: str, cfg: Mapping[str, Any]) -> Published:
 
 
 def published_of(config: ModelConfig, known: Path) -> Published:
-    """`published` for the network and weights of `config`.
-
-    Args:
-        config: whose `weights` are `imagenet` or a tag.
-        known: keeps what libraries publish, by network, tag and the library's version, where it can be written.
-    """
+    """`published` for the network and weights of `config`, asked once a version of the library and kept in `known`."""
     name, tag = tagged(config.weights) if kind(config.weights) == "tag" else (config.name, "")
     if registry.locate(name)[0] == "ours":
         return published(name)

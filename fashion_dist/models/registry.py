@@ -137,34 +137,23 @@ def _not_taken(network: str, keys: Iterable[str], own: Iterable[str], other: str
 def _own_args(name: str, given: Mapping[str, Any]) -> dict[str, Scalar]:
     """The network's `Args` as a mapping, with `given` in their place."""
     path = _path(name)
-    kind = read_args(path, path.stat().st_mtime_ns)
-    if kind is None:
-        if given:
-            raise _not_taken(repr(name), given, [])
-        return {}
-    hints = kind.hints
+    args, hints = read_args(path, path.stat().st_mtime_ns)
     if unasked := given.keys() - hints.keys():
         raise _not_taken(repr(name), unasked, hints)
+    if args is None:
+        return {}
     values = {key: parse_value(f"model.{key}", str(value), hints[key]) for key, value in given.items()}
     try:
-        made = kind.args(**values)
+        made = args(**values)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     asked = [f for f in dataclasses.fields(made) if not f.metadata.get("added") or getattr(made, f.name) != f.default]
     return {f.name: getattr(made, f.name) for f in asked}
 
 
-@dataclasses.dataclass(frozen=True)
-class DeclaredArgs:
-    """The `Args` of a network of ours, and the types of its fields."""
-
-    args: Any
-    hints: Mapping[str, Any]
-
-
 @functools.lru_cache(maxsize=64)
-def read_args(path: Path, mtime_ns: int) -> DeclaredArgs | None:
-    """`Args` out of a network's source, of which nothing else runs; None where it declares none.
+def read_args(path: Path, mtime_ns: int) -> tuple[Any, Mapping[str, Any]]:
+    """`Args` out of a network's source, of which nothing else runs, and the types of its fields; None without any.
 
     Raises:
         ConfigError: the source is not Python, or `Args` needs more than the standard library.
@@ -176,7 +165,7 @@ def read_args(path: Path, mtime_ns: int) -> DeclaredArgs | None:
         raise ConfigError(f"{path}, line {error.lineno}, is not Python: {error.msg}") from error
     found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Args"), None)
     if found is None:
-        return None
+        return None, {}
     # A dataclass looks its module up by name; that of this module will do.
     namespace: dict[str, Any] = {"__name__": __name__}
     try:
@@ -193,7 +182,7 @@ def read_args(path: Path, mtime_ns: int) -> DeclaredArgs | None:
         ) from error
     if not dataclasses.is_dataclass(args):
         raise ConfigError(f"the class Args of {path} is not a dataclass")
-    return DeclaredArgs(args, {field.name: hints[field.name] for field in dataclasses.fields(args)})
+    return args, {field.name: hints[field.name] for field in dataclasses.fields(args)}
 
 
 def _is_light(node: ast.stmt) -> bool:

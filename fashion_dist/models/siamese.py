@@ -32,13 +32,8 @@ FIRST_SCALE = 5.0
 class PairNetwork(nn.Module):
     """Images [N, k, 3, H, W] -> `score` [N, P], logits of the pairs (0, 1), (0, 2), ... (k-2, k-1).
 
-    Images [N, 3, H, W] -> `embedding` [N, C + 1], from which `pair_scores` makes the same logits.
-
-    Args:
-        backbone: images [M, 3, H, W] -> features [M, F].
-        num_features: F.
-        embedding: C, even.
-        dropout: probability of dropping a feature, in training.
+    Images [N, 3, H, W] -> `embedding` [N, C + 1], from which `pair_scores` makes the same logits. C is even; the
+    backbone gives features [M, `num_features`] of images [M, 3, H, W].
     """
 
     def __init__(self, backbone: nn.Module, num_features: int, embedding: int, dropout: float = 0.0) -> None:

@@ -29,11 +29,7 @@ _OWN = "backbone."
 def load_initial(model: nn.Module, config: ModelConfig, folder: Path, sha256: str = "") -> None:
     """Give the model's backbone the weights that `model.weights` means; its heads stay fresh.
 
-    Args:
-        model: with a submodule `backbone`.
-        config: says which.
-        folder: of published weights.
-        sha256: of the file, as it was when the run was launched; empty looks at none.
+    Published ones lie in `folder`. `sha256` is the file's when the run was launched; empty looks at none.
 
     Raises:
         ConfigError: no such file, another than at launch, or one that does not fit; missing and unexpected keys are
@@ -41,20 +37,12 @@ def load_initial(model: nn.Module, config: ModelConfig, folder: Path, sha256: st
     """
     path = find(config, folder)
     if path is not None:
-        load_weights(model.get_submodule("backbone"), path, sha256)
-
-
-def load_weights(backbone: nn.Module, path: Path, sha256: str = "") -> None:
-    """Load a state dict (.pt, .pth or .safetensors) into the backbone; the file's own classifier is left out.
-
-    Raises:
-        ConfigError: the file has another `sha256`, or does not fit; missing and unexpected keys are named.
-    """
-    backbone.load_state_dict(fitted(backbone, read_state_dict(path, sha256), path), strict=False)
+        backbone = model.get_submodule("backbone")
+        backbone.load_state_dict(fitted(backbone, read_state_dict(path, sha256), path), strict=False)
 
 
 def read_state_dict(path: Path, sha256: str = "") -> dict[str, Tensor]:
-    """The tensors of a file by name; of the state of a run of ours, those of its backbone.
+    """The tensors of a file (.pt, .pth or .safetensors) by name; of the state of a run of ours, those of its backbone.
 
     Raises:
         ConfigError: the file has another `sha256`, or is no state dict; says what it is.
@@ -155,17 +143,14 @@ _FAMOUS = (
 """Networks whose weights people have, which are tried when a file does not fit."""
 
 
-def whose(state: Mapping[str, Tensor], named: str = "", seconds: float = 20.0) -> str:
-    """The network that a state dict is of, as `--model` takes it; empty where none of those tried within `seconds`.
+def whose(state: Mapping[str, Tensor], named: str) -> str:
+    """The network that a state dict is of, as `--model` takes it; empty where none of those tried within 20 s.
 
-    Args:
-        state: the tensors by name.
-        named: a network that it was taken for; the one of that name in the other library is tried first.
-        seconds: how long to try.
+    The network of the name that it was taken for, in the other library, is tried first.
     """
     from fashion_dist.models.backbone import build_backbone
 
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 20
     shapes = {key: value.shape for key, value in state.items()}
     for name in _candidates(named):
         if time.monotonic() > end:

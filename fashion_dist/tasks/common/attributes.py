@@ -109,13 +109,7 @@ def vector_on(values: tuple[float, ...], device: torch.device, double: bool = Fa
 
 
 def add_counts(evaluator: SumEvaluator, named: Tensor, truth: Tensor) -> None:
-    """Add a batch to the sums that `metrics` needs.
-
-    Args:
-        evaluator: whose sums.
-        named: bool [N, A], the labels that were named.
-        truth: [N, A], 1, 0, or -1 where it is unknown.
-    """
+    """Add labels named, bool [N, A], and true, [N, A] of 1, 0, or -1 (unknown), to the sums that `metrics` needs."""
     known, there = truth >= 0, truth == 1
     named = named & known
     hits, asked = named & there, known.any(dim=1)

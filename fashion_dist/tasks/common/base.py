@@ -33,12 +33,7 @@ ViewKind = Literal["classes", "attributes", "outfits"]
 
 @dataclass(frozen=True)
 class Monitor:
-    """A metric of validation by which weights, trials and runs are ranked.
-
-    Args:
-        metric: its name.
-        mode: `max` where more of it is better, `min` where less is.
-    """
+    """A metric of validation by which weights, trials and runs are ranked."""
 
     metric: str
     mode: Literal["max", "min"]
@@ -230,13 +225,7 @@ class Task(ABC):
 
     def objective(self, sums: Tensors, counts: Tensors, outputs: Tensors, config: Config) -> dict[str, Tensor]:
         """What is minimised of each term, a sum again: the default is `sums`. Divided by the counts of the global batch
-        and added, they are the metric `loss`.
-
-        Args:
-            sums: of `losses`, over a micro-batch.
-            counts: of the same micro-batch.
-            outputs: of the model.
-            config: of the run.
+        and added, they are the metric `loss`. All are of one micro-batch.
         """
         return dict(sums)
 
@@ -309,11 +298,7 @@ class Task(ABC):
     ) -> ExampleSet:
         """The examples of a split: one an image. Those of training may change with the epoch, but not their number.
 
-        Args:
-            split: the split.
-            config: of the run.
-            epoch: of training; 0 in evaluation.
-            embed: returns the `predictions` of all the split's images by the current weights.
+        In evaluation `epoch` is 0; `embed` returns the `predictions` of all the split's images by the current weights.
         """
         return ExampleSet.of_images(len(split), self.image_targets(split, config))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from fashion_dist.tasks.common.base import Arrays, Columns, ReportView, Task, Te
 from fashion_dist.tasks.common.evaluators import Ranks, SumEvaluator, macro_f1
 from shards import Schema, ShardSet, Split
 from shards.spreadsheet import csv_for_people
+from shards.spreadsheet import csv_text as csv_text
 
 if TYPE_CHECKING:
     import torch
@@ -214,11 +213,7 @@ def require_classes(split: Split, labels: np.ndarray, count: int, noun: str) -> 
 
 def confusion_tables(pairs: np.ndarray, names: Sequence[str]) -> dict[str, str]:
     """`confused.csv`, the pairs of classes by how often one is taken for the other; and of at most `SHOWN` classes
-    `confusion.csv`, rows the truth.
-
-    Args:
-        pairs: int64 [P, 3], truth, answer and how often, of pairs that occur.
-        names: of the classes.
+    `confusion.csv`, rows the truth. `pairs`, int64 [P, 3], are truth, answer and how often, of pairs that occur.
     """
     truth, answer, times = pairs.T
     of_truth = np.bincount(truth, times, len(names)).astype(np.int64)
@@ -232,13 +227,6 @@ def confusion_tables(pairs: np.ndarray, names: Sequence[str]) -> dict[str, str]:
         rows = [(name, *row.tolist()) for name, row in zip(names, counts, strict=True)]
         found["confusion.csv"] = csv_for_people([("truth", *names), *rows])
     return found
-
-
-def csv_text(lines: Iterable[Sequence[object]], separator: str = ",") -> str:
-    """Lines as CSV; fields are quoted where they must be."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def require_writable(names: Iterable[str], separators: str, file: str) -> None:

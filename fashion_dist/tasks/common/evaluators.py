@@ -34,13 +34,7 @@ class Ranks(Protocol):
 
 
 class Evaluator(ABC):
-    """Metrics of one split: `update` with each batch of this rank, `reduce` once, then `compute` and `tables`.
-
-    Args:
-        task: whose predictions and loss.
-        split: what is evaluated.
-        config: of the run.
-    """
+    """Metrics of one split: `update` with each batch of this rank, `reduce` once, then `compute` and `tables`."""
 
     needs_whole_split = False
     """Whether the metrics mean something only of all samples of a split, which then has its labels elsewhere."""

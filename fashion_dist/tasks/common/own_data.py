@@ -71,12 +71,7 @@ def recipe_for(base: Config, images: int) -> Config:
 
 
 def label_column(schema: Schema, config: Config, wanted: str) -> str:
-    """The column to learn: `task.label`, or the only one that fits.
-
-    Args:
-        schema: of the shard set.
-        config: of the run.
-        wanted: `classes` (one a picture) or `labels` (any number of them).
+    """The column to learn: `task.label`, or the only one of `classes` (one a picture) or `labels` (any number of them).
 
     Raises:
         ConfigError: there is none, or several; or the one that is named does not fit. Names those that do.
@@ -168,16 +163,12 @@ def resolve_weights(key: str, text: str, names: Sequence[str], there: np.ndarray
     return "none" if (found == 1).all() else ",".join(f"{value:.6g}" for value in found)
 
 
+@functools.lru_cache(maxsize=16)
 def weights_on(text: str, device: torch.device) -> Tensor | None:
     """Resolved weights as float32 [A] on a device; None of `none`."""
     from fashion_dist.tasks.common.attributes import vector_on
 
-    return None if text == "none" else vector_on(_numbers(text), device)
-
-
-@functools.lru_cache(maxsize=16)
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    return None if text == "none" else vector_on(tuple(float(part) for part in text.split(",")), device)
 
 
 def counts_of(shard_set: ShardSet, column: str, *splits: str, value: int = 1) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from fashion_dist.models.backbone import build_backbone, build_network
 from fashion_dist.models.heads import Head
 from fashion_dist.models.pretrained import Published, fetch, file_sha256, find, published
 from fashion_dist.models.registry import known_models
-from fashion_dist.models.state_dict import load_initial, load_weights
+from fashion_dist.models.state_dict import load_initial, read_state_dict
 from fashion_dist.paths import Home
 
 CONTENT = bytes(range(256)) * 5000
@@ -105,14 +105,14 @@ def test_a_file_that_is_no_state_dict_ends_in_our_own_sentence(tmp_path: Path) -
         path = tmp_path / name
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         with pytest.raises(ConfigError) as caught:
-            load_weights(torch.nn.Linear(1, 1), path)
+            read_state_dict(path)
         told = str(caught.value)
         assert name in told and "\n" not in told and "\x1b" not in told and "weights_only" not in told, told
     assert not (tmp_path / "ran").exists()
     with (tmp_path / "holes.pt").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(InputError, match=r"it is sparse: .*SHARDS_MAX_HOLES raises"):
-        load_weights(torch.nn.Linear(1, 1), tmp_path / "holes.pt")
+        read_state_dict(tmp_path / "holes.pt")
 
 
 @pytest.mark.parametrize("path", ["/file", "/moved"])
