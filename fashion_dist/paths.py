@@ -52,6 +52,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ class Below:
 
     def __get__(self, folder: Any, kind: type) -> Path:
         return Path(folder.path, self.name)
+
+
+class Each:
+    """Method of a folder's class: the path of what has this name there, of one start, rank, node, split or trial."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: Any, kind: type) -> Callable[[int | str], Path]:
+        return lambda of: Path(folder.path, self.name.format(of))
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,13 @@ class RunDir:
     code = Below("code")
     tensorboard = Below("tensorboard")
     schema = Below("schema.json")
+    rendezvous = Each("rendezvous/attempt-{}.json")
+    heartbeat = Each("heartbeats/rank_{}.json")
+    node_figures = Each("heartbeats/node_{}.json")
+    error = Each("errors/rank_{}.json")
+    bad_samples = Each("bad_samples/rank_{}.jsonl")
+    measures = Each("measures/{}")
+    predictions = Each("predictions/{}")
 
     @property
     def run_id(self) -> str:
@@ -107,37 +125,9 @@ class RunDir:
         """The working folder that the run belongs to."""
         return Home(self.path.parent.parent)
 
-    def rendezvous(self, attempt: int) -> Path:
-        """Where the ranks of one start find each other."""
-        return self.path / "rendezvous" / f"attempt-{attempt}.json"
-
-    def heartbeat(self, rank: int) -> Path:
-        """One rank's sign of life."""
-        return self.heartbeats / f"rank_{rank}.json"
-
-    def node_figures(self, node: int) -> Path:
-        """What one node was doing when its first rank last looked."""
-        return self.heartbeats / f"node_{node}.json"
-
-    def error(self, rank: int) -> Path:
-        """One rank's own exception."""
-        return self.errors / f"rank_{rank}.json"
-
     def submission_of(self, split: str) -> Path:
         """Folder of a split's submission files: `test`'s is `submission`, every other split has its own below it."""
         return self.submission if split == "test" else self.submission / split
-
-    def measures(self, split: str) -> Path:
-        """Folder of what was measured on a split beside the metrics."""
-        return self.path / "measures" / split
-
-    def bad_samples(self, rank: int) -> Path:
-        """The damaged samples that a rank skipped."""
-        return self.path / "bad_samples" / f"rank_{rank}.jsonl"
-
-    def predictions(self, split: str) -> Path:
-        """Folder of one split's prediction files, one per rank."""
-        return self.path / "predictions" / split
 
     def named(self, split: str, ending: str) -> Path:
         """A split's predictions with class names as `parquet` or `csv`, or as `json` which pictures those were."""
@@ -154,6 +144,7 @@ class SweepDir:
     queue = Below("queue.json")
     journal = Below("journal.log")
     decisions = Below("decisions.jsonl")
+    trial = Each("trials/{}.json")
     code = Below("code")
     collected = Below("collected")
     logs = Below("logs")
@@ -167,10 +158,6 @@ class SweepDir:
     def home(self) -> Home:
         """The working folder that the sweep belongs to."""
         return Home(self.path.parent.parent)
-
-    def trial(self, number: int) -> Path:
-        """What a searched trial was given."""
-        return self.path / "trials" / f"{number}.json"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def add_split(
     }
     options = PackOptions(**shaping, skip_bad=skip_bad)
     folder = staging.begin(out)
-    with single_packer(folder / "lock", str(out)), _removed_if_refused(folder, kept):
+    with single_packer(folder / "lock", str(out)), staging.removed_if_refused(folder):
         plan = packing.stage_plan(folder, before.dataset, opened, options, on_progress, {}, keep=(staging.BEFORE,))
         _require_new_keys(out, before, split, plan)
         todo = [shard for shard in plan.shards if not writer.is_finished(plan, shard, out)]
@@ -90,17 +90,6 @@ def _require_packed(out: Path, manifest: Manifest) -> None:
         raise InputError(
             f"{out} has tables ({', '.join(manifest.tables)}) about its images; pack the whole source again"
         )
-
-
-@contextlib.contextmanager
-def _removed_if_refused(folder: Path, kept: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        if not kept.exists() and not staging.is_needed(folder):
-            with contextlib.suppress(OSError):
-                staging.remove(folder)
-        raise
 
 
 def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Source:

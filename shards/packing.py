@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def pack_opened(
     folder = staging.begin(out)
     with (
         single_packer(folder / "lock", str(out)),
-        _unplanned_removed(folder, created),
+        staging.removed_if_refused(folder, created),
     ):
         if replace or not (out / MANIFEST).exists():  # before hours of planning
             staging.refuse_strangers(out, staging.ours(out), (INDEX, REJECTED, CARD), every_tar=True)
@@ -204,20 +204,6 @@ def check_space(out: Path, todo: Iterable[ShardPlan]) -> None:
     free = shutil.disk_usage(out).free
     if needed > free:
         raise SpaceError(str(out), needed, free)
-
-
-@contextlib.contextmanager
-def _unplanned_removed(folder: Path, created: list[Path]) -> Iterator[None]:
-    """Leaves nothing behind where what was asked for is refused and nothing was finished."""
-    try:
-        yield
-    except InputError:
-        if not staging.is_needed(folder):
-            with contextlib.suppress(OSError):
-                staging.remove(folder)
-                for made in created:
-                    made.rmdir()
-        raise
 
 
 @dataclasses.dataclass(frozen=True)

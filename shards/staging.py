@@ -6,13 +6,14 @@ it is written to `.packing/ours.json` before the old manifest goes and the first
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from shards.errors import DamageError, InputError
@@ -75,8 +76,22 @@ def remove(staging: Path) -> None:
 
 
 def is_needed(staging: Path) -> bool:
-    """Whether an interrupted packing or indexing cannot be continued without the folder."""
-    return (staging / _OURS).exists() or any(staging.glob("*.rows.json"))
+    """Whether an interrupted packing, adding or indexing cannot be continued without the folder."""
+    return any(path.exists() for path in (staging / _OURS, staging / BEFORE / MANIFEST, *staging.glob("*.rows.json")))
+
+
+@contextlib.contextmanager
+def removed_if_refused(staging: Path, created: Collection[Path] = ()) -> Iterator[None]:
+    """Leaves neither the folder nor those `created` for it where what was asked is refused and nothing was finished."""
+    try:
+        yield
+    except InputError:
+        if not is_needed(staging):
+            with contextlib.suppress(OSError):
+                remove(staging)
+                for folder in created:
+                    folder.rmdir()
+        raise
 
 
 def ours(out: Path) -> set[str]:

@@ -130,6 +130,7 @@ def parse_dataclass(kind: type[T], values: Any, where: object) -> T:
         raise InputError(f"{where}: {error}") from None
 
 
+@functools.cache
 def _parser(hint: Any) -> Parse:
     """What makes of a value that was read from JSON one as the type hint has it, or raises TypeError(allowed)."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -163,12 +164,9 @@ def _parser(hint: Any) -> Parse:
 def parse_value(hint: Any, value: Any, name: str, where: object) -> Any:
     """A value of the type `hint`; raises InputError naming `where`, `name` and what is allowed."""
     try:
-        return _cached_parser(hint)(value, where)
+        return _parser(hint)(value, where)
     except TypeError as error:
         raise InputError(f"{where}: {name} = {_short(value)} is not possible; allowed: {error}") from None
-
-
-_cached_parser = functools.cache(lambda hint: _parser(hint))
 
 
 def _any_of(parsers: list[Parse], with_none: bool) -> Parse:
