@@ -11,34 +11,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shards.errors import DamageError, InputError, RowsError, ShardsError, SpaceError
+from shards.errors import DamageError as DamageError
+from shards.errors import InputError as InputError
+from shards.errors import RowsError as RowsError
+from shards.errors import ShardsError as ShardsError
+from shards.errors import SpaceError as SpaceError
 from shards.lazy import imports
 
 if TYPE_CHECKING:
-    from shards.manifest import Manifest
-    from shards.pack_plan import PackOptions
-    from shards.packing import pack
-    from shards.readers import ReadOptions
-    from shards.schema import Record, Schema, decode_key, encode_key
-    from shards.shard_set import ShardSet, Split
-
-__all__ = [
-    "DamageError",
-    "InputError",
-    "Manifest",
-    "PackOptions",
-    "ReadOptions",
-    "Record",
-    "RowsError",
-    "Schema",
-    "ShardSet",
-    "ShardsError",
-    "SpaceError",
-    "Split",
-    "decode_key",
-    "encode_key",
-    "pack",
-]
+    from shards.manifest import Manifest as Manifest
+    from shards.pack_plan import PackOptions as PackOptions
+    from shards.packing import pack as pack
+    from shards.readers import ReadOptions as ReadOptions
+    from shards.schema import Record as Record
+    from shards.schema import Schema as Schema
+    from shards.schema import decode_key as decode_key
+    from shards.schema import encode_key as encode_key
+    from shards.shard_set import ShardSet as ShardSet
+    from shards.shard_set import Split as Split
 
 # Imported when first asked for: commands that only need the errors have to answer in half a second.
 _HOMES = {

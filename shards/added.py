@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,14 +178,11 @@ def _grown(before: Manifest, split: str, plan: Plan) -> Manifest:
     shards, rejected, converted = writer.summary(plan)
     if not shards:
         raise InputError(f"all {len(rejected)} images of split {split!r} were rejected")
-    counts = dict(before.converted)
-    for name, count in converted.items():
-        counts[name] = counts.get(name, 0) + count
     return dataclasses.replace(
         before,
         shards=(*(shard for shard in before.shards if shard.split != split), *shards),
         rejected=before.rejected + len(rejected),
-        converted=dict(sorted(counts.items())),
+        converted=dict(sorted((converted + Counter(before.converted)).items())),
         former=tuple(dict.fromkeys([before.data_hash, *before.former])),
     )
 

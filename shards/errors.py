@@ -11,13 +11,14 @@ Commands exit with status 2 for `InputError` and 1 for the rest.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
 import os
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,21 +88,24 @@ class SpaceError(ShardsError):
         super().__init__(f"{what}: {needed} bytes needed" + ("" if is_quota else f", {free} free"))
 
     @classmethod
-    def of(cls, error: OSError, path: Path, needed: int) -> SpaceError:
-        """That of an error whose number is of `NO_SPACE`, on writing `path`."""
-        there = next(folder for folder in (path, *path.parents) if folder.is_dir())
-        return cls(str(path), needed, shutil.disk_usage(there).free, is_quota=error.errno == errno.EDQUOT)
+    @contextlib.contextmanager
+    def told(cls, path: Path, needed: Callable[[], int]) -> Iterator[None]:
+        """Within, an OSError whose number is of `NO_SPACE`, on writing `path`, becomes one of these."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            there = next(folder for folder in (path, *path.parents) if folder.is_dir())
+            free, is_quota = shutil.disk_usage(there).free, error.errno == errno.EDQUOT
+            raise cls(str(path), needed(), free, is_quota=is_quota) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), is_quota=self.is_quota), (self.path, self.needed, self.free)
 
 
 def import_file(name: str) -> ModuleType:
-    """The module `name`, of a file that anybody may have put there.
-
-    Raises:
-        InputError: it cannot be imported; names file, line and fault.
-    """
+    """The module `name`, of anybody's file; raises InputError naming file, line and fault if it cannot be imported."""
     try:
         return importlib.import_module(name)
     except ShardsError:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from shards import images
-from shards.errors import NO_SPACE, InputError, RowsError, SpaceError
+from shards.errors import InputError, RowsError, SpaceError
 from shards.index import table_hash
 from shards.readers import Rejected, Source
 from shards.safe_io import read_regular, replacing, write_whole
@@ -159,36 +159,32 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
         InputError: the source is empty, or cannot be read at all.
     """
     spool = Spool(folder / "records.bin", source, options)
-    try:
-        for count, record in enumerate(source.records(), 1):
-            spool.add(record)
-            if count % 2000 == 0:
-                on_progress("read", count, max(count, source.total))
-        spool.close()
-        total = len(spool.splits.array())
-        on_progress("read", total, total)
-        doubled = spool.doubled()
-        problems = source.problems + spool.problems
-        if options.skip_bad:
-            source.rejected.extend(doubled.values())
-        else:
-            problems += [f"{item.where}: {item.reason}" for item in doubled.values()]
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            needed = spool.position + int(spool.sizes.array().sum())
-            raise SpaceError.of(error, folder, needed) from None
-        raise
-    finally:
-        with contextlib.suppress(OSError):  # what is buffered does not fit on a full disk either
-            spool.file.close()
+    with SpaceError.told(folder, lambda: spool.position + sum(spool.sizes)):
+        try:
+            for count, record in enumerate(source.records(), 1):
+                spool.add(record)
+                if count % 2000 == 0:
+                    on_progress("read", count, max(count, source.total))
+            spool.close()
+            total = len(spool.splits)
+            on_progress("read", total, total)
+            doubled = spool.doubled()
+            problems = source.problems + spool.problems
+            if options.skip_bad:
+                source.rejected.extend(doubled.values())
+            else:
+                problems += [f"{item.where}: {item.reason}" for item in doubled.values()]
+        finally:
+            with contextlib.suppress(OSError):  # what is buffered does not fit on a full disk either
+                spool.file.close()
     if problems:
         raise RowsError(str(source.root), problems)
     if not total:
         raise InputError(f"{source.root} holds no images for {dataset}")
     kept = np.setdiff1d(np.arange(total), list(doubled))
-    columns = (spool.splits.array()[kept], spool.order.array()[kept], spool.sizes.array()[kept])
+    columns = (np.array(spool.splits)[kept], np.array(spool.order)[kept], np.array(spool.sizes)[kept])
     order, shards = arrange(*columns, spool.split_names, options.shard_mb)
-    np.save(folder / "order.npy", spool.places.array().reshape(-1, 3)[kept[order]])
+    np.save(folder / "order.npy", np.array(spool.places).reshape(-1, 3)[kept[order]])
     tables = {name: write_table(folder / f"{name}.parquet", table) for name, table in sorted(source.tables().items())}
     source_hash = hashlib.sha256((spool.content.hexdigest() + json.dumps(tables)).encode()).hexdigest()
     fingerprint = hashlib.sha256((source_hash + spool.files_hash.hexdigest()).encode()).hexdigest()

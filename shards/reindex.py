@@ -294,11 +294,7 @@ class _Reindex:
 
 
 def _schema(kept: Sequence[TarSummary]) -> tuple[Schema, list[str]]:
-    """The schema of all tars, and the foreign facts that no column can hold.
-
-    Raises:
-        InputError: tars of ours that were packed with different facts.
-    """
+    """The schema of all tars, and foreign facts that no column holds; raises InputError for ours of different facts."""
     own = [one for one in kept if one.schema is not None]
     if own:
         schema = own[0].schema

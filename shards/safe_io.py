@@ -185,22 +185,14 @@ def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True
 
 
 def refuse_link(folder: Path) -> Path:
-    """`folder`, which is no symbolic link; it need not exist.
-
-    Raises:
-        InputError: it is one.
-    """
+    """`folder`, which is no symbolic link and need not exist; raises InputError where it is one."""
     if folder.is_symlink():
         raise InputError(f"{folder} is a symbolic link; nothing is written or removed through it")
     return folder
 
 
 def private_folder(folder: Path) -> Path:
-    """`folder`, which only this user can write to; made where there is none.
-
-    Raises:
-        InputError: somebody else's, a link, or writable by others.
-    """
+    """`folder`, made where there is none; raises InputError for somebody else's, a link, or one others can write to."""
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
@@ -218,11 +210,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def require_ours(folder: Path, ours: re.Pattern[str]) -> None:
-    """See that every entry of a folder, if it is there, is a regular file with a name of `ours`.
-
-    Raises:
-        InputError: it is a link, or holds anything else.
-    """
+    """See that a folder, if it is there, is no link and holds regular files named as `ours` alone; else InputError."""
     if not refuse_link(folder).exists():
         return
     if not folder.is_dir():

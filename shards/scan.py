@@ -11,6 +11,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,7 @@ class Scanned:
     facts: list[dict[str, Any]] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     members: list[list[tuple[str, int, int, str]]] = field(default_factory=list)
-    ignored: dict[str, int] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
     fields: set[str] = field(default_factory=set)
     problems: list[tuple[str, str]] = field(default_factory=list)
     own: dict[str, Any] | None = None
@@ -96,19 +97,16 @@ class _Sample:
     problem: str = ""
 
 
-def scan(path: Path, count: Callable[[int], Any], taking: Taking | None = None, *, name: str = "") -> Scanned:
-    """Reads the tar at `path` once, from the first byte to the last.
-
-    `count` is called with 1 after each sample; `name` is what the set calls the tar, where that is not the file's name.
+def scan(path: Path, taking: Taking, name: str) -> Scanned:
+    """Reads the tar at `path`, which the set calls `name`, once, from the first byte to the last.
 
     Raises:
         InputError: links, devices and the like; names tar and member.
         DamageError: the tar is cut or is none.
     """
-    taking = taking or Taking()
-    scanned = Scanned(name or path.name)
+    scanned = Scanned(name)
     walk = tar.Walk(path, lambda member: _is_read(member, taking) and _too_large(member) is None)
-    scanning = _Scanning(scanned, taking, count)
+    scanning = _Scanning(scanned, taking)
     for member, content in walk:
         if member.kind == "folder":
             continue
@@ -165,8 +163,8 @@ class _Scanning:
         apart: rows of samples of which further members stand elsewhere in the tar.
     """
 
-    def __init__(self, scanned: Scanned, taking: Taking, count: Callable[[int], Any]) -> None:
-        self.scanned, self.taking, self.count = scanned, taking, count
+    def __init__(self, scanned: Scanned, taking: Taking) -> None:
+        self.scanned, self.taking = scanned, taking
         self.prefix = scanned.name.removesuffix(".tar") + "/" if taking.prefix_keys else ""
         self.sample: _Sample | None = None
         self.seen: dict[str, int] = {}
@@ -176,7 +174,7 @@ class _Scanning:
         """Takes one member."""
         key, extension = _split_name(member.name)
         if not extension:
-            self._ignore(key)
+            self.scanned.ignored[key] += 1
             return
         if self.sample is None or self.sample.key != self.prefix + key:
             self.close()
@@ -201,10 +199,7 @@ class _Scanning:
             except (ValueError, RecursionError) as error:
                 sample.problem = sample.problem or f"member {member.name!r} cannot be read: {error}"
         else:
-            self._ignore(extension)
-
-    def _ignore(self, what: str) -> None:
-        self.scanned.ignored[what] = self.scanned.ignored.get(what, 0) + 1
+            self.scanned.ignored[extension] += 1
 
     def _read(self, sample: _Sample, extension: str, content: bytes) -> None:
         wanted, fields = self.taking.label, self.scanned.fields
@@ -232,7 +227,6 @@ class _Scanning:
         sample, self.sample = self.sample, None
         if sample is None:
             return
-        self.count(1)
         problem = sample.problem or self._again(sample)
         self.seen.setdefault(sample.key, -1)
         if not problem:

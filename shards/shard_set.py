@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,15 +89,12 @@ class ShardSet:
 
     def split(self, name: str) -> Split:
         """The split `name`; raises InputError naming those there are."""
-        if name not in self.splits:
-            raise InputError(f"{self.path} has no split {name!r}; it has: {', '.join(self.splits)}")
-        row0 = 0
-        for other, count in self.splits.items():
-            if other == name:
-                break
-            row0 += count
+        splits = self.splits
+        if name not in splits:
+            raise InputError(f"{self.path} has no split {name!r}; it has: {', '.join(splits)}")
+        row0 = sum(splits[other] for other in itertools.takewhile(lambda other: other != name, splits))
         shard_names = tuple(shard.name for shard in self.manifest.shards)
-        return Split(name, self.schema, self.path, self.tar_folder, shard_names, row0, self.splits[name])
+        return Split(name, self.schema, self.path, self.tar_folder, shard_names, row0, splits[name])
 
     def table(self, name: str) -> pa.Table:
         """The table `name` beside the shards, such as outfits.

@@ -61,8 +61,7 @@ class Spool:
         self.file = os.fdopen(create(path), "wb", buffering=1 << 20)
         self.path = path
         self.position = 0
-        self.places = _Longs("q")
-        self.sizes, self.splits, self.order = _Longs("q"), _Longs("B"), _Longs("Q")
+        self.places, self.sizes, self.splits, self.order = array("q"), array("q"), array("B"), array("Q")
         self.folded = bytearray()
         self.split_names: list[str] = []
         self.files = _Files(source.root)
@@ -114,7 +113,7 @@ class Spool:
         ordered = folds[order]
         same = np.flatnonzero(ordered[1:] == ordered[:-1])
         found = {}
-        places = self.places.array().reshape(-1, 3)
+        places = np.array(self.places).reshape(-1, 3)
         with self.path.open("rb") as spool:
             for position in same.tolist():
                 rows = sorted((int(order[position]), int(order[position + 1])))
@@ -129,18 +128,6 @@ class Spool:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-
-
-class _Longs:
-    """A growing column of integers, 8 bytes or less each."""
-
-    def __init__(self, kind: str) -> None:
-        self._values = array(kind)
-        self.append, self.extend = self._values.append, self._values.extend
-
-    def array(self) -> np.ndarray:
-        """The column as a NumPy array."""
-        return np.array(self._values)
 
 
 class _Files:

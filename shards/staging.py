@@ -95,11 +95,7 @@ def removed_if_refused(staging: Path, created: Collection[Path] = ()) -> Iterato
 
 
 def ours(out: Path) -> set[str]:
-    """Names in `out` that packing or indexing wrote.
-
-    Raises:
-        InputError: there is a manifest that cannot be read, so nothing tells what is ours.
-    """
+    """Names in `out` that packing or indexing wrote; raises InputError where a manifest that would tell is damaged."""
     names: set[str] = set()
     try:
         names.update(json.loads(read_regular(out / STAGING / _OURS)))
@@ -121,11 +117,7 @@ def ours(out: Path) -> set[str]:
 
 
 def refuse_strangers(out: Path, known: Collection[str], wanted: Collection[str], every_tar: bool) -> None:
-    """Refuse to go on where a file that is not ours has a name that we want, or where any tar is not ours.
-
-    Raises:
-        InputError: names the first few and their number.
-    """
+    """Raise InputError where a file that is not ours has a name that we want, or where any tar is not ours."""
     there = (path.name for path in out.iterdir() if path.name not in known)
     found = [name for name in there if name in wanted or (every_tar and name.endswith(".tar"))]
     if found:

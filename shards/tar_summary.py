@@ -46,7 +46,7 @@ def summarize(job: tuple[Path, str, Path, Taking], count: Callable[[int], Any]) 
     folder, name, fresh, taking = job
     path = folder / name
     try:
-        scanned = scan(path, lambda _: None, taking, name=name)
+        scanned = scan(path, taking, name)
         schema = None if scanned.own is None else Schema.from_json(scanned.own, f"{name}: its schema")
         split = _split(name, scanned.own)
     except OSError as error:

@@ -207,7 +207,7 @@ def _scanned(path: Path, manifest: Manifest, shard: Shard) -> Scanned:
     """What the tar holds, with the label's column as it was made when the tars were indexed."""
     told = dict(manifest.options.get("taking", {}))
     taking = Taking(told.get("label", ""), told.get("image", ""), told.get("prefix_keys", False))
-    scanned = scan(path, lambda _: None, taking, name=shard.name)
+    scanned = scan(path, taking, shard.name)
     if taking.label:
         column = told["column"]
         coding = Coding(manifest.schema.names[column], told["form"], told["several"])

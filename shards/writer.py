@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from typing import Any
 
 from shards import checking, images, index, staging, tar
 from shards.checking import Stored
-from shards.errors import NO_SPACE, InputError, SpaceError
+from shards.errors import InputError, SpaceError
 from shards.images import OpenDecoder
 from shards.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_MEMBER, Manifest, Shard, fsync_files, fsync_folder
 from shards.pack_plan import Plan, ShardPlan
@@ -167,36 +167,34 @@ def _begin_shard(
     """Adds one shard's images; `thread` goes on writing them."""
     fresh = temporary(plan.folder / f"{shard.name}.tar")
     archive: _Tar | None = None
-    try:
-        archive = _Tar(fresh, thread)
-        rows = _fill(plan, shard, archive, pictures, on_samples)
-        archive.end()
-    except BaseException as error:
-        if archive is not None:
-            thread.submit(archive.file.close).result()
-        fresh.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise SpaceError.of(error, fresh, shard.size) from None
-        raise
+    with SpaceError.told(fresh, lambda: shard.size):
+        try:
+            archive = _Tar(fresh, thread)
+            rows = _fill(plan, shard, archive, pictures, on_samples)
+            archive.end()
+        except BaseException:
+            if archive is not None:
+                thread.submit(archive.file.close).result()
+            fresh.unlink(missing_ok=True)
+            raise
     return archive, rows, fresh
 
 
 def _end_shard(plan: Plan, shard: ShardPlan, archive: _Tar, rows: _Rows, fresh: Path) -> None:
     """Waits until the tar is written and durable, and names it."""
-    try:
-        archive.sync()
-        fresh.replace(plan.folder / f"{shard.name}.tar")
-        # These need no fsync of their own: a power cut leaves rows that do not parse, and the shard is written again.
-        dali_index = index.dali_index(rows.members())
-        write_whole(plan.folder / f"{shard.name}.idx", dali_index, durable=False)
-        rows_json = rows.to_json(archive.hash.hexdigest(), archive.size, hashlib.sha256(dali_index).hexdigest())
-        write_whole(rows_path(plan.folder, shard), rows_json, durable=False)
-    except OSError as error:
-        archive.file.close()
-        fresh.unlink(missing_ok=True)
-        if error.errno in NO_SPACE:
-            raise SpaceError.of(error, fresh, shard.size) from None
-        raise
+    with SpaceError.told(fresh, lambda: shard.size):
+        try:
+            archive.sync()
+            fresh.replace(plan.folder / f"{shard.name}.tar")
+            # These need no fsync: a power cut leaves rows that do not parse, and the shard is written again.
+            dali_index = index.dali_index(rows.members())
+            write_whole(plan.folder / f"{shard.name}.idx", dali_index, durable=False)
+            rows_json = rows.to_json(archive.hash.hexdigest(), archive.size, hashlib.sha256(dali_index).hexdigest())
+            write_whole(rows_path(plan.folder, shard), rows_json, durable=False)
+        except OSError:
+            archive.file.close()
+            fresh.unlink(missing_ok=True)
+            raise
 
 
 class _Rows:
@@ -207,7 +205,7 @@ class _Rows:
         self.extensions: list[str] = []
         self.facts: list[str] = []
         self.rejected: list[tuple[str, str, str]] = []
-        self.converted: dict[str, int] = {}
+        self.converted: Counter[str] = Counter()
 
     def members(self) -> list[list[tuple[str, int, int, str]]]:
         """Extension, offset, size and name of each sample's two members."""
@@ -247,7 +245,7 @@ def _fill(
         rows.extensions.append(image.extension)
         rows.facts.append(entry.facts)
         if image.converted:
-            rows.converted[image.converted] = rows.converted.get(image.converted, 0) + 1
+            rows.converted[image.converted] += 1
     return rows
 
 
@@ -260,7 +258,7 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         InputError: no image was left after rejecting the bad ones, or a file that is not ours stands where one goes.
         SpaceError: the disk is full.
     """
-    try:
+    with SpaceError.told(plan.folder / INDEX, lambda: 200 * sum(shard.last - shard.first for shard in plan.shards)):
         shards, rejected, converted = summary(plan)
         manifest = Manifest(
             dataset=plan.dataset,
@@ -286,11 +284,6 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         fsync_files(path for path in idx_files if path.exists())
         staging.publish(out, plan.folder, names)
         return manifest
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            needed = 200 * sum(shard.last - shard.first for shard in plan.shards)
-            raise SpaceError.of(error, plan.folder / INDEX, needed) from None
-        raise
 
 
 def commit(manifest: Manifest, out: Path, folder: Path) -> None:
@@ -301,16 +294,15 @@ def commit(manifest: Manifest, out: Path, folder: Path) -> None:
     staging.remove(folder)
 
 
-def summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], dict[str, int]]:
+def summary(plan: Plan) -> tuple[tuple[Shard, ...], list[Rejected], Counter[str]]:
     """Of a plan whose shards are written: those with samples, what was left out, and format -> images converted."""
     shards: list[Shard] = []
     rejected = list(plan.rejected)
-    converted: dict[str, int] = {}
+    converted: Counter[str] = Counter()
     for shard in plan.shards:
         head, _ = _read_rows(plan, shard)
         rejected += [Rejected(*item) for item in head.rejected]
-        for name, count in head.converted.items():
-            converted[name] = converted.get(name, 0) + count
+        converted.update(head.converted)
         if head.samples:
             shards.append(Shard(f"{shard.name}.tar", shard.split, head.samples, head.bytes, head.sha256))
     return tuple(shards), rejected, converted

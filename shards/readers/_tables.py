@@ -41,11 +41,7 @@ class Table:
 
 
 def load(path: Path) -> Table:
-    """The table in a file, read by the file's ending.
-
-    Raises:
-        InputError: it is not what its ending says, or has no rows.
-    """
+    """The table in a file, read by its ending; raises InputError where it is not what that says, or has no rows."""
     refuse_holes(path)
     table = LOADERS[path.suffix.lower()](path)
     if not table.lines and not table.problems:

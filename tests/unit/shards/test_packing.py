@@ -365,6 +365,7 @@ def test_a_decoder_starts_once_a_thread_and_sees_each_kept_picture_once(source: 
     [(errno.ENOSPC, "no space left for {}: 7 bytes needed, "), (errno.EDQUOT, "your quota is used up at {}: 7 bytes")],
 )
 def test_a_quota_is_told_from_a_full_disk(number: int, words: str, tmp_path: Path) -> None:
-    error = SpaceError.of(OSError(number, "x"), tmp_path / "a" / "x.tar", 7)
-    said = [str(error), str(pickle.loads(pickle.dumps(error)))]  # it comes from a worker process
+    with pytest.raises(SpaceError) as caught, SpaceError.told(tmp_path / "a" / "x.tar", lambda: 7):
+        raise OSError(number, "x")
+    said = [str(caught.value), str(pickle.loads(pickle.dumps(caught.value)))]  # it comes from a worker process
     assert all(text.startswith(words.format(tmp_path / "a" / "x.tar")) for text in said)
