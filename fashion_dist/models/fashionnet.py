@@ -51,13 +51,11 @@ class Args:
 Norm = Callable[[int], nn.Module]
 
 
-def _group_norm(width: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(8, width), width)
-
-
-_NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": _group_norm, "none": nn.Identity}
-
-
+_NORMS: dict[str, Norm] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda width: nn.GroupNorm(math.gcd(8, width), width),
+    "none": nn.Identity,
+}
 SMALL_PX = 40
 
 

@@ -78,11 +78,7 @@ def beside(path: Path) -> Wants | None:
 
 
 def of_cfg(cfg: Mapping[str, Any], origin: str) -> Wants:
-    """What a configuration in the words of timm's pretrained_cfg says.
-
-    Raises:
-        ConfigError: a value cannot be.
-    """
+    """What a configuration in the words of timm's pretrained_cfg says; raises ConfigError for what cannot be."""
 
     def numbers(key: str, count: int) -> list[float]:
         value = cfg[key]

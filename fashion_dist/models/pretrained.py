@@ -258,11 +258,7 @@ def content(config: ModelConfig, home: Home) -> str:
 
 
 def require_file(weights: str) -> Path:
-    """The absolute path of the weights file that was named.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The absolute path of the weights file that was named; raises ConfigError where there is none."""
     path = Path(weights).expanduser().absolute()
     if not path.is_file():
         raise ConfigError(
@@ -273,11 +269,7 @@ def require_file(weights: str) -> Path:
 
 
 def find(config: ModelConfig, folder: Path) -> Path | None:
-    """The file that `model.weights` means, None for `none`.
-
-    Raises:
-        ConfigError: there is no such file; says which one to put where.
-    """
+    """The file that `model.weights` means, None for `none`; raises ConfigError that says which one to put where."""
     if config.weights == "none":
         return None
     if is_file(config):

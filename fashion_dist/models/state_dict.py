@@ -79,11 +79,7 @@ def _is_entry(item: tuple[object, object]) -> bool:
 
 
 def fitted(backbone: nn.Module, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of `state` for the backbone; those that depend on the image size are resampled to its own.
-
-    Raises:
-        ConfigError: they do not fit; missing and unexpected keys are named.
-    """
+    """The tensors of `state` for the backbone, resampled to its size; raises ConfigError naming keys that differ."""
     state = _adapted(backbone, state)
     own = backbone.state_dict()
     matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
@@ -119,9 +115,9 @@ def _adapted(backbone: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, T
     return state
 
 
-def _some(names: list[str], shown: int = 6) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return (", ".join(names[:shown]) or "nothing") + rest
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return (", ".join(names[:6]) or "nothing") + rest
 
 
 def is_folded(state: Mapping[str, Tensor]) -> bool:

@@ -59,9 +59,8 @@ class DeepFashion(Task):
 
     def build_model(self, config: Config, schema: Schema) -> nn.Module:
         """The configured backbone with a head for each of the schema's categories and attributes."""
-        from fashion_dist.models._uncertainty import UncertainNetwork
         from fashion_dist.models.backbone import build_backbone, build_network
-        from fashion_dist.models.heads import Head
+        from fashion_dist.models.heads import Head, UncertainNetwork
 
         heads = {
             "category": Head(len(schema.names["category"])),
@@ -100,7 +99,7 @@ class DeepFashion(Task):
     def objective(self, sums: Tensors, counts: Tensors, outputs: Tensors, config: Config) -> dict[str, Tensor]:
         """Attributes times `attribute_weight`, or both terms weighed by the variances that the network learns."""
         if config.options.get("weighting") == "uncertainty":
-            from fashion_dist.models._uncertainty import weigh
+            from fashion_dist.models.heads import weigh
 
             heads = {"category_loss": "category", "attribute_loss": "attributes"}
             return {name: weigh(value, counts[name], outputs, heads[name]) for name, value in sums.items()}

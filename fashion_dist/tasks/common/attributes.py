@@ -68,11 +68,7 @@ def require_labels(split: Split, column: str, names: Sequence[str]) -> None:
 
 
 def thresholds(config: Config, count: int) -> np.ndarray:
-    """float64 [A], the probability from which each label is named.
-
-    Raises:
-        ConfigError: `task.thresholds` are not as many as the labels, or not probabilities.
-    """
+    """float64 [A], the probability from which each label is named; raises ConfigError for anything else."""
     return _thresholds(str(config.options["thresholds"]), float(config.options["threshold"]), count)
 
 

@@ -287,11 +287,7 @@ class Task(ABC):
         return found or self.targets(split.columns(*names), config)
 
     def validate(self, shard_set: ShardSet, config: Config) -> None:  # noqa: B027
-        """Check options and labels before anything is submitted.
-
-        Raises:
-            ConfigError: they cannot be trained on.
-        """
+        """Check options and labels before anything is submitted; raises ConfigError if they cannot be trained on."""
 
     def build_examples(
         self, split: Split, config: Config, epoch: int = 0, embed: Embed = only_in_training
