@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from fashion_dist import runs, tasks
@@ -18,21 +17,9 @@ from fashion_dist.paths import Home, RunDir
 from shards.typed_json import is_count
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """A configuration, and where the values come from that are not the recipe's.
-
-    Args:
-        config: what is to be trained.
-        origins: key -> who says so.
-    """
-
-    config: Config
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-
-def resolve(recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) -> Resolved:
+def resolve(recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) -> tuple[Config, Mapping[str, str]]:
     """The `recipe` with the settings `asked`, key=value, checked as a whole; with weights the finetuning recipe.
+    And key -> where the values come from that are not the recipe's.
 
     Raises:
         ConfigError: a setting or the weights cannot be.
@@ -54,7 +41,7 @@ def resolve(recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) ->
         found["optim.no_decay"] = ("network", "timm's networks")
         config = config.override(["optim.no_decay=network"])
     config = tasks.directed(registry.resolve(config).check(), explicit)
-    return Resolved(config, _origins(config, recipe, explicit, found, debug))
+    return config, _origins(config, recipe, explicit, found, debug)
 
 
 _DEBUG = ("train.fraction", "train.epochs")

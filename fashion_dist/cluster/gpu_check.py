@@ -14,11 +14,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def require_gpu(asked: int) -> None:
-    """Raise where so many GPUs of a node were asked for and this rank can use none.
-
-    Raises:
-        RunError: none is usable; with the cause.
-    """
+    """Raise RunError, with the cause, where so many GPUs of a node were asked for and this rank can use none."""
     if not asked:
         return
     import torch

@@ -221,11 +221,6 @@ def end_within(seconds: float, status: int) -> None:
     threading.Thread(target=end, name="end", daemon=True).start()
 
 
-def signals_of_all(run: RunDir, attempt: int) -> set[str]:
-    """The signals that any rank of this start has written down."""
-    return {signal for beat in Beat.read_all(run, attempt).values() for signal in beat.signals}
-
-
 def where() -> str:
     """The innermost of our functions that the main thread is in, such as `train.train_step:170`."""
     frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)

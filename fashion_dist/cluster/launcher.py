@@ -155,11 +155,7 @@ class LaunchContext:
     config_origins: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, config: Config) -> Config:
-        """`config`, when it can be trained here.
-
-        Raises:
-            InputError: it cannot.
-        """
+        """`config`, when it can be trained here; raises InputError where it cannot."""
         requirements.require_trainable(config, self.task, self.shard_set, self.resources, self.home)
         return config
 
@@ -186,11 +182,7 @@ class LaunchContext:
 
 
 def resolve(request: LaunchRequest) -> RunSpec:
-    """The plan that a request means.
-
-    Raises:
-        InputError: it cannot be done as asked; one sentence with what would be possible.
-    """
+    """The plan that a request means; raises InputError, one sentence with what would be possible."""
     context = prepare(request)
     config = context.require(context.config)
     requirements.require_shards(context.shard_set)
@@ -255,16 +247,15 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     dataset = dataset or _only_set(home, task)
     shard_set = ShardSet.open(home.shard_set(dataset))
     requirements.require_splits(dataset, shard_set)
-    resolved = resolve_config(
-        task, dataclasses.replace(request, dataset=dataset), home, recipe=task.recipe_for(shard_set)
-    )
-    config = task.resolve(shard_set, resolved.config)
+    named = dataclasses.replace(request, dataset=dataset)
+    config, config_origins = resolve_config(task, named, home, recipe=task.recipe_for(shard_set))
+    config = task.resolve(shard_set, config)
     requirements.require_facts(config, task, shard_set)
     cluster = placement.choose_cluster(request.cluster)
     placed = placement.resolve(request, cluster)
     return LaunchContext(
         request, task, home, config, shard_set, cluster, placed.resources, placed.origins,
-        (*placed.notes, *_closed_to(request, home)), resolved.origins,
+        (*placed.notes, *_closed_to(request, home)), config_origins,
     )  # fmt: skip
 
 
@@ -274,10 +265,8 @@ def _closed_to(request: LaunchRequest, home: Home) -> list[str]:
 
 def resolve_config(
     task: tasks.Task, request: LaunchRequest, home: Home, *more: str, recipe: Config | None = None
-) -> finetuning.Resolved:
-    """The task's recipe, or `recipe`, with the request's flags, its settings and `more`, the last ones win, checked as
-    a whole.
-    """
+) -> tuple[Config, Mapping[str, str]]:
+    """`finetuning.resolve` of the task's recipe, or `recipe`, with the request's flags, its settings and `more`."""
     flags = {"model.name": request.model, "model.weights": request.weights}
     asked = [*(f"{key}={value}" for key, value in flags.items() if value), *request.settings, *more]
     recipe = recipe or task.recipe

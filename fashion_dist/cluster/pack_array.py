@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from fashion_dist.cluster import permissions, placement, resources, slurm, submitit_executor
-from fashion_dist.cluster.resources import Resources
 from fashion_dist.data.dali import open_check
 from fashion_dist.errors import ConfigError
-from shards.pack_plan import Plan, ShardPlan
-from shards.packing import parts, write_part
-
-RunShards = Callable[[Plan, Sequence[ShardPlan], Callable[[str, int, int], Any]], None]
+from shards.pack_plan import OnProgress, Plan, ShardPlan
+from shards.packing import RunShards, parts, write_part
 
 
 def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
@@ -32,18 +28,16 @@ def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
         raise ConfigError(f"no Slurm here ({error}); leave out --nodes to pack on this machine") from None
     asked = {"nodes": 1, "gpus_per_node": "0", "tasks_per_node": 1, "cpus_per_task": workers or None}
     values, origins = resources.given(resources.Preset.read(preset), asked, os.environ)
-    placed = placement.fill(resources.Resources(**values), origins, slurm.survey())
-    return _run(nodes, placed.resources)
+    return _run(nodes, placement.fill(resources.Resources(**values), origins, slurm.survey()).resources)
 
 
-def _run(nodes: int, asked: Resources) -> RunShards:
-    def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: Callable[[str, int, int], Any]) -> None:
+def _run(nodes: int, asked: resources.Resources) -> RunShards:
+    def run(plan: Plan, todo: Sequence[ShardPlan], on_progress: OnProgress) -> None:
         folder = plan.folder / "array"  # the set's folder may be a group's to write; pickles are the user's alone
         permissions.make(folder, otherwise="--replace packs anew")
-        shares = parts(plan, todo, nodes, asked.cpus_per_task, open_check)
         submitit_executor.run_array(
             write_part,
-            shares,
+            parts(plan, todo, nodes, asked.cpus_per_task, open_check),
             resources=asked,
             folder=folder,
             name=f"pack-{plan.dataset}",

@@ -22,11 +22,7 @@ _GROUP_READS = stat.S_IRGRP | stat.S_IXGRP
 
 
 def group_id(name: str) -> int:
-    """The number of a group to which this user may open a folder.
-
-    Raises:
-        ConfigError: no such group, or one that this user is no member of; the user's own are named.
-    """
+    """The number of a group to which this user may open a folder; raises ConfigError naming the user's own groups."""
     import grp  # groups are POSIX's
 
     mine = {os.getegid(), *os.getgroups()}
@@ -50,9 +46,7 @@ def _names(numbers: set[int]) -> list[str]:
 def group_of(folder: Path) -> str:
     """The group to which a folder is open; empty where it is closed."""
     facts = folder.stat()
-    if facts.st_mode & _GROUP_READS != _GROUP_READS:
-        return ""
-    return next(iter(_names({facts.st_gid})))
+    return _names({facts.st_gid})[0] if facts.st_mode & _GROUP_READS == _GROUP_READS else ""
 
 
 def make(folder: Path, group: str = "", otherwise: str = "--fresh starts over beside it") -> None:
@@ -95,12 +89,9 @@ def closed_way(home: Path, group: str) -> str:
             break
         mine = stat.S_IXGRP if facts.st_gid == number else stat.S_IXOTH
         if not facts.st_mode & mine:
-            import pwd
-
             with contextlib.suppress(KeyError):
-                owner = pwd.getpwuid(facts.st_uid).pw_name
-                mode = f"{stat.S_IMODE(facts.st_mode):o}"
-                return f"group {group} cannot pass {folder} (mode {mode}, of {owner}), so it sees nothing of the run"
+                mode = f"{stat.S_IMODE(facts.st_mode):o}, of {folder.owner()}"
+                return f"group {group} cannot pass {folder} (mode {mode}), so it sees nothing of the run"
     return ""
 
 
@@ -114,10 +105,8 @@ def require_own(folder: Path, otherwise: str = "--fresh starts over beside it") 
     if stat.S_ISLNK(facts.st_mode):
         raise ConfigError(f"{folder} is a link, which others could point elsewhere; {otherwise}")
     if facts.st_uid != user_id():
-        import pwd
-
         try:
-            name = pwd.getpwuid(facts.st_uid).pw_name
+            name = folder.owner()
         except KeyError:
             name = str(facts.st_uid)
         raise ConfigError(f"{folder} belongs to {name}; only its owner goes on with it, {otherwise}")

@@ -18,11 +18,7 @@ from fashion_dist.io import OTHERS_WRITE, read_own
 
 
 def load(path: str | Path) -> Any:
-    """What a file of this user's own holds.
-
-    Raises:
-        RunError: another user may have written it.
-    """
+    """What a file of this user's own holds; raises RunError where another user may have written it."""
     return pickle.loads(read_own(Path(path)))
 
 

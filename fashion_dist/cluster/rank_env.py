@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -134,14 +133,7 @@ def _address_towards(host: str) -> str:
 
 def interface_addresses() -> dict[str, str]:
     """This machine's interfaces that have an IPv4 address, by name."""
-    import fcntl  # ranks run on Linux
+    import psutil  # here: `launch.py` comes by this file, and has no time for it
 
-    found: dict[str, str] = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            try:
-                answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
-            except OSError:
-                continue  # an interface without an address
-            found[name] = socket.inet_ntoa(answer[20:24])
-    return found
+    every = {n: [a.address for a in found if a.family == socket.AF_INET] for n, found in psutil.net_if_addrs().items()}
+    return {name: addresses[0] for name, addresses in every.items() if addresses}

@@ -26,11 +26,7 @@ DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
 def require_trainable(config: Config, task: tasks.Task, shard_set: ShardSet, resources: Resources, home: Home) -> None:
-    """Refuse what cannot be trained here.
-
-    Raises:
-        InputError: one sentence with what would be possible.
-    """
+    """Refuse what cannot be trained here; raises InputError, one sentence with what would be possible."""
     require_dali()
     tasks.require_monitor(config, shard_set.schema)
     network_check.require_network(config, task.recipe, home)

@@ -60,11 +60,7 @@ def release(run: RunDir, mine: LockOwner) -> None:
 
 
 def await_owner(run: RunDir, job: JobRef, restart: int, timeout_s: float) -> LockOwner:
-    """Rank 0's holder as the other ranks see it, once it is written.
-
-    Raises:
-        RunError: rank 0 took no lock within `timeout_s`.
-    """
+    """Rank 0's holder as the others see it, once written; raises RunError if it took no lock within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         now = LockOwner.peek(run) if is_listed(run.lock) else None

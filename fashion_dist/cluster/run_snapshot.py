@@ -96,7 +96,8 @@ class RunSnapshot:
         unread: list[str] = []
         has_reports = attempts and run.errors.name in there
         reports = tuple(failures.read(run, attempts[-1].attempt, unread)) if has_reports else ()
-        logs = {job: failures.read_log(made.logs_of(job), job, made.attempt_of(job), unread) for job in made.jobs}
+        began = {made.last.job: made.last.attempt} if made.last is not None else {}
+        logs = {job: failures.read_log(made.logs_of(job), job, began.get(job, 0), unread) for job in made.jobs}
         return cls(run, config, record, progress, attempts, owner, reports, logs, (), tuple(unread))
 
     @property
@@ -130,10 +131,6 @@ class RunSnapshot:
         if self.owner is not None and self.owner.job != submitted and queue.status(self.owner.job) != "gone":
             return self.owner.job
         return submitted or (self.last.job if self.last is not None else None)
-
-    def attempt_of(self, job: JobRef) -> int:
-        """The number of the last start, where that job made it; else 0."""
-        return self.last.attempt if self.last is not None and self.last.job == job else 0
 
     def logs_of(self, job: JobRef) -> Path:
         """The folder of a job's output."""

@@ -80,11 +80,7 @@ class JobRef:
 
     @classmethod
     def from_json(cls, values: Any, where: object) -> JobRef | None:
-        """What `to_json` gave; None where there is no job in it.
-
-        Raises:
-            ConfigError: it is no job; names the file `where` it stands.
-        """
+        """What `to_json` gave, or None; raises ConfigError, naming the file `where` it stands, for what is no job."""
         if not values:
             return None
         known = [field.name for field in dataclasses.fields(cls)]
@@ -221,11 +217,7 @@ def parse_partitions(text: str) -> list[Partition]:
 
 @functools.cache
 def configuration() -> Mapping[str, str]:
-    """slurm.conf as the controller holds it, by key, such as `ClusterName`; asked once.
-
-    Raises:
-        RunError: Slurm does not answer.
-    """
+    """slurm.conf as the controller holds it, by key, such as `ClusterName`; asked once, and raises as `ask` does."""
     lines = ask(["scontrol", "show", "config"]).splitlines()
     return {key.strip(): value.strip() for key, bar, value in (line.partition("=") for line in lines) if bar}
 
@@ -263,11 +255,7 @@ def parse_queue(text: str) -> list[Queued]:
 
 
 def queue(*, job_ids: Iterable[str] | None = None, name: str = "") -> list[Queued]:
-    """The jobs in Slurm's queue: those ids, whoever owns them, or this user's of one name.
-
-    Raises:
-        RunError: Slurm does not answer.
-    """
+    """The jobs in Slurm's queue: those ids, whoever owns them, or this user's of one name; raises as `ask` does."""
     base = ["squeue", "--all", "--noheader", "--array", "--format=%i|%T|%r|%N|%L|%j|%k"]
     if job_ids is None:
         return parse_queue(ask([*base, "--me", f"--name={name}"]))
@@ -319,11 +307,7 @@ def numbers(text: str) -> list[str]:
 
 
 def job_status(job: JobRef) -> JobStatus:
-    """Whether a job waits, runs or is gone; `unknown` when only another machine could say.
-
-    Raises:
-        RunError: Slurm does not answer.
-    """
+    """Whether a job waits, runs or is gone; `unknown` when only another machine could say. Raises as `ask` does."""
     if job.cluster == "slurm":
         if job.is_elsewhere:
             return "unknown"

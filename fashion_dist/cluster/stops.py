@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 
 from fashion_dist.cluster import job_record, slurm
-from fashion_dist.cluster.heartbeat import signals_of_all
 from fashion_dist.cluster.job_record import JobRecord, LockOwner
+from fashion_dist.cluster.machine import Beat
 from fashion_dist.cluster.rank_env import RankInfo
 from fashion_dist.errors import RunError
 from fashion_dist.paths import RunDir
@@ -68,7 +68,7 @@ def was_suspended(rank_info: RankInfo) -> bool:
 
 def ask_why_stopped(run: RunDir, rank_info: RankInfo, owner: LockOwner) -> job_record.End:
     """What the signals meant: Slurm sends the same ones for different reasons, so it is asked."""
-    signals = signals_of_all(run, owner.attempt)
+    signals = {name for beat in Beat.read_all(run, owner.attempt).values() for name in beat.signals}
     if rank_info.job.cluster == "local":
         return "time limit" if signals == {"SIGUSR2"} else "cancelled"
     record = JobRecord.read(run)

@@ -278,7 +278,7 @@ class _LocalController(Controller):  # type: ignore[misc]
 
 def run_array(
     function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
-    max_parallel: int = 0, on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[R]:  # fmt: skip
     """`[function(a) for a in arguments]`, each in a task of a Slurm array.
 
@@ -287,9 +287,8 @@ def run_array(
     Raises:
         RunError: a task failed or left no result; the first is shown with the place of its log.
     """
-    say = on_progress or (lambda _done, _all: None)
-    say(0, len(arguments))
-    jobs = submit_array(function, arguments, resources=resources, folder=folder, name=name, max_parallel=max_parallel)
+    on_progress(0, len(arguments))
+    jobs = submit_array(function, arguments, resources=resources, folder=folder, name=name)
     waiting = {job.job_id for job in jobs}
     arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
     try:
@@ -297,7 +296,7 @@ def run_array(
             time.sleep(1)
             there = {entry.job_id for entry in slurm.queue(job_ids=arrays) if entry.status != "gone"}
             waiting &= there
-            say(len(jobs) - len(waiting), len(jobs))
+            on_progress(len(jobs) - len(waiting), len(jobs))
     except BaseException:
         for array in arrays:
             slurm.cancel(JobRef("slurm", array))
@@ -306,9 +305,8 @@ def run_array(
 
 
 def submit_array(
-    function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str,
-    max_parallel: int = 0,
-) -> list[JobRef]:  # fmt: skip
+    function: Callable[[A], R], arguments: Sequence[A], *, resources: Resources, folder: Path, name: str
+) -> list[JobRef]:
     """One Slurm array with a task per argument, or several where the cluster's arrays are smaller; returns at once.
 
     Raises:
@@ -321,7 +319,7 @@ def submit_array(
         for start in range(0, len(arguments), size):
             executor = _SlurmExecutor(folder, resources)
             executor.update_parameters(
-                **_slurm_parameters(resources, folder, name, ""), array_parallelism=max_parallel or len(arguments)
+                **_slurm_parameters(resources, folder, name, ""), array_parallelism=len(arguments)
             )
             try:
                 made = executor.map_array(function, list(arguments[start : start + size]))
@@ -374,11 +372,7 @@ def submit_module(
 
 
 def submitted_id(text: str) -> str:
-    """The id in what `sbatch --parsable` printed: the last line that is one, below a site's banner.
-
-    Raises:
-        RunError: there is none.
-    """
+    """The id in what `sbatch --parsable` printed, the last line that is one; raises RunError where there is none."""
     found = [match[1] for line in text.splitlines() if (match := re.fullmatch(r"\s*(\d+)(?:;[\w.-]+)?\s*", line))]
     if not found:
         raise RunError(f"sbatch printed no job id, so the job cannot be found: {' '.join(text.split())[:200]}")

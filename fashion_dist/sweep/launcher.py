@@ -90,7 +90,7 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
             raise ConfigError(f"--{name.replace('_', '-')} {value} is not possible; allowed: {least} or more")
     task = tasks.load(sweep_request.request.task)
     home = Home.find(sweep_request.request.home, sweep_request.request.shards)
-    recipe = launcher.resolve_config(task, sweep_request.request, home).config
+    recipe, _ = launcher.resolve_config(task, sweep_request.request, home)
     raw = read(sweep_request, recipe)
     where = sweep_request.file or "--set"
     searched = spec.parse(raw, where, recipe.keys())

@@ -139,8 +139,8 @@ class Sweep:
         own = [f"train.monitor={train.monitor}", f"train.mode={train.mode}"] if train.monitor else []
         request = dataclasses.replace(self.request, dataset=self.base.dataset)
         recipe = task.recipe_for(shard_set)
-        made = launcher.resolve_config(task, request, self.folder.home, *own, *texts, recipe=recipe)
-        return task.resolve(shard_set, made.config)
+        made, _ = launcher.resolve_config(task, request, self.folder.home, *own, *texts, recipe=recipe)
+        return task.resolve(shard_set, made)
 
     def _shard_set(self) -> ShardSet:
         from shards import ShardSet

@@ -153,7 +153,7 @@ def test_an_array_is_a_map(slurm_cluster: SlurmCluster, tmp_path: Path, monkeypa
     def run(numbers: list[int], folder: Path) -> list[int]:
         return submitit_executor.run_array(
             squared, numbers, resources=Resources(time_min=5), folder=folder, name="squares",
-            max_parallel=2, on_progress=lambda done, _: said.append(done),
+            on_progress=lambda done, _: said.append(done),
         )  # fmt: skip
 
     assert run([1, 2, 3], tmp_path / "good") == [1, 4, 9]
