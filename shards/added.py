@@ -55,12 +55,8 @@ def add_split(
     if split in LEARNED and split in before.splits:
         raise InputError(f"{out}: runs learn from {split!r}, which is only packed with the whole set: --replace there")
     opened = _opened(source, split, before, skip_bad)
-    shaping = {
-        field.name: before.options[field.name]
-        for field in dataclasses.fields(PackOptions)
-        if field.name in before.options
-    }
-    options = PackOptions(**shaping, skip_bad=skip_bad)
+    shaping = {field.name for field in dataclasses.fields(PackOptions)} & before.options.keys()
+    options = PackOptions(**{name: before.options[name] for name in shaping}, skip_bad=skip_bad)
     folder = staging.begin(out)
     with single_packer(folder / "lock", str(out)), staging.removed_if_refused(folder):
         plan = packing.stage_plan(folder, before.dataset, opened, options, on_progress, {}, keep=(staging.BEFORE,))

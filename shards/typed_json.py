@@ -92,15 +92,11 @@ def read_object(path: Path, *, again: bool = False) -> dict[str, Any]:
 @functools.cache
 def _fields(kind: Any) -> tuple[tuple[str, Any, Parse, bool], ...]:
     hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
-    return tuple(
-        (
-            f.name,
-            hint if (hint := hints[f.name]) in (str, bool) else None,
-            _parser(hint),
-            f.default is missing and f.default_factory is missing,
-        )
-        for f in dataclasses.fields(kind)
-    )
+    found = []
+    for f in dataclasses.fields(kind):
+        hint, required = hints[f.name], f.default is missing and f.default_factory is missing
+        found.append((f.name, hint if hint in (str, bool) else None, _parser(hint), required))
+    return tuple(found)
 
 
 def parse_dataclass(kind: type[T], values: Any, where: object) -> T:

@@ -146,16 +146,10 @@ class DeepFashion(Task):
         # Chosen anew, because the thresholds may have been tuned after the prediction.
         named = probabilities >= attributes.thresholds(config, probabilities.shape[1])
         named |= probabilities == probabilities.max(axis=1, keepdims=True)
+        words = ((paths[i], " ".join(str(a) for a in np.flatnonzero(named[i]))) for i in order)
         return {
-            "category.csv": csv_text(
-                [("file_path", " category_label"), *((paths[i], categories[i]) for i in order)],
-            ),
-            "attribute.csv": csv_text(
-                [
-                    ("file_path", "attribute_label"),
-                    *((paths[i], " ".join(str(a) for a in np.flatnonzero(named[i]))) for i in order),
-                ]
-            ),
+            "category.csv": csv_text([("file_path", " category_label"), *((paths[i], categories[i]) for i in order)]),
+            "attribute.csv": csv_text([("file_path", "attribute_label"), *words]),
         }
 
     def validate(self, shard_set: ShardSet, config: Config) -> None:
