@@ -178,6 +178,10 @@ class Keys(Sequence[str]):
             yield from self._column[start : start + 65536].to_pylist()
 
 
+def _column(name: str, kind: type[np.generic]) -> cached_property[np.ndarray]:
+    return cached_property(lambda split: np.asarray(split._read(name).column(0).to_numpy(), kind))
+
+
 @dataclass(frozen=True)
 class Split:
     """One split of a set; columns are read on first use, N = `len(split)`.
@@ -209,38 +213,22 @@ class Split:
         other.__dict__.update(columns)
         return other
 
-    @cached_property
-    def shard(self) -> np.ndarray:
-        """int32 [N], positions in `shard_names`."""
-        return self._column("shard", np.int32)
-
-    @cached_property
-    def offset(self) -> np.ndarray:
-        """int64 [N], of the image's first byte in its tar."""
-        return self._column("offset", np.int64)
+    shard = _column("shard", np.int32)
+    """int32 [N], positions in `shard_names`."""
+    offset = _column("offset", np.int64)
+    """int64 [N], of the image's first byte in its tar."""
+    crc32 = _column("crc32", np.uint32)
+    """uint32 [N], of the encoded image."""
+    width, height = _column("width", np.int32), _column("height", np.int32)
+    """int32 [N], pixels as shown (EXIF rotation applied)."""
 
     @cached_property
     def size(self) -> np.ndarray:
         """int64 [N], bytes of the encoded image."""
-        sizes = self._column("size", np.int64)
+        sizes = np.asarray(self._read("size").column(0).to_numpy(), np.int64)
         if (fault := over("PICTURE_BYTES", int(sizes.max(initial=0)), "bytes of an image")) is not None:
             raise DamageError(INDEX, "", 0, fault)  # before a reader takes as much memory
         return sizes
-
-    @cached_property
-    def crc32(self) -> np.ndarray:
-        """uint32 [N], of the encoded image."""
-        return self._column("crc32", np.uint32)
-
-    @cached_property
-    def width(self) -> np.ndarray:
-        """int32 [N], pixels as shown (EXIF rotation applied)."""
-        return self._column("width", np.int32)
-
-    @cached_property
-    def height(self) -> np.ndarray:
-        """int32 [N], pixels as shown."""
-        return self._column("height", np.int32)
 
     @cached_property
     def keys(self) -> Keys:
@@ -299,9 +287,6 @@ class Split:
         known = ~np.asarray(column.is_null().to_numpy(zero_copy_only=False), bool)
         vectors[known] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.shape[1])
         return vectors
-
-    def _column(self, name: str, kind: type[np.generic]) -> np.ndarray:
-        return np.asarray(self._read(name).column(0).to_numpy(), kind)
 
     def _too_many(self, name: str, file: pq.ParquetFile) -> str | None:
         """Why arrays of this split are larger than what the index can hold, or may be: told before they are made."""
