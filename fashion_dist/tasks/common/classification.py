@@ -10,7 +10,7 @@ import numpy as np
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.tasks.common.base import Arrays, Columns, ReportView, Task, Tensors
-from fashion_dist.tasks.common.evaluators import Ranks, SumEvaluator, macro_f1
+from fashion_dist.tasks.common.evaluators import SumEvaluator, macro_f1
 from shards import Schema, ShardSet, Split
 from shards.spreadsheet import csv_for_people
 from shards.spreadsheet import csv_text as csv_text
@@ -18,6 +18,8 @@ from shards.spreadsheet import csv_text as csv_text
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from fashion_dist.train.distributed import ProcessGroup
 
 WIDE = 4096
 """Of more classes only the five most probable ones of an image are kept, not the probabilities of all."""
@@ -153,7 +155,7 @@ class ClassEvaluator(SumEvaluator):
         self.add("top3", ranked[:, :3].any(dim=1).sum())
         self.add("top5", ranked.any(dim=1).sum())
 
-    def reduce(self, dist: Ranks) -> None:
+    def reduce(self, dist: ProcessGroup) -> None:
         """See `Evaluator.reduce`."""
         import torch
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,15 +22,7 @@ from shards import Split
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class Ranks(Protocol):
-    """What an evaluator needs of the process group."""
-
-    def all_reduce_sum_ragged(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors added over the ranks in float64; a rank without a batch passes none."""
-
-    def gather_arrays(self, mine: Arrays) -> list[dict[str, np.ndarray]]:
-        """The arrays that each rank passed, by rank, on every rank."""
+    from fashion_dist.train.distributed import ProcessGroup
 
 
 class Evaluator(ABC):
@@ -53,7 +45,7 @@ class Evaluator(ABC):
         """
 
     @abstractmethod
-    def reduce(self, dist: Ranks) -> None:
+    def reduce(self, dist: ProcessGroup) -> None:
         """Bring the ranks' parts together on every rank; all ranks call it, with or without batches."""
 
     @abstractmethod
@@ -118,7 +110,7 @@ class SumEvaluator(Evaluator):
             for name, value in values.items():
                 self.add(f"{kind}:{name}", value)
 
-    def reduce(self, dist: Ranks) -> None:
+    def reduce(self, dist: ProcessGroup) -> None:
         """See `Evaluator.reduce`."""
         added = {name: value.cpu().numpy() for name, value in dist.all_reduce_sum_ragged(self._sums).items()}
         self._losses, self.sums = {"loss": 0.0}, {name: value for name, value in added.items() if ":" not in name}
@@ -153,7 +145,7 @@ class GatheredEvaluator(Evaluator):
         """See `Evaluator.update`."""
         self._batches.append({"index": index.numpy(), **self.task.predictions(outputs, self.config)})
 
-    def reduce(self, dist: Ranks) -> None:
+    def reduce(self, dist: ProcessGroup) -> None:
         """See `Evaluator.reduce`."""
         self.predictions = gather_in_order(concatenate(self._batches), dist)
 
@@ -163,7 +155,7 @@ def concatenate(batches: Sequence[Arrays]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
 
 
-def gather_in_order(mine: Arrays, dist: Ranks) -> dict[str, np.ndarray]:
+def gather_in_order(mine: Arrays, dist: ProcessGroup) -> dict[str, np.ndarray]:
     """The columns of all ranks in the order of their `index`, which is left out, on every rank."""
     joined = concatenate([part for part in dist.gather_arrays(mine) if part])
     order = np.argsort(joined.pop("index"), kind="stable")
