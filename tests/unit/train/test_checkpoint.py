@@ -135,7 +135,9 @@ def test_copies_are_made_in_memory_of_earlier_ones_while_these_become_durable(
         saved = torch.load(tmp_path / "c" / f"step-{step:08d}" / "state.pt", weights_only=True)
         assert bool((saved["w"] == step).all()) and saved["n"] == step
     checkpoints.save("step", 3, {"other": torch.zeros(1500)}, {})
-    assert not checkpoints._buffers._free, "memory of a state that is gone is not kept"
+    checkpoints.wait()
+    kept = [shape for _, _, shape, _ in checkpoints._buffers._free]
+    assert kept == [torch.Size([1500])], "memory of a state that is gone is not kept"
     checkpoints.close()
 
 
