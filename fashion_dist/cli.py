@@ -271,9 +271,9 @@ class Progress:
     def tell(self, text: str) -> None:
         """Shows a line of text, above the bars where there are any."""
         if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(visible(text), markup=False, highlight=False)
         elif self._enabled:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Shows that `done` of `total` items of `stage` are finished."""
@@ -294,13 +294,6 @@ class Progress:
             rate = done / (now - started) if now > started else 0.0
             pace = "" if not rate else f", {rate:.0f}/s" if rate >= 1 else f", {1 / rate:.0f} s each"
             print(f"{stage}: {done}/{total}{pace}", file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """One line beside the bars."""
-        if self._bars is not None:
-            self._bars.console.print(visible(text), markup=False, highlight=False)
-        elif self._enabled:
-            tell(text)
 
 
 def cut(text: str, width: int) -> str:

@@ -125,11 +125,11 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with cli.Progress() as progress:
         for done in range(1001):
             progress("packing", done, 1000)
-        progress.say("half way")
+        progress.tell("half\x1bway")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "packing: 0/1000"
     assert lines[-2].startswith("packing: 1000/1000")
-    assert lines[-1] == "half way"
+    assert lines[-1] == r"half\x1bway"  # what a source holds may be anybody's
     assert len(lines) < 10  # one per item would be the mistake
 
 
