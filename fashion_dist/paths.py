@@ -84,10 +84,23 @@ class Each:
 
 
 @dataclass(frozen=True)
-class RunDir:
-    """The folder of one run."""
+class _Made:
+    """A folder that launching makes, two levels below the working folder."""
 
     path: Path
+    code = Below("code")
+    logs = Below("logs")
+
+    @property
+    def home(self) -> Home:
+        """The working folder that it belongs to."""
+        return Home(self.path.parent.parent)
+
+
+@dataclass(frozen=True)
+class RunDir(_Made):
+    """The folder of one run."""
+
     config = Below("config.json")
     run = Below("run.json")
     job = Below("job.json")
@@ -100,11 +113,9 @@ class RunDir:
     attempts = Below("attempts.json")
     heartbeats = Below("heartbeats")
     errors = Below("errors")
-    logs = Below("logs")
     report = Below("report")
     submission = Below("submission")
     submitted = Below("submission.json")
-    code = Below("code")
     tensorboard = Below("tensorboard")
     schema = Below("schema.json")
     rendezvous = Each("rendezvous/attempt-{}.json")
@@ -120,11 +131,6 @@ class RunDir:
         """The folder's name."""
         return self.path.name
 
-    @property
-    def home(self) -> Home:
-        """The working folder that the run belongs to."""
-        return Home(self.path.parent.parent)
-
     def submission_of(self, split: str) -> Path:
         """Folder of a split's submission files: `test`'s is `submission`, every other split has its own below it."""
         return self.submission if split == "test" else self.submission / split
@@ -135,29 +141,21 @@ class RunDir:
 
 
 @dataclass(frozen=True)
-class SweepDir:
+class SweepDir(_Made):
     """The folder of one sweep."""
 
-    path: Path
     sweep = Below("sweep.json")
     arrays = Below("arrays.json")
     queue = Below("queue.json")
     journal = Below("journal.log")
     decisions = Below("decisions.jsonl")
     trial = Each("trials/{}.json")
-    code = Below("code")
     collected = Below("collected")
-    logs = Below("logs")
 
     @property
     def sweep_id(self) -> str:
         """The folder's name."""
         return self.path.name
-
-    @property
-    def home(self) -> Home:
-        """The working folder that the sweep belongs to."""
-        return Home(self.path.parent.parent)
 
 
 @dataclass(frozen=True)
@@ -218,6 +216,14 @@ class Home:
         """The folder of one sweep; it need not exist."""
         return SweepDir(self.sweeps / sweep_id)
 
+    def all_runs(self) -> list[RunDir]:
+        """Every run of the working folder, by their ids."""
+        try:
+            with os.scandir(self.runs) as entries:
+                return [self.run_dir(name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def all_sweeps(self) -> list[SweepDir]:
         """Every sweep of the working folder, those that others have closed as well."""
         found = self.sweeps.iterdir() if self.sweeps.is_dir() else []
@@ -238,11 +244,9 @@ class Home:
         if self.names.run_id(name):
             return None
         matches = [sweep for sweep in self.all_sweeps() if sweep.sweep_id.startswith(name)]
-        runs = [f"run {path.name}" for path in sorted(self.runs.glob("*")) if path.name.startswith(name)]
+        runs = [f"run {run.run_id}" for run in self.all_runs() if run.run_id.startswith(name)]
         if len(matches) > 1 or (matches and runs):
-            found = [*(f"sweep {sweep.sweep_id}" for sweep in matches), *runs]
-            shown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
-            raise ConfigError(f"{name!r} is ambiguous in {self.path}: {shown}")
+            raise _ambiguous(repr(name), self.path, [*(f"sweep {sweep.sweep_id}" for sweep in matches), *runs])
         return matches[0] if matches else None
 
     def find_run(self, name: str, *, is_waiting_found: bool = False) -> RunDir:
@@ -257,7 +261,7 @@ class Home:
         """
         if _may_be_file(RunDir(Path(name)).config):
             return RunDir(Path(name).absolute())
-        ids = sorted(path.name for path in self.runs.iterdir() if path.is_dir()) if self.runs.is_dir() else []
+        ids = [run.run_id for run in self.all_runs()]
         if name in ids:
             return self.run_dir(name)
         if named := self.names.run_id(name):
@@ -274,10 +278,8 @@ class Home:
                 f"run {name!r} is trial {number} of sweep {sweep.sweep_id} and has not started; "
                 f"{program.command('status')} {run_id} says where it stands"
             )
-        matches = matches or list(waiting)
-        if matches:
-            shown = ", ".join(matches[:8]) + (" ..." if len(matches) > 8 else "")
-            raise ConfigError(f"run {name!r} is ambiguous in {self.runs}: {shown}")
+        if matches := matches or list(waiting):
+            raise _ambiguous(f"run {name!r}", self.runs, matches)
         if not ids:
             raise ConfigError(
                 f"no run {name!r}: {self.runs} has no runs yet; {program.command('launch')} --task NAME makes one"
@@ -294,6 +296,10 @@ class Home:
                 if isinstance(run_id, str) and Path(run_id).name == run_id and run_id.startswith(name):
                     found.setdefault(run_id, []).append((sweep, number))
         return {name: found[name]} if name in found else found
+
+
+def _ambiguous(what: str, folder: Path, found: list[str]) -> ConfigError:
+    return ConfigError(f"{what} is ambiguous in {folder}: {', '.join(found[:8])}{' ...' * (len(found) > 8)}")
 
 
 def _may_be_file(path: Path) -> bool:

@@ -40,7 +40,7 @@ def main(args: Args) -> cli.Result:
     if not args.runs and not args.older:
         raise ConfigError("clean needs runs or sweeps to remove, or --older DAYS for all that have not changed since")
     home = Home.find(args.home)
-    named, sweeps = overview.find(home, args.runs) if args.runs else (overview.all_runs(home), [])
+    named, sweeps = overview.find(home, args.runs) if args.runs else (home.all_runs(), [])
     found = disk.clean(named, sweeps, keep_best=args.keep_best, older_days=args.older, dry_run=args.dry_run)
     lines = [f"{disk.human(size):>10}  {path}" for path, size in sorted(found.paths.items())]
     lines += [f"{'kept':>10}  {what}: {why}" for what, why in found.kept.items()]

@@ -82,7 +82,7 @@ def main(args: Args) -> cli.Result:
         if chosen:
             seen = overview.look_at_named(named, sweeps, scheduler)
         else:
-            seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps(), scheduler, home)
+            seen = overview.look_at_all(home.all_runs(), home.all_sweeps(), scheduler, home)
         runs = overview.select(_having(seen.runs, cli.settings(args.where)), args.state, args.task, args.sort)
         if chosen or not (args.state or args.task or args.where):
             return Overview(runs, seen.sweeps)

@@ -84,8 +84,7 @@ def human(size: float) -> str:
 
 def runs_of(home: Home, sweep: SweepDir) -> list[RunDir]:
     """The runs that a sweep has started; trials that are runs of their own as well are not among them."""
-    runs = [home.run_dir(name) for name in sorted(names_in(home.runs))]  # of a folder that may have been moved since
-    return [run for run in runs if Path(_sweep_of(run)).name == sweep.sweep_id]
+    return [run for run in home.all_runs() if Path(_sweep_of(run)).name == sweep.sweep_id]  # it may have been moved
 
 
 def _waiting(sweeps: Iterable[SweepDir]) -> dict[str, str]:
@@ -244,8 +243,8 @@ def usage(home: Home) -> list[tuple[str, int, int]]:
 
 def checkpoints_share(home: Home) -> int:
     """Bytes of the checkpoints that `clean --keep-best` would remove."""
-    folders = [home.run_dir(name).checkpoints for name in names_in(home.runs)]
-    return sum(size_of(path)[0] for folder in folders if folder.is_dir() for path in _heavy(folder.parent))
+    runs = [run for run in home.all_runs() if run.checkpoints.is_dir()]
+    return sum(size_of(path)[0] for run in runs for path in _heavy(run.path))
 
 
 def free(path: Path) -> str:
@@ -263,12 +262,11 @@ _LOOKED_AT = 50
 def needs(home: Home, task: str, model: str, count: int = 1) -> str:
     """What `count` runs of a network on a task will occupy, as one of them that is done does, and what is free."""
     sizes = []
-    for name in sorted(name for name in names_in(home.runs) if name.startswith(f"{task}-"))[:_LOOKED_AT]:
-        run = home.run_dir(name)
+    for run in [run for run in home.all_runs() if run.run_id.startswith(f"{task}-")][:_LOOKED_AT]:
         network = read_json(run.config).get("model", {})
         alike = isinstance(network, dict) and network.get("name") == model
         if alike and is_listed(run.state) and read_json(run.state).get("state") == "done":
-            sizes.append((*size_of(run.path), name))
+            sizes.append((*size_of(run.path), run.run_id))
     if not sizes:
         return f"disk: {free(home.path)}"
     size, files, name = max(sizes)

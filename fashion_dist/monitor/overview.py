@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -96,15 +95,6 @@ def _read_sweep(sweep: SweepDir, scheduler: Scheduler, known: Mapping[str, RunVi
         return read_sweep_view(sweep, scheduler, known)
     except (InputError, RunError, OSError) as error:
         return UnreadableSweep(sweep.sweep_id, f"unreadable: {error}")
-
-
-def all_runs(home: Home) -> list[RunDir]:
-    """Every run of the working folder."""
-    try:
-        with os.scandir(home.runs) as entries:
-            return [home.run_dir(name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
-    except FileNotFoundError:
-        return []
 
 
 def select(views: Sequence[RunView], state: str, task: str, sort: str) -> list[RunView]:

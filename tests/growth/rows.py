@@ -210,7 +210,7 @@ def looking(n: int, folder: Path) -> Work:
     first = make_run(folder / "runs" / "clipart-0000000000", load("clipart").recipe, shard_set, {})
     for number in range(1, n):
         shutil.copytree(first.path, folder / "runs" / f"clipart-{number:010x}")
-    return lambda: overview.look_at_all(overview.all_runs(Home(folder)), [])
+    return lambda: overview.look_at_all(Home(folder).all_runs(), [])
 
 
 def searching(n: int, folder: Path) -> Work:

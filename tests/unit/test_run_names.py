@@ -9,7 +9,7 @@ import pytest
 
 from fashion_dist.cluster.run_view import read_run_views
 from fashion_dist.errors import ConfigError
-from fashion_dist.monitor import overview, table
+from fashion_dist.monitor import table
 from fashion_dist.paths import Home, RunDir
 
 
@@ -29,7 +29,7 @@ def test_a_name_is_taken_where_a_run_id_is_and_shown(home: Home) -> None:
     assert home.find_sweep("model-a") is None
     with pytest.raises(ConfigError, match=r"unknown run 'model-b'.*model-a"):
         home.find_run("model-b")
-    views = read_run_views(overview.all_runs(home))
+    views = read_run_views(home.all_runs())
     assert [view.name for view in views] == ["model-a", ""]
     head, first, second = table.table(views, 80).splitlines()
     assert head.split()[:2] == ["RUN", "NAME"] and first.split()[1] == "model-a" and second.split()[1] == "-"

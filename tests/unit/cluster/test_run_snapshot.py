@@ -250,7 +250,7 @@ def test_a_file_that_cannot_be_read_is_one_row_and_the_others_are_shown(
     shutil.copytree(run.path, good)
     (good / "state.json").write_text('{"state": "done", "attempt": 1}')
     (run.path / name).write_text(content)
-    bad, other = read_run_views(overview.all_runs(Home(tmp_path)))
+    bad, other = read_run_views(Home(tmp_path).all_runs())
     assert other.state == "done" and bad.state == "unreadable"
     assert bad.detail.startswith(f"unreadable: {run.path / name}: ") and why in bad.detail
     text = table.table([bad, other], 400)
@@ -313,7 +313,7 @@ def test_a_sweep_that_cannot_be_read_is_one_row(name: str, content: str, why: st
     make_trial(good, 0, "done", [0.5])
     (bad.folder.path / name).write_text(content)
     home = Home(tmp_path)
-    seen = overview.look_at_all(overview.all_runs(home), home.all_sweeps())
+    seen = overview.look_at_all(home.all_runs(), home.all_sweeps())
     text = overview.draw([], seen, home, 400)
     (line,) = [line for line in text.splitlines() if line.startswith("a ")]
     assert "unreadable: " in line and f"{bad.folder.path / name}: " in line and why in line
@@ -335,7 +335,7 @@ def test_folders_that_another_user_closed_are_one_row_each() -> None:
 
         def look() -> str:
             home = Home(shared)
-            return overview.draw([], overview.look_at_all(overview.all_runs(home), home.all_sweeps()), home, 400)
+            return overview.draw([], overview.look_at_all(home.all_runs(), home.all_sweeps()), home, 400)
 
         said = as_somebody(look).splitlines()
         for path, name in zip(closed, ("sweep.json", "config.json"), strict=True):

@@ -164,10 +164,10 @@ def test_sorting_and_filtering() -> None:
 
 def test_looking_at_many_runs(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert overview.all_runs(home) == []
+    assert home.all_runs() == []
     for index in range(20):
         make_run(tmp_path, f"r-{index:02}", GONE, {"state": "done"})
-    views = read_run_views(overview.all_runs(home))
+    views = read_run_views(home.all_runs())
     assert [v.run_id for v in views] == [f"r-{index:02}" for index in range(20)]
     assert "20 runs: 20 done" in overview.draw([], overview.Overview(views), home, 80)
 
