@@ -15,7 +15,7 @@ from fashion_dist.cluster.queue_view import QueueView, Scheduler
 from fashion_dist.cluster.run_snapshot import Cause, RunSnapshot, derive_status
 from fashion_dist.cluster.slurm import JobRef, JobStatus
 from fashion_dist.errors import DamageError, InputError
-from fashion_dist.paths import Home, RunDir
+from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
 from fashion_dist.runs import read_facts
 from shards import Manifest, program
@@ -158,11 +158,11 @@ def line(view: RunView, width: int = 0) -> str:
     return text()
 
 
-def typed(name: str, run: RunDir, flags: str = "") -> str:
-    """A command about a run that works when pasted, from the same folder."""
-    home = home_flag(run.home)
+def typed(name: str, folder: RunDir | SweepDir, flags: str = "") -> str:
+    """A command about a run or a sweep that works when pasted, from the same folder."""
+    home = home_flag(folder.home)
     option = "--resume " if name == "launch" else ""
-    return f"{program.command(name)} {option}{shlex.quote(run.run_id)}{home}{' ' + flags if flags else ''}"
+    return f"{program.command(name)} {option}{shlex.quote(folder.path.name)}{home}{' ' + flags if flags else ''}"
 
 
 def answers(run: RunDir) -> dict[str, str]:

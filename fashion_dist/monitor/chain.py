@@ -137,12 +137,8 @@ def submit(
         made = _here(folder, wanted) if cluster == "local" else _on_slurm(folder, wanted, resources, before)
         for name, job in zip(wanted, made, strict=False):  # each noted before the next is asked for
             jobs[name] = job
-            _write(folder, jobs)
+            write_json(folder / "then.json", {name: job.to_json() if job else None for name, job in jobs.items()})
     return read(folder)
-
-
-def _write(folder: Path, jobs: dict[str, JobRef | None]) -> None:
-    write_json(folder / "then.json", {name: job.to_json() if job else None for name, job in jobs.items()})
 
 
 def _here(folder: Path, names: Sequence[str]) -> Iterator[JobRef]:

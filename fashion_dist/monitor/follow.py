@@ -38,13 +38,9 @@ def follow(run: RunDir, show: Callable[[RunView], None] | None = None) -> RunVie
         run: a submitted run.
         show: called at every poll; the default writes to stderr, one line that is redrawn on a terminal.
     """
-    if show is not None:
-        return _until_over(run, show)
-    with Lines() as lines:
-        return _until_over(run, lines.show)
-
-
-def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
+    if show is None:
+        with Lines() as lines:
+            return follow(run, lines.show)
     scheduler = Scheduler()
     over_since: float | None = None
     while True:
@@ -52,12 +48,9 @@ def _until_over(run: RunDir, show: Callable[[RunView], None]) -> RunView:
         scheduler.refresh()
         view = read_run_view(run, scheduler)
         show(view)
-        if view.is_active:
-            over_since = None
-        else:
-            over_since = over_since or now
-            if now - over_since > _patience_s(view):
-                return view
+        over_since = None if view.is_active else over_since or now
+        if over_since is not None and now - over_since > _patience_s(view):
+            return view
         time.sleep(POLL_S)
 
 

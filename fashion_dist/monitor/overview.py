@@ -215,7 +215,7 @@ AGAIN_S = 4.0
 def interrupted(folder: RunDir | SweepDir, jobs: Sequence[JobRef | None]) -> None:
     """Ctrl-C ends `--wait`, not what is waited for: say so; on this machine a second one asks that to save and stop."""
     is_run = isinstance(folder, RunDir)
-    look = typed("status", folder) if isinstance(folder, RunDir) else sweep_messages.typed("status", folder)
+    look = typed("status", folder)
     cli.tell(f"\nthe {'run' if is_run else 'sweep'} goes on; {look} --watch follows it, {look} --cancel ends it")
     if not any(job is not None and job.cluster == "local" for job in jobs):
         return

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from typing import TYPE_CHECKING
 
 from fashion_dist import cli
 from fashion_dist.cluster import slurm
 from fashion_dist.cluster.queue_view import Scheduler
+from fashion_dist.cluster.run_view import typed
 from fashion_dist.errors import RunError
 from fashion_dist.monitor import disk, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
-from fashion_dist.paths import Home, SweepDir
+from fashion_dist.paths import SweepDir
 from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
-from shards import program
 
 if TYPE_CHECKING:
     from fashion_dist.sweep.launcher import Submitted, SweepDraft
@@ -22,12 +21,6 @@ if TYPE_CHECKING:
 SHOWN = 24
 SETTLE_S = 12.0
 """How long to believe that an ended sweep might go on: a task that requeues itself is gone for a moment."""
-
-
-def typed(name: str, folder: SweepDir, flags: str = "") -> str:
-    """A command about a sweep that works when pasted, from the same folder."""
-    at = "" if Home.find().sweeps == folder.path.parent else f" --home {shlex.quote(str(folder.path.parent.parent))}"
-    return f"{program.command(name)} {shlex.quote(folder.sweep_id)}{at}{' ' + flags if flags else ''}"
 
 
 def commands(view: SweepView) -> list[tuple[str, str]]:
@@ -94,7 +87,8 @@ def _notes(draft: SweepDraft) -> list[str]:
 
 def of_end(folder: SweepDir) -> cli.Result:
     """Follow the sweep to its end, a line on stderr whenever something changes."""
-    said, over_since, scheduler = "", 0.0, Scheduler()
+    said, scheduler = "", Scheduler()
+    over_since: float | None = None
     while True:
         scheduler.refresh()
         view = read_sweep_view(folder, scheduler)
@@ -104,13 +98,10 @@ def of_end(folder: SweepDir) -> cli.Result:
         )
         if words != said:
             cli.tell(words)
-            said, over_since = words, 0.0
-        if view.is_active:
-            over_since = 0.0
-        else:
-            over_since = over_since or time.monotonic()
-            if time.monotonic() - over_since > SETTLE_S:
-                break
+            said, over_since = words, None
+        over_since = None if view.is_active else over_since or time.monotonic()
+        if over_since is not None and time.monotonic() - over_since > SETTLE_S:
+            break
         time.sleep(WATCH_S)
     well = all(trial.view.state in ("done", "pruned") for trial in view.trials)
     return cli.Result(
