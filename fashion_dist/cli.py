@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -78,10 +78,7 @@ class Result:
         lines = [self.text] if self.text else []
         if self.headline:
             lines.append(self.headline)
-        width = max((len(name) for name in [*self.paths, *self.next]), default=0)
-        lines += [f"  {name:<{width}}  {path}" for name, path in self.paths.items()]
-        lines += [f"  {why:<{width}}  {command}" for why, command in self.next.items()]
-        return visible("\n".join(lines))
+        return visible("\n".join([*lines, *labelled([*self.paths.items(), *self.next.items()])]))
 
     def to_json(self) -> str:
         """One line of JSON; a key of `data` wins over the common ones."""
@@ -294,6 +291,23 @@ class Progress:
             rate = done / (now - started) if now > started else 0.0
             pace = "" if not rate else f", {rate:.0f}/s" if rate >= 1 else f", {1 / rate:.0f} s each"
             print(f"{stage}: {done}/{total}{pace}", file=sys.stderr, flush=True)
+
+
+def labelled(rows: Sequence[tuple[str, object]]) -> list[str]:
+    """A line of each label and text; the texts stand below each other."""
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"  {label:<{width}}  {text}" for label, text in rows]
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int], width: int = 0) -> str:
+    """Rows of cells as lines, in columns; those of `right` end together, as numbers do; cut at `width` unless 0."""
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.rjust if at in right else str.ljust for at in range(len(sizes))]
+    lines = []
+    for row in rows:
+        line = "  ".join(side(cell, size) for side, cell, size in zip(sides, row, sizes, strict=True)).rstrip()
+        lines.append(cut(line, width) if width else line)
+    return "\n".join(lines)
 
 
 def cut(text: str, width: int) -> str:

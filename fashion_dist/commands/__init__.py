@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def table() -> str:
     """The commands as lines."""
-    width = max(map(len, known()))
-    lines = [f"  {name:<{width}}  {what}" for name, what in known().items()]
+    from fashion_dist import cli
+
     start = program.command("NAME")
-    return "\n".join([f"usage: {start} [options]; {start} --help shows them\n", *lines])
+    return "\n".join([f"usage: {start} [options]; {start} --help shows them\n", *cli.labelled([*known().items()])])

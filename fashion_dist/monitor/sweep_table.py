@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fashion_dist.cli import cut
+from fashion_dist.cli import aligned, cut, labelled
 from fashion_dist.cluster.run_view import duration
 from fashion_dist.sweep.view import SweepView, TrialView, UnreadableSweep
 
@@ -24,7 +24,7 @@ def sweeps(views: Sequence[SweepView | UnreadableSweep], width: int) -> str:
             ]
         )  # fmt: skip
     lines = [cut(f"{view.sweep_id}  {view.detail}", width) for view in views if isinstance(view, UnreadableSweep)]
-    return "\n".join(([_columns(rows, width, right=(2, 4))] if len(rows) > 1 else []) + lines)
+    return "\n".join(([aligned(rows, (2, 4), width)] if len(rows) > 1 else []) + lines)
 
 
 def counts(view: SweepView) -> str:
@@ -46,7 +46,7 @@ def trials(view: SweepView, width: int, limit: int = 0) -> str:
     rows += [_row(trial, keys) for trial in shown]
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
-    text = _columns(rows, width, right=(0, 2, 3, 4))
+    text = aligned(rows, (0, 2, 3, 4), width)
     hidden = len(view.trials) - len(shown)
     return f"{text}\n... and {hidden:,} more" if hidden else text
 
@@ -69,17 +69,6 @@ def _short(value: object) -> str:
     return cut(str(value), 24)
 
 
-def _columns(rows: Sequence[Sequence[str]], width: int, right: Sequence[int]) -> str:
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(widths[at]) if at in right else cell.ljust(widths[at]) for at, cell in enumerate(row)
-        ]  # fmt: skip
-        lines.append(cut("  ".join(cells).rstrip(), width))
-    return "\n".join(lines)
-
-
 def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]], height: int = 0) -> str:
     """Everything about one sweep: its trials, the best, and what to type; in so many lines, 0 is no bound."""
     sweep, best = view.sweep, view.best
@@ -95,8 +84,7 @@ def page(view: SweepView, width: int, commands: Sequence[tuple[str, str]], heigh
     if sweep.is_studied:
         rows.append(("decisions", str(sweep.folder.decisions)))
     rows += commands
-    label = max(len(name) for name, _ in rows)
     title = sweep.folder.sweep_id if sweep.name == sweep.folder.sweep_id else f"{sweep.folder.sweep_id} ({sweep.name})"
-    facts = "\n".join([title, *(f"  {name:<{label}}  {text}" for name, text in rows)])
+    facts = "\n".join([title, *labelled(rows)])
     room = max(3, height - facts.count("\n") - 5) if height else 0
     return f"{facts}\n\n{trials(view, width, room)}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fashion_dist.cli import cut
+from fashion_dist.cli import aligned, cut, labelled
 from fashion_dist.cluster.run_view import RunView, answers, duration, typed
 from fashion_dist.errors import unknown
 from fashion_dist.paths import RunDir
@@ -112,34 +112,23 @@ def table(views: Sequence[RunView], width: int, names: Sequence[str] = ()) -> st
     if not views:
         return "no runs"
     if names:
-        chosen = columns_named(names, views)
-        shown = [[c.title for c in chosen], *([c.text(view) for c in chosen] for view in views)]
-        sizes = [max(map(len, column)) for column in zip(*shown, strict=True)]
-        sides = [str.rjust if c.right else str.ljust for c in chosen]
-        return "\n".join(
-            "  ".join(side(cell, size) for side, cell, size in zip(sides, row, sizes, strict=True)).rstrip()
-            for row in shown
-        )
+        columns = columns_named(names, views)
+        return _aligned(columns, [[c.title, *map(c.text, views)] for c in columns])
     wants_detail = any(view.detail for view in views)
     columns = [c for name, c in COLUMNS.items() if name != "name" or any(view.name for view in views)]
-    cells = {id(c): [c.title, *(c.text(view) for view in views)] for c in columns}
+    cells = {c: [c.title, *map(c.text, views)] for c in columns}
 
     def taken() -> int:
-        return sum(max(map(len, cells[id(c)])) + 2 for c in columns)
+        return sum(max(map(len, cells[c])) + 2 for c in columns)
 
     while len(columns) > 2 and taken() + (_LEAST_DETAIL if wants_detail else -2) > width:
         columns.remove(min(columns, key=lambda c: c.keep))
-    widths = {id(c): max(map(len, cells[id(c)])) for c in columns}
-    room = width - taken()
-    details = ["DETAIL" if wants_detail else "", *(view.detail for view in views)]
-    lines = []
-    for row, detail in enumerate(details):
-        parts = [
-            cells[id(c)][row].rjust(widths[id(c)]) if c.right else cells[id(c)][row].ljust(widths[id(c)])
-            for c in columns
-        ]
-        lines.append("  ".join([*parts, cut(detail.splitlines()[0] if detail else "", room)]).rstrip())
-    return "\n".join(lines)
+    details = ["DETAIL" if wants_detail else "", *((view.detail.splitlines() or [""])[0] for view in views)]
+    return _aligned(columns, [*(cells[c] for c in columns), [cut(detail, width - taken()) for detail in details]])
+
+
+def _aligned(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> str:
+    return aligned([*zip(*cells, strict=True)], [at for at, column in enumerate(columns) if column.right])
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -198,8 +187,7 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     if run.checkpoints.is_dir():
         rows += answers(run).items()
         rows.append(("report", typed("report", run)))
-    label = max(len(name) for name, _ in rows)
-    return "\n".join([f"{view.run_id}  {view.name}".rstrip(), *(f"  {name:<{label}}  {text}" for name, text in rows)])
+    return "\n".join([f"{view.run_id}  {view.name}".rstrip(), *labelled(rows)])
 
 
 def _curves(run: RunDir, metric: str, width: int) -> list[tuple[str, str]]:
