@@ -16,7 +16,7 @@ from fashion_dist.errors import DamageError, InputError
 from fashion_dist.paths import RunDir
 from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.tasks import Task
-from shards import Split
+from shards import Split, images
 
 SPLITS = ("test", "val")
 """Splits that a report judges, in the order of preference: the first with labels and predictions."""
@@ -73,11 +73,14 @@ class Thumbnails:
 
     def __getitem__(self, row: int) -> str:
         """The image in `row`; a gray square where it is damaged."""
+        from PIL import Image
+
         if row not in self._made:
             try:
-                self._made[row] = encode(open_image(self._files.read(row)), self._px)
-            except (DamageError, OSError):
-                self._made[row] = _missing(self._px)
+                picture = images.sketch(self._files.read(row).tobytes(), 2 * self._px, "white")
+            except (DamageError, OSError, images.BadImageError):
+                picture = Image.new("RGB", (self._px, self._px), "#999999")
+            self._made[row] = encode(picture, self._px)
         return self._made[row]
 
     def __enter__(self) -> Thumbnails:
@@ -85,18 +88,6 @@ class Thumbnails:
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
-
-
-def open_image(data: np.ndarray) -> Any:
-    """The Pillow image of encoded bytes uint8 [size], upright, in RGB; transparent parts are white."""
-    from PIL import Image, ImageOps
-
-    image: Any = ImageOps.exif_transpose(Image.open(io.BytesIO(data.tobytes())))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    return image.convert("RGB")
 
 
 def encode(image: Any, px: int, quality: int = 80) -> str:
@@ -112,12 +103,6 @@ def encode(image: Any, px: int, quality: int = 80) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _missing(px: int) -> str:
-    from PIL import Image
-
-    return encode(Image.new("RGB", (px, px), "#999999"), px)
 
 
 def spread(order: Iterable[int], groups: np.ndarray, each: int, most: int) -> list[int]:

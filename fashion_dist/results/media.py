@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fashion_dist.config import Config
 from fashion_dist.errors import DamageError, InputError, RunError
@@ -21,11 +20,11 @@ from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
 from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from fashion_dist.tracking.wandb_media import Artifact, Example, Media
-from shards import ShardSet, Split
+from shards import ShardSet, Split, images
 from shards.safe_io import is_regular, read_regular
 from shards.spreadsheet import text_of
 
-EXAMPLES = 32
+EXAMPLES, SHOWN_PX = 32, 224
 CONFUSABLE = 400
 """Most classes of a confusion matrix that is shown; W&B takes 200,000 cells of a table."""
 
@@ -112,10 +111,10 @@ def _examples(run: RunDir, config: Config, shard_set: ShardSet, split: str) -> l
     try:
         for row in np.unique(np.linspace(0, len(part) - 1, min(EXAMPLES, len(part))).astype(int)).tolist():
             try:
-                picture = Image.open(io.BytesIO(files.read(row).tobytes())).convert("RGB")
-            except (DamageError, OSError):
+                picture = images.sketch(files.read(row).tobytes(), 2 * SHOWN_PX, "white")
+            except (DamageError, OSError, images.BadImageError):
                 continue
-            picture.thumbnail((224, 224))
+            picture.thumbnail((SHOWN_PX, SHOWN_PX))
             found.append(Example(str(columns["key"][row]), picture, _values(columns, row, names, part)))
     finally:
         files.close()

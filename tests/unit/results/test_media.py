@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 from offline_run import read_offline
+from PIL import Image
 from report_runs import guess, make_run, with_settings
 
 from fashion_dist.report.figure_writer import FigureWriter
-from fashion_dist.results.media import run_media
-from fashion_dist.tasks import deepfashion
+from fashion_dist.report.split_predictions import Thumbnails
+from fashion_dist.results.media import _examples, run_media
+from fashion_dist.tasks import classification, deepfashion
 from fashion_dist.tracking import wandb_sync
-from shards import ShardSet
+from shards import PackOptions, ReadOptions, ShardSet, pack
 
 
 def test_a_run_is_read_back_from_its_wandb_file(packed_home: Path, tmp_path: Path) -> None:
@@ -49,3 +54,28 @@ def test_a_run_is_read_back_from_its_wandb_file(packed_home: Path, tmp_path: Pat
     assert artifacts["checkpoint-deepfashion-1"]["made_from"] == [shards]
     assert artifacts["predictions-val-deepfashion-1"]["made_from"] == [shards, "checkpoint-deepfashion-1"]
     assert artifacts["submission-deepfashion-1"]["made_from"] == ["predictions-val-deepfashion-1"]
+
+
+def test_pictures_of_any_kind_are_shown_as_they_are_meant(tmp_path: Path) -> None:
+    """Deep gray is not white, and what a camera noted as turned is upright, in W&B's examples and in the page."""
+    for name in ("deep", "turned"):
+        (tmp_path / "raw" / "train" / name).mkdir(parents=True)
+    Image.fromarray(np.full((16, 16), 20_000, np.uint16)).save(tmp_path / "raw" / "train" / "deep" / "a.png")
+    wide = Image.new("RGB", (48, 16), "red")
+    exif = wide.getexif()
+    exif[0x0112] = 6
+    wide.save(tmp_path / "raw" / "train" / "turned" / "b.jpg", exif=exif)
+    pack("image_folder", tmp_path / "raw", tmp_path / "set", PackOptions(), ReadOptions(val_fraction=0.0))
+    shard_set = ShardSet.open(tmp_path / "set")
+    split = shard_set.split("train")
+    config = with_settings(classification.RECIPE, "task.label=label")
+    answers = {"label": np.zeros(2, np.int64), "probability": np.full((2, 2), 0.5, np.float32)}
+    run = make_run(tmp_path / "runs" / "classification-1", config, shard_set, {"train": answers})
+    shown = [one.image for one in _examples(run, config, shard_set, "train")]
+    with Thumbnails(split) as thumbs:
+        shown += [Image.open(io.BytesIO(base64.b64decode(thumbs[row].partition(",")[2]))) for row in range(2)]
+    for picture, name in zip(shown, [str(key) for key in split.keys] * 2, strict=True):
+        if "deep" in name:
+            assert abs(np.asarray(picture.convert("L")).mean() - 20_000 / 257) < 3
+        else:
+            assert picture.height == 3 * picture.width
