@@ -23,14 +23,12 @@ from fashion_dist.settings import (
     added,
     asked_fields,
     build,
-    gone_settings,
     hints_of,
     parse_value,
     require,
     require_setting,
 )
 from shards import typed_json
-from shards.typed_json import parse_object
 
 
 @dataclass(frozen=True)
@@ -449,18 +447,6 @@ class Config:
         """The configuration as JSON reads it back, which is how a checkpoint keeps it."""
         values: dict[str, Any] = json.loads(self.to_json())
         return values
-
-    @classmethod
-    def from_json(cls, text: str) -> Config:
-        """The configuration that `to_json` wrote, today or before fields were added.
-
-        Raises:
-            InputError: it is no configuration, or has settings that are gone; names them.
-        """
-        config, gone = cls.read(parse_object(text, "the configuration"))
-        if gone:
-            raise ConfigError(f"the configuration has {gone_settings(gone)}")
-        return config
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:

@@ -76,12 +76,13 @@ class _Best:
 
 
 class StateFile:
-    """Rank 0's hand on `state.json`: at most one write every `interval_s`, save for changes of phase or state."""
+    """Rank 0's hand on `state.json`: at most one write every `INTERVAL_S`, save for changes of phase or state."""
 
-    def __init__(self, path: Path, attempt: int, message: str = "", interval_s: float = 1.0) -> None:
+    INTERVAL_S = 1.0
+
+    def __init__(self, path: Path, attempt: int, message: str = "") -> None:
         self.path = path
         self.state = RunState(attempt=attempt, message=message)
-        self._interval_s = interval_s
         self._written = float("-inf")
 
     def update(self, **values: Any) -> None:
@@ -91,7 +92,7 @@ class StateFile:
             name in ("phase", "state") and getattr(self.state, name) != value for name, value in values.items()
         )
         self.state = dataclasses.replace(self.state, **values)
-        if urgent or now - self._written >= self._interval_s:
+        if urgent or now - self._written >= self.INTERVAL_S:
             self._written = now
             self.state = dataclasses.replace(self.state, updated=time.time())
             shown = self.state.best if math.isfinite(self.state.best.get("value", 0.0)) else {}  # JSON has no NaN

@@ -107,7 +107,7 @@ def confusion_sentence(pairs: Sequence[tuple[int, int, int]], total: np.ndarray,
     errors = sum(images for _, _, images in pairs)
     there, back = count / total[i], reverse / max(1, total[j])
     return (
-        f"{_capital(called(i))} is taken for {called(j)} in {formatting.percent(there, 0)} of cases and "
+        f"{formatting.capital(called(i))} is taken for {called(j)} in {formatting.percent(there, 0)} of cases and "
         f"{called(j)} for {called(i)} in {formatting.percent(back, 0)}; together that is "
         f"{formatting.percent((count + reverse) / errors, 0)} of all {formatting.count(errors, 'mistake')}."
     )
@@ -119,10 +119,6 @@ def _most_confused(found: ClassAnswers, pairs: Sequence[tuple[int, int, int]]) -
         return np.arange(len(found.names))
     met = dict.fromkeys(k for i, j, _ in pairs for k in (i, j))
     return np.sort(np.array([*met, *(k for k in range(MOST) if k not in met)][:MOST]))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _more(rows: Sequence[object], shown: int) -> str:
@@ -192,7 +188,7 @@ def class_by_class(found: ClassAnswers, album: FigureWriter) -> Section:
     order = asked[np.argsort(counted.f1[asked], kind="stable")]
     weakest, strongest = int(order[0]), int(order[-1])
     sentences = [
-        f"{_capital(found.called(strongest))} is recognised best (F1 {counted.f1[strongest]:.3f}), "
+        f"{formatting.capital(found.called(strongest))} is recognised best (F1 {counted.f1[strongest]:.3f}), "
         f"{found.called(weakest)} worst (F1 {counted.f1[weakest]:.3f})."
     ]
     missing = [found.called(k) for k in np.flatnonzero(counted.support == 0)[:8].tolist()]

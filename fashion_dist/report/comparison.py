@@ -215,10 +215,10 @@ def curves(groups: Sequence[Group], shared: Sequence[str], album: FigureWriter) 
 
 
 def curve_picture(
-    name: str, metric: str, groups: Sequence[Group], album: FigureWriter, split: str = "val", title: str = ""
+    name: str, metric: str, groups: Sequence[Group], album: FigureWriter, title: str = ""
 ) -> Picture | None:
-    """One metric of all groups over the epochs; None where nobody has measured it."""
-    drawn = [(g, [s for f in g.members if (s := f.series(split, metric))]) for g in groups]
+    """One metric of all groups on validation over the epochs; None where nobody has measured it."""
+    drawn = [(g, [s for f in g.members if (s := f.series("val", metric))]) for g in groups]
     drawn = [(g, series) for g, series in drawn if series]
     if not drawn:
         return None
@@ -244,13 +244,9 @@ def curve_picture(
         epochs_below(axes)
         figure.legend(loc="outside lower center", ncols=1 if max(len(g.label) for g, _ in named) > 24 else 2)
 
-    shown = (
-        title
-        or f"{formatting.name(metric)[:1].upper()}{formatting.name(metric)[1:]}, "
-        f"{'validation' if split == 'val' else split}"
-    )
+    shown = title or f"{formatting.capital(formatting.name(metric))}, validation"
     told = "; ".join(f"{g.label} ends at {_mean_line(series)[-1][1]:.4g}" for g, series in named[:6])
-    rows = [(f.run_id, g.label, e, v) for g, _ in drawn for f in g.members for e, v in f.series(split, metric)]
+    rows = [(f.run_id, g.label, e, v) for g, _ in drawn for f in g.members for e, v in f.series("val", metric)]
     lines = len(named) if max(len(g.label) for g, _ in named) > 24 else (len(named) + 1) // 2
     alt = f"{shown} over the epochs of {len(drawn)} configurations: {told}."
     return album.draw(name, shown, alt, paint, ("run", "label", "epoch", metric), rows, size=(5.4, 3.3 + 0.19 * lines))

@@ -22,15 +22,6 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 100 else f"{int(minutes // 60)} h {int(minutes % 60)} min"
 
 
-def number(value: object) -> str:
-    """A metric or a setting: four digits of what is not whole."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.4g}"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 else f"{value:.4g}"
-
-
 def name(metric: str) -> str:
     """A metric's name in words: `top3_accuracy` is `top-3 accuracy`."""
     known = {"macro_f1": "macro F1", "micro_f1": "micro F1", "sample_f1": "F1 by image",
@@ -44,6 +35,11 @@ def name(metric: str) -> str:
 def listing(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def capital(text: str) -> str:
+    """`text` as a sentence or a title begins."""
+    return text[:1].upper() + text[1:]
 
 
 def brief(text: str, most: int = 60) -> str:

@@ -38,7 +38,6 @@ class RunData:
         made: run.json.
         snapshot: its other small files.
         points: the lines of metrics.jsonl.
-        damaged: how many lines of it could not be read.
         shard_set: what it learns from, where that is still there and the same.
         notes: what is missing or not as it should be, in sentences.
         gone: settings that it was made with and that are gone; its network cannot be built.
@@ -50,7 +49,6 @@ class RunData:
     made: RunFacts
     snapshot: RunSnapshot
     points: Sequence[dict[str, Any]]
-    damaged: int = 0
     shard_set: ShardSet | None = None
     notes: Sequence[str] = field(default_factory=tuple)
     gone: Mapping[str, Any] = field(default_factory=dict)
@@ -241,7 +239,7 @@ def _read(snapshot: RunSnapshot, view: RunView) -> RunData:
     if damaged:
         lines = f"{damaged} line{'s' * (damaged != 1)}"
         notes.append(f"{lines} of metrics.jsonl could not be read and {'is' if damaged == 1 else 'are'} left out.")
-    return RunData(run, config, view, made, snapshot, points, damaged, shard_set, tuple(notes), gone)
+    return RunData(run, config, view, made, snapshot, points, shard_set, tuple(notes), gone)
 
 
 def _damaged(run: RunDir, read: int) -> int:

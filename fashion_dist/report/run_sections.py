@@ -130,7 +130,7 @@ def machines(facts: RunData, album: FigureWriter) -> Section | None:
 def _of_nodes(name: str, nodes: Mapping[str, list[tuple[float, float]]], album: FigureWriter) -> Picture:
     words = re.sub(r"^gpu(\d*)_", lambda found: f"GPU {found[1]}".strip() + " ", name)
     words = words.replace("_", " ").replace("cpu", "CPU").replace(" percent", ", %")
-    title = words[:1].upper() + words[1:]
+    title = formatting.capital(words)
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
@@ -205,10 +205,9 @@ def _both(facts: RunData, album: FigureWriter, name: str) -> Picture | None:
     lines = [(split, points) for split in ("train", "val") if (points := facts.series(split, name))]
     if not lines:
         return None
-    title = {"lr": "Learning rate", "samples_per_s": "Throughput, samples/s of all ranks"}.get(
-        name, formatting.name(name)
+    title = (
+        "Throughput, samples/s of all ranks" if name == "samples_per_s" else formatting.capital(formatting.name(name))
     )
-    title = title[0].upper() + title[1:]
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()

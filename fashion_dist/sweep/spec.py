@@ -80,7 +80,6 @@ class Spec:
     parameters: tuple[Parameter, ...]
     metric: str = ""
     """A metric of the validation split; empty is the task's own."""
-    goal: Literal["maximize", "minimize"] = "maximize"
     run_cap: int = 0
     """Largest number of trials; 0 is as many as the grid has."""
     halving: HyperbandConfig | None = None
@@ -171,9 +170,9 @@ def parse(values: Mapping[str, Any], where: str, keys: Sequence[str]) -> Spec:
         seen.add(parameter.key)
         if method == "grid":
             _require_countable(parameter, where)
-    metric, goal = _metric(values.get("metric", {}), where)
+    metric = _metric(values.get("metric", {}), where)
     halving = _halving(values["early_terminate"], where) if "early_terminate" in values else None
-    return Spec(method, parameters, metric, goal, run_cap, halving, name, dict(values))
+    return Spec(method, parameters, metric, run_cap, halving, name, dict(values))
 
 
 def _require_countable(parameter: Parameter, where: str) -> None:
@@ -184,12 +183,12 @@ def _require_countable(parameter: Parameter, where: str) -> None:
         )
 
 
-def _metric(values: object, where: str) -> tuple[str, Literal["maximize", "minimize"]]:
+def _metric(values: object, where: str) -> str:
     if not isinstance(values, Mapping) or any(key not in ("name", "goal") for key in values):
         raise ConfigError(f"{where}: metric is {values!r}; allowed: its name, and goal: maximize or minimize")
     if not values:
-        return "", "maximize"
-    name, goal = values.get("name"), values.get("goal", "minimize")  # W&B's default
+        return ""
+    name, goal = values.get("name"), values.get("goal", "minimize")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}: metric has no name; allowed: a metric of the validation split, such as accuracy")
     if goal not in ("maximize", "minimize"):
@@ -197,7 +196,7 @@ def _metric(values: object, where: str) -> tuple[str, Literal["maximize", "minim
     split, _, rest = name.rpartition("/")
     if split not in ("", "val"):
         raise ConfigError(f"{where}: metric {name!r} is not one of the validation split; allowed: val/{rest} or {rest}")
-    return rest, goal
+    return rest
 
 
 def _halving(values: object, where: str) -> HyperbandConfig:

@@ -169,7 +169,7 @@ class Sweep:
         """Write sweep.json."""
         values = {
             "name": self.name, "content": self.content, "sweep": self.raw, "request": dataclasses.asdict(self.request),
-            "base": json.loads(self.base.to_json()), "data_hash": self.data_hash, "seed": self.seed,
+            "base": self.base.plain(), "data_hash": self.data_hash, "seed": self.seed,
             "seeds": self.seeds, "command": self.command, "created": self.created,
             "trials": [trial and {"settings": trial.settings, "run_id": trial.run_id} for trial in self.trials],
         }  # fmt: skip

@@ -50,16 +50,11 @@ def test_a_mistake_is_one_sentence_with_what_is_allowed(setting: str, words: lis
 
 def test_json_round_trip_keeps_everything() -> None:
     config = RECIPE.override(["data.crop_scale=0.3,0.9", "task.attribute_weight=2.5", "model.name=resnet18"])
-    assert Config.from_json(config.to_json()) == config
-
-
-def test_json_with_an_unknown_key_is_refused() -> None:
-    with pytest.raises(ConfigError, match="epochz"):
-        Config.from_json(RECIPE.to_json().replace('"epochs"', '"epochz"'))
+    assert Config.read(config.plain())[0] == config
 
 
 def test_run_id_is_the_configuration_and_the_data() -> None:
-    same = Config.from_json(RECIPE.to_json())
+    same = Config.read(RECIPE.plain())[0]
     assert same.run_id("data") == RECIPE.run_id("data")
     assert RECIPE.override(["train.seed=1"]).run_id("data") != RECIPE.run_id("data")
     assert RECIPE.run_id("other data") != RECIPE.run_id("data")

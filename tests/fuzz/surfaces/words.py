@@ -79,7 +79,7 @@ def word_rows(folder: Path) -> list[Row]:
 
     def settings(path: Path) -> object:
         config = recipe.override(lines(path))
-        assert Config.from_json(config.to_json()) == config
+        assert Config.read(config.plain())[0] == config
         return config
 
     def as_script(values: Resources) -> Resources:
