@@ -35,6 +35,7 @@ from fashion_dist.io import OwnFiles, read_json
 from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import RunData
+from fashion_dist.results.named import names_by_column
 from fashion_dist.runs import require_none_gone
 from fashion_dist.train.checkpoint import Checkpoints
 from shards.safe_io import create, read_regular, refuse_link, temporary
@@ -216,11 +217,8 @@ def _program(run_id: str, model: nn.Module, images: torch.Tensor) -> bytes:
 def _classes(facts: RunData, widths: dict[str, int]) -> dict[str, list[str]]:
     """The names of each output's classes, for those outputs that have as many."""
     assert facts.shard_set is not None
-    schema = facts.shard_set.schema
-    named = {name: list(found) for name, found in schema.names.items()}
-    if classes := facts.task.class_names(schema, facts.config):
-        named |= {"label": list(classes), "labels": list(classes)}
-    return {name: named[name] for name, width in widths.items() if len(named.get(name, ())) == width}
+    named = names_by_column(facts.task, facts.shard_set.schema, facts.config)
+    return {name: list(named[name]) for name, width in widths.items() if len(named.get(name, ())) == width}
 
 
 def _submitted(run: RunDir, task: str) -> dict[str, Any]:

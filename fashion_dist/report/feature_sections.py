@@ -189,13 +189,13 @@ def _layers(found: Inside, of: np.ndarray, names: Sequence[str], answer: str, al
     return Section("layers", "Layer by layer", [sentence] if len(found.maps) else [], blocks)
 
 
-def training_images(facts: RunData, split: Split) -> Section | None:
-    """A batch of training images as the network gets them in its first epoch; None of an empty split."""
+def training_images(facts: RunData, split: Split) -> list[Section]:
+    """A batch of training images as the network gets them in its first epoch; nothing of an empty split."""
     from fashion_dist.data.loader import Loader
 
     count, data = min(SEEN, len(split)), facts.config.data
     if not count:
-        return None
+        return []
     rows = np.arange(len(split), dtype=np.int64)[:, None]
     with contextlib.closing(
         Loader(split, rows, data, batch_size=count, training=True, seed=facts.config.train.seed)
@@ -207,7 +207,7 @@ def training_images(facts: RunData, split: Split) -> Section | None:
     words = [f"Images of {split.name} as the first epoch of training has them: cropped, turned, in other colours."]
     if facts.config.train.mixup or facts.config.train.cutmix:
         words.append("Mixed images (mixup, CutMix) are made of two of these.")
-    return Section("augmented", "What training sees", words, [Sheet("", shots)])
+    return [Section("augmented", "What training sees", words, [Sheet("", shots)])]
 
 
 def _uri(pixels: np.ndarray, px: int = 104) -> str:

@@ -72,8 +72,7 @@ def report_run(facts: RunData, out: Path | None = None, *, quick: bool = False, 
             notes.append(chosen.note)
         sections += views.sections(facts, chosen, album)
     if not quick and facts.shard_set is not None and _has_best(facts):
-        sections += _inside(facts, album, notes, say)
-        sections += _trained_on(facts, notes)
+        sections += _seen(facts, facts.shard_set, album, notes, say)
     if (machines := run_sections.machines(facts, album)) is not None:
         sections.append(machines)
     if facts.view.state != "done":
@@ -87,38 +86,28 @@ def report_run(facts: RunData, out: Path | None = None, *, quick: bool = False, 
     return Made(folder / "index.html", album, page)
 
 
-def _inside(facts: RunData, album: FigureWriter, notes: list[str], say: Say) -> list[Section]:
-    """What the network sees in validation."""
-    assert facts.shard_set is not None
+def _seen(facts: RunData, shard_set: ShardSet, album: FigureWriter, notes: list[str], say: Say) -> Iterator[Section]:
+    """What the network sees in validation, and augmented images of training."""
+    from fashion_dist.report import feature_sections
+
     if importlib.util.find_spec("captum") is None:
         notes.append("What the network sees is left out: captum is not installed (pip install 'fashion-dist[report]').")
-        return []
-    from fashion_dist.report import feature_sections
+    else:
+        with _noting("What the network sees cannot be shown", notes):
+            yield from feature_sections.sections(facts, shard_set.split("val"), album, say)
+    with _noting("Augmented images cannot be shown", notes):
+        yield from feature_sections.training_images(facts, shard_set.split("train"))
 
+
+@contextlib.contextmanager
+def _noting(what: str, notes: list[str]) -> Iterator[None]:
+    """Within, an error that the page survives becomes a note; what torch says of weights goes on for pages."""
     try:
-        return feature_sections.sections(facts, facts.shard_set.split("val"), album, say)
+        yield
     except (FashionDistError, ShardsError, RuntimeError) as error:
-        notes.append(f"What the network sees cannot be shown: {_first_line(error)}")
-        return []
-
-
-def _trained_on(facts: RunData, notes: list[str]) -> list[Section]:
-    """Images of training, augmented."""
-    from fashion_dist.report import feature_sections
-
-    assert facts.shard_set is not None
-    try:
-        section = feature_sections.training_images(facts, facts.shard_set.split("train"))
-    except (FashionDistError, ShardsError, RuntimeError) as error:
-        notes.append(f"Augmented images cannot be shown: {_first_line(error)}")
-        return []
-    return [section] if section is not None else []
-
-
-def _first_line(error: Exception) -> str:
-    """What torch says of weights that do not fit goes on for pages."""
-    first = str(error).strip().split("\n")[0]
-    return f"{first} The network's code may have changed since." if "state_dict" in first else first
+        first = str(error).strip().split("\n")[0]
+        hint = " The network's code may have changed since." if "state_dict" in first else ""
+        notes.append(f"{what}: {first}{hint}")
 
 
 def _made_by() -> str:
@@ -168,10 +157,8 @@ def _answers(facts: RunData, notes: list[str], quick: bool, say: Say) -> dict[st
             say(f"predicting {name} with the best weights")
             from fashion_dist.results.predict import predict_run
 
-            try:
+            with _noting("Validation could not be predicted with the best weights", notes):
                 predict_run(OpenRun(facts.run, facts.config, facts.shard_set), name)
-            except (FashionDistError, ShardsError, RuntimeError) as error:
-                notes.append(f"Validation could not be predicted with the best weights: {_first_line(error)}")
         try:
             answers = read_answers(facts.run, facts.task, facts.config, split)
             if answers is None:
@@ -280,15 +267,7 @@ def _hits(found: Sequence[RunData]) -> dict[str, np.ndarray]:
     if len(sets) != 1:
         return {}
     for name in SPLITS:
-        hits: dict[str, np.ndarray] = {}
-        for f in found:
-            if f.shard_set is None or not f.shard_set.splits.get(name):
-                continue
-            with contextlib.suppress(DamageError):  # said where the run's own answers are read
-                answers = read_answers(f.run, f.task, f.config, f.shard_set.split(name))
-                right = views.right(f, answers) if answers is not None and not answers.note else None
-                if right is not None:
-                    hits[f.run_id] = right
+        hits = {f.run_id: classes.right for f, answers, classes in views.in_classes(found, name) if not answers.note}
         if len(hits) > 1 and len({len(h) for h in hits.values()}) == 1:
             return hits
     return {}

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.report import formatting, scores, views
 from fashion_dist.report.blocks import Section
 from fashion_dist.report.figure_writer import FigureWriter, heat, short
 from fashion_dist.report.run_data import RunData
-from fashion_dist.report.split_predictions import SPLITS, read_answers
+from fashion_dist.report.split_predictions import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -74,15 +73,8 @@ def _answered(found: Sequence[RunData]) -> list[tuple[str, ClassAnswers]]:
     """Names or ids of runs, and answers, of the first split on which two runs can be compared."""
     for split in SPLITS:
         named: list[tuple[str, ClassAnswers]] = []
-        for f in found:
-            if f.shard_set is None or not f.shard_set.splits.get(split):
-                continue
-            try:
-                predicted = read_answers(f.run, f.task, f.config, f.shard_set.split(split))
-                answers = views.classes_of(f, predicted) if predicted is not None else None
-            except (FashionDistError, ShardsError):
-                continue  # said where the run's own answers are read
-            if answers is None or len(answers.names) > WIDEST:
+        for f, _, answers in views.in_classes(found, split):
+            if len(answers.names) > WIDEST:
                 continue
             same = not named or (
                 list(named[0][1].names) == list(answers.names) and np.array_equal(named[0][1].rows, answers.rows)

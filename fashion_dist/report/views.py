@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
 from fashion_dist.report import attributes, classes, outfits, scores
 from fashion_dist.report.blocks import Section
 from fashion_dist.report.figure_writer import FigureWriter
 from fashion_dist.report.run_data import RunData
-from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails
+from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails, read_answers
+from fashion_dist.results.named import view_names
 from fashion_dist.tasks import ReportView
 
 
@@ -51,12 +52,6 @@ def lacking(facts: RunData, answers: SplitPredictions) -> list[str]:
     return found
 
 
-def right(facts: RunData, answers: SplitPredictions) -> np.ndarray | None:
-    """Bool [n], whether each image of known class is answered rightly; None of a task without classes."""
-    found = classes_of(facts, answers)
-    return None if found is None else found.right
-
-
 def classes_of(facts: RunData, answers: SplitPredictions) -> classes.ClassAnswers | None:
     """The answers about classes; None of a task without any, or where nothing is known."""
     for view in facts.task.report_views():
@@ -64,6 +59,22 @@ def classes_of(facts: RunData, answers: SplitPredictions) -> classes.ClassAnswer
         if isinstance(found, classes.ClassAnswers):
             return found
     return None
+
+
+def in_classes(
+    found: Sequence[RunData], split: str
+) -> Iterator[tuple[RunData, SplitPredictions, classes.ClassAnswers]]:
+    """The runs that answered a split in classes; why another's answers cannot be read is said where its own are."""
+    for facts in found:
+        if facts.shard_set is None or not facts.shard_set.splits.get(split):
+            continue
+        try:
+            answers = read_answers(facts.run, facts.task, facts.config, facts.shard_set.split(split))
+            of_classes = classes_of(facts, answers) if answers is not None else None
+        except (FashionDistError, ShardsError):
+            continue
+        if answers is not None and of_classes is not None:
+            yield facts, answers, of_classes
 
 
 def _shown(facts: RunData, answers: SplitPredictions) -> Iterator[tuple[_Kind, Any]]:
@@ -85,12 +96,9 @@ def _read(facts: RunData, answers: SplitPredictions, view: ReportView) -> Any:
 
 
 def _names(facts: RunData, view: ReportView) -> Sequence[str]:
-    if not isinstance(view.names, str):
-        return view.names
     assert facts.shard_set is not None
-    schema = facts.shard_set.schema
-    found = schema.names.get(view.names) if view.names else facts.task.class_names(schema, facts.config)
-    if not found:
+    found = view_names(view, facts.task, facts.shard_set.schema, facts.config)
+    if not found and isinstance(view.names, str):
         whose = f"the column {view.names!r}" if view.names else "its class_names()"
         raise ConfigError(
             f"task {facts.config.task!r}: its view {view.kind!r} takes names of {whose}, which gives none"

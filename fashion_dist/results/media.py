@@ -16,6 +16,7 @@ from fashion_dist.config import Config
 from fashion_dist.errors import DamageError, InputError, RunError
 from fashion_dist.paths import RunDir
 from fashion_dist.results.collect import ordered_predictions
+from fashion_dist.results.named import names_by_column
 from fashion_dist.run_status import RunState
 from fashion_dist.tasks import load
 from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
@@ -105,7 +106,7 @@ def _examples(run: RunDir, config: Config, shard_set: ShardSet, split: str) -> l
         columns = ordered_predictions(run, part)
     except (InputError, RunError):
         return []
-    names = _class_names(config, part)
+    names = names_by_column(load(config.task), part.schema, config)
     files = ShardFiles(part)
     found = []
     try:
@@ -119,14 +120,6 @@ def _examples(run: RunDir, config: Config, shard_set: ShardSet, split: str) -> l
     finally:
         files.close()
     return found
-
-
-def _class_names(config: Config, part: Split) -> Mapping[str, Sequence[str]]:
-    task = load(config.task)
-    names: dict[str, Sequence[str]] = dict(part.schema.names)
-    if classes := task.class_names(part.schema, config):
-        names |= {"label": classes, "labels": classes}
-    return names
 
 
 def _values(

@@ -42,6 +42,12 @@ def view_names(view: ReportView, task: Task, schema: Schema, config: Config) -> 
     return schema.names.get(view.names, ()) if view.names else task.class_names(schema, config)
 
 
+def names_by_column(task: Task, schema: Schema, config: Config) -> dict[str, Sequence[str]]:
+    """What the numbers of columns, and those of predictions `label` and `labels`, mean."""
+    classes = task.class_names(schema, config)
+    return {**schema.names, **({"label": classes, "labels": classes} if classes else {})}
+
+
 def named_columns(
     columns: Mapping[str, np.ndarray], config: Config, schema: Schema, truth: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, list[Any]]:
