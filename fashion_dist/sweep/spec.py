@@ -32,6 +32,7 @@ _KEYS: dict[Kind, tuple[str, ...]] = {
     "log_uniform_values": ("min", "max"),
     "normal": ("mu", "sigma"),
 }
+_NUMBERS = ("min", "max", "mu", "sigma")
 _MOST_RUNGS, _MOST_EPOCHS = 64, 1 << 40
 _WANDB_CHOICE = "categorical_w_probabilities"
 
@@ -148,75 +149,82 @@ def parse(values: Mapping[str, Any], where: str, keys: Sequence[str]) -> Spec:
         ConfigError: an unknown key, a parameter that is no setting, an empty list, a range that is none, or a random
             sweep without `run_cap`.
     """
+    try:
+        return _spec(values, keys)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _spec(values: Mapping[str, Any], keys: Sequence[str]) -> Spec:
     for key in values:
         if key not in _TOP:
-            raise ConfigError(f"{where}: {unknown('key', str(key), _TOP)}")
+            raise unknown("key", str(key), _TOP)
     method = values.get("method")
     if method not in _METHODS:
-        raise ConfigError(f"{where}: method is {method!r}; allowed: {', '.join(_METHODS)}")
+        raise ConfigError(f"method is {method!r}; allowed: {', '.join(_METHODS)}")
     name = values.get("name", "")
     if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
-        raise ConfigError(f"{where}: name is {name!r}; allowed: one line of text")
+        raise ConfigError(f"name is {name!r}; allowed: one line of text")
     run_cap = values.get("run_cap", 0)
     if not _is_int(run_cap) or run_cap < 0 or (run_cap == 0 and "run_cap" in values):
-        raise ConfigError(f"{where}: run_cap is {run_cap!r}; allowed: a whole number of 1 or more")
+        raise ConfigError(f"run_cap is {run_cap!r}; allowed: a whole number of 1 or more")
     if method != "grid" and not run_cap:
-        raise ConfigError(f"{where}: a {method} sweep has no end without run_cap; allowed: run_cap: N with N >= 1")
-    parameters = tuple(_parameters(values.get("parameters", {}), where, keys, ""))
+        raise ConfigError(f"a {method} sweep has no end without run_cap; allowed: run_cap: N with N >= 1")
+    parameters = tuple(_parameters(values.get("parameters", {}), keys, ""))
     seen: set[str] = set()
     for parameter in parameters:
         if parameter.key in seen:
-            raise ConfigError(f"{where}: parameter {parameter.key} is named twice, nested and with a dot")
+            raise ConfigError(f"parameter {parameter.key} is named twice, nested and with a dot")
         seen.add(parameter.key)
         if method == "grid":
-            _require_countable(parameter, where)
-    metric = _metric(values.get("metric", {}), where)
-    halving = _halving(values["early_terminate"], where) if "early_terminate" in values else None
+            _require_countable(parameter)
+    metric = _metric(values.get("metric", {}))
+    halving = _halving(values["early_terminate"]) if "early_terminate" in values else None
     return Spec(method, parameters, metric, run_cap, halving, name, dict(values))
 
 
-def _require_countable(parameter: Parameter, where: str) -> None:
+def _require_countable(parameter: Parameter) -> None:
     if parameter.kind not in ("constant", "categorical", "int_uniform") or parameter.probabilities:
         raise ConfigError(
-            f"{where}: parameter {parameter.key} is {parameter.kind}, which a grid cannot count; allowed in a grid: "
+            f"parameter {parameter.key} is {parameter.kind}, which a grid cannot count; allowed in a grid: "
             f"value, values, or whole numbers with min and max"
         )
 
 
-def _metric(values: object, where: str) -> str:
+def _metric(values: object) -> str:
     if not isinstance(values, Mapping) or any(key not in ("name", "goal") for key in values):
-        raise ConfigError(f"{where}: metric is {values!r}; allowed: its name, and goal: maximize or minimize")
+        raise ConfigError(f"metric is {values!r}; allowed: its name, and goal: maximize or minimize")
     if not values:
         return ""
     name, goal = values.get("name"), values.get("goal", "minimize")
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"{where}: metric has no name; allowed: a metric of the validation split, such as accuracy")
+        raise ConfigError("metric has no name; allowed: a metric of the validation split, such as accuracy")
     if goal not in ("maximize", "minimize"):
-        raise ConfigError(f"{where}: metric.goal is {goal!r}; allowed: maximize, minimize")
+        raise ConfigError(f"metric.goal is {goal!r}; allowed: maximize, minimize")
     split, _, rest = name.rpartition("/")
     if split not in ("", "val"):
-        raise ConfigError(f"{where}: metric {name!r} is not one of the validation split; allowed: val/{rest} or {rest}")
+        raise ConfigError(f"metric {name!r} is not one of the validation split; allowed: val/{rest} or {rest}")
     return rest
 
 
-def _halving(values: object, where: str) -> HyperbandConfig:
+def _halving(values: object) -> HyperbandConfig:
     known = ("eta", "max_iter", "min_iter", "s", "strict", "type")
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: early_terminate is {values!r}; allowed: type: hyperband with min_iter, eta and s")
+        raise ConfigError(f"early_terminate is {values!r}; allowed: type: hyperband with min_iter, eta and s")
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: {unknown('key of early_terminate', str(key), known)}")
+            raise unknown("key of early_terminate", str(key), known)
     if values.get("type") != "hyperband":
-        raise ConfigError(f"{where}: early_terminate.type is {values.get('type')!r}; allowed: hyperband")
+        raise ConfigError(f"early_terminate.type is {values.get('type')!r}; allowed: hyperband")
     eta, least, most, count = (values.get(key) for key in ("eta", "min_iter", "max_iter", "s"))
     eta = 3 if eta is None else eta
-    if not _is_number(eta) or not 1 < eta <= 1000:
-        raise ConfigError(f"{where}: early_terminate.eta is {eta!r}; allowed: a number above 1, at most 1000")
+    if not is_sound(eta) or not 1 < eta <= 1000:
+        raise ConfigError(f"early_terminate.eta is {eta!r}; allowed: a number above 1, at most 1000")
     for name, value in (("min_iter", least), ("max_iter", most), ("s", count)):
         if value is not None and (not _is_int(value) or not 1 <= value < _MOST_EPOCHS):
-            raise ConfigError(f"{where}: early_terminate.{name} is {value!r}; allowed: a whole number of 1 or more")
+            raise ConfigError(f"early_terminate.{name} is {value!r}; allowed: a whole number of 1 or more")
     if (least is None) == (most is None) or (most is not None and count is None):
-        raise ConfigError(f"{where}: early_terminate needs min_iter, or max_iter with s")
+        raise ConfigError("early_terminate needs min_iter, or max_iter with s")
     steps = range(min(count or 32, _MOST_RUNGS))
     if least is not None:
         rungs = [least * eta**k for k in steps]
@@ -225,7 +233,7 @@ def _halving(values: object, where: str) -> HyperbandConfig:
         rungs = [most / eta ** (k + 1) for k in steps]
     strict = values.get("strict", True)
     if not isinstance(strict, bool):
-        raise ConfigError(f"{where}: early_terminate.strict is {strict!r}; allowed: true, false")
+        raise ConfigError(f"early_terminate.strict is {strict!r}; allowed: true, false")
     return HyperbandConfig(tuple(sorted({int(rung) for rung in rungs if 1 <= rung < _MOST_EPOCHS})), float(eta), strict)
 
 
@@ -243,64 +251,59 @@ def require_whole(values: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _parameters(values: object, where: str, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:
+def _parameters(values: object, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:
     """In W&B's order: by name, nested ones where their parent stands."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: parameters{'.' + prefix[:-1] if prefix else ''} is not a mapping")
+        raise ConfigError(f"parameters{'.' + prefix[:-1] if prefix else ''} is not a mapping")
     for name, entry in sorted(values.items(), key=lambda item: str(item[0])):
         key = f"{prefix}{name}"
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"{where}: parameter {key} is {entry!r}; allowed: value, values, or min and max")
+            raise ConfigError(f"parameter {key} is {entry!r}; allowed: value, values, or min and max")
         if "parameters" in entry:
             if len(entry) > 1:
-                raise ConfigError(f"{where}: parameter {key} has nested parameters and {sorted(set(entry))[0]!r}")
-            yield from _parameters(entry["parameters"], where, keys, f"{key}.")
+                raise ConfigError(f"parameter {key} has nested parameters and {sorted(set(entry))[0]!r}")
+            yield from _parameters(entry["parameters"], keys, f"{key}.")
         else:
-            try:
-                require_setting(key, keys)
-            except ConfigError as error:
-                raise ConfigError(f"{where}: {error}") from None
-            yield _parameter(key, entry, where)
+            require_setting(key, keys)
+            yield _parameter(key, entry)
 
 
-def _parameter(key: str, entry: Mapping[str, Any], where: str) -> Parameter:
+def _parameter(key: str, entry: Mapping[str, Any]) -> Parameter:
     # YAML 1.1 reads 1e-3 as text, and people write it all the time.
-    entry = {
-        name: _as_number(value) if name in ("min", "max", "mu", "sigma") else value for name, value in entry.items()
-    }
-    kind = _kind(key, entry, where)
+    entry = {name: _as_number(value) if name in _NUMBERS else value for name, value in entry.items()}
+    kind = _kind(key, entry)
     for name in entry:
         if name not in (*_KEYS[kind], "distribution"):
-            raise ConfigError(f"{where}: parameter {key}: {unknown(f'key for {kind}', str(name), _KEYS[kind])}")
+            raise ConfigError(f"parameter {key}: {unknown(f'key for {kind}', str(name), _KEYS[kind])}")
     if kind == "constant":
         if "value" not in entry:
-            raise ConfigError(f"{where}: parameter {key} is constant and has no value")
+            raise ConfigError(f"parameter {key} is constant and has no value")
         return Parameter(key, kind, (entry["value"],))
     if kind == "categorical":
-        return _choice(key, entry, where)
+        return _choice(key, entry)
     if kind == "normal":
         mean, deviation = entry.get("mu", 0.0), entry.get("sigma", 1.0)
-        if not (_is_number(mean) and _is_number(deviation) and deviation >= 0):
-            raise ConfigError(f"{where}: parameter {key}: mu = {mean!r}, sigma = {deviation!r}; allowed: sigma >= 0")
+        if not (is_sound(mean) and is_sound(deviation) and deviation >= 0):
+            raise ConfigError(f"parameter {key}: mu = {mean!r}, sigma = {deviation!r}; allowed: sigma >= 0")
         return Parameter(key, kind, (), (), float(mean), float(deviation))
     low: Any = entry.get("min")
     high: Any = entry.get("max")
-    good = _is_int if kind == "int_uniform" else _is_number
+    good = _is_int if kind == "int_uniform" else is_sound
     if not good(low) or not good(high) or low >= high or (kind == "log_uniform_values" and low <= 0):
         least = " above 0" if kind == "log_uniform_values" else ""
         raise ConfigError(
-            f"{where}: parameter {key}: min = {low!r}, max = {high!r}; allowed: numbers{least}, min below max"
+            f"parameter {key}: min = {low!r}, max = {high!r}; allowed: numbers{least}, min below max"
             + (", whole ones" if kind == "int_uniform" else "")
         )
     return Parameter(key, kind, (), (), low, high)
 
 
-def _kind(key: str, entry: Mapping[str, Any], where: str) -> Kind:
+def _kind(key: str, entry: Mapping[str, Any]) -> Kind:
     named = entry.get("distribution")
     if named is not None:
         kinds: dict[str, Kind] = {kind: kind for kind in _KEYS} | {_WANDB_CHOICE: "categorical"}
         if not isinstance(named, str) or named not in kinds:
-            raise ConfigError(f"{where}: parameter {key}: {unknown('distribution', str(named), kinds)}")
+            raise ConfigError(f"parameter {key}: {unknown('distribution', str(named), kinds)}")
         return kinds[named]
     if "value" in entry:
         return "constant"
@@ -308,19 +311,20 @@ def _kind(key: str, entry: Mapping[str, Any], where: str) -> Kind:
         return "categorical"
     if "min" in entry or "max" in entry:
         return "int_uniform" if _is_int(entry.get("min")) and _is_int(entry.get("max")) else "uniform"
-    raise ConfigError(f"{where}: parameter {key} has no value; allowed: value, values, min and max, or distribution")
+    raise ConfigError(f"parameter {key} has no value; allowed: value, values, min and max, or distribution")
 
 
-def _choice(key: str, entry: Mapping[str, Any], where: str) -> Parameter:
+def _choice(key: str, entry: Mapping[str, Any]) -> Parameter:
     values, odds = entry.get("values"), entry.get("probabilities", ())
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"{where}: parameter {key} has no values to try; allowed: a list of at least one")
+        raise ConfigError(f"parameter {key} has no values to try; allowed: a list of at least one")
     listed = isinstance(odds, list | tuple) and (not odds or len(odds) == len(values))
-    if not listed or not all(_is_number(p) and p >= 0 for p in odds):
-        raise ConfigError(f"{where}: parameter {key}: allowed: one probability of 0 or more for each of the values")
+    if not listed or not all(is_sound(p) and p >= 0 for p in odds):
+        raise ConfigError(f"parameter {key}: allowed: one probability of 0 or more for each of the values")
     if odds and not math.isclose(sum(odds), 1.0, abs_tol=1e-6):
-        raise ConfigError(f"{where}: parameter {key}: its probabilities add up to {sum(odds):g}; allowed: 1")
-    return Parameter(key, "categorical", tuple(_frozen(value) for value in values), tuple(map(float, odds)))
+        raise ConfigError(f"parameter {key}: its probabilities add up to {sum(odds):g}; allowed: 1")
+    frozen = tuple(tuple(value) if isinstance(value, list) else value for value in values)
+    return Parameter(key, "categorical", frozen, tuple(map(float, odds)))
 
 
 def _as_number(value: Any) -> Any:
@@ -330,13 +334,5 @@ def _as_number(value: Any) -> Any:
         return value
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _is_int(value: object) -> bool:
     return type(value) is int and is_sound(value)
-
-
-def _is_number(value: object) -> bool:
-    return is_sound(value)
