@@ -7,9 +7,11 @@ whoever launches from there.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # For Python 3.10, which has no -P: what `-c` put first goes before anything but sys is imported.
 _WITHOUT_P = (
@@ -21,6 +23,14 @@ _WITHOUT_P = (
 def interpreter() -> list[str]:
     """The words to which `-m MODULE ARGUMENTS` is added."""
     return [sys.executable, "-u", *(["-P"] if hasattr(sys.flags, "safe_path") else ["-c", _WITHOUT_P])]
+
+
+def start_detached(*words: str, env: Mapping[str, str], output: Any = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """`python -m WORDS` in a session of its own, which outlives this process."""
+    how: dict[str, Any] = {"start_new_session": True, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+    process = subprocess.Popen([*interpreter(), "-m", *words], env=dict(env), **how)
+    process.returncode = 0  # it is not ours to wait for; Popen would warn about that
+    return process
 
 
 def search_path(environment: Mapping[str, str], code: Path | None = None) -> dict[str, str]:

@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -233,12 +232,8 @@ class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]
             "SUBMITIT_STDERR_TO_STDOUT": "",
             "CUDA_VISIBLE_DEVICES": inherited if gpus and inherited else gpus,
         }
-        process = subprocess.Popen(
-            [*safe_python.interpreter(), "-m", "fashion_dist.cluster.submitit_executor", str(self.folder)],
-            env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        process.returncode = 0  # it is not ours to wait for; Popen would warn about that
+        words = ("fashion_dist.cluster.submitit_executor", str(self.folder))
+        process = safe_python.start_detached(*words, env=environment)
         return LocalJob(folder=self.folder, job_id=str(process.pid), process=process, tasks=list(range(ranks)))
 
 

@@ -50,9 +50,8 @@ def main(args: Args) -> cli.Result:
             rows += sent
             progress("runs", at + 1, len(runs))
     count = len(lines)
-    return cli.Result(
-        f"{count} run{'s' * (count != 1)}, {rows} new rows", text="\n".join(lines), data={"rows": rows, "runs": count}
-    )
+    told = f"{count} run{'s' * (count != 1)}, {rows} new rows"
+    return cli.Result(told, text="\n".join(lines), data={"rows": rows, "runs": count})
 
 
 def _runs(home: Home, name: str) -> list[RunDir]:
@@ -61,10 +60,7 @@ def _runs(home: Home, name: str) -> list[RunDir]:
         return [home.find_run(name)]
     from fashion_dist.sweep.sweep_record import Sweep
 
-    made = Sweep.read(sweep)
-    trials = [made.trial(number) for number in range(len(made.trials))]
-    runs = [made.run_of(trial) for trial in trials if trial is not None]
-    return [run for run in runs if run.metrics.is_file()]
+    return [run for run in Sweep.read(sweep).run_dirs if run.metrics.is_file()]
 
 
 def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:

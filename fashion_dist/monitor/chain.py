@@ -145,12 +145,9 @@ def _here(folder: Path, names: Sequence[str]) -> Iterator[JobRef]:
     if not names:
         return
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    words = [*safe_python.interpreter(), "-m", "fashion_dist.monitor.chain", str(folder), *names]
+    words = ("fashion_dist.monitor.chain", str(folder), *names)
     with job_environment("local"), append(folder / "logs" / "then.log") as log:
-        process = subprocess.Popen(
-            words, env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    process.returncode = 0  # it is not ours to wait for; Popen would warn about that
+        process = safe_python.start_detached(*words, env=os.environ, output=log)
     yield from [JobRef.of_process(process.pid)] * len(names)
 
 

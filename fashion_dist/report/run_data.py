@@ -184,9 +184,7 @@ def find_runs(home: Home, named: Sequence[str]) -> list[RunDir]:
             continue
         from fashion_dist.sweep.sweep_record import Sweep
 
-        made = Sweep.read(sweep)
-        trials = [trial for n in range(len(made.trials)) if (trial := made.trial(n)) is not None]
-        begun = [run for run in map(made.run_of, trials) if run.config.is_file()]
+        begun = [run for run in Sweep.read(sweep).run_dirs if run.config.is_file()]
         if not begun:
             raise ConfigError(f"none of the trials of sweep {sweep.sweep_id} has begun, so there is nothing to report")
         runs += begun

@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util
 import os
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -384,11 +383,8 @@ def _queue_here(draft: SweepDraft, view: SweepView, numbers: Sequence[int]) -> l
     folder.logs.mkdir(parents=True, exist_ok=True)
     code = code_version.snapshot(folder.code) if draft.request.request.snapshot else None
     with job_environment("local", code, draft.context.resources), (folder.logs / "queue.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*safe_python.interpreter(), "-m", "fashion_dist.sweep.local_queue", str(folder.path)],
-            env=dict(os.environ), start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    process.returncode = 0  # it is not ours to wait for; Popen would warn about that
+        words = ("fashion_dist.sweep.local_queue", str(folder.path))
+        process = safe_python.start_detached(*words, env=os.environ, output=log)
     made = dataclasses.replace(noted, job=JobRef.of_process(process.pid))
     write_arrays(folder, [*view.arrays, made])
     return [made]

@@ -153,6 +153,11 @@ class Sweep:
         return self.folder.home.run_dir(trial.run_id)
 
     @property
+    def run_dirs(self) -> list[RunDir]:
+        """The folders of all trials that are known."""
+        return [self.run_of(t) for t in map(self.trial, range(len(self.trials))) if t is not None]
+
+    @property
     def content(self) -> str:
         """A hash of everything that decides what the trials are."""
         # Published weights are of the networks that the trials name, and these may be among what they try.
