@@ -64,19 +64,5 @@ def main(args: Args) -> cli.Result:
         return cli.Result("nothing was submitted", text=text, data={"run_id": plan.run.run_id})
     launched = launcher.launch(plan)
     jobs = [launched.job] if launched.job is not None else []
-    follows = chain.submit(launched.run.path, then, jobs[0].cluster if jobs else plan.cluster, plan.resources, jobs)
-    made = messages.of_launch(launched, plan)
-    if follows:
-        text = "\n".join(filter(None, [made.text, f"then: {chain.line(launched.run.path)}"]))
-        made = replace(made, text=text, data={**made.data, **chain.to_json(launched.run.path)})
-    if not args.wait or (launched.outcome == "done" and not follows):
-        return made
-    cli.tell(made.to_text())
-    try:
-        ended = made if launched.outcome == "done" else messages.of_end(launched.run)
-        done = not follows or bool(ended.exit_status) or chain.watch(launched.run.path)
-    except KeyboardInterrupt:
-        overview.interrupted(launched.run, jobs)
-        raise
-    status = ended.exit_status if done else cli.EXIT_FAILED
-    return replace(ended, exit_status=status, data={**ended.data, **chain.to_json(launched.run.path)})
+    chain.submit(launched.run.path, then, jobs[0].cluster if jobs else plan.cluster, plan.resources, jobs)
+    return overview.with_links(messages.of_launch(launched, plan), launched.run, jobs, wait=args.wait)

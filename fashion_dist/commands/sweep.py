@@ -8,7 +8,7 @@ The same command again submits only what is not done; with --rerun-failed also w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import tyro
 
@@ -64,19 +64,5 @@ def main(args: Args) -> cli.Result:
     submitted = launcher.submit(draft)
     folder, context = draft.sweep.folder, draft.context
     jobs = [array.job for array in submitted.view.arrays if array.job is not None] if submitted.view.is_active else []
-    follows = chain.submit(folder.path, then, context.cluster, context.resources, jobs)
-    made = sweep_messages.of_submission(draft, submitted)
-    if follows:
-        text = f"{made.text}\nthen: {chain.line(folder.path)}"
-        made = replace(made, text=text, data={**made.data, **chain.to_json(folder.path)})
-    if not args.wait:
-        return made
-    cli.tell(made.to_text())
-    try:
-        ended = sweep_messages.of_end(folder)
-        done = chain.watch(folder.path) if follows else True
-    except KeyboardInterrupt:
-        overview.interrupted(folder, jobs)
-        raise
-    status = ended.exit_status if done else cli.EXIT_FAILED
-    return replace(ended, exit_status=status, data={**ended.data, **chain.to_json(folder.path)})
+    chain.submit(folder.path, then, context.cluster, context.resources, jobs)
+    return overview.with_links(sweep_messages.of_submission(draft, submitted), folder, jobs, wait=args.wait)

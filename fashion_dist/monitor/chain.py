@@ -110,7 +110,7 @@ def _told(link: Link, there: str) -> str:
 
 def submit(
     folder: Path, names: Sequence[str], cluster: Cluster, resources: Resources, before: Sequence[JobRef] = ()
-) -> list[Link]:
+) -> None:
     """Let the links follow that are neither done nor on their way.
 
     Args:
@@ -124,7 +124,7 @@ def submit(
         ConfigError: the scheduler refuses a job.
     """
     if not names and not (folder / "then.json").is_file():
-        return []
+        return
     with run_lock.file_lock(folder, "then"):
         links = {link.name: link for link in read(folder)}
         names = names or list(links)
@@ -138,7 +138,6 @@ def submit(
         for name, job in zip(wanted, made, strict=False):  # each noted before the next is asked for
             jobs[name] = job
             write_json(folder / "then.json", {name: job.to_json() if job else None for name, job in jobs.items()})
-    return read(folder)
 
 
 def _here(folder: Path, names: Sequence[str]) -> Iterator[JobRef]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fashion_dist import cli
@@ -17,7 +17,7 @@ from fashion_dist.cluster.run_snapshot import STATES, RunSnapshot
 from fashion_dist.cluster.run_view import RunView, read_run_views, typed
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, InputError, RunError, unknown
-from fashion_dist.monitor import chain, sweep_messages, sweep_table
+from fashion_dist.monitor import chain, messages, sweep_messages, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.monitor.run_index import read_indexed_views
 from fashion_dist.monitor.table import COLUMNS, columns_named, page, table
@@ -210,6 +210,30 @@ def hold(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, release: bool) -
 
 AGAIN_S = 4.0
 """How long a second Ctrl-C is waited for."""
+
+
+def with_links(made: cli.Result, folder: RunDir | SweepDir, jobs: Sequence[JobRef], *, wait: bool) -> cli.Result:
+    """What a launch made of a run or a sweep, with what follows it by itself; or with `wait`, how all that ended."""
+    followed = chain.to_json(folder.path)
+    if followed:
+        text = "\n".join(filter(None, [made.text, f"then: {chain.line(folder.path)}"]))
+        made = replace(made, text=text, data={**made.data, **followed})
+    if not wait or (made.data.get("outcome") == "done" and not followed):
+        return made
+    cli.tell(made.to_text())
+    try:
+        if isinstance(folder, SweepDir):
+            ended = sweep_messages.of_end(folder)
+        else:
+            ended = made if made.data["outcome"] == "done" else messages.of_end(folder)
+        # Nothing follows a run that failed; a sweep is collected whatever became of its trials.
+        hopeless = isinstance(folder, RunDir) and ended.exit_status
+        done = not followed or hopeless or chain.watch(folder.path)
+    except KeyboardInterrupt:
+        interrupted(folder, jobs)
+        raise
+    status = ended.exit_status if done else cli.EXIT_FAILED
+    return replace(ended, exit_status=status, data={**ended.data, **chain.to_json(folder.path)})
 
 
 def interrupted(folder: RunDir | SweepDir, jobs: Sequence[JobRef | None]) -> None:
