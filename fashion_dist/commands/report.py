@@ -82,11 +82,11 @@ def main(args: Args) -> cli.Result:
     out = Path(args.out).absolute() if args.out else None
     if len(folders) > 1:
         page = out or make.folder_of(home, found)
-        made = make.report_runs(found, page, notes, quick=args.quick, say=_say)
+        made = make.report_runs(found, page, notes, quick=args.quick, say=cli.tell)
         headline = f"{formatting.count(len(found), 'run')} on one page"
         result = cli.Result(headline, {"page": made.page}, data=told, exit_status=status)
         return _archived(result, found, made) if args.archive else result
-    made = make.report_run(found[0], out, quick=args.quick, say=_say)
+    made = make.report_run(found[0], out, quick=args.quick, say=cli.tell)
     result = _of_one(found[0], made.page)
     if notebook is not None:
         from fashion_dist.report.notebook import write_notebook
@@ -130,7 +130,3 @@ def _table(found: Sequence[RunData], out: str, told: dict[str, Any], status: int
             paths[name] = own.folder / name
     told["rows"] = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
     return cli.Result("", paths, text=text, data=told, exit_status=status)
-
-
-def _say(text: str) -> None:
-    cli.tell(text)

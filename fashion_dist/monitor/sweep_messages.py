@@ -13,7 +13,7 @@ from fashion_dist.errors import RunError
 from fashion_dist.monitor import disk, sweep_table
 from fashion_dist.monitor.follow import WATCH_S
 from fashion_dist.paths import SweepDir
-from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
+from fashion_dist.sweep.view import SweepView, read_sweep_view
 
 if TYPE_CHECKING:
     from fashion_dist.sweep.launcher import Submitted, SweepDraft
@@ -121,7 +121,7 @@ def cancel(folder: SweepDir) -> dict[str, str]:
     for array in view.arrays:
         if array.job is None or str(array.job) in done:
             continue
-        mine = [trial for trial in view.trials if _is_of(trial, array.job.job_id)]
+        mine = [t for t in view.trials if t.view.job and t.view.job.job_id.partition("_")[0] == array.job.job_id]
         there = slurm.job_status(array.job)
         if there != "gone":
             slurm.cancel(array.job)
@@ -136,7 +136,3 @@ def cancel(folder: SweepDir) -> dict[str, str]:
     if not done:
         raise RunError(f"sweep {folder.sweep_id} was never submitted")
     return done
-
-
-def _is_of(trial: TrialView, array: str) -> bool:
-    return trial.view.job is not None and trial.view.job.job_id.partition("_")[0] == array

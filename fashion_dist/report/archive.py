@@ -89,9 +89,8 @@ def write_archive(
                 out.writestr("report/report.pdf", document)
             if notebook is not None:
                 out.writestr(notebook.name, read_regular(notebook))
-            for name, path in itertools.chain(
-                *(_files(facts.run, below[facts.run_id]) for facts in found), _page_files(page)
-            ):
+            of_page = [("report/index.html", page), *_within("report/figures", page.parent / "figures")]
+            for name, path in itertools.chain(*(_files(facts.run, below[facts.run_id]) for facts in found), of_page):
                 out.writestr(name, read_regular(path))
         fresh.replace(final)
     finally:
@@ -105,11 +104,6 @@ def _files(run: RunDir, below: str) -> Iterator[tuple[str, Path]]:
         if os.path.lexists(path):
             yield f"run/{below}{path.name}", path
     yield from _within(f"run/{below}submission", run.submission)
-
-
-def _page_files(page: Path) -> Iterator[tuple[str, Path]]:
-    yield "report/index.html", page
-    yield from _within("report/figures", page.parent / "figures")
 
 
 def _within(name: str, folder: Path) -> Iterator[tuple[str, Path]]:

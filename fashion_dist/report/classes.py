@@ -89,7 +89,8 @@ def confused(found: ClassAnswers, album: FigureWriter, thumbs: Thumbnails) -> Se
     ]
     if rows:
         head = ("truth", "taken for", "images", "share of truth")
-        blocks.append(Table("Most confused", head, rows, note=_more(pairs, 15)))
+        note = f"and {len(pairs) - 15} more pairs, in confusion.csv" if len(pairs) > 15 else ""
+        blocks.append(Table("Most confused", head, rows, note=note))
     for i, j, count in pairs[:PAIRS]:
         wrong = np.flatnonzero((found.truth == i) & (found.answers == j))
         wrong = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:PER_PAIR]
@@ -119,10 +120,6 @@ def _most_confused(found: ClassAnswers, pairs: Sequence[tuple[int, int, int]]) -
         return np.arange(len(found.names))
     met = dict.fromkeys(k for i, j, _ in pairs for k in (i, j))
     return np.sort(np.array([*met, *(k for k in range(MOST) if k not in met)][:MOST]))
-
-
-def _more(rows: Sequence[object], shown: int) -> str:
-    return f"and {len(rows) - shown} more pairs, in confusion.csv" if len(rows) > shown else ""
 
 
 def _matrix(found: ClassAnswers, pairs: Sequence[tuple[int, int, int]], album: FigureWriter) -> Picture:
@@ -255,19 +252,12 @@ def sureness(found: ClassAnswers, album: FigureWriter) -> Section:
     counted = scores.reliability(found.confidence, found.right)
     mean, share = float(found.confidence.mean()), float(found.right.mean())
     lean = "too sure of itself" if mean > share else "less sure than it could be"
+    then = "; confidence" if abs(mean - share) < 0.01 else f": it is {lean}. Confidence"
     sentence = (
-        f"The network gives its answers {formatting.percent(mean)} on average and is right "
-        f"in {formatting.percent(share)}: "
-        f"it is {lean}. Confidence and accuracy differ by {formatting.percent(counted.error)} on average "
+        f"The network gives its answers {formatting.percent(mean)} on average and is right in "
+        f"{formatting.percent(share)}{then} and accuracy differ by {formatting.percent(counted.error)} on average "
         f"(expected calibration error)."
     )
-    if abs(mean - share) < 0.01:
-        sentence = (
-            f"The network gives its answers {formatting.percent(mean)} on average and is right "
-            f"in {formatting.percent(share)}; "
-            f"confidence and accuracy differ by {formatting.percent(counted.error)} on average (expected "
-            f"calibration error)."
-        )
 
     def paint(figure: Drawing) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

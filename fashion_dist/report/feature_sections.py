@@ -81,10 +81,6 @@ def _map(found: Inside, of: np.ndarray, names: Sequence[str], split: Split, albu
     return Section("map", "How it sees the images", sentences, pictures)
 
 
-def _style(rank: int) -> tuple[str, str]:
-    return COLOURS[rank % len(COLOURS)], MARKERS[(rank + rank // len(COLOURS)) % len(MARKERS)]
-
-
 def _mark(rank: int) -> tuple[str, str]:
     """Colour and shape of a class's dots in the page, another pair for each."""
     return f"var({_CSS[rank % len(_CSS)]})", SHAPES[rank // len(_CSS) % len(SHAPES)]
@@ -104,7 +100,7 @@ def _scatter(
         rest = ~np.isin(of, ranked)
         axes.scatter(points[rest, 0], points[rest, 1], s=5, color=SOFT, alpha=0.45, linewidths=0)
         for rank, k in enumerate(ranked):
-            colour, marker = _style(rank)
+            colour, marker = COLOURS[rank % len(COLOURS)], MARKERS[(rank + rank // len(COLOURS)) % len(MARKERS)]
             chosen = points[of == k]
             axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, marker=marker, alpha=0.75, linewidths=0,
                          label=short(names[k], 20))  # fmt: skip
@@ -121,9 +117,9 @@ def _scatter(
     shown = ", ".join(formatting.brief(names[k]) for k in ranked[:6])
     alt = f"{title} of {len(points)} images in two dimensions, coloured by class: {shown}."
     height = 4.0 + 0.2 * -(-len(ranked) // 3)
-    return album.draw(
-        key, title, alt, paint, ("row", "class", "x", "y"), rows, size=(5.2, height), caption=_beyond(beyond)
-    )
+    verb = "stand" if beyond > 1 else "stands"
+    caption = f"{formatting.count(beyond, 'point')} further out {verb} at the edge." if beyond else ""
+    return album.draw(key, title, alt, paint, ("row", "class", "x", "y"), rows, size=(5.2, height), caption=caption)
 
 
 def _core(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,14 +129,6 @@ def _core(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, middle, third = np.quantile(points, [0.25, 0.5, 0.75], axis=0)
     reach = np.where(third > first, 5 * (third - first), np.inf)
     return np.maximum(points.min(axis=0), middle - reach), np.minimum(points.max(axis=0), middle + reach)
-
-
-def _beyond(count: int) -> str:
-    return (
-        f"{formatting.count(count, 'point')} further out {'stand' if count > 1 else 'stands'} at the edge."
-        if count
-        else ""
-    )
 
 
 def _cloud(found: Inside, of: np.ndarray, ranked: Sequence[int], names: Sequence[str], split: Split) -> Cloud:

@@ -239,7 +239,7 @@ def _compared(
     if len(found) <= MOST_COMPARED:
         several.append(side_by_side.confusions(found, album))
         several.append(ablation.section(groups, shared, _hits(found), album))
-        several.append(comparison.models(groups, shared, album, _no_size if quick else _sizes()))
+        several.append(comparison.models(groups, shared, album, (lambda _: (0, 0)) if quick else _sizes()))
     yield from filter(None, several)
 
 
@@ -301,7 +301,3 @@ def _size(facts: RunData, shard_set: ShardSet) -> tuple[int, int]:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, px, px))
     return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops())
-
-
-def _no_size(_facts: RunData) -> tuple[int, int]:
-    return 0, 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist.io import write_text
-from fashion_dist.report.blocks import Block, Page, Picture, Sheet, Table
+from fashion_dist.report.blocks import Page, Picture, Sheet, Table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -28,7 +28,7 @@ def render(page: Page) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
         kind=lambda block: type(block).__name__, alignment=_alignment, shown=cell_text, natural=_natural, whole=_whole,
-        least=_least, wraps=_wraps, breakable=_breakable,
+        least=_least, wraps=lambda cell: len(str(cell)) > 34, breakable=_breakable,
         turned=lambda cell: _NAME.search(str(cell)) is not None,
     )  # fmt: skip
     environment.filters["bidi"] = _isolated
@@ -50,11 +50,15 @@ def _alignment(table: Table) -> list[str]:
     return found
 
 
-def _natural(block: Block) -> int:
+def _width(picture: Picture) -> float:
+    box = re.search(r'viewBox="0 0 ([\d.]+)', picture.svg)
+    assert box is not None
+    return float(box[1])
+
+
+def _natural(picture: Picture) -> int:
     """Pixels at which a wide picture's text has the page's size."""
-    assert isinstance(block, Picture)
-    box = re.search(r'viewBox="0 0 ([\d.]+)', block.svg)
-    return round(float(box[1]) * 1.45) if box else 900
+    return round(1.45 * _width(picture))
 
 
 def _whole(sheet: Sheet) -> bool:
@@ -64,14 +68,7 @@ def _whole(sheet: Sheet) -> bool:
 
 def _least(picture: Picture) -> int:
     """Pixels below which a dense picture scrolls rather than shrinks further; 0 for one that may shrink."""
-    box = re.search(r'viewBox="0 0 ([\d.]+)', picture.svg)
-    width = float(box[1]) if box else 0.0
-    return round(1.2 * width) if width > 400 else 0
-
-
-def _wraps(cell: object) -> bool:
-    """Whether a cell may be broken over lines."""
-    return len(str(cell)) > 34
+    return round(1.2 * _width(picture)) if _width(picture) > 400 else 0
 
 
 _RIGHT_TO_LEFT = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]"

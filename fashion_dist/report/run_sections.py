@@ -103,8 +103,8 @@ def curves(facts: RunData, album: FigureWriter) -> Section:
     """Loss, every metric, learning rate and throughput over the epochs; the best epoch and later starts marked."""
     if not facts.points:
         return Section("curves", "Curves", ["Nothing has been measured yet."])
-    losses = sorted({k for p in facts.points for k in p if k == "loss" or k.endswith("_loss")}, key=_loss_first)
-    names = dict.fromkeys([*losses, *facts.metrics, "lr", "gradient_norm", "samples_per_s"])
+    terms = sorted({k for p in facts.points for k in p if k.endswith("_loss")})
+    names = dict.fromkeys(["loss", *terms, *facts.metrics, "lr", "gradient_norm", "samples_per_s"])
     blocks = [picture for name in names if (picture := _both(facts, album, name)) is not None]
     return Section("curves", "Curves", _curve_words(facts), blocks, compact=True)
 
@@ -146,10 +146,6 @@ def _of_nodes(name: str, nodes: Mapping[str, list[tuple[float, float]]], album: 
     rows = [(node, epoch, value) for node, points in nodes.items() for epoch, value in points]
     alt = f"{title} of each node over the epochs; means: {', '.join(means[:8])}{more}."
     return album.draw(f"system-{name}", title, alt, paint, ("node", "epoch", name), rows, size=(4.4, 2.8))
-
-
-def _loss_first(name: str) -> tuple[bool, str]:
-    return name != "loss", name
 
 
 def _curve_words(facts: RunData) -> list[str]:

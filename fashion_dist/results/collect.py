@@ -117,13 +117,9 @@ def write_names(run: RunDir, config: Config, schema: Schema, part: Split, name: 
 def ordered_predictions(run: RunDir, part: Split, wait_s: float = 0.0, name: str = "") -> LazyColumns:
     """The columns of a split's samples and what the run predicted for them, in the split's order; see `collect`."""
     files = _when_complete(run, part, wait_s, name)
-    read = {column: partial(_own_column, part, column) for column in part.schema.columns}
+    read = {column: lambda name=column: part.columns(name)[name] for column in part.schema.columns}
     predicted = {column: partial(files.column, column) for column in files.names if column != "key"}
     return LazyColumns({**read, **predicted, "key": lambda: np.asarray(part.keys)})
-
-
-def _own_column(part: Split, name: str) -> np.ndarray:
-    return part.columns(name)[name]
 
 
 _ANSWERING = ("build_model", "predictions", "class_names")

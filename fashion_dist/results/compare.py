@@ -6,7 +6,6 @@ classes of garments, of which each is clothing or not, against training for clot
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +94,7 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
         raise ConfigError(f"split {split!r} of {part.path} has no labels to compare by")
     answers, names = [], []
     for run, task in zip((first, second), tasks, strict=True):
-        merge = _merge(task, target)
+        merge = None if task is target else target.coarse_labels_from[task.recipe.task]
         label = np.asarray(ordered_predictions(run.folder, part)["label"])
         answers.append(label if merge is None else merge(label))
         names.append(run.folder.run_id + ("" if merge is None else ", merged to fewer classes,"))
@@ -129,10 +128,6 @@ def _common(tasks: tuple[Task, Task], runs: tuple[OpenRun, OpenRun], part: Split
         f"tasks {names[0]!r} and {names[1]!r} have no classes in common; allowed: two runs of one task of classes, or "
         f"of two of which one merges the other's classes, as fashion_mnist_binary does fashion_mnist's"
     )
-
-
-def _merge(task: Task, target: Task) -> Callable[[np.ndarray], np.ndarray] | None:
-    return None if task is target else target.coarse_labels_from[task.recipe.task]
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -264,7 +264,8 @@ class WandbRun:
             self.send_row(f"shown {media.fingerprint}", row)
         self.show_pictures(media.pictures)
         for item in media.artifacts:
-            artifact = wandb.Artifact(_artifact_name(item.name), type=item.type, metadata=dict(item.facts))
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", item.name)[:120]
+            artifact = wandb.Artifact(name, type=item.type, metadata=dict(item.facts))
             for path in item.files:
                 artifact.add_file(str(path), name=path.name)
             for path in item.references:
@@ -306,10 +307,6 @@ def _cells(names: Sequence[str], cells: Sequence[Sequence[int]]) -> Iterator[lis
     for actual, row in zip(names, cells, strict=True):
         for predicted, count in zip(names, row, strict=True):
             yield [actual, predicted, int(count)]
-
-
-def _artifact_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:120]
 
 
 @dataclass(frozen=True)
