@@ -463,11 +463,7 @@ class Config:
     def run_id(self, data_hash: str, weights: str = "") -> str:
         """`<task>-<10 hex digits>`: the same for the same configuration, shard set and weights, wherever they lie.
 
-        `runs.run_id` finds out what this is to be given.
-
-        Args:
-            data_hash: of the shard set.
-            weights: what identifies the content of the weights; stands for `model.weights`, which may be a path.
+        `weights` identifies their content and stands for `model.weights`, which may be a path; `runs.run_id` has it.
         """
         asked = asked_fields(self)
         asked["model"] = {**asked["model"], "weights": weights or self.model.weights}

@@ -37,10 +37,7 @@ def append(path: Path) -> IO[str]:
 
 
 class OwnFiles:
-    """What our commands wrote into a folder, whose names stand in its file `.fashion-dist`.
-
-    Args:
-        folder: of a run, or one that the user chose; made by the first `claim`.
+    """What our commands wrote into a folder, whose names stand in its file `.fashion-dist`; made by the first `claim`.
 
     Raises:
         InputError: the folder is a symbolic link.
@@ -190,11 +187,8 @@ _RECENT_S = 2.0
 
 
 def sha256_of(path: Path, known: Path) -> str:
-    """SHA-256 of a file in hexadecimal.
-
-    Args:
-        path: the file; links are followed.
-        known: keeps the hashes of large files by path, size and mtime, where it can be written.
+    """SHA-256 of a file in hexadecimal; links are followed. `known` keeps the hashes of large files by path, size and
+    mtime, where it can be written.
     """
     stat = path.stat()
     return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns, known)

@@ -252,9 +252,7 @@ class Home:
     def find_run(self, name: str, *, is_waiting_found: bool = False) -> RunDir:
         """The run that `name` means: a folder, a run id, a name that was given to it, or a unique beginning of an id.
 
-        Args:
-            name: of it.
-            is_waiting_found: give the folder that a trial which has not started will have, instead of refusing it.
+        With `is_waiting_found` it is also the folder that a trial which has not started will have.
 
         Raises:
             ConfigError: no such run (the nearest are named) or several.

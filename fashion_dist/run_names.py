@@ -16,12 +16,7 @@ LONGEST = 64
 
 @dataclass(frozen=True)
 class RunNames:
-    """The names of a working folder's runs.
-
-    Args:
-        folder: of the names, a file each.
-        runs: of the runs.
-    """
+    """The names of the runs in the folder `runs`, a file each in `folder`."""
 
     folder: Path
     runs: Path

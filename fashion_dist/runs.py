@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run's folder, configuration and the shard set it learns from.
+    """A run's folder, the configuration with which it began, and the shard set it learns from.
 
     Args:
-        folder: the run's.
-        config: with which it began.
-        shard_set: what it learns from.
         gone: settings that it was made with and that are gone; its network cannot be built.
         learned: the schema of what it learned from, where `shard_set` is other data; None is that of `shard_set`.
     """
@@ -47,10 +44,7 @@ class OpenRun:
 def run_id(config: Config, home: Home, data_hash: str) -> str:
     """The id of a run: a hash of what is asked for, and of the content of the data and the weights that it uses.
 
-    Args:
-        config: what is asked for.
-        home: keeps hashes of large files.
-        data_hash: of the splits of the shard set that it learns from.
+    `home` keeps hashes of large files; `data_hash` is of the splits that it learns from.
 
     Raises:
         ConfigError: the weights are not there, or were never published.
@@ -182,13 +176,10 @@ def differences(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def open_run(home: Home, name: str, *, strict: bool = True, moved: bool = False) -> OpenRun:
-    """The run that `name` means, checked to still have the shard set it was made with.
+    """The run that `name` means (see `Home.find_run`), checked to still have the shard set it was made with.
 
-    Args:
-        home: the working folder.
-        name: see `Home.find_run`.
-        strict: refuse a run with settings that are gone; what needs only its predictions need not.
-        moved: its shard set lies where `home` says now.
+    `strict` refuses a run with settings that are gone, which matter to who needs only its predictions not; `moved` says
+    that its shard set lies where `home` says now.
 
     Raises:
         ConfigError: no such run, one that cannot be read, or with `strict` one with settings that are gone.

@@ -41,11 +41,7 @@ _ALIVE = ("queued", "running")
 class Link:
     """A command that follows a run or a sweep.
 
-    Args:
-        name: of the command.
-        job: that does it; of several links on this machine one process.
-        status: its exit status; None while it has not ended.
-        message: what it said.
+    Of several links on this machine one process is the `job`; `status` is None while it has not ended.
     """
 
     name: str
@@ -111,14 +107,9 @@ def _told(link: Link, there: str) -> str:
 def submit(
     folder: Path, names: Sequence[str], cluster: Cluster, resources: Resources, before: Sequence[JobRef] = ()
 ) -> None:
-    """Let the links follow that are neither done nor on their way.
+    """Let the links follow that are neither done nor on their way; without names those of the last time, if any.
 
-    Args:
-        folder: of the run or the sweep.
-        names: of the links; empty goes on with those of the last time, if any.
-        cluster: where.
-        resources: of the run, of which a link asks for a node, a rank and at most one GPU.
-        before: jobs of it that wait or run.
+    Each asks for a node, a rank and at most one GPU of the run's `resources`; `before` are its jobs that wait or run.
 
     Raises:
         ConfigError: the scheduler refuses a job.

@@ -42,12 +42,7 @@ _STEP = re.compile(r"step-\d{8}|\.(step|best)-\d{8}\.[0-9a-f]+")
 
 @dataclass
 class Removal:
-    """What is, or would be, removed.
-
-    Args:
-        paths: files and folders, with their bytes.
-        kept: what is not ours, or may not go, and why.
-    """
+    """What is, or would be, removed, with its bytes; and what is kept, and why: it is not ours, or may not go."""
 
     paths: dict[Path, int] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
@@ -99,14 +94,9 @@ def _waiting(sweeps: Iterable[SweepDir]) -> dict[str, str]:
 def clean(
     runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, keep_best: bool, older_days: float, dry_run: bool
 ) -> Removal:
-    """Remove runs and sweeps, or with `keep_best` all but what says how they went and their best weights.
+    """Remove runs, and sweeps with their trials; with `keep_best` all but best weights and what says how they went.
 
-    Args:
-        runs: that were named, or all.
-        sweeps: that were named; their trials go with them.
-        keep_best: keep best weights, metrics, predictions and submission.
-        older_days: leave what changed since.
-        dry_run: touch nothing.
+    Runs that changed in the last `older_days` stay.
 
     Raises:
         ConfigError: a run that was named lives, or is somebody else's.

@@ -34,9 +34,7 @@ SETTLE_S = 90.0
 def follow(run: RunDir, show: Callable[[RunView], None] | None = None) -> RunView:
     """Return how the run ended; a job that is requeued is waited for.
 
-    Args:
-        run: a submitted run.
-        show: called at every poll; the default writes to stderr, one line that is redrawn on a terminal.
+    `show` is called at every poll; the default writes one line to stderr, which is redrawn on a terminal.
     """
     if show is None:
         with Lines() as lines:

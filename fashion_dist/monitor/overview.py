@@ -118,14 +118,8 @@ def draw(
 ) -> str:  # fmt: skip
     """The page of the one run or sweep that was named, else a table of sweeps and one of runs.
 
-    Args:
-        named: the runs that the user named.
-        seen: what there is to draw.
-        home: the working folder.
-        width: columns to use.
-        trials: show the sweeps' trials among the runs as well.
-        height: lines to use for a sweep's page; 0 is no bound.
-        columns: of the table of runs; none leaves them to it.
+    `trials` shows those of sweeps among the runs as well; `height` bounds a sweep's page, unless 0; `columns` are those
+    of the table of runs, which chooses where there are none.
     """
     if len(named) == 1 and len(seen.runs) == 1 and not seen.sweeps and not columns and named[0].path.is_dir():
         return page(named[0], seen.runs[0], _going_on(named[0]), width) + _followed(named[0].path)

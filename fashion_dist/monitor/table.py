@@ -18,14 +18,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table.
+    """One column of the table: its heading, a run's entry, and what a run is sorted by.
 
-    Args:
-        title: its heading.
-        text: a run's entry.
-        order: what a run is sorted by.
-        keep: columns with the smallest number go first when the terminal is narrow.
-        right: aligned to the right, as numbers are.
+    Columns with the smallest `keep` go first when the terminal is narrow.
     """
 
     title: str
@@ -145,14 +140,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
-    """Everything about one run.
-
-    Args:
-        run: its folder.
-        view: what is known of it.
-        go_on: the command that goes on with it, or why there is none.
-        width: columns to use.
-    """
+    """Everything about one run; `go_on` is the command that goes on with it, or why there is none."""
     p = view.progress
     rows: list[tuple[str, str]] = [("state", view.state + (f": {view.detail}" if view.detail else ""))]
     if view.hint:

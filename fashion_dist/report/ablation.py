@@ -28,13 +28,9 @@ Hits = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Step:
-    """One change against the base.
+    """One setting changed against the base, by the runs of `group`.
 
     Args:
-        group: the runs with the change.
-        key: the setting.
-        was: the base's value.
-        now: the value here.
         metric: difference of the monitored metric on validation, this minus base.
         hits: the same of the share answered rightly, with its interval; None without predictions of the same images.
     """

@@ -55,11 +55,7 @@ def write_archive(
 ) -> Path:  # fmt: skip
     """Write a zip beside the page, `<run id>.zip` of one run, else named as the page's folder; returns its path.
 
-    Args:
-        found: runs with their shard sets and best weights.
-        page: their page, already written.
-        notebook: of it, which goes in too.
-        document: the page as PDF.
+    The notebook, and the page as PDF (`document`), go in too.
 
     Raises:
         ConfigError: the run was made with settings that are gone.

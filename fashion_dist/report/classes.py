@@ -38,7 +38,6 @@ class ClassAnswers:
         answers: int64 [n].
         probability: [n, K].
         names: of the K classes.
-        noun: what a class is called: `class` or `category`.
     """
 
     rows: np.ndarray

@@ -293,11 +293,7 @@ def models(
 ) -> Section | None:
     """Networks side by side: accuracy, parameters, FLOPs, time per epoch, epochs to best; pretrained or not.
 
-    Args:
-        groups: the runs.
-        shared: metrics that all have.
-        album: of the page.
-        size: of a run the parameters of its network, and the FLOPs of one image.
+    `size` gives the parameters of a run's network, and the FLOPs of one image.
     """
     if len({(g.members[0].config.model.name, g.members[0].config.model.weights) for g in groups}) < 2 or not shared:
         return None

@@ -73,14 +73,9 @@ class Inside:
 
 
 def look_inside(facts: RunData, split: str, groups: np.ndarray, kept: Path, say: Callable[[str], None]) -> Inside:
-    """What the best weights of a run see in a split; read from `kept` if it was computed with the same weights.
+    """What the best weights of a run see in a split; read from `kept`, an .npz file, if that is of the same weights.
 
-    Args:
-        facts: of a run with its shard set and best weights.
-        split: whose images are sampled.
-        groups: int [N] of the split's images: the images looked at closely are of different groups.
-        kept: an .npz file, replaced when it is of other weights.
-        say: told what is being done.
+    The images looked at closely are of different `groups`, int [N]; `say` is told what is being done.
 
     Raises:
         CheckpointError: there are no best weights that can be read.

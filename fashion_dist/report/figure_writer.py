@@ -68,10 +68,7 @@ def families() -> list[str]:
 
 
 class FigureWriter:
-    """The pictures of one page, in the order they were drawn.
-
-    Args:
-        folder: of the page; pictures go to `figures/` in it.
+    """The pictures of one page, in the order they were drawn; they go to `figures/` in its folder.
 
     `prefix` stands before the names of what is drawn from then on.
     """
@@ -99,18 +96,10 @@ class FigureWriter:
         wide: bool = False,
         caption: str = "",
     ) -> Picture:
-        """The picture that `paint` makes of an empty figure of `size` inches.
+        """The picture that `paint` makes, in colours of this module, of an empty figure of `size` inches.
 
-        Args:
-            name: stem of the files, unique in the page.
-            title: in the page, above it.
-            alt: what it shows, in words.
-            paint: draws; it may use the constants of this module for colours.
-            head: of the CSV.
-            rows: of the CSV, the numbers that are drawn.
-            size: width and height in inches.
-            wide: see `Picture`.
-            caption: below it.
+        `name` is unique in the page, `head` and `rows` are its CSV: the numbers that are drawn; the rest is
+        `Picture`'s.
         """
         import matplotlib as mpl
 

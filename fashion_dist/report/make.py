@@ -51,13 +51,9 @@ def _silent(_text: str) -> None:
 
 
 def report_run(facts: RunData, out: Path | None = None, *, quick: bool = False, say: Say = _silent) -> Made:
-    """Write the page of one run into `out` (default: its `report/`).
+    """Write the page of one run into `out` (default: its `report/`); `say` is told what is being done.
 
-    Args:
-        facts: of the run.
-        out: the folder.
-        quick: use no network: what is not predicted yet is not shown, nor is anything inside the network.
-        say: told what is being done.
+    `quick` uses no network: what is not predicted yet is not shown, nor is anything inside the network.
     """
     folder = out or facts.run.report
     OwnFiles(folder).claim("index.html")
@@ -181,14 +177,9 @@ def is_stale(facts: RunData, split: str) -> bool:
 def report_runs(
     found: Sequence[RunData], out: Path, notes: Sequence[str] = (), *, quick: bool = False, say: Say = _silent
 ) -> Made:
-    """Write the page of several runs into `out`.
+    """Write the page of several runs into `out`; `notes` say what is left out of it, `say` is told what is being done.
 
-    Args:
-        found: the runs.
-        out: the folder.
-        notes: what is left out of the page, in sentences.
-        quick: use no network: nothing is predicted, parameters and FLOPs are not shown.
-        say: told what is being done.
+    `quick` uses no network: nothing is predicted, parameters and FLOPs are not shown.
     """
     from fashion_dist.report import ablation, comparison
 

@@ -72,13 +72,7 @@ def require_new(path: Path) -> Path:
 
 
 def write_notebook(facts: RunData, page: Page, album: Path, path: Path) -> None:
-    """Write the notebook of a run.
-
-    Args:
-        facts: of the run.
-        page: its page.
-        album: the folder of the page's pictures.
-        path: the notebook, which is not there yet.
+    """Write the notebook of a run to `path`, where none is; `album` is the folder of its page's pictures.
 
     Raises:
         CheckpointError: the run has no best weights yet, or its shard set is gone.

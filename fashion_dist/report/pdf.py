@@ -29,12 +29,7 @@ MOST_ROWS, CELL = 300, 44
 
 
 def pdf_of(page: Page, album: Path) -> bytes:
-    """The page's words, tables, figures and sheets on A4; the maps that show images on demand are figures too.
-
-    Args:
-        page: what it says.
-        album: the folder of its pictures.
-    """
+    """The page's words, tables, figures (from the folder `album`) and sheets on A4; maps are figures too."""
     from matplotlib.backends.backend_pdf import PdfPages
 
     file = io.BytesIO()

@@ -32,8 +32,6 @@ class RunData:
     """One run, as its folder describes it.
 
     Args:
-        run: the folder.
-        config: its configuration.
         view: state and job, as `fashion-dist status` sees them.
         made: run.json.
         snapshot: its other small files.
@@ -194,9 +192,7 @@ def find_runs(home: Home, named: Sequence[str]) -> list[RunDir]:
 def read_facts(runs: Sequence[RunDir], damaged: dict[str, str] | None = None) -> list[RunData]:
     """The facts of each run; Slurm is asked about all of them at once.
 
-    Args:
-        runs: their folders.
-        damaged: takes those that cannot be read, run id -> why, where at least one can.
+    `damaged` takes those that cannot be read, run id -> why, where at least one can.
 
     Raises:
         ConfigError: a configuration cannot be read, or its task is gone; names the run.

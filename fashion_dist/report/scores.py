@@ -115,12 +115,8 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 
 
 def class_figures(truth: np.ndarray, probability: np.ndarray, answers: np.ndarray) -> list[Figure]:
-    """Accuracy, macro F1 and, of enough classes, top-3 and top-5 accuracy; as the tasks measure them.
-
-    Args:
-        truth: int [n], none unknown.
-        probability: [n, K].
-        answers: int [n].
+    """Accuracy, macro F1 and, of enough classes, top-3 and top-5 accuracy, as the tasks measure them: of truth int [n],
+    none unknown, probabilities [n, K] and answers int [n].
     """
     count, n = probability.shape[1], len(truth)
     rank = ranks(probability, truth)
@@ -169,29 +165,17 @@ def mean_figure(name: str, values: np.ndarray) -> Figure:
 
 
 def auc_figure(name: str, scores: np.ndarray, truth: np.ndarray, area: Callable[..., float]) -> Figure:
-    """The area under the ROC curve of scores [n] against truth [n], 1 or 0, with its interval.
-
-    Args:
-        name: of the figure.
-        scores: the higher the likelier.
-        truth: 1 or 0.
-        area: computes the area itself, as the task does.
-    """
+    """The area under the ROC curve, by the task's own function, of scores [n] against truth [n], 1 or 0."""
     rng, n = np.random.default_rng(0), len(scores)
     samples = [area(scores[rows], truth[rows]) for rows in rng.integers(n, size=(300, n))]
     return Figure(name, area(scores, truth), *interval(np.array(samples)))
 
 
 def pair_figures(pairs: np.ndarray, score: np.ndarray, truth: np.ndarray) -> list[Figure]:
-    """`pair_auc` and `pair_accuracy` of probabilities [n] that the items of pairs go together.
+    """`pair_auc` and `pair_accuracy` of probabilities [n] that pairs of items int [n, 2] go together; truth is 1 or 0.
 
     Pairs that share an item do not err independently, so items are drawn, not pairs: a pair is there as often as one of
     its items times as often as the other (the vertex bootstrap of Snijders & Borgatti 1999).
-
-    Args:
-        pairs: int [n, 2], the items.
-        score: the probabilities.
-        truth: 1 or 0.
     """
     from sklearn.metrics import roc_auc_score
 

@@ -59,12 +59,7 @@ def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Split
 
 
 class Thumbnails:
-    """Images of a split, small, as data URIs; each is decoded once.
-
-    Args:
-        split: whose images.
-        px: the longer side.
-    """
+    """Images of a split, their longer side `px`, as data URIs; each is decoded once."""
 
     def __init__(self, split: Split, px: int = 104) -> None:
         self._split, self._px = split, px

@@ -32,21 +32,12 @@ def collect(
     wait_s: float = 0.0,
     name: str = "",
 ) -> list[Path]:
-    """Write the submission files of `config`'s task for `split` into `out`.
+    """Write the submission files of `config`'s task for `split` into `out`; returns their paths.
 
     Those of `test` go into the run's folder `submission/`, of other splits below it, where they are in nobody's way.
 
-    Args:
-        run: the run's folder.
-        config: whose task answers.
-        shard_set: what was predicted.
-        out: where the files go.
-        split: the predicted split.
-        wait_s: how long to wait for the predictions of a run that is done, which a network filesystem may show late.
-        name: what the predictions are called, if not as the split.
-
-    Returns:
-        Their paths.
+    `wait_s` is how long to wait for the predictions of a run that is done, which a network filesystem may show late;
+    `name` is what the predictions are called, if not as the split.
 
     Raises:
         InputError: the shard set has no such split, or the run has not predicted it yet, or `out` holds a file of the

@@ -51,13 +51,7 @@ def names_by_column(task: Task, schema: Schema, config: Config) -> dict[str, Seq
 def named_columns(
     columns: Mapping[str, np.ndarray], config: Config, schema: Schema, truth: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, list[Any]]:
-    """The named columns of n samples.
-
-    Args:
-        columns: the task's prediction columns, [n, ...].
-        config: whose task answered.
-        schema: whose names the numbers have.
-        truth: the task's targets of the samples, where they are known.
+    """The named columns of n samples, of the task's prediction columns [n, ...] and, where they are known, its targets.
 
     Returns:
         Of classes `class`, `probability` and the next `class_2`, `probability_2` to 5; of attributes `labels` and

@@ -28,14 +28,7 @@ OnProgress = Callable[[str, int, int], Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted.
-
-    Args:
-        name: what the predictions are called, as a folder beside the run.
-        shard_set: where the pictures are.
-        split: of it.
-        source: what the user named, for the record.
-    """
+    """A split that is predicted, into a folder of this name beside the run; `source` is what the user named."""
 
     name: str
     shard_set: Path
@@ -122,12 +115,7 @@ def predict(
 ) -> Predicted:
     """Predict a target by `count` ranks, check that each sample is there exactly once, and write names beside.
 
-    Args:
-        run: whose best weights predict.
-        schema: that it learned, whose class names the answers have.
-        target: what.
-        ranks: runs `predict_part` for each share of so many samples and returns their results.
-        count: shares.
+    `ranks` runs `predict_part` for each share of so many samples and returns their results.
 
     Raises:
         CheckpointError: the run has no best weights yet.
@@ -158,14 +146,9 @@ def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[OpenRun, 
 
 
 def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: str) -> list[Target]:
-    """One target a split of a set that is not the run's own.
+    """One target a split of a set that is not the run's own, or the one that is wanted.
 
-    Args:
-        run: who predicts.
-        shard_set: the set.
-        name: what the user calls it; empty is the source's own name.
-        split: the only one that is wanted; empty is every one.
-        source: what the user named.
+    They are called as the user says (`name`), else as what the user named (`source`) is.
     """
     splits = [split] if split else list(shard_set.splits)
     shard_set.split(splits[0])

@@ -48,12 +48,7 @@ class LazyColumns(Mapping[str, np.ndarray]):
 
 
 class PredictionFiles:
-    """What all ranks wrote of one split; P rows.
-
-    Args:
-        folder: of `rank_<r>.parquet` files.
-        split: whose samples they are, N of them.
-    """
+    """What all ranks wrote of one split of N samples, as `rank_<r>.parquet` files of a folder; P rows."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         self.folder, self.split = folder, split

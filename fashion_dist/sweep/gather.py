@@ -21,13 +21,9 @@ from shards.spreadsheet import csv_for_people
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was written.
+    """The sweep as it stood, the trials whose answers are in the submission (the best first), and what was written.
 
-    Args:
-        view: the sweep as it stood.
-        trials: whose answers are in the submission, the best first.
-        files: the tables and the submission files.
-        missing: a sentence about the trials that are not done; empty when all are.
+    `missing` is a sentence about the trials that are not done; empty when all are.
     """
 
     view: SweepView
@@ -41,12 +37,8 @@ def gather(
 ) -> Gathered:
     """Write `trials.csv` and `trials.parquet`, and the submission of the `count` best trials that are done.
 
-    Args:
-        folder: the sweep's.
-        out: where the files go; None is the sweep's own.
-        count: 0 writes the tables alone, 1 the best trial's submission, more the mean of so many.
-        split: the predicted split.
-        wait_s: how long to wait for files that a network filesystem shows late.
+    A count of 0 writes the tables alone, 1 the best trial's submission, more the mean of so many. Files go to `out`,
+    else to the sweep's own folder; `wait_s` is how long to wait for what a network filesystem shows late.
 
     Raises:
         ConfigError: fewer trials are done than are to be averaged.

@@ -15,11 +15,7 @@ from shards.safe_io import open_regular
 
 
 class Journal(JournalFileBackend):  # type: ignore[misc]
-    """Optuna's file of operations without the lines that cannot be one; the caller holds a lock.
-
-    Args:
-        path: the file; made where there is none.
-    """
+    """Optuna's file of operations without the lines that cannot be one; the caller holds a lock."""
 
     def __init__(self, path: Path) -> None:
         os.close(open_regular(path, os.O_RDWR | os.O_CREAT))

@@ -36,20 +36,10 @@ from shards.shard_set import OnceReadSet
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What the user asks for.
+    """What the user asks for: the flags of `fashion-dist sweep`.
 
-    Args:
-        request: the task, where, and with which resources; its settings are empty.
-        file: W&B's YAML; empty where the settings say it all.
-        settings: `key=value` for all trials, `key=value,value` for a list of them.
-        name: of the sweep; empty takes the file's, or makes one of the content.
-        seeds: repeats of every point with other seeds of the training.
-        seed: of random draws and searches.
-        max_parallel: trials at once; 0 is all on Slurm, and one on this machine.
-        rerun_failed: run again what failed, was cancelled or stopped.
-        hold: leave the array in the queue until `status --release`.
-        yes: go on with any number of trials.
-        max_submit: trials that one call submits; 0 is all of them.
+    `request` has the task, where it runs and with which resources, and no settings: those are `settings`, `key=value`
+    for all trials and `key=value,value` for a list of them. `seed` is of random draws and searches.
     """
 
     request: LaunchRequest

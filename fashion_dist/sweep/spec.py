@@ -138,12 +138,8 @@ def from_settings(settings: Iterable[str], config: Config) -> dict[str, Any]:
 
 
 def parse(values: Mapping[str, Any], where: str, keys: Sequence[str]) -> Spec:
-    """The sweep that W&B's words describe.
-
-    Args:
-        values: the content of the YAML file.
-        where: its name, for errors.
-        keys: the settings that there are.
+    """The sweep that W&B's words describe; `where` names the file in errors, and `keys` are the settings that there
+    are.
 
     Raises:
         ConfigError: an unknown key, a parameter that is no setting, an empty list, a range that is none, or a random

@@ -47,13 +47,8 @@ CANDIDATES = 100
 def goes_on(value: float, others: Sequence[float], eta: float, monitor: Monitor) -> tuple[bool, int, int]:
     """Whether a trial is among the best 1/eta at a rung, its place from 1, and how many may go on.
 
-    One whose value is NaN goes on only where there is nobody to be compared with.
-
-    Args:
-        value: the trial's own.
-        others: of the trials that reached the rung before.
-        eta: see the module.
-        monitor: which values are better.
+    `others` are the values of trials that reached the rung before. One whose value is NaN goes on only where there is
+    nobody to be compared with.
     """
     place = 1 + sum(monitor.is_better(other, value) for other in others)
     if math.isnan(value):

@@ -51,17 +51,13 @@ class Sweep:
     """The content of sweep.json: it never changes, and equal questions have equal ones but for `command` and `created`.
 
     Args:
-        folder: its folder.
         name: what the user calls it; any text.
         raw: W&B's words for what is searched.
         request: whose runs its trials are.
         base: the configuration that all trials share.
-        data_hash: of the shard set.
         seed: of random draws and searches.
         seeds: repeats of every point.
         trials: all of them, in order; of a search `None` each until it has started.
-        command: what the user typed.
-        created: Unix time, for people.
         gone: settings of `base` that are gone; no trial of it can be trained.
     """
 
@@ -243,11 +239,9 @@ class SubmittedArray:
     """One submission of trials.
 
     Args:
-        cluster: where.
         first: the trial whose array task id would be 0.
         numbers: the trials in it.
         resources: what each trial's job asks for.
-        options: see `RuntimeOptions`.
         max_parallel: trials that run at once; 0 is no bound.
         comment: by which the array is found in the queue when `job` was not written down.
         job: the array, or the local queue's process; None from before the submission until the scheduler has answered.

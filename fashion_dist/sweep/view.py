@@ -24,13 +24,7 @@ UNFINISHED = ("failed", "cancelled", "stopped")
 
 @dataclass(frozen=True)
 class TrialView:
-    """One trial.
-
-    Args:
-        number: from 0.
-        settings: what it was given; empty while a search has not started it.
-        view: its run; a run id of "" while it has none.
-    """
+    """One trial: its settings, none while a search has not started it, and its run, of id "" while it has none."""
 
     number: int
     settings: Mapping[str, Any]
@@ -117,12 +111,7 @@ class SweepView:
 def read_sweep_view(
     folder: SweepDir, scheduler: Scheduler | None = None, known: Mapping[str, RunView] | None = None
 ) -> SweepView:
-    """Everything about one sweep; Slurm is asked twice at most.
-
-    Args:
-        folder: the sweep's.
-        scheduler: what has been asked already.
-        known: runs that have been looked at already, by run id.
+    """Everything about one sweep; Slurm is asked twice at most. `known` has runs looked at already, by id.
 
     Raises:
         RunError: there is no sweep.
@@ -165,16 +154,7 @@ class _LocalQueue:
 
 @dataclass(frozen=True)
 class _Board:
-    """What the trials of a sweep are judged by.
-
-    Args:
-        sweep: the sweep.
-        last: each trial's last submission.
-        jobs: each trial's last job.
-        queue: answers for these jobs.
-        local: this machine's queue of the sweep.
-        given_up: trials that are not gone on with, and why.
-    """
+    """What the trials of a sweep are judged by: each one's last submission and job, and those given up, with why."""
 
     sweep: Sweep
     last: Mapping[int, SubmittedArray]

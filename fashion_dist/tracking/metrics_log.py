@@ -36,9 +36,7 @@ SPLITS = ("train", "val", "test", "system")
 def iter_metrics(path: Path, *splits: str) -> Iterator[dict[str, Any]]:
     """The lines of a metrics.jsonl, oldest first; a torn line, or one of other things than numbers, is passed over.
 
-    Args:
-        path: the file.
-        splits: these alone, such as `val`; those of the other `SPLITS` are not even parsed.
+    With `splits` these alone, such as `val`; those of the other `SPLITS` are not even parsed.
     """
     others = tuple(f'{{"split": "{name}"'.encode() for name in SPLITS if splits and name not in splits)
     for line in read_lines(path, but=others):
@@ -93,13 +91,7 @@ CLOSE_S = 10.0
 
 
 class _TrackerThread(threading.Thread):
-    """A tracker, told the lines so far and then what comes, in order, while training goes on.
-
-    Args:
-        name: of the tracker.
-        tracker: told from this thread alone.
-        history: the lines so far.
-    """
+    """A tracker, told the lines so far and then what comes, in order, from this thread alone, beside the training."""
 
     def __init__(self, name: str, tracker: Tracker, history: Iterable[Mapping[str, Any]]) -> None:
         super().__init__(name=name, daemon=True)
@@ -181,13 +173,9 @@ class MetricsLogger:
             self._trackers.append(_TrackerThread(name, tracker, lines))
 
     def log(self, split: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Add one line and flush it.
+        """Add one line and flush it: of `train`, `val` or `test`, or of `system`, what the nodes were doing.
 
-        Args:
-            split: `train`, `val` or `test`; `system` is what the nodes were doing.
-            step: optimizer steps done.
-            epoch: passes done, a fraction within one.
-            values: named numbers; those not finite are written as null.
+        `step` and `epoch` are optimizer steps and passes done, the latter with a fraction; what is not finite is null.
         """
         shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
         head = {"split": split, "step": step, "epoch": round(epoch, 6), "attempt": self.attempt, "time": time.time()}

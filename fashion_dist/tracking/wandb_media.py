@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """One sample and what was said of it.
-
-    Args:
-        key: the sample's.
-        image: its picture.
-        values: named plain values, the same names for all examples.
-    """
+    """One sample's key and picture, and named plain values of it, the same names for all examples."""
 
     key: str
     image: Image.Image

@@ -179,12 +179,8 @@ class WandbRun:
     ) -> WandbRun:
         """The W&B run of a run; online it is taken up where the server has it.
 
-        Args:
-            run: the run.
-            config: what W&B shows as its configuration.
-            mode: `offline` begins a folder of W&B's, whole in itself.
-            group: under which W&B shows it.
-            folder: where W&B's own files go.
+        `offline` begins a folder of W&B's, whole in itself; W&B's own files go to `folder`, `group` is where it shows
+        it.
         """
         wandb = _client()
         if mode == "online":
@@ -336,9 +332,7 @@ class SyncRecord:
     def agree(self, rows: int, first: Sequence[str]) -> list[str]:
         """The keys of the `rows` rows that the server has; noted ones beyond did not arrive and are forgotten.
 
-        Args:
-            rows: how many it has.
-            first: what they are where nobody noted it: the first lines of the file.
+        What nobody noted are the `first` lines of the file.
         """
         lines = SyncLine.read(self._path)
         keys = [line.key for line in lines if line.target == self._target and line.key is not None]

@@ -24,12 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrackerOptions:
-    """What a tracker may want to know beside the run.
-
-    Args:
-        wandb: whether W&B may send.
-        group: the sweep that the run belongs to; may be empty.
-    """
+    """What a tracker may want to know beside the run: whether W&B may send, and the run's sweep, if any."""
 
     wandb: WandbMode = "auto"
     group: str = ""
