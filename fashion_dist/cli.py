@@ -20,7 +20,6 @@ import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import tyro
@@ -104,11 +103,9 @@ def run(
         print(result.to_json() if as_json else result.to_text(), flush=True)
     except InputError as error:
         status = _complain(error, EXIT_MISTAKE, as_json)
-    except (FashionDistError, ShardsError) as error:
-        status = _complain(error, EXIT_FAILED, as_json)
     except BrokenPipeError:
         status = _seen_enough()
-    except OSError as error:
+    except (FashionDistError, ShardsError, OSError) as error:
         status = _complain(error, EXIT_FAILED, as_json)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -259,9 +256,7 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars is not None:
             self._bars.stop()
 

@@ -64,19 +64,9 @@ def steps(groups: Sequence[Group], base: Group, metric: str, hits: Hits) -> list
     found = []
     for g in groups:
         keys = changes(base, g)
-        if g is base or len(keys) != 1:
-            continue
-        key = keys[0]
-        found.append(
-            Step(
-                g,
-                key,
-                base.settings[key],
-                g.settings.get(key),
-                g.mean(metric) - base.mean(metric),
-                _paired(g, base, hits),
-            )
-        )
+        if len(keys) == 1:
+            was, now = (one.settings.get(keys[0]) for one in (base, g))
+            found.append(Step(g, keys[0], was, now, g.mean(metric) - base.mean(metric), _paired(g, base, hits)))
     sign = 1 if base.members[0].task.direction(metric) == "max" else -1
     return sorted(found, key=lambda step: -sign * step.metric)
 

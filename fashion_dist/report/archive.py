@@ -15,6 +15,7 @@ in every archive.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -160,11 +161,8 @@ def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     from safetensors.torch import save
 
     assert facts.shard_set is not None
-    checkpoints = Checkpoints(facts.run.checkpoints)
-    try:
+    with contextlib.closing(Checkpoints(facts.run.checkpoints)) as checkpoints:
         found = checkpoints.load("best")
-    finally:
-        checkpoints.close()
     if found is None:
         raise CheckpointError(f"run {facts.run_id} has no best weights yet, so there is no model to hand in")
     model = facts.task.build_model(facts.config, facts.shard_set.schema)

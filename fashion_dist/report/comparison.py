@@ -47,24 +47,27 @@ class Group:
 
     def mean(self, metric: str) -> float:
         """The mean of `values`; NaN where there is none."""
-        found = self.values(metric)
-        return float(np.mean(found)) if found else float("nan")
+        found = _mean(self.values(metric))
+        return float("nan") if found is None else found
 
     @property
     def epochs_to_best(self) -> float | None:
         """The mean over members of the epoch with the best value."""
-        found = [f.best_epoch for f in self.members if f.best_epoch is not None]
-        return float(np.mean(found)) if found else None
+        return _mean([f.best_epoch for f in self.members])
 
     @property
     def epoch_s(self) -> float | None:
         """Seconds of an epoch, the mean over members."""
-        found = [f.epoch_s for f in self.members if f.epoch_s is not None]
-        return float(np.mean(found)) if found else None
+        return _mean([f.epoch_s for f in self.members])
 
     def score(self, metric: str) -> float:
         """A number that is higher the better `mean` is."""
         return Monitor(metric, self.members[0].task.direction(metric)).score(self.mean(metric))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def differing(found: Sequence[RunData]) -> list[str]:

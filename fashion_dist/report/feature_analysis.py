@@ -80,11 +80,8 @@ def look_inside(facts: RunData, split: str, groups: np.ndarray, kept: Path, say:
     Raises:
         CheckpointError: there are no best weights that can be read.
     """
-    checkpoints = Checkpoints(facts.run.checkpoints)
-    try:
+    with contextlib.closing(Checkpoints(facts.run.checkpoints)) as checkpoints:
         found = checkpoints.load("best")
-    finally:
-        checkpoints.close()
     key = json.dumps([_FORMAT, split, found[0].facts.get("sha256", "") if found else ""])
     if (old := _read(kept, key)) is not None:
         return old

@@ -285,12 +285,8 @@ def final_figures(facts: RunData, judged: Mapping[str, Sequence[Figure]]) -> Sec
     note = (
         "Intervals are the 2.5 and 97.5 % quantiles of 1,000 resamplings of the split; they say nothing of other seeds."
     )
-    return Section(
-        "figures",
-        "Final figures",
-        sentences,
-        [Table("", ("split", "figure", "value", "95 % interval"), rows, note=note)],
-    )
+    table = Table("", ("split", "figure", "value", "95 % interval"), rows, note=note)
+    return Section("figures", "Final figures", sentences, [table])
 
 
 def no_test(facts: RunData) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -17,7 +18,7 @@ from fashion_dist.data.preprocessing import describe, open_picture, preprocess
 from fashion_dist.errors import CheckpointError, InputError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import named_columns, view_names, views_of
-from fashion_dist.runs import learned_schema, read_config, require_none_gone
+from fashion_dist.runs import learned_schema, own_config
 from fashion_dist.tasks import load
 from fashion_dist.tasks.common.evaluators import concatenate
 from fashion_dist.tracking.metrics_log import read_metrics
@@ -38,9 +39,7 @@ def load_run(run: str | Path, home: str | Path = "") -> LoadedRun:
         CheckpointError: it has no best weights yet.
     """
     folder = Home.find(str(home)).find_run(str(run))
-    config, gone = read_config(folder)
-    require_none_gone(folder, gone)
-    return LoadedRun(folder, config, learned_schema(folder))
+    return LoadedRun(folder, own_config(folder), learned_schema(folder))
 
 
 class LoadedRun:
@@ -56,9 +55,8 @@ class LoadedRun:
         self.folder, self.config, self.schema = folder, config, schema
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.task = load(config.task)
-        checkpoints = Checkpoints(folder.checkpoints)
-        found = checkpoints.load("best", self.device)
-        checkpoints.close()
+        with contextlib.closing(Checkpoints(folder.checkpoints)) as checkpoints:
+            found = checkpoints.load("best", self.device)
         if found is None:
             raise CheckpointError(f"run {folder.run_id} has no best weights yet in {folder.checkpoints}")
         self.model: nn.Module = self.task.build_model(config, schema)

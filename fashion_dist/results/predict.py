@@ -20,7 +20,7 @@ from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
-from fashion_dist.runs import OpenRun, open_folder, read_config, require_none_gone
+from fashion_dist.runs import OpenRun, open_folder, own_config, read_config
 from shards import Schema, ShardSet, worker_pool
 
 OnProgress = Callable[[str, int, int], Any]
@@ -70,17 +70,14 @@ def predict_run(run: OpenRun, split: str) -> None:
 
     folder = run.folder.predictions(split)
     inference.begin_predictions(folder)
-    _predict(run, split, Part(str(run.folder.path), run.schema, str(run.shard_set.path), split, split))
+    _predict(run, Part(str(run.folder.path), run.schema, str(run.shard_set.path), split, split))
     inference.publish_predictions(folder)
 
 
 def predict_part(part: Part) -> int:
     """Write one rank's share of the predictions; returns the number of its samples."""
     folder = RunDir(Path(part.run))
-    config, gone = read_config(folder)
-    require_none_gone(folder, gone)
-    run = OpenRun(folder, config, ShardSet.open(part.shard_set), learned=part.schema)
-    return _predict(run, part.split, part)
+    return _predict(OpenRun(folder, own_config(folder), ShardSet.open(part.shard_set), learned=part.schema), part)
 
 
 def predict_here(parts: list[Part], on_progress: OnProgress, total: int) -> list[int]:
@@ -93,7 +90,7 @@ def _counted(part: Part, count: Callable[[int], Any]) -> int:
     return done
 
 
-def _predict(run: OpenRun, split: str, part: Part) -> int:
+def _predict(run: OpenRun, part: Part) -> int:
     from fashion_dist.data.options import LoaderOptions
     from fashion_dist.tasks import ExampleSet
     from fashion_dist.train import inference
@@ -102,10 +99,10 @@ def _predict(run: OpenRun, split: str, part: Part) -> int:
     from fashion_dist.train.trainer import Trainer
 
     # Each image once: the task's examples of `train` are drawn, and labels may lack what a target needs.
-    images = ExampleSet.of_images(len(run.shard_set.split(split)))
+    images = ExampleSet.of_images(len(run.shard_set.split(part.split)))
     options = TrainerOptions(LoaderOptions(threads=part.threads))
     world = World(part.rank, part.world_size)
-    with Trainer.for_inference(run, options) as trainer, trainer.split_loader(split, images, world) as loader:
+    with Trainer.for_inference(run, options) as trainer, trainer.split_loader(part.split, images, world) as loader:
         rows = trainer.iter_predictions(loader)
         return inference.write_rank(run.folder.predictions(part.name), rows, loader.keys, part.rank)
 

@@ -96,10 +96,9 @@ def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -
     mode = allowed_mode(mode)
     if mode == "off":
         return None
-    if mode == "online" and not (server := _server()).answers():
-        logger.warning(
-            "W&B at %s cannot be reached from here; this start is offline, fashion-dist sync sends it", server
-        )
+    if mode == "online" and (silent := _silent_server()):
+        told = "W&B at %s cannot be reached from here; this start is offline, fashion-dist sync sends it"
+        logger.warning(told, silent)
         mode = "offline"
     try:
         return WandbRun.open(run, config, mode, group, run.path)
@@ -112,36 +111,23 @@ REACH_S = 0.8
 """Longest wait for W&B's server; on a node without a network its own client waits 90 s, and peers with it."""
 
 
-@dataclass(frozen=True)
-class _Server:
-    """Where W&B's client connects to: the server, or the proxy before it."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    def answers(self) -> bool:
-        """Whether something listens there; looking the name up may hang as well, so a thread does both."""
-        reached: list[bool] = []
-
-        def connect() -> None:
-            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), REACH_S):
-                reached.append(True)
-
-        thread = threading.Thread(target=connect, name="reach W&B", daemon=True)
-        thread.start()
-        thread.join(REACH_S)
-        return bool(reached)
-
-
-def _server() -> _Server:
+def _silent_server() -> str:
+    """Where W&B's client connects to, the server or the proxy before it, if nothing listens there; else nothing."""
     url = urlparse(os.environ.get("WANDB_BASE_URL") or _client().Settings().base_url)
     proxy = getproxies().get(url.scheme, "")
     if proxy and not proxy_bypass(url.hostname or ""):
         url = urlparse(proxy if "://" in proxy else f"http://{proxy}")
-    return _Server(url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    reached: list[bool] = []
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), REACH_S):
+            reached.append(True)
+
+    thread = threading.Thread(target=connect, name="reach W&B", daemon=True)  # looking the name up may hang as well
+    thread.start()
+    thread.join(REACH_S)
+    return "" if reached else f"{host}:{port}"
 
 
 def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pictures: Mapping[str, Path]) -> bool:

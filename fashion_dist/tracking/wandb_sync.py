@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, RunError
@@ -36,16 +37,20 @@ def sync(run: RunDir, config: Config, group: str, media: Media | None) -> Synced
     """
     points = read_metrics(run.metrics)
     try:
-        feed = WandbRun.open(run, config, "online", group, run.path)
-        for point in points:
-            feed.log(point)
-        if media is not None:
-            feed.show(media)
-        feed.finish()
+        feed = _told(WandbRun.open(run, config, "online", group, run.path), points, media)
     except Exception as error:  # whatever the client raises, it means that the network or the server said no
         words = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"run {run.run_id} was not synced: {words}") from error
     return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
+
+
+def _told(feed: WandbRun, points: Sequence[Mapping[str, Any]], media: Media | None) -> WandbRun:
+    for point in points:
+        feed.log(point)
+    if media is not None:
+        feed.show(media)
+    feed.finish()
+    return feed
 
 
 def replay(run: RunDir, config: Config, group: str, media: Media | None, folder: Path) -> Synced:
@@ -61,12 +66,7 @@ def replay(run: RunDir, config: Config, group: str, media: Media | None, folder:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     points = read_metrics(run.metrics)
-    feed = WandbRun.open(run, config, "offline", group, new)
-    for point in points:
-        feed.log(point)
-    if media is not None:
-        feed.show(media)
-    feed.finish()
+    feed = _told(WandbRun.open(run, config, "offline", group, new), points, media)
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
