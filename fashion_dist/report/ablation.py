@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +13,10 @@ from fashion_dist.errors import FashionDistError, ShardsError
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Table
 from fashion_dist.report.comparison import Group, curve_picture
-from fashion_dist.report.figure_writer import BLUE, SOFT, FigureWriter, short
+from fashion_dist.report.figure_writer import BLUE, SOFT, Drawing, FigureWriter, short
 from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.results.compare import compare
 from fashion_dist.runs import OpenRun
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 Hits = Mapping[str, np.ndarray]
 """By run id whether each image of one split was answered rightly, bool [n], the same images in the same order."""

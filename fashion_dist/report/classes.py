@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Picture, Section, Sheet, Shot, Table
-from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, FigureWriter, heat, short
+from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, SOFT, Drawing, FigureWriter, heat, short
 from fashion_dist.report.split_predictions import Thumbnails, spread
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 GALLERY = 24
 PAIRS = 6

@@ -5,20 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fashion_dist.models.registry import own_models
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Picture, Section, Table
-from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, FigureWriter, short
+from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, STYLES, Drawing, FigureWriter, short
 from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.report.run_sections import epochs_below
 from fashion_dist.tasks import Monitor
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 SEED = "train.seed"
 LINES = 14

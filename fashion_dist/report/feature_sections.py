@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import SHAPES, Block, Cloud, Dot, Picture, Section, Sheet, Shot
 from fashion_dist.report.feature_analysis import Inside, look_inside, to_pixels
-from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, FigureWriter, short
+from fashion_dist.report.figure_writer import COLOURS, MARKERS, SOFT, Drawing, FigureWriter, short
 from fashion_dist.report.run_data import RunData
 from fashion_dist.report.split_predictions import Thumbnails, encode
 from shards import Split
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 NAMED = 14
 """Classes with a colour and a mark of their own; images of others are gray."""

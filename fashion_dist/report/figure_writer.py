@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -56,6 +56,8 @@ _OTHER_SCRIPTS = (
     "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
 )  # fmt: skip
 Rows = Iterable[Sequence[object]]
+Drawing: TypeAlias = "Figure"
+"""Of matplotlib, which is imported when something is drawn."""
 
 
 @functools.cache

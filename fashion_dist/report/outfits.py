@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fashion_dist.config import Config
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Block, Section, Sheet, Shot, Table
-from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, FigureWriter
+from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, Drawing, FigureWriter
 from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.evaluators import area_under_roc
 from fashion_dist.tasks.common.wardrobe import Wardrobe, wardrobe_of
 from fashion_dist.tasks.polyvore_outfits import THRESHOLDS, conclusion
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
 PER_CONCLUSION = 4
 QUESTIONS = 6

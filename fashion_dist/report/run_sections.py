@@ -11,14 +11,13 @@ import numpy as np
 
 from fashion_dist.report import formatting
 from fashion_dist.report.blocks import Block, Picture, Section, Table
-from fashion_dist.report.figure_writer import BLUE, COLOURS, GREEN, ORANGE, SOFT, STYLES, FigureWriter
+from fashion_dist.report.figure_writer import BLUE, COLOURS, GREEN, ORANGE, SOFT, STYLES, Drawing, FigureWriter
 from fashion_dist.report.run_data import RunData, plain_json
 from fashion_dist.report.scores import Figure
 from fashion_dist.tracking.metrics_log import PLAIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Drawing
 
 STATE_WORDS = {
     "done": "is done", "running": "is still going", "starting": "is starting", "queued": "waits in the queue",

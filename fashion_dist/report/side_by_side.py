@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fashion_dist.report import formatting, scores, views
 from fashion_dist.report.blocks import Section
-from fashion_dist.report.figure_writer import FigureWriter, heat, short
+from fashion_dist.report.classes import ClassAnswers
+from fashion_dist.report.figure_writer import Drawing, FigureWriter, heat, short
 from fashion_dist.report.run_data import RunData
 from fashion_dist.report.split_predictions import SPLITS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
-    from fashion_dist.report.classes import ClassAnswers
 
 MOST, WIDEST = 6, 70
 """Runs of which matrices are drawn, and classes."""
