@@ -94,11 +94,8 @@ class RunFacts:
     """What a run was made from: the content of run.json.
 
     Args:
-        shard_set: the set's folder.
-        data_hash: of the set.
         weights: what identifies the content of the weights that it began with; empty where that was not noted.
         weights_sha256: of their file, where there is one and that was noted.
-        run_id: the run's.
         command: what the user typed.
         created: Unix time.
         versions: of Python and the libraries.

@@ -10,7 +10,7 @@ import numpy as np
 from fashion_dist.report import formatting, scores
 from fashion_dist.report.blocks import Section, Sheet, Shot, Table
 from fashion_dist.report.figure_writer import BLUE, GREEN, ORANGE, PINK, SOFT, Drawing, FigureWriter, heat, short
-from fashion_dist.report.split_predictions import Thumbnails, names_of, spread
+from fashion_dist.report.split_predictions import Thumbnails, spread
 
 GALLERY = 18
 
@@ -166,7 +166,7 @@ def worst(found: AttributeAnswers, thumbs: Thumbnails) -> Section:
             continue
         seen.add(n)
         verb = "named" if found.chosen[n, a] else "missed"
-        true = names_of(np.flatnonzero(found.truth[n] == 1), found.names)
+        true = [found.names[k] for k in np.flatnonzero(found.truth[n] == 1).tolist()]
         probability = formatting.percent(float(found.probability[n, a]), 0)
         lines = (f"{verb} {found.names[a]} ({probability})", f"is {', '.join(true) or 'none of them'}")
         shots.append(Shot(thumbs[int(found.rows[n])], f"{verb} {found.names[a]}", lines, frame="bad"))

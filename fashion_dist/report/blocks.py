@@ -8,16 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in the page and its files beside it.
+    """A figure in the page; `files` are (label, path relative to the page) of its PNG, SVG and CSV, all called `name`.
 
-    Args:
-        name: stem of its files.
-        title: above it.
-        alt: what it shows, in words, for those who do not see it.
-        svg: the markup for the page.
-        files: (label, path relative to the page) of its PNG, SVG and CSV.
-        wide: takes the whole width, and scrolls by itself on a narrow screen.
-        caption: below it; may be empty.
+    `alt` says what it shows, for those who do not see it; one that is `wide` takes the whole width, and scrolls by
+    itself on a narrow screen.
     """
 
     name: str

@@ -58,7 +58,7 @@ def class_counts(truth: np.ndarray, answers: np.ndarray, count: int) -> tuple[np
 
 
 def per_class(right: np.ndarray, named: np.ndarray, true: np.ndarray) -> PerClass:
-    """Of `class_counts`."""
+    """Of how often each was named rightly, was named, and is true, [K]."""
     hits = right.astype(float)
     return PerClass(_ratio(hits, named), _ratio(hits, true), _ratio(2 * hits, named + true), true)
 
@@ -89,9 +89,7 @@ def ranks(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def per_attribute(truth: np.ndarray, chosen: np.ndarray) -> PerClass:
     """Of truth [n, A] (1, 0, or -1: unknown) and answers bool [n, A]."""
     known, true = truth >= 0, truth == 1
-    hits = (chosen & true).sum(axis=0).astype(float)
-    named, real = (chosen & known).sum(axis=0), true.sum(axis=0)
-    return PerClass(_ratio(hits, named), _ratio(hits, real), _ratio(2 * hits, named + real), real)
+    return per_class((chosen & true).sum(axis=0), (chosen & known).sum(axis=0), true.sum(axis=0))
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

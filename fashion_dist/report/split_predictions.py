@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,18 +103,12 @@ def encode(image: Any, px: int, quality: int = 80) -> str:
 
 def spread(order: Iterable[int], groups: np.ndarray, each: int, most: int) -> list[int]:
     """The first of `order` with at most `each` of a group: places int, groups [n] by place."""
-    taken: dict[Any, int] = {}
+    taken: Counter[int] = Counter()
     found: list[int] = []
     for place in order:
-        group = groups[place].item() if hasattr(groups[place], "item") else groups[place]
-        if taken.get(group, 0) < each:
-            taken[group] = taken.get(group, 0) + 1
+        if taken[group := int(groups[place])] < each:
+            taken[group] += 1
             found.append(int(place))
-            if len(found) == most:
-                break
+        if len(found) == most:
+            break
     return found
-
-
-def names_of(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """The class names of labels [n]; `unknown` for -1."""
-    return [classes[int(label)] if label >= 0 else "unknown" for label in labels]

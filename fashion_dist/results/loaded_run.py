@@ -45,10 +45,7 @@ def load_run(run: str | Path, home: str | Path = "") -> LoadedRun:
 class LoadedRun:
     """A trained network with its preprocessing, its class names, and what was measured and predicted with it.
 
-    Args:
-        folder: the run's.
-        config: with which it began.
-        schema: columns and class names that it learned.
+    `schema` has the columns and class names that it learned.
     """
 
     def __init__(self, folder: RunDir, config: Config, schema: Schema) -> None:

@@ -33,12 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep.
+    """One run of a sweep, and the settings in which it differs from what is common to all.
 
-    Args:
-        number: from 0; with its array's first number it is the array's task id.
-        settings: what differs from the sweep's common configuration.
-        run_id: the folder under HOME/runs.
+    Less its array's first number, its `number` is the array's task id.
     """
 
     number: int
