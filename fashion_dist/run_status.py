@@ -44,6 +44,12 @@ class RunState:
     updated: float = 0.0
     """Unix time of the last change."""
 
+    @property
+    def best_words(self) -> str:
+        """The best evaluation so far, such as `accuracy 0.9121 at epoch 7`; empty before it."""
+        best = self.best
+        return f"{best['metric']} {best['value']:.4f} at epoch {best['epoch']}" if best else ""
+
     @classmethod
     def read(cls, path: Path) -> RunState | None:
         """The state in `path`, or None where there is none that can be read."""

@@ -107,12 +107,10 @@ def _archived(result: cli.Result, found: Sequence[RunData], made: Made, notebook
 
 
 def _of_one(facts: RunData, page: Path) -> cli.Result:
-    best = facts.view.progress.best
-    headline = f"{facts.run_id}: {facts.view.state}"
-    if best:
-        headline += f", best {best['metric']} {best['value']:.4f} at epoch {best['epoch']}"
+    progress = facts.view.progress
+    headline = f"{facts.run_id}: {facts.view.state}" + (f", best {progress.best_words}" if progress.best else "")
     paths: dict[str, Path | str] = {"page": page, "figures": page.parent / "figures"}
-    data: dict[str, Any] = {"run": facts.run_id, "best": best, "metrics": facts.at_best("val")}
+    data: dict[str, Any] = {"run": facts.run_id, "best": progress.best, "metrics": facts.at_best("val")}
     return cli.Result(headline, paths=paths, next=answers(facts.run), data=data)
 
 

@@ -76,8 +76,5 @@ def of_end(run: RunDir) -> cli.Result:
 
 
 def _best(view: RunView) -> str:
-    best = view.progress.best
-    if not best:
-        return ""
     left = f", {duration(view.left_s)} left" if view.is_active and view.left_s is not None else ""
-    return f", best {best['metric']} {best['value']:.4f} at epoch {best['epoch']}{left}"
+    return f", best {words}{left}" if (words := view.progress.best_words) else ""

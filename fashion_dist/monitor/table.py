@@ -142,31 +142,24 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
     """Everything about one run; `go_on` is the command that goes on with it, or why there is none."""
     p = view.progress
-    rows: list[tuple[str, str]] = [("state", view.state + (f": {view.detail}" if view.detail else ""))]
-    if view.hint:
-        rows.append(("hint", view.hint))
-    if p.message and view.state in ("running", "done"):
-        rows.append(("note", p.message))
-    if view.log:
-        rows.append(("log", str(view.log)))
-    if p.epochs:
-        doing = "" if view.state == "done" else f", {p.phase}"
-        rows.append(("epoch", f"{p.epoch} of {p.epochs}, step {p.step} of {p.total_steps or '?'}{doing}"))
-    if view.state == "running":
-        rows.append(("speed", f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left"))
-    if p.startup:
-        rows.append(("start", format_startup(p.startup)))
-    if p.best:
-        rows.append(("best", f"{p.best['metric']} {p.best['value']:.4f} at epoch {p.best['epoch']}"))
-    if view.job is not None:
-        rows.append(
-            ("job", f"{view.job}, {view.attempts} start{'s' * (view.attempts != 1)}, nodes {view.nodes or '-'}")
-        )
-    if view.hardware:
-        rows.append(("hardware", view.hardware))
-    rows += _curves(run, p.best.get("metric", ""), width)
-    rows.append(("folder", str(run.path)))
-    rows += [(name, str(path)) for name, path in _files(run).items()]
+    doing = "" if view.state == "done" else f", {p.phase}"
+    starts = f"{view.attempts} start{'s' * (view.attempts != 1)}"
+    known = [
+        ("state", f"{view.state}: {view.detail}" if view.detail else view.state),
+        ("hint", view.hint),
+        ("note", p.message if view.state in ("running", "done") else ""),
+        ("log", str(view.log or "")),
+        ("epoch", f"{p.epoch} of {p.epochs}, step {p.step} of {p.total_steps or '?'}{doing}" if p.epochs else ""),
+        ("speed", f"{p.samples_per_s:.0f} samples/s, {duration(view.left_s)} left" * (view.state == "running")),
+        ("start", format_startup(p.startup) if p.startup else ""),
+        ("best", p.best_words),
+        ("job", f"{view.job}, {starts}, nodes {view.nodes or '-'}" if view.job is not None else ""),
+        ("hardware", view.hardware),
+        *_curves(run, p.best.get("metric", ""), width),
+        ("folder", str(run.path)),
+        *_files(run).items(),
+    ]
+    rows = [(label, text) for label, text in known if text]
     if view.is_active:
         rows.append(("follow", typed("status", run, "--watch")))
         rows.append(("cancel", typed("status", run, "--cancel")))
