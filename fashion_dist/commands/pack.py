@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,28 +215,10 @@ def _read_options(args: Args, exclude: frozenset[Path]) -> ReadOptions:
     def listed(text: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in text.split(",") if name.strip())
 
-    return ReadOptions(
-        args.categories,
-        args.attributes,
-        args.variant,
-        args.val,
-        seed=args.seed,
-        strict=args.strict,
-        skip_bad=args.skip_bad,
-        labelled=not args.unlabelled,
-        exclude=exclude,
-        layout=args.layout,
-        class_depth=args.class_depth,
-        domain=args.domain,
-        unknown=args.unknown,
-        path_column=args.path_column,
-        label_columns=listed(args.label_column),
-        label_bits=listed(args.label_columns),
-        split_column=args.split_column,
-        group_column=args.group_column,
-        classes=Path(args.classes).expanduser() if args.classes else None,
-        test_fraction=args.test,
-    )
+    same = {f.name: getattr(args, f.name) for f in dataclasses.fields(ReadOptions) if hasattr(args, f.name)}
+    same |= {"val_fraction": args.val, "test_fraction": args.test, "labelled": not args.unlabelled, "exclude": exclude}
+    same |= {"label_columns": listed(args.label_column), "label_bits": listed(args.label_columns)}
+    return ReadOptions(**same | {"classes": Path(args.classes).expanduser() if args.classes else None})
 
 
 def _next(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
