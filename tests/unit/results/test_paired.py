@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, f1_score
 
 from fashion_dist.commands import compare as command
 from fashion_dist.paths import RunDir
-from fashion_dist.results.paired import differences
+from fashion_dist.results.paired import PAIR_DRAWS, _difference, _mean, differences
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import deepfashion
 from shards import ShardSet
@@ -36,3 +38,15 @@ def test_attributes_and_categories_of_two_runs(packed_home: Path, tmp_path: Path
     with out.open(encoding="utf-8-sig", newline="") as file:
         (head, first, *_) = csv.reader(file)
     assert head[:4] == ["measure", "r0", "r1", "difference"] and float(first[1]) == found[first[0]].first
+
+
+def test_draws_of_many_examples_take_the_memory_of_one() -> None:
+    right = np.arange(20_000) % 3 > 0
+    tracemalloc.start()
+    (found,) = _difference("auc", len(right), _mean(right), _mean(~right))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    drawn = np.random.default_rng(0).multinomial(len(right), np.full(len(right), 1 / len(right)), size=PAIR_DRAWS)
+    assert peak < drawn.nbytes / 8, "all at once would be 8 GB of a million"
+    expected = np.quantile([(2 * times @ right - len(right)) / len(right) for times in drawn], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
