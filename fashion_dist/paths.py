@@ -196,11 +196,7 @@ class Home:
         return RunNames(self.path / "names", self.runs)
 
     def shard_set(self, dataset: str) -> Path:
-        """The folder of one dataset's shard set; it need not exist.
-
-        Raises:
-            ConfigError: `elsewhere` is no folder.
-        """
+        """The folder of a dataset's shard set; it need not exist. Raises ConfigError where `elsewhere` is no folder."""
         if self.elsewhere is None:
             return self.shards / dataset
         if not self.elsewhere.is_dir():

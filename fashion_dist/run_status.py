@@ -60,11 +60,7 @@ class RunState:
 
     @classmethod
     def load(cls, path: Path) -> RunState | None:
-        """The state in `path`, or None where there is none.
-
-        Raises:
-            InputError: it cannot be read: `FILE: why`.
-        """
+        """The state in `path`, or None where there is none; raises InputError where it cannot be read: `FILE: why`."""
         values = read_object(path)
         if not values:
             return None

@@ -221,11 +221,7 @@ def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:
 
 
 def require_weights(run: OpenRun) -> None:
-    """Refuse to begin with other weights than those that a run was made with.
-
-    Raises:
-        ConfigError: they are not there, or are others.
-    """
+    """Refuse, with ConfigError, to begin with other weights than those that a run was made with."""
     made = read_facts(run.folder)
     if made.weights and pretrained.content(run.config.model, run.folder.home) != made.weights:
         raise ConfigError(

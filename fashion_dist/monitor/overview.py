@@ -43,11 +43,7 @@ class Overview:
 def find(
     home: Home, names: Sequence[str], *, is_waiting_found: bool = False
 ) -> tuple[list[RunDir], list[SweepDir]]:  # fmt: skip
-    """The runs and the sweeps that are named; see `Home.find_run`.
-
-    Raises:
-        ConfigError: a name means neither, or several.
-    """
+    """The runs and the sweeps that are named; raises ConfigError as `Home.find_run` does."""
     runs: list[RunDir] = []
     sweeps: list[SweepDir] = []
     for name in names:

@@ -69,11 +69,7 @@ class SweepDraft:
 
 
 def resolve(sweep_request: SweepRequest) -> SweepDraft:
-    """The sweep that a question means.
-
-    Raises:
-        InputError: it cannot be done as asked; one sentence with what would be possible.
-    """
+    """The sweep that a request means; raises InputError, which says what would be possible, where it cannot be done."""
     for name, least in (("seeds", 1), ("max_parallel", 0), ("seed", 0), ("max_submit", 0)):
         if (value := getattr(sweep_request, name)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} {value} is not possible; allowed: {least} or more")

@@ -90,11 +90,7 @@ class Spec:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: there is no such file, or it is not a mapping in YAML.
-    """
+    """The mapping in a YAML file; raises ConfigError where there is none."""
     try:
         import yaml
     except ImportError:
