@@ -16,7 +16,7 @@ from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.io import names_in, parse_dataclass, read_object
 from fashion_dist.paths import SweepDir
 from fashion_dist.sweep import decisions
-from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
+from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, read_arrays
 
 UNFINISHED = ("failed", "cancelled", "stopped")
 """States of trials that `--rerun-failed` runs again."""
@@ -126,11 +126,21 @@ def read_sweep_view(
     views = {**(known or {}), **{view.run_id: view for view in read_run_views(new, scheduler)}}
     last = {number: array for array in arrays for number in array.numbers if number < len(trials)}
     jobs = {number: job for number, array in last.items() if (job := array.job_of(number)) is not None}
-    board = _Board(
-        sweep, last, jobs, scheduler.ask(jobs.values()), _LocalQueue.read(folder, arrays),
-        decisions.given_up(folder) if sweep.is_studied else {},
-    )  # fmt: skip
-    return SweepView(sweep, [board.look(at, t, views) for at, t in enumerate(trials)], arrays)
+    given_up = decisions.given_up(folder) if sweep.is_studied else {}
+    queue, local = scheduler.ask(jobs.values()), _LocalQueue.read(folder, arrays)
+    found = []
+    for number, trial in enumerate(trials):
+        run_id = trial.run_id if trial is not None else ""
+        view = views.get(run_id) or RunView(run_id, sweep.base.task, "new")
+        if view.state not in ("done", "unreadable") and not view.is_active:
+            if number in given_up:
+                view = dataclasses.replace(view, state="pruned", detail=given_up[number])
+            elif number in jobs and last[number].cluster == "local":
+                view = local.seen(view, number, jobs[number])
+            elif number in jobs:
+                view = _seen_in_array(view, folder, last[number], jobs[number], queue)
+        found.append(TrialView(number, trial.settings if trial is not None else {}, view))
+    return SweepView(sweep, found, arrays)
 
 
 @dataclass(frozen=True)
@@ -151,49 +161,25 @@ class _LocalQueue:
         noted = parse_dataclass(cls, {**read_object(folder.queue), "is_running": is_running}, folder.queue)
         return noted if noted.job == last.job else cls(last.job, is_running)
 
+    def seen(self, view: RunView, number: int, job: JobRef) -> RunView:
+        """A trial as its queue has it, where its run says nothing of its last job."""
+        if words := self.refused.get(str(number)):
+            return dataclasses.replace(view, state="failed", detail=words)
+        if self.is_running and self.job == job and number not in self.started:
+            return dataclasses.replace(view, state="queued", detail="", job=job)
+        return view
 
-@dataclass(frozen=True)
-class _Board:
-    """What the trials of a sweep are judged by: each one's last submission and job, and those given up, with why."""
 
-    sweep: Sweep
-    last: Mapping[int, SubmittedArray]
-    jobs: Mapping[int, JobRef]
-    queue: QueueView
-    local: _LocalQueue
-    given_up: Mapping[int, str]
-
-    def look(self, number: int, trial: Trial | None, views: Mapping[str, RunView]) -> TrialView:
-        """One trial as it is now."""
-        run_id = trial.run_id if trial is not None else ""
-        view = views.get(run_id) or RunView(run_id, self.sweep.base.task, "new")
-        settings = trial.settings if trial is not None else {}
-        if view.state not in ("done", "unreadable") and not view.is_active:
-            view = self._of_its_job(number, view)
-        return TrialView(number, settings, view)
-
-    def _of_its_job(self, number: int, view: RunView) -> RunView:
-        """The trial's view where its run says nothing of its last job."""
-        if number in self.given_up:
-            return dataclasses.replace(view, state="pruned", detail=self.given_up[number])
-        job = self.jobs.get(number)
-        if job is None:
-            return view
-        if self.last[number].cluster == "local":
-            if words := self.local.refused.get(str(number)):
-                return dataclasses.replace(view, state="failed", detail=words)
-            if self.local.is_running and self.local.job == job and number not in self.local.started:
-                return dataclasses.replace(view, state="queued", detail="", job=job)
-            return view
-        if self.queue.status(job) == "gone" and view.state != "new" and view.job == job:
-            return view
-        # The job waits, or ended before its run could say anything: all that there is of it is its log.
-        run, folder = self.sweep.folder.home.run_dir(view.run_id), self.sweep.folder.logs
-        record = JobRecord("slurm", self.last[number].resources, job=job, logs=str(folder))
-        is_gone = self.queue.status(job) == "gone"
-        logs = {job: failures.read_log(folder, job, 0, [])} if is_gone else {}
-        status = derive_status(RunSnapshot(run, record=record, logs=logs), self.queue)
-        return dataclasses.replace(
-            view, state=status.state, detail=status.message, hint=status.hint, cause=status.cause, job=job,
-            there=status.job_status, log=status.log,
-        )  # fmt: skip
+def _seen_in_array(view: RunView, folder: SweepDir, array: SubmittedArray, job: JobRef, queue: QueueView) -> RunView:
+    """A trial by its last job, where its run says nothing of that."""
+    is_gone = queue.status(job) == "gone"
+    if is_gone and view.state != "new" and view.job == job:
+        return view
+    # The job waits, or ended before its run could say anything: all that there is of it is its log.
+    record = JobRecord("slurm", array.resources, job=job, logs=str(folder.logs))
+    logs = {job: failures.read_log(folder.logs, job, 0, [])} if is_gone else {}
+    status = derive_status(RunSnapshot(folder.home.run_dir(view.run_id), record=record, logs=logs), queue)
+    return dataclasses.replace(
+        view, state=status.state, detail=status.message, hint=status.hint, cause=status.cause, job=job,
+        there=status.job_status, log=status.log,
+    )  # fmt: skip
