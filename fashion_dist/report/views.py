@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,25 +16,35 @@ from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails, 
 from fashion_dist.results.named import view_names
 from fashion_dist.tasks import ReportView
 
-
-class _Kind(NamedTuple):
-    """How one kind of view is read from answers, and what is made of what was read."""
-
-    read: Callable[[RunData, SplitPredictions, ReportView], Any]
-    figures: Callable[[RunData, Any], list[scores.Figure]]
-    sections: Callable[[RunData, Any, FigureWriter, Thumbnails], list[Section]]
+Seen: TypeAlias = "classes.ClassAnswers | attributes.AttributeAnswers | SplitPredictions"
+"""What a view is drawn from: of outfits the predictions as they are."""
 
 
 def figures(facts: RunData, answers: SplitPredictions) -> list[scores.Figure]:
     """The metrics of all views, with intervals."""
-    return [figure for kind, found in _shown(facts, answers) for figure in kind.figures(facts, found)]
+    made: list[scores.Figure] = []
+    for found in _shown(facts, answers):
+        if isinstance(found, classes.ClassAnswers):
+            made += scores.class_figures(found.truth, found.probability, found.answers)
+        elif isinstance(found, attributes.AttributeAnswers):
+            made += scores.attribute_figures(found.truth, found.chosen)
+        else:
+            made += outfits.figures(found)
+    return made
 
 
 def sections(facts: RunData, answers: SplitPredictions, album: FigureWriter) -> list[Section]:
     """The sections of all views."""
+    made: list[Section] = []
     with Thumbnails(answers.split) as thumbs:
-        shown = list(_shown(facts, answers))
-        return [section for kind, found in shown for section in kind.sections(facts, found, album, thumbs)]
+        for found in _shown(facts, answers):
+            if isinstance(found, classes.ClassAnswers):
+                made += classes.sections(found, album, thumbs)
+            elif isinstance(found, attributes.AttributeAnswers):
+                made += attributes.sections(found, album, thumbs)
+            else:
+                made += outfits.sections(found, facts.config, album, thumbs)
+    return made
 
 
 def has_any(facts: RunData, answers: SplitPredictions) -> bool:
@@ -77,13 +87,13 @@ def in_classes(
             yield facts, answers, of_classes
 
 
-def _shown(facts: RunData, answers: SplitPredictions) -> Iterator[tuple[_Kind, Any]]:
+def _shown(facts: RunData, answers: SplitPredictions) -> Iterator[Seen]:
     for view in facts.task.report_views():
         if (found := _read(facts, answers, view)) is not None:
-            yield _KINDS[view.kind], found
+            yield found
 
 
-def _read(facts: RunData, answers: SplitPredictions, view: ReportView) -> Any:
+def _read(facts: RunData, answers: SplitPredictions, view: ReportView) -> Seen | None:
     """What the view is drawn from; None where nothing is known or predicted."""
     if any(name not in answers.columns for name in view.predictions):
         return None
@@ -92,7 +102,9 @@ def _read(facts: RunData, answers: SplitPredictions, view: ReportView) -> Any:
             f"task {facts.config.task!r}: its view {view.kind!r} needs the target {view.truth!r}; "
             f"targets() gives {', '.join(answers.targets) or 'none'}"
         )
-    return _KINDS[view.kind].read(facts, answers, view)
+    if view.kind == "outfits":
+        return answers
+    return (_classes if view.kind == "classes" else _attributes)(facts, answers, view)
 
 
 def _names(facts: RunData, view: ReportView) -> Sequence[str]:
@@ -131,22 +143,3 @@ def _attributes(facts: RunData, answers: SplitPredictions, view: ReportView) -> 
         answers.rows[known], truth[known], np.asarray(answers.columns[view.answer]).astype(bool)[known],
         np.asarray(answers.columns[view.probability])[known], _names(facts, view),
     )  # fmt: skip
-
-
-_KINDS: dict[str, _Kind] = {
-    "classes": _Kind(
-        _classes,
-        lambda _, found: scores.class_figures(found.truth, found.probability, found.answers),
-        lambda _, found, album, thumbs: classes.sections(found, album, thumbs),
-    ),
-    "attributes": _Kind(
-        _attributes,
-        lambda _, found: scores.attribute_figures(found.truth, found.chosen),
-        lambda _, found, album, thumbs: attributes.sections(found, album, thumbs),
-    ),
-    "outfits": _Kind(
-        lambda _, answers, __: answers,
-        lambda _, answers: outfits.figures(answers),
-        lambda facts, answers, album, thumbs: outfits.sections(answers, facts.config, album, thumbs),
-    ),
-}
