@@ -15,20 +15,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from shards.errors import DamageError, InputError, RowsError, ShardsError
-
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DamageError",
-    "FashionDistError",
-    "InputError",
-    "RowsError",
-    "RunBusyError",
-    "RunError",
-    "ShardsError",
-    "unknown",
-]
+from shards.errors import DamageError as DamageError
+from shards.errors import InputError as InputError
+from shards.errors import ShardsError as ShardsError
 
 
 class FashionDistError(Exception):
