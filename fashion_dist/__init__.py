@@ -2,9 +2,9 @@
 
 The way of the data, and the module that owns each step:
 
-    shard set --data: plan -> fetch -> pipeline--> Batch
-    Batch --tasks: targets / models / tasks: loss--> train.train_step --> tracking, checkpoint
-    checkpoint + shard set --predict--> predictions --collect--> the task's submission files
+    shard set --data: sampler -> shard_reader -> dali--> Batch
+    Batch --tasks: targets / models / tasks: loss--> train.trainer --> tracking, checkpoint
+    checkpoint + shard set --results: predict--> predictions --results: collect--> the task's submission files
 
 Importing this package, `config`, `paths`, `errors` or a task imports no torch, so that a command can refuse bad input
 at once.
