@@ -75,9 +75,7 @@ def _data_card(facts: RunData) -> Table:
     rows: list[tuple[object, ...]] = []
     for name, samples in shard_set.splits.items():
         split = shard_set.split(name)
-        sizes = "—"
-        if samples:
-            sizes = f"{int(np.median(split.width))} × {int(np.median(split.height))} px"
+        sizes = f"{int(np.median(split.width))} × {int(np.median(split.height))} px" if samples else "—"
         kilobytes = f"{split.size.mean() / 1024:.1f} KB" if samples else "—"
         rows.append((name, samples, sizes, kilobytes))
     kinds = [f"{len(found)} of {fact}" for fact, found in shard_set.schema.names.items()]

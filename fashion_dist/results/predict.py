@@ -173,10 +173,10 @@ def pack_source(
     source: Path,
     schema: Schema,
     *,
-    workers: int = 1,
-    skip_bad: bool = False,
-    on_progress: OnProgress = lambda _stage, _done, _total: None,
-    on_found: Callable[[str], object] = lambda _found: None,
+    workers: int,
+    skip_bad: bool,
+    on_progress: OnProgress,
+    on_found: Callable[[str], object],
 ) -> ShardSet:
     """The shard set of a folder of pictures, a picture, a table, a shard set or a folder of tars.
 
