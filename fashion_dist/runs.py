@@ -172,22 +172,16 @@ def differences(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def open_run(home: Home, name: str, *, strict: bool = True, moved: bool = False) -> OpenRun:
-    """The run that `name` means (see `Home.find_run`), checked to still have the shard set it was made with.
+def open_run(folder: RunDir, *, strict: bool = True, moved: Home | None = None) -> OpenRun:
+    """The run of a folder, checked to still have the shard set it was made with; that may be in another home, `moved`.
 
-    `strict` refuses a run with settings that are gone, which matter to who needs only its predictions not; `moved` says
-    that its shard set lies where `home` says now.
+    `strict` refuses settings that are gone, which are nothing to who needs only its predictions.
 
     Raises:
-        ConfigError: no such run, one that cannot be read, or with `strict` one with settings that are gone.
+        ConfigError: it cannot be read, or with `strict` has settings that are gone.
         InputError: its shard set is gone.
         CheckpointError: the splits that it learned from have been packed anew with other content.
     """
-    return open_folder(home.find_run(name), strict=strict, moved=home if moved else None)
-
-
-def open_folder(folder: RunDir, *, strict: bool = True, moved: Home | None = None) -> OpenRun:
-    """`open_run` for a folder."""
     from shards import ShardSet
 
     config, gone = read_config(folder)
@@ -217,7 +211,7 @@ def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:
 
     if folder.schema.is_file():
         return Schema.from_json(read_object(folder.schema), folder.schema)
-    return open_folder(folder, strict=False, moved=moved).shard_set.schema
+    return open_run(folder, strict=False, moved=moved).shard_set.schema
 
 
 def require_weights(run: OpenRun) -> None:

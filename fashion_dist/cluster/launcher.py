@@ -206,7 +206,7 @@ def resume(request: LaunchRequest, name: str, options: Mapping[str, Any]) -> Run
         InputError: it cannot be done as asked; one sentence with what would be possible.
     """
     home = Home.find(request.home, request.shards)
-    opened = runs.open_run(home, name, moved=bool(request.shards))
+    opened = runs.open_run(home.find_run(name), moved=home if request.shards else None)
     runs.require_weights(opened)
     run, config = opened.folder, opened.config
     requirements.require_writable(run.path)

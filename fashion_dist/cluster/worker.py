@@ -208,7 +208,7 @@ def _train(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
-    from fashion_dist.runs import open_folder, read_facts, require_weights
+    from fashion_dist.runs import open_run, read_facts, require_weights
     from fashion_dist.tasks import load
     from fashion_dist.train import decode_choice
     from fashion_dist.train.distributed import World, init_process_group
@@ -221,7 +221,7 @@ def _train(
     tested = decode_choice.test_node(run, options.decode, options.cache, rank_info.local_rank)
     if tested:
         startup.record_phase("decoder's self-test")
-    opened = open_folder(run)
+    opened = open_run(run)
     require_weights(opened)
     config, shard_set = opened.config, opened.shard_set
     model = build_model(config, shard_set, run.home.weights, read_facts(run).weights_sha256)

@@ -50,13 +50,13 @@ def main(args: Args) -> cli.Result:
     if args.best or args.ensemble:
         raise ConfigError(f"--best and --ensemble are of sweeps, and {args.run!r} is none")
     from fashion_dist.results.collect import answered_as, collect, open_predicted, tuned, write_names
-    from fashion_dist.runs import open_folder
+    from fashion_dist.runs import open_run
 
     opened, split = open_predicted(Home.find(args.home), args.run, args.split)
     out = Path(args.out).absolute() if args.out else None
     config = answered_as(opened.config, args.task) if args.task else opened.config
     if args.tune_thresholds:
-        config = tuned(opened.folder, config, open_folder(opened.folder, strict=False).shard_set)
+        config = tuned(opened.folder, config, open_run(opened.folder, strict=False).shard_set)
     shard_set = opened.shard_set
     files = collect(opened.folder, config, shard_set, out, split, args.wait_s, args.split)
     paths = {file.name: file for file in files}

@@ -46,8 +46,8 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.runs import open_run
 
     home = Home.find(args.home)
-    runs = open_run(home, args.first, strict=False), open_run(home, args.second, strict=False)
-    names = (runs[0].folder.run_id, runs[1].folder.run_id)
+    first, second = (open_run(home.find_run(name), strict=False) for name in (args.first, args.second))
+    runs, names = (first, second), (first.folder.run_id, second.folder.run_id)
     if scored := differences(*runs, args.split):
         lines = [found.sentence(names) for found in scored]
         table: Rows = [(s.name, s.first, s.second, s.first - s.second, s.low, s.high, "") for s in scored]

@@ -66,10 +66,10 @@ def _runs(home: Home, name: str) -> list[RunDir]:
 def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
     from fashion_dist.results.media import run_media
     from fashion_dist.run_status import RunState
-    from fashion_dist.runs import open_folder
+    from fashion_dist.runs import open_run
     from fashion_dist.tracking import wandb_sync
 
-    opened, submission, progress = open_folder(run, strict=False), JobRecord.read(run), RunState.read(run.state)
+    opened, submission, progress = open_run(run, strict=False), JobRecord.read(run), RunState.read(run.state)
     group = Path(submission.sweep).name if submission is not None else ""
     done = progress is not None and progress.state == "done"
     shown = run_media(run, opened.config, opened.shard_set) if done else None

@@ -18,7 +18,7 @@ from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import LazyColumns, PredictionFiles
 from fashion_dist.run_status import RunState
-from fashion_dist.runs import OpenRun, learned_schema, open_folder, read_config
+from fashion_dist.runs import OpenRun, learned_schema, open_run, read_config
 from fashion_dist.tasks import load
 from shards import Schema, ShardSet, Split
 
@@ -94,7 +94,7 @@ def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, st
     if (values := read_object(path)).get("source"):
         made, (config, gone) = parse_dataclass(_Predicted, values, path), read_config(folder)
         return OpenRun(folder, config, ShardSet.open(made.shard_set), gone, learned_schema(folder)), made.split
-    opened = open_folder(folder, strict=False)
+    opened = open_run(folder, strict=False)
     opened.shard_set.split(predictions)
     return opened, predictions
 

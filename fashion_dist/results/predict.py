@@ -20,7 +20,7 @@ from fashion_dist.io import read_json, write_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
-from fashion_dist.runs import OpenRun, open_folder, own_config, read_config
+from fashion_dist.runs import OpenRun, open_run, own_config, read_config
 from shards import Schema, ShardSet, worker_pool
 
 OnProgress = Callable[[str, int, int], Any]
@@ -136,8 +136,8 @@ def predict(
 
 
 def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[OpenRun, Target]:
-    """A split of the set that a run learned from; raises as `open_folder` does, or where there is no such split."""
-    opened = open_folder(home.find_run(name), moved=home if moved else None)
+    """A split of the set that a run learned from; raises as `open_run` does, or where there is no such split."""
+    opened = open_run(home.find_run(name), moved=home if moved else None)
     opened.shard_set.split(split)
     return opened, Target(split, opened.shard_set.path, split)
 

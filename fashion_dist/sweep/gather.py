@@ -13,7 +13,7 @@ from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import SweepDir
 from fashion_dist.results.collect import collect, collect_average
-from fashion_dist.runs import open_folder
+from fashion_dist.runs import open_run
 from fashion_dist.sweep.view import SweepView, TrialView, read_sweep_view
 from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from shards.spreadsheet import csv_for_people
@@ -59,7 +59,7 @@ def gather(
     files = _write_tables(view, out)
     if chosen:
         runs = [folder.home.run_dir(trial.view.run_id) for trial in chosen]
-        opened = open_folder(runs[0], strict=False)
+        opened = open_run(runs[0], strict=False)
         if count == 1:
             files += collect(runs[0], opened.config, opened.shard_set, of_split, split, wait_s)
         else:

@@ -135,7 +135,7 @@ def test_a_task_goes_from_shards_to_its_submission(
         "--wait",
     )
     run_id = str(job("launch", *launch, "--set", *settings)["run_id"])
-    run = open_run(Home(mini_home), run_id)
+    run = open_run(Home(mini_home).find_run(run_id))
     assert (run.config.train.epochs, run.config.train.fraction) == (1, 0.01)
     points = read_metrics(run.folder.metrics)
     (trained,), (judged,) = ([point for point in points if point["split"] == split] for split in ("train", "val"))

@@ -324,7 +324,7 @@ def test_a_finetuned_network_stands_beside_the_same_one_from_scratch(
     rows = re.findall(rf"<td[^>]*>{network}</td>(.*?)</tr>", text, re.DOTALL)
     cells = [tuple(re.findall(r"<td[^>]*>([^<]*)</td>", row)) for row in rows if "from scratch" in row or "file" in row]
     assert sorted(cell[0] for cell in cells) == ["from a file", "from scratch"]
-    model = tasks.load("clipart").build_model(open_run(Home(mini_home), scratch).config, shard_set.schema)
+    model = tasks.load("clipart").build_model(open_run(Home(mini_home).find_run(scratch)).config, shard_set.schema)
     parameters = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M"
     assert [cell[2] for cell in cells] == [parameters] * 2
     assert cells[0][3] == cells[1][3] and re.fullmatch(r"[1-9]\d* M", cells[0][3])  # FLOPs of one image

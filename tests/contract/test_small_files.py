@@ -31,7 +31,7 @@ from fashion_dist.monitor import overview
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.report.run_data import read_facts
 from fashion_dist.results.media import _summary
-from fashion_dist.runs import open_folder, require_weights
+from fashion_dist.runs import open_run, require_weights
 from fashion_dist.sweep import decisions
 from fashion_dist.sweep.study import Study
 from fashion_dist.sweep.sweep_record import Sweep
@@ -75,7 +75,7 @@ def read_run(run: RunDir) -> None:
     assert overview.draw([], seen, run.home, 120)
     assert overview.draw([run], seen, run.home, 120)
     for read in (
-        lambda: require_weights(open_folder(run)),
+        lambda: require_weights(open_run(run)),
         lambda: [facts.at_best("val") for facts in read_facts([run])],
         lambda: read_facts([run])[0].wall_s,
         lambda: is_synced(run, None), lambda: _summary(run),
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run: RunDir) -> 
             assert found[1] == {"step": 1 if found[0].path != newest.parent else 2}
             if bad in WHOLE:
                 assert found[0].step == 1
-            opened = open_folder(run)
+            opened = open_run(run)
             quietly(lambda found=found, opened=opened: found[0].require_own(opened.config, opened.shard_set.manifest))  # type: ignore[misc]
     finally:
         newest.write_bytes(content)

@@ -166,7 +166,7 @@ def predicting(name: str) -> Callable[[Bench], Case]:
         run = bench.run()
         path = run.path / "predictions" / name
         path.parent.mkdir(parents=True)
-        return path, lambda: predict_run(open_run(Home(bench.folder / "home"), run.run_id), "val")
+        return path, lambda: predict_run(open_run(Home(bench.folder / "home").find_run(run.run_id)), "val")
 
     return case
 
@@ -176,7 +176,7 @@ def replaying(name: str) -> Callable[[Bench], Case]:
         run = bench.run()
         path = bench.folder / "wandb" / name
         path.parent.mkdir(parents=True)
-        config = open_run(Home(bench.folder / "home"), run.run_id).config
+        config = open_run(Home(bench.folder / "home").find_run(run.run_id)).config
         return path, lambda: syncing.replay(run, config, "", None, bench.folder / "wandb")
 
     return case

@@ -104,7 +104,7 @@ def test_neither_archive_nor_upload_holds_what_a_link_leads_to(bench: Bench) -> 
         if kept is not None:
             (run.path / name).unlink()
             (run.path / name).write_bytes(kept)
-    opened = open_run(Home(bench.folder / "home"), run.run_id)
+    opened = open_run(Home(bench.folder / "home").find_run(run.run_id))
     files = [path.name for one in media.run_media(run, opened.config, opened.shard_set).artifacts for path in one.files]
     assert "kept.csv" in files and "more.csv" not in files
 
@@ -185,7 +185,7 @@ def test_our_own_files_are_replaced_as_before(bench: Bench) -> None:
     assert pages[0] == pages[1] and len(list((run.report / "figures").glob("*.png"))) > 0
     assert write_archive([facts], pages[0]) == write_archive([facts], pages[0])
     for _ in range(2):
-        predict_run(open_run(Home(bench.folder / "home"), run.run_id), "val")
+        predict_run(open_run(Home(bench.folder / "home").find_run(run.run_id)), "val")
     assert np.asarray(list(run.predictions("val").glob("*.parquet"))).size == 1
     bench.pack()
     write_card(bench.out)

@@ -64,7 +64,7 @@ def test_cancelled_near_its_limit_it_stays_so_and_goes_on_where_it_was_moved_and
     assert ends(run) == ["cancelled"], "the last minutes before a limit are none"
     copied = Workplace(shutil.copytree(place.home, tmp_path / "copied"))
     moved = Workplace(place.home.rename(tmp_path / "moved"), cluster="slurm")
-    assert runs.open_run(Home(moved.home), run.name).shard_set.path.is_relative_to(moved.home)
+    assert runs.open_run(Home(moved.home).find_run(run.name)).shard_set.path.is_relative_to(moved.home)
     said = moved.launch("--nodes", "2", settings=LONG)
     run = moved.run()
     assert said.json["outcome"] == "submitted" and job_of(run) != job

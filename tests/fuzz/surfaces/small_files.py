@@ -38,7 +38,7 @@ from fashion_dist.report.run_data import read_facts
 from fashion_dist.results import collect
 from fashion_dist.results.media import _summary
 from fashion_dist.results.prediction_files import PredictionFiles
-from fashion_dist.runs import learned_schema, open_folder, own_config
+from fashion_dist.runs import learned_schema, open_run, own_config
 from fashion_dist.sweep import decisions
 from fashion_dist.sweep.study import Study
 from fashion_dist.sweep.sweep_record import Sweep, read_arrays
@@ -93,7 +93,7 @@ def run_rows(folder: Path, shard_set: ShardSet) -> list[Row]:
         return [is_synced(run, None), SyncLine.read(run.synced)]
 
     def go_on() -> object:
-        return [own_config(run), open_folder(run).config]
+        return [own_config(run), open_run(run).config]
 
     return [
         *(Row(getattr(run, name), look) for name in ("config", "job", "state", "attempts", "lock")),
