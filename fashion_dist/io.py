@@ -205,7 +205,7 @@ def sha256_of_open(file: IO[bytes]) -> str:
 @functools.cache
 def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
     key = f"{name} {size} {mtime_ns}"
-    found = _known(known)
+    found = read_notes(known)
     if isinstance(found.get(key), str):
         return str(found[key])
     with Path(name).open("rb") as file:
@@ -213,12 +213,12 @@ def _sha256(name: str, size: int, mtime_ns: int, known: Path) -> str:
     # A file that was written a moment ago may be written again within the clock's tick.
     if size >= _LARGE and time.time() - mtime_ns / 1e9 > _RECENT_S and known.parent.is_dir():
         with contextlib.suppress(OSError):  # a working folder of somebody else
-            write_private(known, json.dumps({**_known(known), key: digest}, indent=2) + "\n")
+            write_private(known, json.dumps({**read_notes(known), key: digest}, indent=2) + "\n")
     return digest
 
 
-def _known(path: Path) -> dict[str, Any]:
-    """The hashes that this user has noted; what others may have written is nothing to go by."""
+def read_notes(path: Path) -> dict[str, Any]:
+    """The JSON object that this user has noted; what others may have written is nothing to go by."""
     try:
         return parse_object(read_own(path), path)
     except (OSError, InputError, RunError):

@@ -17,12 +17,11 @@ from typing import Any
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.cluster.slurm import JobRef
-from fashion_dist.errors import ConfigError, InputError, RunError
-from fashion_dist.io import read_own, write_private
+from fashion_dist.errors import ConfigError
+from fashion_dist.io import read_notes, write_private
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.run_status import RunState
 from shards.portable import user_id
-from shards.typed_json import parse_object
 
 _FORMAT = 1
 _RECENT_S = 2.0
@@ -58,10 +57,7 @@ def read_indexed_views(home: Home, runs: Sequence[RunDir], scheduler: Scheduler 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = parse_object(read_own(path), path)
-    except (OSError, InputError, RunError):
-        return {}
+    values = read_notes(path)
     runs = values.get("runs") if values.get("format") == _FORMAT else None
     return runs if isinstance(runs, dict) else {}
 
