@@ -113,13 +113,10 @@ class RunData:
     @property
     def node_hours(self) -> float:
         """Hours times nodes, of all starts."""
-        return sum(self._seconds(start) * (start.node_count or self._nodes) for start in self.starts) / 3600
-
-    @property
-    def _nodes(self) -> int:
-        """Of starts from before they were counted."""
         record = self.snapshot.record
-        return record.resources.nodes if record is not None and record.cluster == "slurm" else 1
+        nodes = record.resources.nodes if record is not None and record.cluster == "slurm" else 1
+        # Of starts from before they were counted there are as many as the job has.
+        return sum(self._seconds(start) * (start.node_count or nodes) for start in self.starts) / 3600
 
     @property
     def starts(self) -> Sequence[Attempt]:
