@@ -34,7 +34,6 @@ from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.io import append, parse_dataclass, read_json, read_lines, write_text
 from fashion_dist.paths import RunDir
-from fashion_dist.tasks import Monitor
 from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from fashion_dist.tracking.wandb_media import Media
 
@@ -101,7 +100,7 @@ def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -
         logger.warning(told, silent)
         mode = "offline"
     try:
-        return WandbRun.open(run, config, mode, group, run.path)
+        return WandbRun(run, config, mode, group, run.path)
     except Exception as error:  # a full disk, a missing server, a broken install: none may end the training
         logger.warning("W&B did not start (%s); training goes on with metrics.jsonl alone", error)
         return None
@@ -147,36 +146,23 @@ def show_pictures(run: RunDir, config: Config, mode: WandbMode, group: str, pict
 
 
 class WandbRun:
-    """One W&B run and which lines it has; see the module."""
+    """The W&B run of a run, and which lines it has (see the module); online it is taken up where the server has it.
 
-    def __init__(self, wandb_run: wandb.Run, note: SyncRecord | None) -> None:
-        self.wandb = wandb_run
-        self._note = note
-        self._next = int(wandb_run.starting_step)
-        self._sent: set[str] = set()
-        self._best: float | None = None
-        self._monitor: Monitor | None = None
-        self.rows = 0
-        """Rows sent by this object."""
+    `offline` begins a folder of W&B's, whole in itself; W&B's own files go to `folder`, and it shows it under `group`.
+    """
 
-    @classmethod
-    def open(
-        cls, run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, folder: Path
-    ) -> WandbRun:
-        """The W&B run of a run; online it is taken up where the server has it.
-
-        `offline` begins a folder of W&B's, whole in itself; W&B's own files go to `folder`, `group` is where it shows
-        it.
-        """
-        wandb = _client()
+    def __init__(
+        self, run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, folder: Path
+    ) -> None:  # fmt: skip
+        client = _client()
         if mode == "online":
-            require_safe_server(str(wandb.setup().settings.base_url))
-        started = wandb.init(
+            require_safe_server(str(client.setup().settings.base_url))
+        started = client.init(
             id=run.run_id, name=run.home.names.all().get(run.run_id, run.run_id),
             project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
             mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
             group=group or config.task, job_type="trial" if group else "train",
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+            settings=client.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )  # fmt: skip
         starts = read_json(run.attempts).get("attempts", [])
         hardware = {f"start {each['attempt']}": each["hardware"] for each in starts if each.get("hardware")}
@@ -187,13 +173,17 @@ class WandbRun:
             started.define_metric(axis, step_metric="step")
         for axis in ("val/*", "test/*"):
             started.define_metric(axis, step_metric="epoch")
-        note = SyncRecord(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
-        feed = cls(started, note)
-        feed._monitor = tasks.load(config.task).monitored(config)
-        if note is not None:
-            first = [key_of(point) for point in itertools.islice(iter_metrics(run.metrics), feed._next)]
-            feed._sent = set(note.agree(feed._next, first))
-        return feed
+        self.wandb: wandb.Run = started
+        self._next = int(started.starting_step)
+        self._monitor = tasks.load(config.task).monitored(config)
+        self._best: float | None = None
+        self._note = SyncRecord(run.synced, f"{started.settings.base_url} {started.path}") if mode == "online" else None
+        self._sent: set[str] = set()
+        if self._note is not None:
+            first = [key_of(point) for point in itertools.islice(iter_metrics(run.metrics), self._next)]
+            self._sent = set(self._note.agree(self._next, first))
+        self.rows = 0
+        """Rows sent by this object."""
 
     def log(self, line: Mapping[str, Any]) -> bool:
         """Add a line of metrics.jsonl; False where the run has it already."""
@@ -206,8 +196,6 @@ class WandbRun:
 
     def _tell_best(self, point: Mapping[str, Any]) -> None:
         """Keep the best value in the summary, by which W&B compares runs, also those that never end well."""
-        if self._monitor is None:
-            return
         value = point.get(self._monitor.metric)
         if self._monitor.is_better(value, self._best):
             self._best = value

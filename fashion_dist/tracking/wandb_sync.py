@@ -37,7 +37,7 @@ def sync(run: RunDir, config: Config, group: str, media: Media | None) -> Synced
     """
     points = read_metrics(run.metrics)
     try:
-        feed = _told(WandbRun.open(run, config, "online", group, run.path), points, media)
+        feed = _told(WandbRun(run, config, "online", group, run.path), points, media)
     except Exception as error:  # whatever the client raises, it means that the network or the server said no
         words = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"run {run.run_id} was not synced: {words}") from error
@@ -66,7 +66,7 @@ def replay(run: RunDir, config: Config, group: str, media: Media | None, folder:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     points = read_metrics(run.metrics)
-    feed = _told(WandbRun.open(run, config, "offline", group, new), points, media)
+    feed = _told(WandbRun(run, config, "offline", group, new), points, media)
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)

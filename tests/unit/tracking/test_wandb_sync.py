@@ -245,7 +245,7 @@ def test_a_file_in_the_current_folder_names_no_server(
     assert asked == [naive.base_url] and Path.cwd() == tmp_path
     naive.update_from_system_settings()
     assert naive.base_url == server.url, "the trap works"
-    WandbRun.open(run, RECIPE, "offline", "", run.path).finish()
+    WandbRun(run, RECIPE, "offline", "", run.path).finish()
     assert server.requests == []
 
 
