@@ -36,6 +36,11 @@ class OpenRun:
     learned: Schema | None = None
 
     @property
+    def called(self) -> str:
+        """The name that the run was given, else its id."""
+        return self.folder.home.names.all().get(self.folder.run_id, self.folder.run_id)
+
+    @property
     def schema(self) -> Schema:
         """Columns and class names that its network was built for."""
         return self.learned or self.shard_set.schema

@@ -47,11 +47,14 @@ def main(args: Args) -> cli.Result:
 
     home = Home.find(args.home)
     first, second = (open_run(home.find_run(name), strict=False) for name in (args.first, args.second))
-    runs, names = (first, second), (first.folder.run_id, second.folder.run_id)
+    runs, names = (first, second), (first.called, second.called)
     if scored := differences(*runs, args.split):
         lines = [found.sentence(names) for found in scored]
         table: Rows = [(s.name, s.first, s.second, s.first - s.second, s.low, s.high, "") for s in scored]
-        told = {"runs": names, "differences": [dataclasses.asdict(found) for found in scored]}
+        told = {
+            "runs": [run.folder.run_id for run in runs],
+            "differences": [dataclasses.asdict(found) for found in scored],
+        }
         return cli.Result("", _written(args.out, names, table), text="\n".join(lines), data=told)
     found = compare(*runs, args.split)
     (a, b), alone = found.accuracies, found.alone

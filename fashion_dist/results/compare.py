@@ -91,16 +91,23 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
     target, config, truth = _common(tasks, (first, second), part)
     known = truth >= 0
     if not known.any():
-        raise ConfigError(f"split {split!r} of {part.path} has no labels to compare by")
+        raise no_labels(part)
     answers, names = [], []
     for run, task in zip((first, second), tasks, strict=True):
         merge = None if task is target else target.coarse_labels_from[task.recipe.task]
         label = np.asarray(ordered_predictions(run.folder, part)["label"])
         answers.append(label if merge is None else merge(label))
-        names.append(run.folder.run_id + ("" if merge is None else ", merged to fewer classes,"))
+        names.append(run.called + ("" if merge is None else ", merged to fewer classes,"))
     stacked = np.stack(answers)[:, known]
     classes = tuple(target.class_names(part.schema, config))
     return Comparison((names[0], names[1]), truth[known], stacked, classes)
+
+
+def no_labels(part: Split) -> ConfigError:
+    """The refusal to compare two runs by a split without labels."""
+    return ConfigError(
+        f"split {part.name!r} of {part.path} has no labels to compare by; allowed: one that has, such as val"
+    )
 
 
 def require_same_images(first: OpenRun, second: OpenRun, split: str) -> None:

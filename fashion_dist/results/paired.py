@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fashion_dist.errors import ConfigError
 from fashion_dist.results.collect import ordered_predictions
-from fashion_dist.results.compare import require_same_images
+from fashion_dist.results.compare import no_labels, require_same_images
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import ReportView, load
 from fashion_dist.tasks.common import compatibility
@@ -72,7 +71,7 @@ def differences(first: OpenRun, second: OpenRun, split: str = "test") -> list[Di
         for name, (count, measure) in measures[0].items():
             found += _difference(name, count, measure, measures[1][name][1])
     if not found:
-        raise ConfigError(f"split {split!r} of {part.path} has no labels to compare by")
+        raise no_labels(part)
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix
 
@@ -17,7 +18,7 @@ from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
 from fashion_dist.results.compare import Comparison, compare, mcnemar
 from fashion_dist.runs import OpenRun
-from fashion_dist.tasks import deepfashion, fashion_mnist, fashion_mnist_binary
+from fashion_dist.tasks import deepfashion, fashion_mnist, fashion_mnist_binary, load
 from shards import PackOptions, ReadOptions, ShardSet, pack
 
 CLOTHING = np.array([1, 1, 1, 1, 1, 0, 1, 0, 0, 0])
@@ -109,3 +110,26 @@ def test_what_cannot_be_compared_is_refused(shard_set: ShardSet, tmp_path: Path)
     pack("fashion_mnist", raw, twin, PackOptions(), ReadOptions(val_fraction=0.5), workers=1)
     with pytest.raises(ConfigError, match="different shard sets"):
         compare(one, dataclasses.replace(one, shard_set=ShardSet.open(twin)), "val")
+
+
+def test_a_run_is_called_what_it_was_named(shard_set: ShardSet, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "runs" / "mnist-0123456789", fashion_mnist.RECIPE, shard_set, np.zeros(200, np.int64))
+    assert compare(run, run).names == ("mnist-0123456789",) * 2
+    run.folder.home.names.give("baseline", run.folder.run_id)
+    assert compare(run, run).names == ("baseline",) * 2
+
+
+def test_a_split_without_labels_is_refused_with_one_that_has(tmp_path: Path) -> None:
+    for place in ("train/a", "train/b", "val/a", "val/b", "test"):
+        (tmp_path / "raw" / place).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.full((9, 9, 3), 40 * number + len(place), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "raw" / place / f"{number}.png")
+    pack("image_folder", tmp_path / "raw", tmp_path / "set", PackOptions(), ReadOptions(), workers=1)
+    shard_set = ShardSet.open(tmp_path / "set")
+    task = load("classification")
+    run = OpenRun(RunDir(tmp_path / "one"), task.resolve(shard_set, task.recipe), shard_set)
+    with pytest.raises(
+        ConfigError, match=r"'test' of .* has no labels to compare by; allowed: one that has, such as val"
+    ):
+        compare(run, run)
