@@ -179,7 +179,7 @@ class Keys(Sequence[str]):
 
 
 def _column(name: str, kind: type[np.generic]) -> cached_property[np.ndarray]:
-    return cached_property(lambda split: np.asarray(split._read(name).column(0).to_numpy(), kind))
+    return cached_property(lambda split: split._numbers(name, kind))
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Split:
     @cached_property
     def size(self) -> np.ndarray:
         """int64 [N], bytes of the encoded image."""
-        sizes = np.asarray(self._read("size").column(0).to_numpy(), np.int64)
+        sizes = self._numbers("size", np.int64)
         if (fault := over("PICTURE_BYTES", int(sizes.max(initial=0)), "bytes of an image")) is not None:
             raise DamageError(INDEX, "", 0, fault)  # before a reader takes as much memory
         return sizes
@@ -294,6 +294,9 @@ class Split:
             return f"{file.metadata.num_rows} rows, the manifest says {self.row0 + self.samples} or more"
         width = self.schema.width(name) if self._is_vector(name) else 1
         return over("NUMBERS", self.samples * width, f"numbers of {name}") if width > 1 else None
+
+    def _numbers(self, name: str, kind: type[np.generic]) -> np.ndarray:
+        return np.asarray(self._read(name).column(0).to_numpy(), kind)
 
     def _read(self, name: str) -> pa.Table:
         """One column of this split, from the row groups that hold it."""

@@ -49,7 +49,7 @@ class DrawnSplit(Split):
         with np.load(self.path / INDEX) as file:
             return {name: file[f"{self.name}.{name}"] for name in (*_COLUMNS, "label")}
 
-    def _column(self, name: str, kind: type[np.generic]) -> np.ndarray:
+    def _numbers(self, name: str, kind: type[np.generic]) -> np.ndarray:
         return np.asarray(self._index[name], kind)
 
     def _fact(self, name: str) -> np.ndarray:
