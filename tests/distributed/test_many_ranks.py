@@ -36,7 +36,7 @@ def _train(rank: int, ranks: int, batch: int, shard_set: Path, folder: Path) -> 
 
 def _trained(ranks: int, batch: int, shard_set: Path, folder: Path) -> RunDir:
     folder.mkdir()
-    context = multiprocessing.get_context("fork")  # all have torch already
+    context = multiprocessing.get_context("spawn")  # autograd that has run here bears no fork
     processes = [context.Process(target=_train, args=(rank, ranks, batch, shard_set, folder)) for rank in range(ranks)]
     for process in processes:
         process.start()
