@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist import cli
+from fashion_dist.paths import Home
 
 Contenders = Mapping[str, tuple[Callable[[], int], str]]
 """Name -> a function that works on some images and gives how many, and how it is set."""
@@ -125,6 +126,13 @@ def cpu_seconds() -> Iterator[float]:
             total += times.user + times.system
         yield total - before
         before = total
+
+
+def figures_file(out: str, home: Home, name: str) -> Path:
+    """Where a bench's JSON goes, `out` or HOME/bench/NAME.json, its folder made."""
+    path = Path(out).expanduser().absolute() if out else home.path / "bench" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def cores() -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench._ratios import figures_file
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
@@ -48,8 +49,7 @@ def main(args: Args) -> cli.Result:
     if args.rounds < 1 or args.steps < 1:
         raise ConfigError("--rounds and --steps must be 1 or more")
     home = Home.find(args.home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "checkpoint.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "checkpoint")
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
         trainer, train = _open(args, home, Path(scratch) / "runs" / "bench")
         with train:

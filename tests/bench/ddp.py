@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench._ratios import Contenders, cores, cpu_ratio, measure, ratio
+from bench._ratios import Contenders, cores, cpu_ratio, figures_file, measure, ratio
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home
@@ -56,8 +56,7 @@ def main(args: Args) -> cli.Result:
     if min(args.rounds, args.steps) < 1 or args.batch_size < 2 or args.ranks < 2:
         raise ConfigError("--rounds and --steps must be 1 or more, --ranks and --batch-size 2 or more")
     home = Home.find(args.home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "ddp.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "ddp")
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         context = multiprocessing.get_context("spawn")
         ranks = [context.Process(target=_rank, args=(rank, asdict(args), scratch)) for rank in range(args.ranks)]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import storage
 
-from bench._ratios import Measured, cores, cpu_name, cpu_ratio, fastest, measure, ratio
+from bench._ratios import Measured, cores, cpu_name, cpu_ratio, fastest, figures_file, measure, ratio
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home
@@ -68,8 +68,7 @@ def main(args: Args) -> cli.Result:
         raise ConfigError("--rounds and --batch-size must be 1 or more")
     home = Home.find(args.home)
     folder = _shard_set(args.shards, home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "loader.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "loader")
     if args.slow_read_ms:
         return _slowed(args, folder, out)
     from bench._dali import thread_clock

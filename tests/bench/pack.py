@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import _pack_ways
+from bench._ratios import figures_file
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
@@ -40,8 +41,7 @@ def main(args: Args) -> cli.Result:
     if args.rounds < 1 or args.workers < 0:
         raise ConfigError("--rounds must be 1 or more, --workers 0 or more")
     home = Home.find(args.home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "pack.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "pack")
     workers = args.workers or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
         measured = _pack_ways.run(

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench._forecast import Forecast, Machine, forecast
+from bench._ratios import figures_file
 from bench._set_plan import lines, set_plan
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError, RunError
@@ -87,8 +88,7 @@ def main(args: Args) -> cli.Result:
     if bool(args.images) != bool(args.set_gbytes) or (args.images and not (args.step_ms and args.parameters)):
         raise ConfigError("--images, --set-gbytes, --parameters and --step-ms describe a set that is not here together")
     home = Home.find(args.home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "scale.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "scale")
     rates = {} if args.step_ms else _measured(args, home, out.parent)
     step_s = args.step_ms / 1000 or args.batch_size / statistics.median(rates[min(rates)])
     machine = _machine(args, home, step_s)

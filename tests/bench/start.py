@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import storage
 
+from bench._ratios import figures_file
 from bench.scale import LAUNCH
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError, RunError
@@ -61,8 +62,7 @@ def main(args: Args) -> cli.Result:
     if min(args.rounds, args.nodes) < 1:
         raise ConfigError("--rounds and --nodes must be 1 or more")
     home = Home.find(args.home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "start.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "start")
     measured = Measured()
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, cli.Progress() as progress:
         (Path(scratch) / "shards").symlink_to(home.shards)

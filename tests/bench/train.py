@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench._ratios import Measured, cpu_ratio, measure, ratio
+from bench._ratios import Measured, cpu_ratio, figures_file, measure, ratio
 from fashion_dist import cli
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
@@ -62,8 +62,7 @@ def main(args: Args) -> cli.Result:
     if min(args.rounds, args.batch_size, args.steps) < 1:
         raise ConfigError("--rounds, --steps and --batch-size must be 1 or more")
     home = Home.find(args.home)
-    out = Path(args.out).expanduser().absolute() if args.out else home.path / "bench" / "train.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = figures_file(args.out, home, "train")
     with cli.Progress() as progress:
         values = measured(args, home, out.parent, progress)
     out.write_text(json.dumps(values, indent=1) + "\n")
