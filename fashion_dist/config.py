@@ -293,6 +293,9 @@ class TrainConfig:
     max_time_min: float = added(0.0, as_before=0.0)
     """Minutes of training, over all starts, after which the run evaluates and ends; 0 has no such end. The schedule is
     not shortened."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = added("default", as_before="default")
+    """`torch.compile`'s mode; `reduce-overhead` replays a step's kernels as CUDA graphs, for GPUs that wait for the
+    host."""
     predict_with: Literal["best", "last"] = added("best", as_before="best")
     """The weights that are kept to predict with: the best by `monitor`, or those of the last evaluation."""
 
@@ -396,6 +399,8 @@ class Config:
         scratch = self.model.freeze != "none" and self.model.weights == "none"
         allowed = "none when model.weights is none: a frozen backbone would keep its random weights"
         require(not scratch, "model.freeze", self.model.freeze, allowed)
+        mode, allowed = self.train.compile_mode, "default without train.compile=true"
+        require(self.train.compile or mode == "default", "train.compile_mode", mode, allowed)
         return self
 
     def debug(self) -> Config:

@@ -117,8 +117,10 @@ class Trainer:
         model = build_model(config, shard_set, run.home.weights) if model is None else model
         model = dist.sync_batchnorm(model) if config.train.sync_batchnorm else model
         self.state = TrainState.create(model, config, self.device, self.dtype)
-        self.model: nn.Module = torch.compile(self.state.model) if config.train.compile else self.state.model  # type: ignore[assignment]
+        self.model: nn.Module = self.state.model
         """The model as it is trained: compiled where `train.compile` says so."""
+        if config.train.compile:
+            self.model = torch.compile(self.model, mode=config.train.compile_mode)  # type: ignore[assignment]
         self.ddp_model: nn.Module = self.model
         self.checkpoints = Checkpoints(run.checkpoints, config.train.keep)
         self.logger = RunLogger(run, dist, self.options, self.callbacks)

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,6 +20,24 @@ from fashion_dist.train.options import TrainerOptions
 from fashion_dist.train.split_loader import SplitLoader
 from fashion_dist.train.trainer import Trainer
 from gpu_proof.drawn import DrawnSet
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Args:
+        name: of the figure.
+        value: number or word.
+        unit: of it.
+        least: what is wanted at least; None where nothing is.
+        fault: what is wrong, in a sentence; ends the proof with status 1.
+    """
+
+    name: str
+    value: float | str
+    unit: str = ""
+    least: float | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True)

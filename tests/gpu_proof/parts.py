@@ -23,26 +23,9 @@ from fashion_dist.train.split_loader import SplitLoader
 from fashion_dist.train.trainer import Trainer
 from gpu_proof import drawn
 from gpu_proof.checks import CHECKS
-from gpu_proof.ground import Ground, has, options_of
+from gpu_proof.ground import Ground, Row, has, options_of
+from gpu_proof.runs import runs
 from shards.portable import cpus
-
-
-class Row(NamedTuple):
-    """One line of the table.
-
-    Args:
-        name: of the figure.
-        value: number or word.
-        unit: of it.
-        least: what is wanted at least; None where nothing is.
-        fault: what is wrong, in a sentence; ends the proof with status 1.
-    """
-
-    name: str
-    value: float | str
-    unit: str = ""
-    least: float | None = None
-    fault: str = ""
 
 
 def self_test(ground: Ground) -> Iterator[Row]:
@@ -176,7 +159,12 @@ def kernels(ground: Ground) -> Iterator[Row]:
 
 
 def compiled(ground: Ground) -> Iterator[Row]:
-    """The same network with `train.compile`."""
+    """With `train.compile`: a network whose steps wait for the host, by mode, and the one of `training`."""
+    small = ("model.name=fashionnet", "data.image_px=28", "train.batch_size=512", "model.hue_jitter_prob=0")
+    for modes in ((), ("train.compile=true",), ("train.compile=true", "train.compile_mode=reduce-overhead")):
+        yield from _speed(
+            f"fashionnet at 28 px, {' '.join(modes) or 'plain'}", _ours(ground, "", (*small, *modes), "none")
+        )
     settings = (*_of_resnet(ground), "train.compile=true")
     for way in ("", ground.ways[0]):
         yield from _speed(f"ours, {way or 'synthetic'}, compiled", _ours(ground, way, settings, "none"))
@@ -202,7 +190,7 @@ def _ours(ground: Ground, way: str, settings: Sequence[str], cache: str, task: s
     name = f"train-{len(list(ground.folder.glob('runs/*')))}"
     trainer, loader = ground.open(name, settings, cache=cache, decode=way or None, task=task)
     if not way:
-        some = _trainers.random_batches(len(loader.examples), ground.image_px, trainer, 4)
+        some = _trainers.random_batches(len(loader.examples), trainer.config.data.image_px, trainer, 4)
         steps = loader.loader.steps
         loader.loader.close()
         loader.loader = _trainers.InMemory(some, steps)  # type: ignore[assignment]
@@ -352,7 +340,7 @@ def memory(ground: Ground) -> Iterator[Row]:
 
 PARTS: dict[str, tuple[Callable[[Ground], Iterator[Row]], float]] = {
     "self_test": (self_test, 60), "checks": (checks, 75), "equal_bytes": (equal_bytes, 60), "decoding": (decoding, 45),
-    "training": (training, 110), "peers": (peers, 45), "fashion_mnist": (fashion_mnist, 60),
+    "training": (training, 110), "runs": (runs, 110), "peers": (peers, 45), "fashion_mnist": (fashion_mnist, 60),
     "checkpoint": (checkpoint, 30), "memory": (memory, 30), "kernels": (kernels, 90),
     "compiled": (compiled, 90),
 }  # fmt: skip

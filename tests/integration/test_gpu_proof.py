@@ -54,7 +54,16 @@ def test_the_whole_proof_is_rehearsed_on_a_bare_machine(tmp_path: Path) -> None:
     assert found["equal_bytes", "cpu: examples that differ, 2 ranks"] == 0
     assert found["decoding", "cpu"] > 0 and found["training", "ours, from JPEG, cpu"] > 0
     assert found["checkpoint", "size"] > 0
+    assert found["runs", "commands"].startswith("left out: submitit, tyro, pyarrow")
     assert "ours, cached" in done.stdout and "left out: FASHION_MNIST=DIR" in done.stdout
+
+
+def test_runs_by_the_command_line_are_rehearsed(tmp_path: Path) -> None:
+    out = tmp_path / "proof.json"
+    done = run("--device", "cpu", "--only", "runs", "--out", str(out))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    rows = {row["name"]: row["value"] for row in json.loads(out.read_text())["parts"]["runs"]["rows"]}
+    assert rows == {"deterministic": "holds", "deterministic, killed": "holds", "killed and taken up": "the same bits"}
 
 
 def proof_parts() -> tuple[str, ...]:

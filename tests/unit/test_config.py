@@ -48,6 +48,12 @@ def test_a_mistake_is_one_sentence_with_what_is_allowed(setting: str, words: lis
         assert word in message
 
 
+def test_a_mode_of_compiling_is_of_a_run_that_compiles() -> None:
+    assert RECIPE.override(["train.compile_mode=reduce-overhead", "train.compile=true"]).check().train.compile
+    with pytest.raises(ConfigError, match="train.compile_mode = 'reduce-overhead' .* allowed: default without"):
+        RECIPE.override(["train.compile_mode=reduce-overhead"]).check()
+
+
 def test_json_round_trip_keeps_everything() -> None:
     config = RECIPE.override(["data.crop_scale=0.3,0.9", "task.attribute_weight=2.5", "model.name=resnet18"])
     assert Config.read(config.plain())[0] == config
