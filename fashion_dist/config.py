@@ -25,6 +25,7 @@ from fashion_dist.settings import (
     build,
     hints_of,
     parse_value,
+    renamed,
     require,
     require_setting,
 )
@@ -199,9 +200,9 @@ class DataConfig:
     """Strength of those operations, 0 to 1."""
     cache_px: int = 0
     """Images are first reduced to this shorter side, which bounds the size of a cache; 0 keeps their pixels."""
-    balance: str = ""
+    class_balanced: str = renamed("", was="balance")
     """A target of whole numbers whose classes get the same share of every epoch; empty reads every example once."""
-    weigh: str = ""
+    sample_weight: str = renamed("", was="weigh")
     """A target whose values are the weights with which examples are drawn; empty reads every example once."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Per-channel mean of RGB in [0, 1]; the default is ImageNet's."""
@@ -227,7 +228,8 @@ class DataConfig:
         require(0 <= self.rand_magnitude <= 1, "data.rand_magnitude", self.rand_magnitude, "0 to 1")
         allowed = f"0, or image_px ({self.image_px}) to 4096"
         require(self.cache_px == 0 or self.image_px <= self.cache_px <= 4096, "data.cache_px", self.cache_px, allowed)
-        require(not (self.balance and self.weigh), "data.weigh", self.weigh, "empty when data.balance is given")
+        allowed = "empty when data.class_balanced is given"
+        require(not (self.class_balanced and self.sample_weight), "data.sample_weight", self.sample_weight, allowed)
         require(0 <= self.hue <= 180, "data.hue", self.hue, "0 to 180 degrees")
         require(0 <= self.rotate <= 180, "data.rotate", self.rotate, "0 to 180 degrees")
         require(0 <= self.shear <= 45, "data.shear", self.shear, "0 to 45 degrees")
@@ -257,8 +259,8 @@ class TrainConfig:
     """Alpha of mixup's Beta distribution (Zhang et al. 2018); 0 is off."""
     cutmix: float = 0.0
     """Alpha of CutMix's Beta distribution (Yun et al. 2019); 0 is off."""
-    mix: float = 1.0
-    """Share of the steps that mix, where `mixup` or `cutmix` is on."""
+    mix_prob: float = renamed(1.0, was="mix")
+    """Probability that a step mixes, where `mixup` or `cutmix` is on."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights that is evaluated and kept; 0 is off."""
     monitor: str = ""
@@ -308,7 +310,7 @@ class TrainConfig:
             value = getattr(self, name)
             require(value >= 0, f"train.{name}", value, "0 or more")
         require(0 < self.fraction <= 1, "train.fraction", self.fraction, "0 < fraction <= 1")
-        require(0 <= self.mix <= 1, "train.mix", self.mix, "0 to 1")
+        require(0 <= self.mix_prob <= 1, "train.mix_prob", self.mix_prob, "0 to 1")
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
         require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
 

@@ -35,7 +35,15 @@ def added(default: T, *, as_before: T) -> T:
     return field(default=default, metadata={"as_before": as_before})
 
 
+def renamed(default: T, *, was: str) -> T:
+    """A field that had another name when runs were made: they are read by it, and keep their ids."""
+    return field(default=default, metadata={"was": was})
+
+
 RETIRED = {
+    "data.balance": "data.balance is now called data.class_balanced",
+    "data.weigh": "data.weigh is now called data.sample_weight",
+    "train.mix": "train.mix is now called train.mix_prob",
     "model.recolour": "model.recolour is now called model.hue_jitter_prob",
     "model.frame": "model.frame is gone: no part of a network looks at a place that only some photos share",
     "model.grain": "model.grain is gone: no part of a network looks at what tells one photographer from another",
@@ -61,7 +69,7 @@ def asked_fields(owner: Any) -> dict[str, Any]:
         if "as_before" in f.metadata and value == f.metadata["as_before"]:
             continue
         if not dataclasses.is_dataclass(value):
-            asked[f.name] = _plain(value)
+            asked[f.metadata.get("was", f.name)] = _plain(value)
         elif section := asked_fields(value):
             asked[f.name] = section
     return asked
@@ -107,7 +115,9 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str, gone: dict[str,
     fields = dataclasses.fields(typing.cast("Any", kind))
     made: dict[str, Any] = {f.name: f.metadata["as_before"] for f in fields if "as_before" in f.metadata}
     args: dict[str, Any] = {}
-    for key, value in values.items():
+    names = {f.metadata["was"]: f.name for f in fields if "was" in f.metadata}
+    for stored, value in values.items():
+        key = names.get(stored, stored)
         hint = hints.get(key)
         if dataclasses.is_dataclass(hint):
             made[key] = build(typing.cast("type[Any]", hint), value, f"{prefix}{key}.", gone)

@@ -83,18 +83,18 @@ def _finetuned(model: ModelConfig, weights: str, explicit: Mapping[str, str], ho
         )
     model = registry.resolve_model(dataclasses.replace(model, weights=text))
     source, name = registry.locate(model.name)
-    folded = False
+    folded, normalised = False, True
     if source != "ours" or (wants is not None and not wants.settings):
         size = (
             explicit.get("data.image_px") or (wants.settings.get("data.image_px") if wants is not None else "") or "0"
         )
         seen = network_check.look_at(model, int(size) if is_count(size) else 0, home)
-        folded = seen.folded
+        folded, normalised = seen.folded, seen.normalised
         if (wants is None or not wants.settings) and seen.published:
             known = f"{source}'s configuration of {name}"
             tag = pretrained.tagged(text)[1] if pretrained.kind(text) == "tag" else ""
             wants = finetune.of_cfg(seen.published["cfg"], f"{known}.{tag}" if tag else known)
-    made = finetune.settings(model.name, wants, folded)
+    made = finetune.settings(model.name, wants, folded, normalised)
     return {**made, **network, "model.weights": (text, "set by you")}
 
 

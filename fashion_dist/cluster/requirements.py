@@ -40,16 +40,19 @@ def require_trainable(config: Config, task: tasks.Task, shard_set: ShardSet, res
 
 
 def require_drawn_by(config: Config, shard_set: ShardSet) -> None:
-    """Refuse `data.balance` or `data.weigh` by a target that the task does not have, or has not in that form."""
-    for key, name in (("data.balance", config.data.balance), ("data.weigh", config.data.weigh)):
+    """Refuse to draw images by a target that the task does not have, or has not in that form."""
+    for key, name in (
+        ("data.class_balanced", config.data.class_balanced),
+        ("data.sample_weight", config.data.sample_weight),
+    ):
         if not name:
             continue
         targets = tasks.load(config.task).build_examples(shard_set.split("train"), config).targets
         if name not in targets:
             raise unknown(f"target ({key})", name, targets)
         values = targets[name]
-        if values.ndim != 1 or (key == "data.balance" and (values.dtype.kind != "i" or not (values >= 0).any())):
-            what = "one class" if key == "data.balance" else "one number"
+        if values.ndim != 1 or (key == "data.class_balanced" and (values.dtype.kind != "i" or not (values >= 0).any())):
+            what = "one class" if key == "data.class_balanced" else "one number"
             raise ConfigError(f"{key} = {name!r} is not possible; allowed: a target with {what} per example")
 
 
@@ -70,10 +73,10 @@ def require_decode(options: RuntimeOptions, run: RunDir, resources: Resources) -
 def require_unmixed(task: tasks.Task, config: Config) -> None:
     """Refuse to mix every step where a head learns from steps that do not mix."""
     train, never = config.train, ", ".join(task.ignore_targets_when_mixed)
-    if never and (train.mixup or train.cutmix) and train.mix == 1:
+    if never and (train.mixup or train.cutmix) and train.mix_prob == 1:
         raise ConfigError(
-            f"train.mix = {train.mix} is not possible: task {config.task!r} learns {never} from steps that do not mix; "
-            f"allowed: 0 <= mix < 1, or train.mixup=0 and train.cutmix=0"
+            f"train.mix_prob = {train.mix_prob} is not possible: task {config.task!r} learns {never} from steps that "
+            f"do not mix; allowed: 0 <= mix_prob < 1, or train.mixup=0 and train.cutmix=0"
         )
 
 

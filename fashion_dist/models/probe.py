@@ -32,12 +32,14 @@ class Found:
         step: see `step_cost`; empty where it is not known.
         published: fields of the `Published` that it begins with, or whose network it is; empty for a network of ours.
         folded: the batch normalisation of its weights is folded into the convolutions.
+        normalised: it has layers that normalise.
     """
 
     image_px: int
     step: Mapping[str, int]
     published: Mapping[str, Any] = field(default_factory=dict)
     folded: bool = False
+    normalised: bool = True
 
 
 def probe(model: ModelConfig, image_px: int) -> Found:
@@ -71,7 +73,9 @@ def probe(model: ModelConfig, image_px: int) -> Found:
             other = state_dict.whose(state, model.name)
             told = f"{path} has the weights of {other} (--model {other}), not of {model.name}: " if other else ""
             raise ConfigError(f"{told}{error}") from error
-    return Found(size, step_cost(backbone, size), {} if theirs is None else dataclasses.asdict(theirs), folded)
+    normalised = any("norm" in type(layer).__name__.lower() for layer in backbone.modules())
+    known = {} if theirs is None else dataclasses.asdict(theirs)
+    return Found(size, step_cost(backbone, size), known, folded, normalised)
 
 
 def main() -> None:

@@ -210,7 +210,18 @@ def _require(context: LaunchContext, searched: Spec, configs: Sequence[Config]) 
             )
         sizes = (train.batch_size, train.accumulate)
         size = data.image_px
-        part = repr((config.model, config.options, data.balance, data.weigh, size, sizes, train.monitor, train.mode))
+        part = repr(
+            (
+                config.model,
+                config.options,
+                data.class_balanced,
+                data.sample_weight,
+                size,
+                sizes,
+                train.monitor,
+                train.mode,
+            )
+        )
         if part not in seen:
             seen.add(part)
             context.require(config)

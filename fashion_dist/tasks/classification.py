@@ -1,7 +1,8 @@
 """Anybody's images in classes: `launch --task classification --dataset NAME`, NAME being a shard set of your own.
 
 Which column holds the classes is found, or named by `task.label`. The recipe depends on the number of training images
-(`own_data.recipe_for`). `--set data.balance=label` draws all classes alike; `task.class_weights` weighs their losses.
+(`own_data.recipe_for`). `--set data.class_balanced=label` draws all classes alike; `task.class_weights` weighs their
+losses.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ RECIPE = Config(
         image_px=80, fit="squash", eval_resize=1.0, eval_flip=True, crop_scale=(0.7, 1.0), rotate=5.0,
         mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
     ),
-    train=TrainConfig(epochs=70, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
+    train=TrainConfig(epochs=70, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix_prob=0.5, ema=0.995),
 )  # fmt: skip
 
 

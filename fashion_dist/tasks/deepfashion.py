@@ -38,7 +38,7 @@ RECIPE = Config(
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
     ),
-    train=TrainConfig(epochs=75, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
+    train=TrainConfig(epochs=75, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix_prob=0.5, ema=0.995),
     options={"weighting": "fixed", "attribute_weight": 15.0, "threshold": 0.4, "thresholds": ""},
 )
 """`weighting`: `fixed`, the attributes' loss counts `attribute_weight` times the category's; or `uncertainty`, both are

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SHARED = own_data.recipe("multilabel", {"positive_weights": "none", "threshold": 0.5, "thresholds": ""})
 # A picture mixed of two, of which each label would hold by half, teaches little of any.
 RECIPE = dataclasses.replace(
-    _SHARED, train=dataclasses.replace(_SHARED.train, label_smoothing=0.0, mixup=0.0, cutmix=0.0, mix=1.0)
+    _SHARED, train=dataclasses.replace(_SHARED.train, label_smoothing=0.0, mixup=0.0, cutmix=0.0, mix_prob=1.0)
 )
 """`label`: the column. `positive_weights`: what the loss of a label that is there is multiplied with: `none`;
 `balanced`, the images without it over those with it; a number for each; or NAME:NUMBER of some. `threshold`: the

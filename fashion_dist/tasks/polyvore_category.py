@@ -18,7 +18,7 @@ RECIPE = Config(
     data=DataConfig(
         image_px=96, fit="squash", eval_resize=1.14, crop_scale=(0.5, 1.0), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
     ),
-    train=TrainConfig(epochs=60, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix=0.5, ema=0.995),
+    train=TrainConfig(epochs=60, batch_size=64, label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix_prob=0.5, ema=0.995),
     options={"level": "category"},
 )
 

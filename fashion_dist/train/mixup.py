@@ -53,7 +53,7 @@ class Mixed:
 def mixes(settings: TrainConfig, step: int) -> bool:
     """Whether the batches of a step are mixed."""
     drawn = bool(settings.mixup or settings.cutmix)
-    return drawn and np.random.default_rng((settings.seed, step)).random() < settings.mix
+    return drawn and np.random.default_rng((settings.seed, step)).random() < settings.mix_prob
 
 
 def without_targets(targets: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def mix_batch(images: Tensor, settings: TrainConfig, step: int) -> Mixed:
     if not settings.mixup and not settings.cutmix:
         return Mixed(images)
     draw = np.random.default_rng((settings.seed, step))
-    if draw.random() >= settings.mix:
+    if draw.random() >= settings.mix_prob:
         return Mixed(images)
     cut = bool(settings.cutmix) and (not settings.mixup or draw.random() < 0.5)
     alpha = settings.cutmix if cut else settings.mixup

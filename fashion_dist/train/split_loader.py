@@ -56,8 +56,8 @@ class SplitLoader:
             split,
             examples.images,
             config.data,
-            classes=self._drawn_by(config.data.balance),
-            weights=self._drawn_by(config.data.weigh),
+            classes=self._drawn_by(config.data.class_balanced),
+            weights=self._drawn_by(config.data.sample_weight),
             batch_size=train.batch_size if training else train.eval_batch_size,
             accumulate=train.accumulate if training else 1,
             training=training,
@@ -94,7 +94,7 @@ class SplitLoader:
         if not name or not self.training:
             return None
         if name not in self.examples.targets:
-            raise unknown("target (data.balance, data.weigh)", name, self.examples.targets)
+            raise unknown("target (data.class_balanced, data.sample_weight)", name, self.examples.targets)
         return self.examples.targets[name]
 
     def targets_of(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -177,7 +177,7 @@ def test_a_step_on_a_gpu_takes_nothing_from_the_cpu_and_asks_for_no_number(
     task: Task, model: nn.Module, config: Config, examples: ExampleSet, targets: dict[str, Tensor]
 ) -> None:
     """By fake CUDA tensors, which hold no values: a read of one raises, as does a tensor left on the CPU."""
-    train = dataclasses.replace(config.train, mixup=0.4, cutmix=1.0, mix=1.0)
+    train = dataclasses.replace(config.train, mixup=0.4, cutmix=1.0, mix_prob=1.0)
     images, parts = images_of(examples), {**dict(model.named_parameters()), **dict(model.named_buffers())}
     task.train_metrics(task_outputs := model(images), targets, config)  # what is kept on the device is made once
     with FakeTensorMode():

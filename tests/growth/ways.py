@@ -1,6 +1,6 @@
 """`make growth-ways`: sets of the largest numbers from raw files to the report, by the commands that a user types.
 
-    python tests/growth/ways.py [classes] [attributes] [polyvore] [--share 0.05]
+    python tests/growth/ways.py [classes] [attributes] [polyvore] [checkpoint] [--share 0.05]
 
 Pictures are tiny and so is the network: what is measured is what grows with numbers, not pixels. Each line tells the
 seconds of a command and the most memory that one of its processes had.
@@ -90,7 +90,34 @@ def outfits(folder: Path, share: float) -> Iterator[Command]:
     yield "report", ["hard"]
 
 
-WAYS = {"classes": classes, "attributes": attributes, "polyvore": outfits}
+def checkpoint(folder: Path, share: float) -> Iterator[Command]:
+    """A network of 200 million parameters and Adam's two moments, saved again and again."""
+    yield "save", [str(int(200e6 * share)), str(folder)]
+
+
+def save(parameters: int, folder: Path) -> None:
+    """The second is begun when the first is on disk, the third right behind it."""
+    import torch
+
+    from fashion_dist.train.checkpoint import Checkpoints
+
+    layer = parameters // 100
+    state = {name: {str(i): torch.zeros(layer) for i in range(100)} for name in ("model", "mean", "square")}
+    checkpoints = Checkpoints(folder / "checkpoints")
+    for number, when in enumerate(("the first", "another", "right behind it"), start=1):
+        began = time.perf_counter()
+        checkpoints.save("step", number, state, {})
+        print(f"{when} holds the loop {time.perf_counter() - began:.2f} s", flush=True)
+        if number == 1:
+            checkpoints.wait()
+            print(f"    it is written after {time.perf_counter() - began:.2f} s", flush=True)
+    checkpoints.close()
+    began = time.perf_counter()
+    Checkpoints(folder / "checkpoints").load("step")
+    print(f"read again in {time.perf_counter() - began:.2f} s; the state has {12 * layer / 1e7:.2f} GB", flush=True)
+
+
+WAYS = {"classes": classes, "attributes": attributes, "polyvore": outfits, "checkpoint": checkpoint}
 
 
 def peak_of(home: Path) -> int:
@@ -113,7 +140,7 @@ def measure(command: Command, home: Path) -> tuple[float, int]:
     name, words = command
     log, variables = home / "log", {**os.environ, "GROWTH_WAY": str(home)}
     program = [str(TESTS.parent / "jobs" / f"{name}.py"), *words, "--home", str(home)]
-    program = [__file__, "--plan", *words] if name == "plan" else program
+    program = [__file__, f"--{name}", *words] if name in ("plan", "save") else program
     began, most = time.perf_counter(), 0
     with log.open("wb") as file:
         running = subprocess.Popen([sys.executable, *program], env=variables, stdout=file, stderr=file)
@@ -122,6 +149,8 @@ def measure(command: Command, home: Path) -> tuple[float, int]:
             time.sleep(0.2)
     if running.returncode:
         raise SystemExit(f"{name} {' '.join(words)[:200]}: {log.read_text()[-2000:]}")
+    if name == "save":
+        print(log.read_text(), end="")
     return time.perf_counter() - began, most
 
 
@@ -131,7 +160,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(WAYS)}; else all")
     parser.add_argument("--share", type=float, default=1.0, help="of the numbers")
     parser.add_argument("--plan", nargs=2, metavar=("SET", "NEGATIVES"), help=argparse.SUPPRESS)
+    parser.add_argument("--save", nargs=2, metavar=("PARAMETERS", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.save:
+        save(int(args.save[0]), Path(args.save[1]))
+        return 0
     if args.plan:
         polyvore.examples_of(Path(args.plan[0]), args.plan[1])()
         return 0

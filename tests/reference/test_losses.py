@@ -33,7 +33,7 @@ SETTINGS = (
 KINDS: dict[str, tuple[str, ...]] = {
     "plain": ("train.mixup=0", "train.cutmix=0"),
     "uncertainty": ("train.mixup=0", "train.cutmix=0", "task.weighting=uncertainty"),
-    "mixed": ("train.mix=0.9999999", "train.cutmix=0"),
+    "mixed": ("train.mix_prob=0.9999999", "train.cutmix=0"),
     "batchnorm": ("train.mixup=0", "train.cutmix=0", "model.norm=batch"),
 }
 CASES = [(kind, "fp32") for kind in KINDS] + [("plain", "bf16"), ("plain", "fp16")]

@@ -137,7 +137,7 @@ def test_clipping_and_the_average_are_pytorchs(precision: str, packed_home: Path
 
 def test_what_is_logged_is_the_mean_of_the_steps_that_have_it(packed_home: Path, tmp_path: Path) -> None:
     """Mixed images have no loss of attributes, which is no loss of 0."""
-    settings = ("train.precision=fp32", "train.mixup=0.4", "train.mix=0.5")
+    settings = ("train.precision=fp32", "train.mixup=0.4", "train.mix_prob=0.5")
     with training(packed_home, tmp_path / "r", *settings) as (trainer, train):
         trainer.logger.open(trainer.config, 0)
         window = [step(trainer, train) for _ in range(train.steps)]

@@ -73,6 +73,25 @@ def test_a_stored_configuration_is_read_as_before_not_with_the_new_default(later
     assert Config.read(later(RECIPE).plain())[0] == later(RECIPE)
 
 
+@pytest.mark.parametrize(
+    ("was", "name", "value"),
+    [
+        ("train.mix", "mix_prob", 0.25),
+        ("data.balance", "class_balanced", "label"),
+        ("data.weigh", "sample_weight", "w"),
+    ],
+)
+def test_a_setting_of_another_name_keeps_ids_and_runs(was: str, name: str, value: Any) -> None:
+    section, _, old = was.partition(".")
+    config = RECIPE.override([f"{section}.{name}={value}"])
+    stored = config.plain()
+    stored[section][old] = stored[section].pop(name)
+    assert Config.read(stored) == (config, {}), "a run is read by the name that it was stored with"
+    assert settings.asked_fields(config)[section][old] == value, "its id is that of the stored name"
+    with pytest.raises(ConfigError, match=f"{was} is now called {section}.{name}"):
+        RECIPE.override([f"{was}={value}"])
+
+
 def test_a_new_section_that_is_as_before_leaves_the_id() -> None:
     as_before = LaterOptim(lookahead=0)
 

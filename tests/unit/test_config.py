@@ -50,7 +50,7 @@ def test_a_mistake_is_one_sentence_with_what_is_allowed(setting: str, words: lis
 
 def test_a_mode_of_compiling_is_of_a_run_that_compiles() -> None:
     assert RECIPE.override(["train.compile_mode=reduce-overhead", "train.compile=true"]).check().train.compile
-    with pytest.raises(ConfigError, match="train.compile_mode = 'reduce-overhead' .* allowed: default without"):
+    with pytest.raises(ConfigError, match=r"train.compile_mode = 'reduce-overhead' .* allowed: default without"):
         RECIPE.override(["train.compile_mode=reduce-overhead"]).check()
 
 

@@ -160,9 +160,20 @@ def test_a_file_beside_that_cannot_be_is_named(change: dict[str, object], words:
 def test_every_task_has_a_finetuning_recipe_that_can_be() -> None:
     for name in tasks.names():
         task = tasks.load(name)
-        made = finetune.settings("timm/vit_tiny_patch16_224", None, folded=True)
+        made = finetune.settings("timm/vit_tiny_patch16_224", None, folded=True, normalised=True)
         config = task.recipe.override(f"{key}={value}" for key, (value, _) in made.items())
         assert config.train.freeze_bn and config.train.epochs <= 30 and config.optim.layer_decay < 1
+
+
+def test_a_network_that_nothing_normalises_learns_slower(home: Path) -> None:
+    """At the heads' rate it ends with one answer for all images."""
+    rates = {name: planned(home, "imagenet", f"model.name={name}") for name in ("torchvision/vgg11", "resnet18")}
+    assert {name: plan.config.optim.backbone_lr for name, plan in rates.items()} == {
+        "torchvision/vgg11": 0.1, "resnet18": 1.0,
+    }  # fmt: skip
+    why = rates["torchvision/vgg11"].config_origins["optim.backbone_lr"]
+    assert why == "finetuning recipe of networks that nothing normalises"
+    assert finetune.settings("mobilenet_v2", None, folded=True, normalised=True)["optim.backbone_lr"][0] == "0.1"
 
 
 @pytest.mark.parametrize(

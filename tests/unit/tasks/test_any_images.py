@@ -303,9 +303,11 @@ def test_the_direction_is_the_metrics_and_unknown_monitors_are_refused(packed: P
 
 def test_classes_are_drawn_alike_where_there_is_such_a_target(packed: Pack) -> None:
     home = packed("own", CLASSES, {"train": classes(TRAIN), "val": classes([0, 1])})
-    assert resolved(home, "data.balance=label").data.balance == "label"
-    with pytest.raises(ConfigError, match=r"unknown target \(data.balance\) 'species'; known: label"):
-        resolved(home, "data.balance=species")
+    assert resolved(home, "data.class_balanced=label").data.class_balanced == "label"
+    with pytest.raises(ConfigError, match=r"unknown target \(data.class_balanced\) 'species'; known: label"):
+        resolved(home, "data.class_balanced=species")
     home = packed("many", LABELS, {"train": multi([[1, 0, 0], [0, 1, 0]]), "val": multi([[0, 1, 1]])})
-    with pytest.raises(ConfigError, match=r"data.balance = 'labels' is not possible; allowed: a target with one class"):
-        resolved(home, "data.balance=labels", task="multilabel", dataset="many")
+    with pytest.raises(
+        ConfigError, match=r"data.class_balanced = 'labels' is not possible; allowed: a target with one class"
+    ):
+        resolved(home, "data.class_balanced=labels", task="multilabel", dataset="many")

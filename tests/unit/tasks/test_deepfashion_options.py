@@ -108,7 +108,7 @@ def test_thresholds_are_tuned_on_a_split_and_a_weighting_is_checked(packed_home:
 
 
 def test_to_mix_every_step_is_refused_where_a_head_learns_from_others_alone() -> None:
-    with pytest.raises(ConfigError, match="learns attributes from steps that do not mix; allowed: 0 <= mix < 1"):
-        requirements.require_unmixed(TASK, RECIPE.override(["train.mix=1"]))
-    for allowed in (["train.mix=0.9"], ["train.mix=1", "train.mixup=0", "train.cutmix=0"]):
+    with pytest.raises(ConfigError, match="learns attributes from steps that do not mix; allowed: 0 <= mix_prob < 1"):
+        requirements.require_unmixed(TASK, RECIPE.override(["train.mix_prob=1"]))
+    for allowed in (["train.mix_prob=0.9"], ["train.mix_prob=1", "train.mixup=0", "train.cutmix=0"]):
         requirements.require_unmixed(TASK, RECIPE.override(allowed))
