@@ -187,11 +187,8 @@ def resolve(request: LaunchRequest) -> RunSpec:
     config = context.require(context.config)
     requirements.require_shards(context.shard_set)
     plan = context.run_spec(config, fresh=request.fresh)
-    if (card := step_memory.card_bytes(plan.resources, plan.cluster)) and (
-        step := step_memory.estimate(plan.config, plan.resources, context.shard_set, context.home, ask=False)
-    ):
-        warning = step.too_much(card, plan.config, plan.resources.ranks)
-        plan = dataclasses.replace(plan, notes=(*plan.notes, *filter(None, [warning])))
+    if warning := step_memory.note(plan.config, plan.resources, plan.cluster, context.home, ask=False):
+        plan = dataclasses.replace(plan, notes=(*plan.notes, warning))
     if request.name:
         context.home.names.require_free(request.name, plan.run.run_id)
     return dataclasses.replace(plan, group=request.group, snapshot=request.snapshot, name=request.name)

@@ -7,17 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fashion_dist import tasks
 from fashion_dist.cluster import network_check
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster
 from fashion_dist.config import Config, OptimConfig, Stage
+from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home
-
-if TYPE_CHECKING:
-    from shards import ShardSet
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,12 @@ class StepMemory:
         )
 
 
-def estimate(config: Config, resources: Resources, shard_set: ShardSet, home: Home, *, ask: bool) -> StepMemory | None:
+def estimate(config: Config, resources: Resources, home: Home, *, ask: bool) -> StepMemory | None:
     """The estimate for a run, or None where nothing is known of its network.
 
     Args:
         config: of the run.
         resources: of its job.
-        shard_set: what it trains on.
         home: keeps what is known of networks.
         ask: look at a network that was not looked at yet, which takes seconds.
 
@@ -93,10 +89,20 @@ def estimate(config: Config, resources: Resources, shard_set: ShardSet, home: Ho
     found = look(config.model, config.data.image_px, home)
     if found is None or not found.step:
         return None
-    task, per_example = tasks.load(config.task), 1
-    if task.overrides("build_examples"):
-        per_example = task.build_examples(shard_set.split("train"), config).images.shape[1]
-    return StepMemory.of(config, found.step, resources, per_example)
+    return StepMemory.of(config, found.step, resources, tasks.load(config.task).images_per_example)
+
+
+def note(config: Config, resources: Resources, cluster: Cluster, home: Home, *, ask: bool) -> str:
+    """What a step takes where that is more than a GPU has, with what fits; else empty, but where it was to `ask`."""
+    if not (card := card_bytes(resources, cluster)) and not ask:
+        return ""
+    try:
+        step = estimate(config, resources, home, ask=ask)
+    except ConfigError as error:
+        return str(error)
+    if step is None:
+        return "what a step takes of memory is not known for this network" if ask else ""
+    return (card and step.too_much(card, config, resources.ranks)) or (step.told() if ask else "")
 
 
 def _states(optim: OptimConfig) -> int:

@@ -129,7 +129,7 @@ def test_the_examples_are_the_same_each_time_and_as_many_each_epoch(
     made, again, later = (task.build_examples(train, config, epoch) for epoch in (0, 0, 1))
     assert np.array_equal(made.images, again.images)
     assert all(np.array_equal(values, again.targets[name]) for name, values in made.targets.items())
-    assert made.images.shape == later.images.shape
+    assert made.images.shape == later.images.shape and made.images.shape[1] == task.images_per_example
     assert made.images.dtype == np.int64
     assert 0 <= made.images.min() <= made.images.max() < len(train)
     for split in ("val", "test"):

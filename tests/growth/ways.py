@@ -1,6 +1,6 @@
 """`make growth-ways`: sets of the largest numbers from raw files to the report, by the commands that a user types.
 
-    python tests/growth/ways.py [classes] [attributes] [polyvore] [checkpoint] [--share 0.05]
+    python tests/growth/ways.py [classes] [predictions] [attributes] [polyvore] [checkpoint] [--share 0.05]
 
 Pictures are tiny and so is the network: what is measured is what grows with numbers, not pixels. Each line tells the
 seconds of a command and the most memory that one of its processes had.
@@ -47,9 +47,19 @@ def launched(name: str, task: str, dataset: str, *settings: str) -> Command:
 
 def classes(folder: Path, share: float) -> Iterator[Command]:
     """60,000 pictures of 50,000 classes, of which 2,000 are to be predicted."""
-    files, count, total = pictures(folder / "files"), int(50_000 * share), int(IMAGES * share)
+    return classified(folder, int(IMAGES * share), int(50_000 * share), predicted=1 / 30)
+
+
+def predictions(folder: Path, share: float) -> Iterator[Command]:
+    """100,000 pictures of 1,000 classes, of which 90,000 are to be predicted."""
+    return classified(folder, int(100_000 * share), 1000, predicted=0.9)
+
+
+def classified(folder: Path, total: int, count: int, predicted: float) -> Iterator[Command]:
+    """`total` pictures of `count` classes; the share `predicted` of them is the split test."""
+    files = pictures(folder / "files")
     for number in range(total):
-        split = "test" if number >= total * 29 // 30 else "train"
+        split = "test" if number >= round(total * (1 - predicted)) else "train"
         path = folder / "raw" / split / f"class {number % count:05d}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         os.link(files[number % PICTURES], path)
@@ -117,7 +127,13 @@ def save(parameters: int, folder: Path) -> None:
     print(f"read again in {time.perf_counter() - began:.2f} s; the state has {12 * layer / 1e7:.2f} GB", flush=True)
 
 
-WAYS = {"classes": classes, "attributes": attributes, "polyvore": outfits, "checkpoint": checkpoint}
+WAYS = {
+    "classes": classes,
+    "predictions": predictions,
+    "attributes": attributes,
+    "polyvore": outfits,
+    "checkpoint": checkpoint,
+}
 
 
 def peak_of(home: Path) -> int:

@@ -175,6 +175,8 @@ class Task(ABC):
     """Targets that say nothing of a mixed image (mixup, CutMix); there its loss is given -1, unknown."""
     coarse_labels_from: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}
     """Task name -> (labels of that task) -> labels of this one, whose classes are groups of that one's."""
+    images_per_example = 1
+    """Images of each example that `build_examples` makes."""
     names_at_least_one = False
     """Whether an image's most probable label is named even below its threshold, where it may have any number."""
     added: Mapping[str, Scalar] = {}
