@@ -54,7 +54,7 @@ class PolyvorePairs(Task):
 
     recipe = RECIPE
     columns = ("item_id", "semantic")
-    images_per_example = 2
+    images_per_example = 4
     monitor = "score"
     summary_metrics = ("pair_auc", "outfit_auc", "fill_in_blank")
 
