@@ -30,16 +30,16 @@ class Found:
     Args:
         image_px: the size that it was built at.
         step: see `step_cost`; empty where it is not known.
+        normalised: it has layers that normalise.
         published: fields of the `Published` that it begins with, or whose network it is; empty for a network of ours.
         folded: the batch normalisation of its weights is folded into the convolutions.
-        normalised: it has layers that normalise.
     """
 
     image_px: int
     step: Mapping[str, int]
+    normalised: bool
     published: Mapping[str, Any] = field(default_factory=dict)
     folded: bool = False
-    normalised: bool = True
 
 
 def probe(model: ModelConfig, image_px: int) -> Found:
@@ -75,7 +75,7 @@ def probe(model: ModelConfig, image_px: int) -> Found:
             raise ConfigError(f"{told}{error}") from error
     normalised = any("norm" in type(layer).__name__.lower() for layer in backbone.modules())
     known = {} if theirs is None else dataclasses.asdict(theirs)
-    return Found(size, step_cost(backbone, size), known, folded, normalised)
+    return Found(size, step_cost(backbone, size), normalised, known, folded)
 
 
 def main() -> None:
