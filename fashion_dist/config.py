@@ -297,7 +297,7 @@ class TrainConfig:
     not shortened."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = added("default", as_before="default")
     """`torch.compile`'s mode; `reduce-overhead` replays a step's kernels as CUDA graphs, for GPUs that wait for the
-    host."""
+    host, and so does `max-autotune`."""
     predict_with: Literal["best", "last"] = added("best", as_before="best")
     """The weights that are kept to predict with: the best by `monitor`, or those of the last evaluation."""
 
@@ -403,6 +403,11 @@ class Config:
         require(not scratch, "model.freeze", self.model.freeze, allowed)
         mode, allowed = self.train.compile_mode, "default without train.compile=true"
         require(self.train.compile or mode == "default", "train.compile_mode", mode, allowed)
+        allowed = f"1 with train.compile_mode={mode}: CUDA graphs overwrite a micro-batch's gradients by the next one's"
+        require(mode == "default" or self.train.accumulate == 1, "train.accumulate", self.train.accumulate, allowed)
+        kind, _, count = self.model.freeze.partition(":")
+        allowed = f"epochs:N with N below train.epochs ({self.train.epochs}), or backbone, which never joins"
+        require(kind != "epochs" or int(count) < self.train.epochs, "model.freeze", self.model.freeze, allowed)
         return self
 
     def debug(self) -> Config:

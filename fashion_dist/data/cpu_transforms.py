@@ -167,7 +167,7 @@ class Renderer:
             width, height, left, top = size
             if image.shape[2:] != (height, width):
                 larger = torch.empty((1, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-                _resize(image, larger)
+                _resize(image, larger, self._bicubic)
                 image = larger
             left = width - self.side - left if flipped else left
             image = image[:, :, top : top + self.side, left : left + self.side]

@@ -123,7 +123,12 @@ def _passed(config: ModelConfig, image_px: int) -> nn.Module:
     device = torch.device("cpu" if ours else "meta")
     with device, torch.random.fork_rng(devices=()), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nothing is computed, and older networks warn of their initialisation
-        backbone, num_features = build_backbone(config, image_px)
+        try:
+            backbone, num_features = build_backbone(config, image_px)
+        except NotImplementedError:  # it reads tensors as it is made, as torchvision's RegNets do
+            with torch.device("cpu"):
+                backbone, num_features = build_backbone(config, image_px)
+            backbone = backbone.to(device)
         patch: Any = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
         if image_px % (patch[0] if isinstance(patch, tuple) else patch):
             raise ValueError(f"patches of {patch[0]} px would leave a border out")

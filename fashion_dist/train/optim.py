@@ -90,7 +90,8 @@ def layer_depths(backbone: nn.Module) -> dict[str, int]:
     """Name of a parameter -> number of its layer, from 0 at the input.
 
     A network of timm's says so itself (`group_matcher`); what it counts as its head is left out. Elsewhere a layer is
-    what its name's first number ends, such as `layer1.0` or `features.1.0`, in the order of definition.
+    what its name's first number ends, such as `layer1.0` or `features.1.0`, in the order of definition; a part without
+    a number behind the last layer of a stack, such as a transformer's norm, is of that layer.
     """
     matcher: Any = getattr(backbone, "group_matcher", None)
     if matcher is not None:
@@ -99,7 +100,12 @@ def layer_depths(backbone: nn.Module) -> dict[str, int]:
         depths: dict[str, int] = group_parameters(backbone, matcher(coarse=False), reverse=True)
         return {name: depth for name, depth in depths.items() if not name.startswith(("head", "fc"))}
     names = [name for name, _ in backbone.named_parameters()]
-    layers = [found[0] if (found := _LAYER.match(name)) else name.partition(".")[0] for name in names]
+    layers, last = list[str](), ""
+    for name in names:
+        found, part = _LAYER.match(name), name.partition(".")[0]
+        if found or not (_LAYER.match(last) and last.startswith(f"{part}.")):
+            last = found[0] if found else part
+        layers.append(last)
     order = list(dict.fromkeys(layers))
     return {name: order.index(layer) for name, layer in zip(names, layers, strict=True)}
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from gpu_proof import __main__ as proof
 from gpu_proof import jpeg
+from gpu_proof.runs import RUNS, SMALL
 
+from fashion_dist import tasks
 from fashion_dist.data.dali import Decoder
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,13 @@ def test_runs_by_the_command_line_are_rehearsed(tmp_path: Path) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     rows = {row["name"]: row["value"] for row in json.loads(out.read_text())["parts"]["runs"]["rows"]}
     assert rows == {"deterministic": "holds", "deterministic, killed": "holds", "killed and taken up": "the same bits"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_card_is_to_run_is_possible(name: str) -> None:
+    task = tasks.load("classification")
+    settings = [*SMALL, *RUNS[name].settings]
+    assert task.recipe.override(settings).check().train.epochs == 2
 
 
 def proof_parts() -> tuple[str, ...]:

@@ -52,6 +52,15 @@ def test_a_mode_of_compiling_is_of_a_run_that_compiles() -> None:
     assert RECIPE.override(["train.compile_mode=reduce-overhead", "train.compile=true"]).check().train.compile
     with pytest.raises(ConfigError, match=r"train.compile_mode = 'reduce-overhead' .* allowed: default without"):
         RECIPE.override(["train.compile_mode=reduce-overhead"]).check()
+    with pytest.raises(ConfigError, match=r"train.accumulate = 4 .* allowed: 1 with train.compile_mode=max-autotune"):
+        RECIPE.override(["train.compile=true", "train.compile_mode=max-autotune", "train.accumulate=4"]).check()
+
+
+def test_a_backbone_that_joins_late_joins() -> None:
+    finetuned = ["model.weights=imagenet", "train.epochs=3"]
+    assert RECIPE.override([*finetuned, "model.freeze=epochs:2"]).check().model.freeze == "epochs:2"
+    with pytest.raises(ConfigError, match=r"model.freeze = 'epochs:3' .* N below train.epochs \(3\), or backbone"):
+        RECIPE.override([*finetuned, "model.freeze=epochs:3"]).check()
 
 
 def test_json_round_trip_keeps_everything() -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from fashion_dist.config import DataConfig
-from fashion_dist.data.augment import sample_augmentation
+from fashion_dist.data.augment import center_crop_params, sample_augmentation
 from fashion_dist.data.cpu_transforms import Renderer
+from fashion_dist.data.preprocessing import describe, preprocess
 
 SIDE = 32
 QUARTER = np.array([[0, -1], [1, 0]], np.float32)
@@ -53,3 +56,15 @@ def test_resizing_is_torchvisions(interpolation: str) -> None:
     planes = torch.from_numpy(image).permute(2, 0, 1)
     theirs = functional.resize(planes, [SIDE, SIDE], InterpolationMode(interpolation), antialias=True)
     assert torch.equal((out[0] * 255).round().to(torch.uint8), theirs.permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluation_is_the_preprocessing_that_archives_have(interpolation: Literal["bilinear", "bicubic"]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    data = DataConfig(image_px=SIDE, interpolation=interpolation, eval_resize=1.14)
+    draws = center_crop_params(data, np.array([[200, 160]]))
+    renderer, out = Renderer(SIDE, 1, bicubic=interpolation == "bicubic"), torch.empty((1, SIDE, SIDE, 3))
+    renderer.start(lambda _: image, draws, out).wait()
+    renderer.close()
+    theirs = preprocess(Image.fromarray(image), describe(data))
+    assert torch.allclose(out[0].permute(2, 0, 1), theirs, atol=1e-5)

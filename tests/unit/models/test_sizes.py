@@ -22,6 +22,11 @@ def test_networks_take_sizes_that_are_not_theirs(name: str, image_px: int) -> No
     assert isinstance(require_built(ModelConfig(name=name), image_px), torch.nn.Module)
 
 
+def test_a_network_that_reads_tensors_as_it_is_made_is_taken() -> None:
+    """Meta tensors have no values: it is made on the CPU."""
+    require_built(ModelConfig(name="torchvision/regnet_y_400mf"), 64)
+
+
 @pytest.mark.parametrize("args", [{}, {"sketch": True, "palette": False}])
 def test_our_own_takes_every_size(args: dict[str, bool]) -> None:
     for image_px in (8, 9, 23, 28, 81, 127, 224):

@@ -189,6 +189,11 @@ def test_layers_of_other_networks_are_in_their_order() -> None:
     assert depths["features.0.0.weight"] == 0 < depths["features.1.0.block.0.weight"]
     assert depths["features.1.0.block.0.weight"] == depths["features.1.0.layer_scale"]
     assert depths["features.7.2.block.5.bias"] < depths["classifier.2.weight"] == max(depths.values())
+    with torch.device("meta"):
+        depths = layer_depths(torchvision.models.vit_b_16())
+    first, last = (f"encoder.layers.encoder_layer_{i}.ln_1.weight" for i in (0, 11))
+    assert depths["conv_proj.weight"] < depths["encoder.pos_embedding"] < depths[first] < depths[last]
+    assert depths["encoder.ln.weight"] == depths[last] < depths["heads.head.weight"]
 
 
 @pytest.mark.parametrize(
