@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fashion_dist import runs, tasks
 from fashion_dist.cluster import network_check
-from fashion_dist.config import Config, ModelConfig
+from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import read_json
 from fashion_dist.models import finetune, pretrained, registry
@@ -31,7 +31,7 @@ def resolve(recipe: Config, asked: Sequence[str], home: Home, *, debug: bool) ->
     begun = recipe
     if weights != "none":
         own = recipe.override(setting for setting in asked if not setting.startswith("model.weights"))
-        found = _finetuned(own.model, weights, explicit, home)
+        found = _finetuned(own, weights, explicit, home)
         begun = recipe.override(f"{key}={value}" for key, (value, _) in found.items() if key not in explicit)
     config = begun.debug() if debug else begun
     config = config.override(asked)
@@ -66,8 +66,11 @@ def _origins(
     return origins
 
 
-def _finetuned(model: ModelConfig, weights: str, explicit: Mapping[str, str], home: Home) -> dict[str, tuple[str, str]]:
-    """The settings that beginning with `weights` has in place of the recipe's; `explicit` are those of the user."""
+def _finetuned(own: Config, weights: str, explicit: Mapping[str, str], home: Home) -> dict[str, tuple[str, str]]:
+    """The settings that beginning with `weights` has in place of the recipe's; `explicit` are those of the user, which
+    `own`, the recipe, has already.
+    """
+    model = own.model
     text, wants = _located(weights, home)
     network: dict[str, tuple[str, str]] = {}
     if wants is not None and wants.network:
@@ -78,23 +81,20 @@ def _finetuned(model: ModelConfig, weights: str, explicit: Mapping[str, str], ho
             )
         network = {"model.name": (wants.network, wants.origin)}
         network |= {f"model.{key}": (str(value), wants.origin) for key, value in (wants.args or {}).items()}
+        network |= {key: (value, wants.origin) for key, value in wants.settings.items() if key.startswith("model.")}
         model = (
             Config("", "", model=model).override(f"{k}={v}" for k, (v, _) in network.items() if k not in explicit).model
         )
     model = registry.resolve_model(dataclasses.replace(model, weights=text))
     source, name = registry.locate(model.name)
-    folded, normalised = False, True
-    if source != "ours" or (wants is not None and not wants.settings):
-        size = (
-            explicit.get("data.image_px") or (wants.settings.get("data.image_px") if wants is not None else "") or "0"
-        )
-        seen = network_check.look_at(model, int(size) if is_count(size) else 0, home)
-        folded, normalised = seen.folded, seen.normalised
-        if (wants is None or not wants.settings) and seen.published:
-            known = f"{source}'s configuration of {name}"
-            tag = pretrained.tagged(text)[1] if pretrained.kind(text) == "tag" else ""
-            wants = finetune.of_cfg(seen.published["cfg"], f"{known}.{tag}" if tag else known)
-    made = finetune.settings(model.name, wants, folded, normalised)
+    theirs = wants.settings.get("data.image_px", "") if wants is not None else ""
+    size = explicit.get("data.image_px") or theirs or (str(own.data.image_px) if source == "ours" else "0")
+    seen = network_check.look_at(model, int(size) if is_count(size) else 0, home)
+    if (wants is None or not wants.settings) and seen.published:
+        known = f"{source}'s configuration of {name}"
+        tag = pretrained.tagged(text)[1] if pretrained.kind(text) == "tag" else ""
+        wants = finetune.of_cfg(seen.published["cfg"], f"{known}.{tag}" if tag else known)
+    made = finetune.settings(model.name, wants, seen.folded, seen.normalised)
     return {**made, **network, "model.weights": (text, "set by you")}
 
 

@@ -27,6 +27,10 @@ TIMEOUT_S = 120.0
 """Longest wait for the child, whose imports take 3 to 10 s and may take longer from a filesystem that is busy."""
 
 
+class _NoAnswerError(ConfigError):
+    """Nothing was found, for now."""
+
+
 def require_network(config: Config, recipe: Config, home: Home) -> None:
     """Refuse a network that cannot be built at its size, or weights that are not its own.
 
@@ -52,6 +56,8 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
     model = registry.resolve_model(model)
     try:
         found = probe(model, image_px) if "torch" in sys.modules else _asked(model, image_px)
+    except _NoAnswerError:
+        raise
     except ConfigError as error:
         pretrained.remember(home.networks, _key(model, image_px, home), {"error": str(error)})
         raise
@@ -99,12 +105,12 @@ def _asked(model: ModelConfig, image_px: int) -> Found:
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise ConfigError(
+        raise _NoAnswerError(
             f"looking at the network {model.name} took longer than {TIMEOUT_S:.0f} s; try again"
         ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise ConfigError(f"the network {model.name} could not be looked at: {last}")
+        raise _NoAnswerError(f"the network {model.name} could not be looked at: {last}")
     answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise ConfigError(str(answer["error"]))

@@ -14,6 +14,7 @@ from fashion_dist.cluster import job_record
 from fashion_dist.cluster.queue_view import QueueView, Scheduler
 from fashion_dist.cluster.run_snapshot import Cause, RunSnapshot, derive_status
 from fashion_dist.cluster.slurm import JobRef, JobStatus
+from fashion_dist.config import RENAMED
 from fashion_dist.errors import DamageError, InputError
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
@@ -103,13 +104,16 @@ def _left_s(progress: RunState, config: Mapping[str, Any]) -> float | None:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a stored configuration by today's dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
             flat |= {f"{'task' if key == 'options' else key}.{name}": item for name, item in value.items()}
         else:
             flat[key] = value
-    return flat
+    if isinstance(args := flat.pop("model.args", None), dict):
+        flat |= {f"model.{name}": item for name, item in args.items()}
+    return {RENAMED.get(key, key): value for key, value in flat.items()}
 
 
 def duration(seconds: float | None) -> str:

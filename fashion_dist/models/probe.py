@@ -73,7 +73,8 @@ def probe(model: ModelConfig, image_px: int) -> Found:
             other = state_dict.whose(state, model.name)
             told = f"{path} has the weights of {other} (--model {other}), not of {model.name}: " if other else ""
             raise ConfigError(f"{told}{error}") from error
-    normalised = any("norm" in type(layer).__name__.lower() for layer in backbone.modules())
+    kinds = {type(layer).__name__.lower() for layer in backbone.modules()}
+    normalised = any("norm" in kind and "normfree" not in kind for kind in kinds)
     known = {} if theirs is None else dataclasses.asdict(theirs)
     return Found(size, step_cost(backbone, size), normalised, known, folded)
 

@@ -23,7 +23,7 @@ from fashion_dist.paths import Home, RunDir
 from fashion_dist.run_status import RunState
 from shards.portable import user_id
 
-_FORMAT = 1
+_FORMAT = 2
 _RECENT_S = 2.0
 """A folder that was changed a moment ago may change again within its clock's tick."""
 _WORTH = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,20 @@ def test_a_table_of_ones_choice(packed_home: Path, tmp_path: Path) -> None:
         main(Args(home=str(tmp_path), columns="optim.l"))
     with pytest.raises(ConfigError, match="--where takes key=value, not 'fashionnet'"):
         table(where=(("fashionnet",),))
+
+
+def test_settings_have_today_s_names_and_a_network_s_are_columns(packed_home: Path, tmp_path: Path) -> None:
+    shard_set = ShardSet.open(packed_home / "shards" / "deep_fashion")
+    for n, norm in enumerate(("none", "batch")):
+        config = with_settings(deepfashion.RECIPE, "model.name=mlp", f"model.norm={norm}", f"train.mix_prob=0.{n + 1}")
+        run = make_run(tmp_path / "runs" / f"deepfashion-{n}", config, shard_set, {})
+    stored = json.loads(run.config.read_text())
+    stored["train"]["mix"] = stored["train"].pop("mix_prob")  # as runs were stored when it had another name
+    run.config.write_text(json.dumps(stored))
+
+    def found(where: str) -> list[str]:
+        text = main(Args(home=str(tmp_path), columns="run", where=((where,),))).text
+        return text.split("\n\n")[0].split()[1:]
+
+    assert found("model.norm=none") == ["deepfashion-0"]
+    assert found("train.mix_prob=0.2") == ["deepfashion-1"]

@@ -16,9 +16,10 @@ from fashion_dist.cluster.dry_run import dry_run
 from fashion_dist.cluster.launcher import LaunchRequest, RunSpec
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
-from fashion_dist.models import finetune
+from fashion_dist.models import finetune, registry
 from fashion_dist.models.backbone import build_backbone
 from fashion_dist.models.pretrained import kind, tagged
+from fashion_dist.models.probe import probe
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.sweep import launcher as sweep_launcher
 from fashion_dist.sweep.launcher import SweepRequest
@@ -171,6 +172,16 @@ def test_a_network_that_nothing_normalises_learns_slower(home: Path) -> None:
     assert {name: plan.config.optim.backbone_lr for name, plan in rates.items()} == {
         "torchvision/vgg11": 0.1, "resnet18": 1.0,
     }  # fmt: skip
+    with torch.device("meta"):
+        assert not probe(ModelConfig(name="timm/nf_regnet_b0"), 64).normalised
+    for norm, rate in (("none", 0.1), ("batch", 1.0)):
+        asked = ModelConfig(name="mlp", args={"norm": norm})
+        file = home / f"{norm}.safetensors"
+        backbone = build_backbone(registry.resolve_model(asked), 32)[0]
+        backbone(torch.randn(4, 3, 32, 32))  # statistics of something
+        save_file(backbone.state_dict(), file)
+        ours = planned(home, file, "data.image_px=32", f"model.norm={norm}", model="mlp")
+        assert ours.config.optim.backbone_lr == rate
     why = rates["torchvision/vgg11"].config_origins["optim.backbone_lr"]
     assert why == "finetuning recipe of networks that nothing normalises"
     assert finetune.settings("mobilenet_v2", None, folded=True, normalised=True)["optim.backbone_lr"][0] == "0.1"
@@ -197,6 +208,16 @@ def test_what_was_found_is_kept_and_a_child_finds_the_same(home: Path, weights: 
     assert child == network_check.look_at(model, 96, Home(home)) and (home / "networks.json").read_text() == kept
     with pytest.raises(ConfigError, match="patches of 16 px would leave a border out"):
         network_check._asked(ModelConfig(name="vit_tiny_patch16_224"), 100)
+
+
+def test_no_answer_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(name="mobilenetv3_small_050")
+    monkeypatch.setattr(network_check, "probe", network_check._asked)
+    with monkeypatch.context() as hasty:
+        hasty.setattr(network_check, "TIMEOUT_S", 0.01)
+        with pytest.raises(ConfigError, match="took longer than 0 s; try again"):
+            network_check.look_at(model, 64, Home(home))
+    assert network_check.look_at(model, 64, Home(home)).image_px == 64
 
 
 def test_a_recipes_own_network_is_not_looked_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
