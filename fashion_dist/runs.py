@@ -193,17 +193,21 @@ def open_run(folder: RunDir, *, strict: bool = True, moved: Home | None = None) 
     if strict:
         require_none_gone(folder, gone)
     made = read_facts(folder)
-    path = moved.shard_set(config.dataset) if moved is not None else Path(made.shard_set)
-    here = folder.home.shard_set(config.dataset)
-    if moved is None and not path.is_dir() and here.is_dir():
-        path = here  # the working folder was moved or copied, and the set with it; its hash is looked at below
-    shard_set = ShardSet.open(path)
+    shard_set = ShardSet.open(set_of(folder, config, made) if moved is None else moved.shard_set(config.dataset))
     if not shard_set.manifest.learned_as(made.data_hash):
         raise CheckpointError(
             f"{shard_set.path}: train or val has changed since run {folder.run_id} was made; launch the task again for "
             f"a run on it"
         )
     return OpenRun(folder, config, shard_set, gone)
+
+
+def set_of(folder: RunDir, config: Config, made: RunFacts) -> Path:
+    """Where a run's shard set lies: where it did, or here, where the working folder was moved or copied with it. Its
+    hash tells whether it is the same.
+    """
+    path, here = Path(made.shard_set), folder.home.shard_set(config.dataset)
+    return here if not path.is_dir() and here.is_dir() else path
 
 
 def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:

@@ -73,6 +73,10 @@ def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[T
     from shards import ShardSet
 
     home = Home.find(args.home, args.shards)
+    if args.name and not args.source and not args.dataset:
+        raise ConfigError(
+            "--name is of the predictions of --source and --dataset; those of a split are called as it is"
+        )
     if not args.source and not args.dataset:
         opened, target = results.own_split(home, args.run, args.split or "test", moved=bool(args.shards))
         return opened.folder, opened.schema, [target], ""

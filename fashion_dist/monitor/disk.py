@@ -167,7 +167,10 @@ def _heavy(folder: Path) -> Iterator[Path]:
         if name != "checkpoints":
             yield from [path] if os.path.lexists(path) else []
         elif path.is_dir() and not path.is_symlink():
-            yield from (entry for entry in sorted(path.iterdir()) if _STEP.fullmatch(entry.name))
+            newest = max((entry.name for entry in path.glob("step-*")), default="")
+            # Where a run goes on that is not done.
+            kept = newest if read_json(folder / "state.json").get("state") != "done" else ""
+            yield from (e for e in sorted(path.iterdir()) if _STEP.fullmatch(e.name) and e.name != kept)
 
 
 def _everything(folder: Path, found: Removal) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from fashion_dist.cluster.run_view import RunView, view_snapshots
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, FashionDistError, ShardsError
 from fashion_dist.paths import Home, RunDir
-from fashion_dist.runs import RunFacts, read_config
+from fashion_dist.runs import RunFacts, read_config, set_of
 from fashion_dist.runs import read_facts as read_made
 from fashion_dist.settings import gone_settings
 from fashion_dist.tasks import Monitor, Task, load
@@ -220,7 +220,7 @@ def _read(snapshot: RunSnapshot, view: RunView) -> RunData:
     shard_set = None
     try:
         made = read_made(run)
-        shard_set = ShardSet.open(made.shard_set)
+        shard_set = ShardSet.open(set_of(run, config, made))
         if not shard_set.manifest.learned_as(made.data_hash):
             shard_set = None
             notes.append(f"The shard set {made.shard_set} has changed since; its images and labels are not shown.")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist.errors import ConfigError, InputError, RunError
-from fashion_dist.io import read_json, write_json
+from fashion_dist.io import read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
@@ -71,7 +71,7 @@ def predict_run(run: OpenRun, split: str) -> None:
     folder = run.folder.predictions(split)
     inference.begin_predictions(folder)
     _predict(run, Part(str(run.folder.path), run.schema, str(run.shard_set.path), split, split))
-    inference.publish_predictions(folder)
+    inference.publish_predictions(folder, inference.made_of(run.shard_set, split))
 
 
 def predict_part(part: Part) -> int:
@@ -120,16 +120,15 @@ def predict(
     """
     from fashion_dist.train import inference
 
-    folder, split = run.predictions(target.name), ShardSet.open(target.shard_set).split(target.split)
+    shard_set = ShardSet.open(target.shard_set)
+    folder, split = run.predictions(target.name), shard_set.split(target.split)
     inference.begin_predictions(folder)
     base = Part(str(run.path), schema, str(target.shard_set), target.split, target.name, 0, count)
     written = sum(ranks([dataclasses.replace(base, rank=rank) for rank in range(count)], len(split)))
     if written != len(split):
         raise RunError(f"{written} of the {len(split)} samples of {target.name} were predicted; nothing was replaced")
-    inference.publish_predictions(folder)
+    inference.publish_predictions(folder, inference.made_of(shard_set, target.split, target.source))
     files = PredictionFiles(folder, split).require_complete()
-    facts = {"shard_set": str(target.shard_set), "split": target.split, "source": target.source, "samples": written}
-    write_json(run.named(target.name, "json"), facts)
     config, _ = read_config(run)
     named = write_named(files, config, schema, run.named(target.name, "parquet"), run.named(target.name, "csv"))
     return Predicted(target, written, folder, tuple(named))
@@ -139,6 +138,11 @@ def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[OpenRun, 
     """A split of the set that a run learned from; raises as `open_run` does, or where there is no such split."""
     opened = open_run(home.find_run(name), moved=home if moved else None)
     opened.shard_set.split(split)
+    if source := read_json(opened.folder.named(split, "json")).get("source"):
+        raise ConfigError(
+            f"run {opened.folder.run_id} has predictions {split!r} of {source}; allowed: a split of another name, or "
+            f"removing {opened.folder.predictions(split)} first"
+        )
     return opened, Target(split, opened.shard_set.path, split)
 
 
@@ -153,16 +157,17 @@ def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: 
     found = []
     for one in splits:
         called = plain if len(splits) == 1 else f"{plain}-{one}"
-        if _is_of_other(run, called, source, name):
-            called += "-" + hashlib.sha256(source.encode()).hexdigest()[:6]
+        if _is_of_other(run, called, source, one, name):
+            called += "-" + hashlib.sha256(f"{source} {one}".encode()).hexdigest()[:6]
         found.append(Target(called, shard_set.path, one, source))
     return found
 
 
-def _is_of_other(run: RunDir, called: str, source: str, asked: str) -> bool:
+def _is_of_other(run: RunDir, called: str, source: str, split: str, asked: str) -> bool:
     """Whether predictions of this name are of other pictures; raises ConfigError where the user chose the name."""
-    own = read_json(run.named(called, "json")).get("source", "")
-    taken = called in ("train", "val", "test") or (run.predictions(called).exists() and own != source)
+    known = read_json(run.named(called, "json"))
+    other = (known.get("source", ""), known.get("split", split)) != (source, split)
+    taken = called in ("train", "val", "test") or (run.predictions(called).exists() and other)
     if taken and asked:
         raise ConfigError(f"--name {asked}: run {run.run_id} has predictions {called!r} of other pictures")
     return taken

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fashion_dist.data import Batch
+from fashion_dist.io import write_json
 from fashion_dist.tasks import Arrays
 from fashion_dist.tasks.common.evaluators import concatenate
 from fashion_dist.train.distributed import ProcessGroup
+from shards import ShardSet
 from shards.safe_io import refuse_link, remove_folder, require_ours
 
 _FILES = re.compile(r"rank_\d+\.parquet")
@@ -72,11 +74,13 @@ def iter_outputs(
 
 
 def write_predictions(
-    folder: Path, rows: Iterable[Arrays], keys: Callable[[np.ndarray], list[str]], dist: ProcessGroup
-) -> None:
+    folder: Path, rows: Iterable[Arrays], keys: Callable[[np.ndarray], list[str]], dist: ProcessGroup,
+    of: Mapping[str, object],
+) -> None:  # fmt: skip
     """Write `folder/rank_<r>.parquet`: `index`, `key` and the columns of `rows`, a row per example.
 
-    The folder is made anew and appears whole, by rename, once every rank has written.
+    The folder is made anew and appears whole, by rename, once every rank has written; beside it says `of` what they
+    are, see `made_of`.
 
     Raises:
         InputError: the folder is a link, or holds something that no rank wrote.
@@ -87,7 +91,7 @@ def write_predictions(
     write_rank(folder, rows, keys, dist.world.rank)
     dist.barrier()
     if dist.world.is_main:
-        publish_predictions(folder)
+        publish_predictions(folder, of)
     dist.barrier()
 
 
@@ -119,10 +123,23 @@ def write_rank(folder: Path, rows: Iterable[Arrays], keys: Callable[[np.ndarray]
     return written
 
 
-def publish_predictions(folder: Path) -> None:
-    """Put the hidden folder in the place of `folder`."""
+def made_of(shard_set: ShardSet, split: str, source: str = "") -> dict[str, object]:
+    """What the predictions of a split are of; `source` is what the user named, empty for a run's own set."""
+    content, samples = shard_set.manifest.hash_of(split), len(shard_set.split(split))
+    return {
+        "shard_set": str(shard_set.path), "split": split, "source": source, "samples": samples, "content": content
+    }  # fmt: skip
+
+
+def publish_predictions(folder: Path, of: Mapping[str, object]) -> None:
+    """Put the hidden folder in the place of `folder`, and what it is `of` beside it; files by name that were written of
+    other predictions go.
+    """
+    for ending in ("csv", "parquet"):
+        refuse_link(folder.with_name(f"{folder.name}.{ending}")).unlink(missing_ok=True)
     remove_folder(folder, _FILES)
     _hidden(folder).rename(folder)
+    write_json(folder.with_name(f"{folder.name}.json"), dict(of))
 
 
 def _hidden(folder: Path) -> Path:

@@ -416,7 +416,8 @@ class Trainer:
     def predict(self, loader: SplitLoader) -> None:
         """Write the predictions of a split, `index`, `key` and the task's columns, a row per example."""
         folder = self.run.predictions(loader.split.name)
-        inference.write_predictions(folder, self.iter_predictions(loader), loader.keys, self.dist)
+        of = inference.made_of(self.shard_set, loader.split.name)
+        inference.write_predictions(folder, self.iter_predictions(loader), loader.keys, self.dist, of)
 
     def _predict_splits(self) -> None:
         """Predict the wanted splits with the best weights, and measure those whose labels are known."""

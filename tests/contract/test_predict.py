@@ -21,6 +21,7 @@ from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import write_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.prediction_files import PredictionFiles
+from fashion_dist.train import inference
 from fashion_dist.train.checkpoint import Checkpoints
 from shards import ShardSet
 
@@ -137,6 +138,38 @@ def test_a_test_split_that_comes_later_is_predicted_with_the_run_as_it_is(run: R
     words = said.next["predict it"].replace("RUN", run.run_id).split()
     predict.main(cli.parse(predict.Args, words[words.index(run.run_id) :]))
     assert [line["file"] for line in lines(run.named("later", "csv"))] == ["later/1.png"]
+    shutil.copy(tmp_path / "new" / "2.png", tmp_path / "new" / "a" / "b" / "1.png")
+    pack.main(pack.Args(**{**args, "add": f"later={tmp_path / 'new' / 'a' / 'b'}", "replace": True}))
+    with pytest.raises(
+        RunError, match=r"the predictions 'later' of run .* are of other pictures than the split 'later'"
+    ):
+        collect.main(collect.Args(run=run.run_id, home=home, split="later"))
+    predicted(run, split="later")
+    assert collect.main(collect.Args(run=run.run_id, home=home, split="later")).paths
+
+
+def test_no_predictions_take_others_place(run: RunDir, tmp_path: Path) -> None:
+    val, train = (predicted(run, dataset="clipart", split=split) for split in ("val", "train"))
+    assert len(lines(val.paths["clipart.csv"])) == 24 and "clipart.csv" not in train.paths
+    again = predicted(run, dataset="clipart", split="train")
+    assert again.paths.keys() == train.paths.keys()
+    source = new_pictures(run, tmp_path / "holdout")
+    predicted(run, source=str(source))
+    pack.main(pack.Args(dataset="clipart", add=f"holdout={source / 'a' / 'b'}", home=str(run.home.path)))
+    with pytest.raises(ConfigError, match=r"has predictions 'holdout' of .*holdout; allowed: a split of another name"):
+        predicted(run, split="holdout")
+    with pytest.raises(ConfigError, match="--name is of the predictions of --source and --dataset"):
+        predicted(run, split="val", name="mine")
+
+
+def test_what_a_run_predicts_at_its_end_is_what_is_shown(run: RunDir) -> None:
+    predicted(run, split="val")
+    named = run.named("val", "csv")
+    assert named.is_file()
+    shard_set = ShardSet.open(run.home.shards / "clipart")
+    inference.begin_predictions(run.predictions("val"))
+    inference.publish_predictions(run.predictions("val"), inference.made_of(shard_set, "val"))
+    assert not named.exists() and not run.named("val", "parquet").exists(), "these were of the predictions before"
 
 
 def test_collecting_a_split_touches_no_others_files(run: RunDir) -> None:

@@ -225,7 +225,7 @@ def read_weights(run: Path) -> dict[str, Tensor]:
 def read_predictions(run: Path) -> dict[str, pa.Array]:
     """Each column of `predictions/<split>/` as `<split>.<column>`, in the order of the split."""
     found: dict[str, pa.Array] = {}
-    for folder in sorted((run / "predictions").iterdir()):
+    for folder in sorted(path for path in (run / "predictions").iterdir() if path.is_dir()):
         table = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]).sort_by("index")
         found |= {f"{folder.name}.{name}": table[name].combine_chunks() for name in table.column_names}
     if not found:

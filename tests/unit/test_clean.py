@@ -63,6 +63,13 @@ def test_old_checkpoints_go_and_results_stay(tmp_path: Path) -> None:
     assert (run.submission / "answers.csv").exists() and run.metrics.exists()
 
 
+def test_where_a_run_goes_on_stays(tmp_path: Path) -> None:
+    run = made(tmp_path, "a", state="failed")
+    run_clean(tmp_path, "a", keep_best=True)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best-00000020", "step-00000020"]
+    assert disk.checkpoints_share(Home(tmp_path)) == 0
+
+
 def test_what_is_not_ours_stays_and_is_named(tmp_path: Path) -> None:
     run, elsewhere = made(tmp_path, "a"), tmp_path / "elsewhere"
     elsewhere.mkdir()
