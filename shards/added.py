@@ -95,9 +95,16 @@ def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Sou
         return _pictures.read(source, manifest.schema, split, f"{split}/", skip_bad=skip_bad)
     if manifest.dataset == "image_folder":
         _require_known(source, manifest)
-    reader = readers.load(manifest.dataset)
-    there_are = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": manifest.options["seed"], "skip_bad": skip_bad}
-    options = ReadOptions.of_chosen(manifest.options.get("read", {}), **there_are)
+    reader, chosen = readers.load(manifest.dataset), manifest.options.get("read", {})
+    there_are: dict[str, Any] = {
+        "val_fraction": 0.0,
+        "test_fraction": 0.0,
+        "seed": manifest.options["seed"],
+        "skip_bad": skip_bad,
+    }
+    if "classes" in chosen:  # the names are the set's by now, and the file may be another or gone
+        there_are["classes"] = next(iter(manifest.schema.names.values()))
+    options = ReadOptions.of_chosen(chosen, **there_are)
     seen = reader.read(source, options)
     there = {record.split for record in seen.records()}
     if split not in there and len(there) > 1:

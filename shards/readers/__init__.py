@@ -38,7 +38,7 @@ class ReadOptions:
         unknown: whether images of labels that the training images lack `fail` or are left out (`skip`).
         path_column, label_columns, split_column, group_column: names in a table, where they are not the usual ones.
         label_bits: columns of 0 and 1, a label each.
-        classes: a file of class names, by number.
+        classes: class names, by number, or a file of them.
         test_fraction: part to hold out where the source has no test split.
     """
 
@@ -60,7 +60,7 @@ class ReadOptions:
     label_bits: tuple[str, ...] = ()
     split_column: str = ""
     group_column: str = ""
-    classes: Path | None = None
+    classes: Path | tuple[str, ...] | None = None
     test_fraction: float = 0.0
 
     def chosen(self) -> dict[str, Any]:
@@ -73,8 +73,6 @@ class ReadOptions:
     def of_chosen(cls, chosen: Mapping[str, Any], **others: Any) -> ReadOptions:
         """The options that `chosen` told, with others."""
         told: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in chosen.items()}
-        if told.get("classes"):
-            told["classes"] = Path(told["classes"])
         return cls(**{**told, **others})
 
     def refuse_unused(self, used: Collection[str], dataset: str) -> None:

@@ -245,7 +245,8 @@ class _Reading:
 
     def _coded(self) -> dict[str, tuple[Coding, Iterable[Any]]]:
         """Coding and values of each column of labels, by the column's name."""
-        classes = read_classes(self.options.classes) if self.options.classes else ()
+        classes = self.options.classes or ()
+        classes = read_classes(classes) if isinstance(classes, Path) else classes
         if self.options.label_bits:
             return {"labels": self._bits()}
         usual = "--label-column A takes one, --label-column A,B keeps both"

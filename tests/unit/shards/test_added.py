@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sources import jpeg, tree_hash, write_csv_source
 
-from shards import InputError, PackOptions, ShardSet, pack, staging
+from shards import InputError, PackOptions, ReadOptions, ShardSet, pack, staging
 from shards.added import add_split
 from shards.verify import verify
 
@@ -144,3 +145,36 @@ def test_what_runs_learn_from_is_not_replaced_and_no_set_does_not_grow(out: Path
     with pytest.raises(InputError, match="no packed set"):
         add_split(tmp_path / "nothing", "test", new)
     assert not (tmp_path / "nothing").exists() and staging.BEFORE not in {p.name for p in out.iterdir()}
+
+
+def table_set(folder: Path, rows: list[str], **options: Any) -> Path:
+    """A set of a table whose first line names its columns; each row's picture is the first cell."""
+    pack("table", table_of(folder, rows), folder / "set", SMALL, ReadOptions(**options))
+    return folder / "set"
+
+
+def table_of(folder: Path, rows: list[str], seed: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, row in enumerate(rows[1:]):
+        (folder / row.partition(",")[0]).write_bytes(jpeg(1000 * seed + n))
+    (folder / "t.csv").write_text("\n".join(rows))
+    return folder / "t.csv"
+
+
+def test_class_names_are_the_sets_whatever_their_file_says_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("cat\ndog\neel\n")
+    rows = ["path,label", *(f"{n}.jpg,{n % 2}" for n in range(8))]
+    folder = table_set(tmp_path / "raw", rows, classes=Path("names.txt"))
+    new = table_of(tmp_path / "new", ["path,label", "0.jpg,1", "1.jpg,0", "2.jpg,2"], seed=1)
+    Path("names.txt").write_text("dog\ncat\neel\n")
+    add_split(folder, "test", new)
+    Path("names.txt").unlink()
+    add_split(folder, "later", new)
+    for split in ("test", "later"):
+        told = ShardSet.open(folder).split(split).columns("file", "label")
+        assert dict(zip(told["file"], told["label"].tolist(), strict=True)) == {
+            f"{split}/0.jpg": 1, f"{split}/1.jpg": 0, f"{split}/2.jpg": 2,
+        }  # fmt: skip
