@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import index, staging, tar_list, worker_pool
-from shards.errors import InputError, RowsError
+from shards.errors import InputError, RowsError, ShardsError
 from shards.labels import Observed, UnknownLabelError, natural, shown, told_unknown
 from shards.locks import single_packer
 from shards.manifest import CARD, INDEX, MANIFEST, REJECTED, Manifest, Shard, fsync_folder, index_name
@@ -68,8 +68,9 @@ def reindex(
 
     Raises:
         InputError: no tars, one that is a link, is cut, has links or absolute names in it, a key that is doubled,
-            samples that cannot be used, labels that cannot be classes, a table beside them that cannot be read, or a
-            file that is not ours where one of ours goes. A set that was there is as it was.
+            samples that cannot be used, labels that cannot be classes, a table beside them that cannot be read, `out`
+            is a packed set of other tars, or has a file that is not ours where one of ours goes. A set that was
+            there is as it was.
     """
     folder, names, packed = tar_list.find([str(tars)] if isinstance(tars, Path) else tars)
     out = out or folder
@@ -83,6 +84,8 @@ def reindex(
             raise InputError(f"{out} is half packed; the command that began it finishes it, or move {fresh} away")
         staging.clear(fresh)
         try:
+            if out.resolve() != folder.resolve() and _is_packed(out):
+                raise InputError(f"{out} is a packed set: --name or --out puts the index elsewhere, or remove it first")
             reading = _Reindex(folder, out, fresh, options or ReindexOptions())
             reading.rejected = [Rejected(name, "", tar_list.unpacking(name)) for name in packed]
             return reading.run(names, workers, on_progress)
@@ -93,6 +96,13 @@ def reindex(
             with contextlib.suppress(OSError):  # where it was refused, the folders are empty
                 for one in made:
                     one.rmdir()
+
+
+def _is_packed(out: Path) -> bool:
+    """Whether a folder has the manifest of a set that was packed there."""
+    with contextlib.suppress(FileNotFoundError, ShardsError):  # a damaged one is refused where files are replaced
+        return not Manifest.load(out).options.get("reindexed", False)
+    return False
 
 
 class _Reindex:

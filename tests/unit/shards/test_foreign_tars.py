@@ -19,7 +19,7 @@ from sources import jpeg, tree_hash
 from fashion_dist.commands import pack as command
 from fashion_dist.data import staging
 from fashion_dist.data.shard_reader import ShardFiles
-from shards import InputError, Manifest, ShardSet
+from shards import InputError, Manifest, ShardSet, pack
 from shards.reindex import ReindexOptions, reindex
 from shards.scan import Taking, scan
 from shards.tar import Walk
@@ -395,3 +395,20 @@ def test_validation_is_held_out_of_tars_that_have_none(tmp_path: Path) -> None:
     assert reindex(tars, tmp_path / "whole", labelled("cls")).splits == {"train": 24}
     write(tars / "val.tar", samples("dog", kind="cls", first=90))
     assert reindex(tars, tmp_path / "own", labelled("cls", val_fraction=0.25)).splits["val"] == 1
+
+
+def test_a_packed_set_is_not_replaced_by_an_index(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "raw" / name / f"{number}.jpg").write_bytes(jpeg(number))
+    pack("image_folder", tmp_path / "raw", tmp_path / "set")
+    write(tmp_path / "tars" / "a.tar", samples("cat", "dog", "cat", kind="cls"))
+    before = tree_hash(tmp_path / "set")
+    with pytest.raises(InputError, match=r"set is a packed set: --name or --out puts the index elsewhere"):
+        reindex(tmp_path / "tars", tmp_path / "set")
+    assert tree_hash(tmp_path / "set") == before
+    for _ in range(2):  # an index takes an index's place, and a set's own tars are indexed beside themselves
+        reindex(tmp_path / "tars", tmp_path / "index")
+        reindex(tmp_path / "set")
+    assert verify(tmp_path / "index") == verify(tmp_path / "set") == []
