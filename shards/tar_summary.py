@@ -72,15 +72,15 @@ def summarize(job: tuple[Path, str, Path, Taking], count: Callable[[int], Any]) 
         scanned.problems += [
             (key, f"no label {taking.label!r}")
             for key, label in zip(scanned.rows["key"], scanned.labels, strict=True)
-            if label in (None, "")
+            if _blank(label)
         ]
-        scanned.keep(lambda row: scanned.labels[row] not in (None, ""))
+        scanned.keep(lambda row: not _blank(scanned.labels[row]))
     summary = TarSummary(
         name=name,
         split=split,
         dataset=str((scanned.own or {}).get("dataset", "")),
         samples=len(scanned.facts),
-        labelled=sum(label is not None for label in scanned.labels),
+        labelled=sum(not _blank(label) for label in scanned.labels),
         sha256=scanned.sha256,
         size=scanned.size,
         schema=schema,
@@ -93,6 +93,12 @@ def summarize(job: tuple[Path, str, Path, Taking], count: Callable[[int], Any]) 
     write_whole(summary.rows_file(fresh), json.dumps(rows).encode(), durable=False)
     write_whole(fresh / index_name(name), index.dali_index(scanned.members))
     return summary
+
+
+def _blank(label: object) -> bool:
+    """Whether a label says nothing, as `labels.parse` has it; `[]` says that none applies."""
+    nan = isinstance(label, float) and math.isnan(label)
+    return label is None or nan or (isinstance(label, str) and not label.strip())
 
 
 def _refuse_other_facts(scanned: Scanned, schema: Schema) -> None:

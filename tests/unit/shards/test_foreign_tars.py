@@ -153,6 +153,31 @@ def test_labels_that_are_missing_or_unknown_are_told_and_got_round(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("label", "kind", "values", "column_of"),
+    [
+        ("txt", "txt", ["cat\n", "\n", "dog"], "text"),
+        ("cls", "cls", ["cat\n", "\n", "dog"], "label"),
+        ("y", "json", [{"y": "cat"}, {"y": " "}, {"y": "dog"}], "y"),
+        ("y", "parquet", ["cat", " ", "dog"], "y"),
+        ("y", "parquet", [0.0, float("nan"), 1.0], "y"),
+    ],
+)
+def test_a_blank_label_is_none_wherever_it_stands(
+    tmp_path: Path, label: str, kind: str, values: list[Any], column_of: str
+) -> None:
+    write(tmp_path / "train.tar", samples(*([...] * 3 if kind == "parquet" else values), kind=kind))
+    write(tmp_path / "test.tar", samples(values[1], kind=kind, first=9) if kind != "parquet" else samples(..., first=9))
+    if kind == "parquet":
+        pq.write_table(pa.table({"key": ["0000", "0001", "0002"], label: values}), tmp_path / "train.parquet")
+    told = refused(tmp_path, labelled(label))
+    assert "1 bad row" in told and f"train.tar, key '0001': no label {label!r}" in told
+    reindex(tmp_path, options=labelled(label, skip_bad=True))
+    shard_set = ShardSet.open(tmp_path)
+    assert shard_set.splits == {"train": 2, "test": 1} and len(column(tmp_path, column_of)) == 2
+    assert shard_set.split("test").columns(column_of)[column_of].tolist() == [-1]
+
+
+@pytest.mark.parametrize(
     ("values", "told"),
     [
         ([{"x": 0.5}, {"x": 1.5}], "1 times 0.5 is a fraction"),
