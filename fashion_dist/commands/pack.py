@@ -107,16 +107,40 @@ class Args(cli.CommonArgs):
     """Do not draw card.html, which decodes each image once more, small."""
 
 
+_OF_TARS = ("label", "image", "prefix_keys")
+_USES = {
+    "dataset": tuple(field.name for field in dataclasses.fields(Args) if field.name not in _OF_TARS),
+    "add": ("name", "dataset", "out", "replace", "skip_bad"),
+    "reindex": (*_OF_TARS, "name", "out", "classes", "unknown", "val", "seed", "skip_bad", "replace"),
+    "verify": (),
+}
+"""What each mode takes beside the flags that change no set."""
+
+
+def _refuse_unused(args: Args, mode: str) -> None:
+    """Raises ConfigError where a flag is given that this mode has no use for."""
+    taken = {*_USES[mode], mode, "workers", "no_card", *(field.name for field in dataclasses.fields(cli.CommonArgs))}
+    given = [field.name for field in dataclasses.fields(Args) if getattr(args, field.name) != field.default]
+    for name in [name for name in given if name not in taken]:
+        takes = f"it takes: {', '.join(map(_flag, _USES[mode])) or '--workers'}"
+        if mode == "dataset":
+            takes = f"--reindex does{'; --label-column X names a column of a table' if name == 'label' else ''}"
+        raise ConfigError(f"--{mode} has no use for {_flag(name)}; {takes}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def main(args: Args) -> cli.Result:
     """Does the one thing that the flags ask for."""
-    if args.add:
-        return _add(args)
-    asked = [name for name in ("dataset", "verify", "reindex") if getattr(args, name)]
+    asked = ["add"] if args.add else [name for name in ("dataset", "verify", "reindex") if getattr(args, name)]
     if len(asked) != 1:
         raise ConfigError("exactly one of --dataset NAME, --verify DIR and --reindex DIR is needed")
+    _refuse_unused(args, asked[0])
     if args.workers < 0:
         raise ConfigError(f"--workers {args.workers} is not possible; allowed: 0 (one per CPU) or more")
-    return {"dataset": _pack, "verify": _verify, "reindex": _reindex}[asked[0]](args)
+    return {"dataset": _pack, "add": _add, "verify": _verify, "reindex": _reindex}[asked[0]](args)
 
 
 def _workers(args: Args) -> int:
@@ -181,8 +205,6 @@ def _add(args: Args) -> cli.Result:
     name = args.name or args.dataset
     if not (name or args.out) or not is_pair or not split or not where:
         raise ConfigError(f"--add {args.add!r} is not possible; allowed: --name NAME --add SPLIT=DIR")
-    if args.source or args.verify or args.reindex:
-        raise ConfigError("--add SPLIT=DIR goes with --name NAME of a packed set, and --replace, --skip-bad, --workers")
     home = Home.find(args.home)
     out = Path(args.out).absolute() if args.out else home.shard_set(name)
     source = Path(where).expanduser().absolute()
@@ -279,8 +301,8 @@ def _reindex(args: Args) -> cli.Result:
     if args.name:
         out = Home.find(args.home).shards / args.name
     classes = read_classes(Path(args.classes).expanduser()) if args.classes else ()
-    if classes and not args.label:
-        raise ConfigError("--classes names the classes of a label: --label FIELD says where that stands")
+    if not args.label and (given := [n for n in ("classes", "unknown", "val") if getattr(args, n) != getattr(Args, n)]):
+        raise ConfigError(f"{_flag(given[0])} is about the classes of a label: --label FIELD says where that stands")
     options = ReindexOptions(
         Taking(args.label, args.image, args.prefix_keys), classes, args.unknown, args.skip_bad, args.val, args.seed
     )

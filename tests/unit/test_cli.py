@@ -177,3 +177,41 @@ def test_a_flag_s_former_name_is_taken() -> None:
     from fashion_dist.commands.pack import Args
 
     assert cli.parse(Args, ["--dataset", "image_folder", "--val-fraction", "0.2"]).val == 0.2
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (
+            ["--dataset", "table", "--label", "colour"],
+            "--dataset has no use for --label; --reindex does; --label-column",
+        ),
+        (["--dataset", "table", "--prefix-keys"], "--dataset has no use for --prefix-keys; --reindex does"),
+        (["--reindex", "DIR", "--resize", "4"], "--reindex has no use for --resize; it takes: --label, --image"),
+        (["--reindex", "DIR", "--group-column", "z"], "--reindex has no use for --group-column"),
+        (["--reindex", "DIR", "--unlabelled"], "--reindex has no use for --unlabelled"),
+        (["--reindex", "DIR", "--val", "0.2"], "--val is about the classes of a label: --label FIELD"),
+        (["--add", "test=DIR", "--name", "x", "--unknown", "skip"], "--add has no use for --unknown; it takes: --name"),
+        (["--add", "test=DIR", "--name", "x", "--source", "DIR"], "--add has no use for --source"),
+        (["--verify", "DIR", "--check", "header"], "--verify has no use for --check; it takes: --workers"),
+    ],
+)
+def test_pack_refuses_flags_of_what_is_not_asked_for(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fashion_dist.commands.pack import Args, main
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(Args, main, argv)
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(f"error: {told}")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--verify", "/nowhere"], ["--reindex", "/nowhere", "--label", "cls", "--val", "0.2"]]
+)
+def test_flags_that_change_no_set_are_taken_everywhere(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from fashion_dist.commands.pack import Args, main
+
+    with pytest.raises(SystemExit):
+        cli.run(Args, main, [*argv, "--no-card", "--workers", "1", "--home", "/nowhere"])
+    assert capsys.readouterr().err.startswith("error: /nowhere ")
