@@ -213,12 +213,12 @@ class _Reading:
 
     def _hold_out(self, first: tuple[Coding, Iterable[Any]] | None) -> None:
         """Gives rows without a split one: training, but for what is held out of it, each class its part."""
-        if not self.options.labelled:
-            self.splits = [split or "test" for split in self.splits]
-            return
-        self.splits = [split or "train" for split in self.splits]
+        self.splits = [split or ("train" if self.options.labelled else "test") for split in self.splits]
         grouped = _column(self.tables, self.options.group_column, (), "group", "")
         groups = self._values(grouped) if grouped else [None] * len(self.rows)
+        self._refuse_divided(grouped, groups)
+        if not self.options.labelled:
+            return
         labels = list(first[1]) if first is not None and not first[0].several else [""] * len(self.rows)
         own_test = "test" in self.splits
         if own_test and self.options.test_fraction:
@@ -227,6 +227,21 @@ class _Reading:
             self._draw("test", self.options.test_fraction, f"test {self.options.seed}", labels, groups)
         if "val" not in self.splits:
             self._draw("val", self.options.val_fraction, self.options.seed, labels, groups)
+
+    def _refuse_divided(self, column: str, groups: list[Any]) -> None:
+        """Notes groups that stand in several of the splits that the table gives."""
+        splits_of: dict[str, set[str]] = {}
+        for number, group in enumerate(groups):
+            if group is not None and number not in self.bad:
+                splits_of.setdefault(str(group), set()).add(self.splits[number])
+        divided = [group for group, splits in splits_of.items() if len(splits) > 1]
+        if divided:
+            where = " and ".join(sorted(splits_of[divided[0]], key=split_order))
+            self.problems.append(
+                f"{self.tables[0].path}, column {column!r}: {len(divided):,} group{'s' * (len(divided) > 1)} in "
+                f"several splits, such as {divided[0]!r} in {where}; give the rows of a group one split, or leave out "
+                "--group-column"
+            )
 
     def _draw(self, split: str, fraction: float, seed: int | str, labels: list[Any], groups: list[Any]) -> None:
         """Moves a fraction of the training rows into `split`; groups stay together, counted with their main label."""

@@ -307,6 +307,24 @@ def test_splits_by_column_by_table_and_drawn(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_group_that_the_tables_own_splits_divide_is_refused(tmp_path: Path) -> None:
+    splits, who = ["train", "train", "train", "test", "test", "test"], ["p1", "p2", "p3", "p2", "p3", "p4"]
+    path = write(tmp_path / "a", "t.csv", column("label", list("ababab"), split=splits, who=who))
+    told = refused(labels_of, path, group_column="who")
+    assert (
+        "column 'who': 2 groups in several splits, such as 'p2' in train and test; give the rows of a group one" in told
+    )
+    assert len(labels_of(path)) == 2
+    write(tmp_path / "b", "train.csv", column("label", list("abab"), who=[1, 1, 2, 2]))
+    (tmp_path / "b" / "test.csv").write_text(f"path,who\n{NAMES[5]},2\n")
+    assert "1 group in several splits, such as '2' in train and test" in refused(
+        labels_of, tmp_path / "b", group_column="who"
+    )
+    (tmp_path / "b" / "test.csv").write_text(f"path,who\n{NAMES[5]},\n")  # a blank cell is no group
+    found = labels_of(tmp_path / "b", group_column="who", val_fraction=0.5)
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 2, "val": 2, "test": 1}
+
+
 def test_names_without_their_folder_are_found_below_it(tmp_path: Path) -> None:
     put(tmp_path / "images", "x.jpg", "y.jpg")
     (tmp_path / "t.csv").write_text("file_name,breed\nx.jpg,pug\ny.jpg,corgi\n")
