@@ -20,7 +20,7 @@ from shards.images import OpenDecoder, open_pillow
 from shards.locks import single_packer
 from shards.manifest import INDEX, LEARNED, MANIFEST, REJECTED, Manifest, fsync_files, fsync_folder
 from shards.pack_plan import OnProgress, PackOptions, Plan
-from shards.readers import ReadOptions, Source, _folders, _pictures
+from shards.readers import ReadOptions, Source, _folders, _pictures, _tables
 from shards.safe_io import read_regular, write_whole
 from shards.schema import Record, Schema, folded, split_fault
 
@@ -91,17 +91,13 @@ def _require_packed(out: Path, manifest: Manifest) -> None:
 
 def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Source:
     """The source as records of one split, with the set's columns and class numbers."""
-    if _is_of_set(source, manifest.schema):
+    if _is_of_set(source, manifest):
         return _pictures.read(source, manifest.schema, split, f"{split}/", skip_bad=skip_bad)
-    if manifest.dataset == "image_folder":
+    if manifest.dataset == "image_folder" and manifest.schema.names:
         _require_known(source, manifest)
     reader, chosen = readers.load(manifest.dataset), manifest.options.get("read", {})
-    there_are: dict[str, Any] = {
-        "val_fraction": 0.0,
-        "test_fraction": 0.0,
-        "seed": manifest.options["seed"],
-        "skip_bad": skip_bad,
-    }
+    there_are: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": manifest.options["seed"]}
+    there_are |= {"skip_bad": skip_bad, "added": split not in LEARNED, "labelled": bool(manifest.schema.names)}
     if "classes" in chosen:  # the names are the set's by now, and the file may be another or gone
         there_are["classes"] = next(iter(manifest.schema.names.values()))
     options = ReadOptions.of_chosen(chosen, **there_are)
@@ -122,13 +118,19 @@ def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Sou
     return dataclasses.replace(opened, schema=manifest.schema, records=records)
 
 
-def _is_of_set(source: Path, schema: Schema) -> bool:
-    """Whether a folder holds pictures and nothing else, in no folders or in folders named as the set's classes."""
+def _is_of_set(source: Path, manifest: Manifest) -> bool:
+    """Whether a folder holds pictures, in no folders or in folders named as the set's classes, and no labels of them.
+
+    Of folders of classes a side file such as a readme says nothing; of other sources it may have the labels.
+    """
     if not source.is_dir():
         return False
-    known = {name for names in schema.names.values() for name in names}
+    known = {name for names in manifest.schema.names.values() for name in names}
     walk = _folders.Walk(skip_bad=True)
-    return set(walk.folders(source)) <= known and bool(walk.images(source)) and not walk.side
+    if not set(walk.folders(source)) <= known or not walk.images(source):
+        return False
+    tables = walk.side.keys() & _tables.LOADERS.keys()
+    return not walk.side or (not tables and "layout" in readers.load(manifest.dataset).uses)
 
 
 def _require_known(source: Path, manifest: Manifest) -> None:
@@ -140,9 +142,13 @@ def _require_known(source: Path, manifest: Manifest) -> None:
 
 def _numbers(source: Path, mine: Schema, theirs: Schema) -> dict[str, list[int]]:
     """Column -> the set's number, or position, of each of the source's classes."""
-    kinds = [{name: kind.partition(":")[0] for name, kind in schema.columns.items()} for schema in (mine, theirs)]
-    if kinds[0] != kinds[1]:
-        raise InputError(f"{source} has the columns {', '.join(mine.columns)}; the set has {', '.join(theirs.columns)}")
+    differing = [
+        f"{name} ({mine.columns.get(name, 'none')} here, {theirs.columns.get(name, 'none')} in the set)"
+        for name in {**mine.columns, **theirs.columns}
+        if not _fits(name, mine, theirs)
+    ]
+    if differing:
+        raise InputError(f"{source} has other columns than the set: {', '.join(differing)}")
     found: dict[str, list[int]] = {}
     for column, names in mine.names.items():
         known = theirs.names.get(column, ())
@@ -153,14 +159,26 @@ def _numbers(source: Path, mine: Schema, theirs: Schema) -> dict[str, list[int]]
     return found
 
 
+def _fits(name: str, mine: Schema, theirs: Schema) -> bool:
+    """Whether the set can hold a column of the source: also whole numbers as fractions, a class as several or none."""
+    kinds = tuple(schema.columns.get(name, "").partition(":")[0] for schema in (mine, theirs))
+    if name in theirs.names and name not in mine.columns:
+        return True
+    if (name in theirs.names) != (name in mine.names):
+        return False
+    return kinds[0] == kinds[1] or kinds == ("int", "ints" if name in mine.names else "float")
+
+
 def _as_in_set(record: Record, split: str, prefix: str, numbers: dict[str, list[int]], schema: Schema) -> Record:
-    facts = dict(record.columns)
+    facts = {name: record.columns.get(name) for name in schema.columns}
     for column, number in numbers.items():
-        if facts[column] is not None and schema.columns[column] == "int":
-            facts[column] = number[facts[column]]
-        elif facts[column] is not None:
-            there = dict(zip(number, facts[column], strict=True))
+        value = facts[column]
+        if value is not None and schema.columns[column] == "int":
+            facts[column] = number[value]
+        elif value is not None:
+            there = {number[value]: 1} if isinstance(value, int) else dict(zip(number, value, strict=True))
             facts[column] = [there.get(position, 0) for position in range(schema.width(column))]
+    facts |= {n: float(v) for n, v in facts.items() if schema.columns[n] == "float" and isinstance(v, int)}
     if prefix:
         facts |= {name: f"{prefix}{facts[name]}" for name in _pictures.NAMED if name in facts}
     return dataclasses.replace(record, key=prefix + record.key, columns=facts, split=split)

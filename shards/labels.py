@@ -164,11 +164,11 @@ class Observed:
             self.lengths.add(0)
             self.counts[label] += 1
 
-    def coding(self, classes: Sequence[str] = ()) -> Coding:
+    def coding(self, classes: Sequence[str] = (), least: int = 2) -> Coding:
         """The coding that fits; `classes` are the names, by number, where the user gave them.
 
         Raises:
-            InputError: no labels, one class, too many, or labels that cannot be classes.
+            InputError: no labels, fewer than `least` classes, too many, or labels that cannot be classes.
         """
         if self.faults:
             told = "; ".join(f"{count} times {fault}" for fault, count in self.faults.most_common(3))
@@ -183,7 +183,7 @@ class Observed:
         if self._vectors(len(classes)):
             form, found = "vector", [str(number) for number in range(max(self.lengths))]
         names = tuple(classes) or tuple(found)
-        check_count(len(names), self.where, least=1 if self.several else 2)
+        check_count(len(names), self.where, least=1 if self.several else least)
         if form == "vector" and len(names) != max(self.lengths):
             raise InputError(f"{self.where}: vectors of {max(self.lengths)} zeros and ones, but {len(names)} classes")
         return Coding(names, form, self.several)
@@ -209,13 +209,12 @@ def shown(names: Iterable[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def told_unknown(where: str, unknown: Mapping[str, int], lacking: str) -> str:
-    """The sentence that refuses labels which are not among the classes."""
+def told_unknown(where: str, unknown: Mapping[str, int], lacking: str, *, added: bool = False) -> str:
+    """The sentence that refuses labels which are not among the classes; a split that is added can skip none."""
     count = sum(unknown.values())
     some = shown(f"{label!r} ({count})" for label, count in sorted(unknown.items()))
-    return (
-        f"{where}: {count:,} image{'s' * (count > 1)} of classes that {lacking}: {some}; --unknown skip leaves them out"
-    )
+    skip = "" if added else "; --unknown skip leaves them out"
+    return f"{where}: {count:,} image{'s' * (count > 1)} of classes that {lacking}: {some}{skip}"
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

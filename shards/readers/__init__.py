@@ -40,6 +40,7 @@ class ReadOptions:
         label_bits: columns of 0 and 1, a label each.
         classes: class names, by number, or a file of them.
         test_fraction: part to hold out where the source has no test split.
+        added: whether this becomes a split of a set, which has the classes: one is enough, and rows may be without.
     """
 
     categories: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class ReadOptions:
     group_column: str = ""
     classes: Path | tuple[str, ...] | None = None
     test_fraction: float = 0.0
+    added: bool = False
 
     def chosen(self) -> dict[str, Any]:
         """What is not as by default, as JSON holds it: what another split of the same set is read with."""

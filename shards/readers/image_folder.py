@@ -77,7 +77,8 @@ class _Tree:
         self.names = sorted(of_training, key=natural)
         if not self.names:
             raise InputError(f"{self.splits.get('train', self.root)} has no class folders; expected {READER.layout}")
-        check_count(len(self.names), f"{self.root}: folders of classes ({shown(self.names)})")
+        least = 1 if self.options.added else 2
+        check_count(len(self.names), f"{self.root}: folders of classes ({shown(self.names)})", least)
         for split, classes in listed.items():
             folder = self.splits[split]
             loose = self.walk.images(folder, deep=False)
@@ -113,7 +114,8 @@ class _Tree:
             unknown = {name: files for name, files in classes.items() if name not in known}
             if unknown and self.options.unknown == "fail":
                 counts = {name: len(files) for name, files in unknown.items()}
-                self.walk.problems.append(told_unknown(str(self.splits[split]), counts, "the training folders lack"))
+                lacking, added = "the training folders lack", self.options.added
+                self.walk.problems.append(told_unknown(str(self.splits[split]), counts, lacking, added=added))
                 continue
             self.walk.rejected += [
                 Rejected(str(self.splits[split] / name / file), "", "a class that the training folders lack")

@@ -262,11 +262,14 @@ class _Reading:
         """Coding and values of each column of labels, by the column's name."""
         classes = self.options.classes or ()
         classes = read_classes(classes) if isinstance(classes, Path) else classes
+        there = {name for table in self.tables for name in table.columns}
         if self.options.label_bits:
-            return {"labels": self._bits()}
+            return {} if self.options.added and not there & {*self.options.label_bits} else {"labels": self._bits()}
         usual = "--label-column A takes one, --label-column A,B keeps both"
         named: Sequence[str] = self.options.label_columns or (_column(self.tables, "", LABELS, "label", usual),)
-        if not named[0]:
+        if self.options.added:
+            named = [name for name in named if name in there]
+        elif not named[0]:
             raise InputError(
                 f"{self.tables[0].path} has no column of labels: --label-column names it, --unlabelled packs without; "
                 f"it has: {shown(self.tables[0].columns)}"
@@ -280,7 +283,12 @@ class _Reading:
             training = [n for n, split in enumerate(self.splits) if split in ("", "train") and n not in self.bad]
             for number in training or range(len(values)):
                 observed.add(values[number])
-            coded[name] = observed.coding(classes), values
+            if self.options.added and not (observed.counts or observed.faults):
+                for value in values:
+                    observed.add(value)
+                if not (observed.counts or observed.faults):  # blank everywhere
+                    continue
+            coded[name] = observed.coding(classes, least=1 if self.options.added else 2), values
         return coded
 
     def _bits(self) -> tuple[Coding, Iterable[Any]]:
@@ -306,7 +314,7 @@ class _Reading:
             try:
                 stored = coding.encode(value)
                 encoded[-1] = bytes(stored) if isinstance(stored, list) else stored  # a list takes eight times as much
-                if encoded[-1] is None and self.splits[number] in ("train", "val"):
+                if encoded[-1] is None and self.splits[number] in ("train", "val") and not self.options.added:
                     blank += 1
                     fault = f"no label in {name!r}"
             except UnknownLabelError as error:
@@ -320,7 +328,7 @@ class _Reading:
         where = f"{self.tables[0].path}, column {name!r}"
         if unknown and self.options.unknown == "fail":
             lacking = "--classes lacks" if self.options.classes else "the training rows lack"
-            self.problems.append(told_unknown(where, unknown, lacking))
+            self.problems.append(told_unknown(where, unknown, lacking, added=self.options.added))
         if blank and self.options.unknown == "fail":
             none = "; [] says that none applies" if coding.several else ""
             self.problems.append(

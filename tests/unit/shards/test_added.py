@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,71 @@ def test_class_names_are_the_sets_whatever_their_file_says_by_now(
         assert dict(zip(told["file"], told["label"].tolist(), strict=True)) == {
             f"{split}/0.jpg": 1, f"{split}/1.jpg": 0, f"{split}/2.jpg": 2,
         }  # fmt: skip
+
+
+TAGS = ["path,tags,price", "0.jpg,x|y,0.5", "1.jpg,x,1.5", "2.jpg,y,2.5", "3.jpg,x|y,3.5"]
+ONE = ["path,label,price", *(f"{n}.jpg,{'ab'[n % 2]},{n}.5" for n in range(4))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "new", "label", "told"),
+    [
+        (TAGS, ["path,tags,price", "0.jpg,y,1", "1.jpg,x,2"], "tags", [[0, 1], [1, 0]]),
+        (TAGS, ["path,tags,price", "0.jpg,,1", "1.jpg,,2"], "tags", [[-1, -1], [-1, -1]]),
+        (TAGS, ["path,price", "0.jpg,1.5", "1.jpg,2"], "tags", [[-1, -1], [-1, -1]]),
+        (ONE, ["path,label,price", "0.jpg,b,1.5", "1.jpg,b,2"], "label", [1, 1]),
+        (ONE, ["path,label,price", "0.jpg,,1.5", "1.jpg,a,2"], "label", [-1, 0]),
+        (ONE, ["path,price", "0.jpg,1.5", "1.jpg,2.5"], "label", [-1, -1]),
+        (ONE, ["path,label,price,split", "8.jpg,,1,train", "9.jpg,b,2,test"], "label", [1]),
+    ],
+)
+def test_a_table_that_comes_later_is_read_as_the_set_was(
+    tmp_path: Path, rows: list[str], new: list[str], label: str, told: list[Any]
+) -> None:
+    folder = table_set(tmp_path / "raw", rows)
+    add_split(folder, "test", table_of(tmp_path / "new", new, seed=1))
+    found = ShardSet.open(folder).split("test").columns("row", label, "price")
+    assert [value for _, value in sorted(zip(found["row"].tolist(), found[label].tolist(), strict=True))] == told
+    assert verify(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        (["path,label,price,hue", "0.jpg,a,cheap,3"], "price (str here, float in the set), hue (int here, none in the"),
+        (["path,label", "0.jpg,a"], "t.csv has other columns than the set: price (none here, float in the set)"),
+        (["path,label,price", "0.jpg,a|b,1"], "label (ints:2 here, int in the set)"),
+        (["path,label,price", "0.jpg,c,1"], "label has c, which the set has not; it has a, b"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_told_by_what_differs(tmp_path: Path, new: list[str], told: str) -> None:
+    folder = table_set(tmp_path / "raw", ONE)
+    before = tree_hash(folder)
+    with pytest.raises(InputError, match=re.escape(told)):
+        add_split(folder, "test", table_of(tmp_path / "new", new, seed=1))
+    assert tree_hash(folder) == before
+
+
+def test_labels_in_columns_may_be_absent_and_a_set_without_labels_grows(tmp_path: Path) -> None:
+    bits = table_set(tmp_path / "bits", ["path,x,y", "0.jpg,1,0", "1.jpg,0,1"], label_bits=("x", "y"), val_fraction=0)
+    none = table_set(tmp_path / "none", ["path,hue", "0.jpg,3", "1.jpg,4"], labelled=False)
+    new = table_of(tmp_path / "new", ["path", "0.jpg"], seed=1)
+    add_split(bits, "test", new)
+    assert ShardSet.open(bits).split("test").columns("labels")["labels"].tolist() == [[-1, -1]]
+    add_split(none, "later", table_of(tmp_path / "newer", ["path,hue", "0.jpg,5"], seed=2))
+    assert ShardSet.open(none).split("later").columns("hue")["hue"].tolist() == [5]
+
+
+def test_a_readme_beside_pictures_is_left_out_and_a_table_is_not(out: Path, tmp_path: Path) -> None:
+    new = write_tree(tmp_path / "new", {"": 2}, seed=1)
+    (new / "readme.txt").write_text("released")
+    add_split(out, "test", new)
+    assert ShardSet.open(out).splits["test"] == 2
+    (new / "labels.csv").write_text("path,label")
+    with pytest.raises(InputError):
+        add_split(out, "later", new)
+
+
+def test_one_class_in_a_source_of_folders(out: Path, tmp_path: Path) -> None:
+    add_split(out, "test", write_tree(tmp_path / "new" / "test", {"dog": 2}, seed=1).parent)
+    assert ShardSet.open(out).split("test").columns("label")["label"].tolist() == [1, 1]
