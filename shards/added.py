@@ -7,7 +7,9 @@ in the staging folder until the new one stands.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from shards.images import OpenDecoder, open_pillow
 from shards.locks import single_packer
 from shards.manifest import INDEX, LEARNED, MANIFEST, REJECTED, Manifest, fsync_files, fsync_folder
 from shards.pack_plan import OnProgress, PackOptions, Plan
-from shards.readers import ReadOptions, Source, _folders, _pictures, _tables
+from shards.readers import ReadOptions, Rejected, Source, _folders, _pictures, _tables
 from shards.safe_io import read_regular, write_whole
 from shards.schema import Record, Schema, folded, split_fault
 
@@ -65,8 +67,9 @@ def add_split(
         packing.check_space(out, todo)
         if todo:
             packing.write_here(plan, todo, workers, on_progress, open_decoder)
-        manifest = _grown(before, split, plan)
-        _publish(out, folder, before, manifest, split, plan)
+        newly = _newly_rejected(out, before, plan)
+        manifest = _grown(before, split, plan, len(newly))
+        _publish(out, folder, before, manifest, split, plan, newly)
         writer.commit(manifest, out, folder)
     return manifest
 
@@ -194,7 +197,20 @@ def _require_new_keys(out: Path, before: Manifest, split: str, plan: Plan) -> No
         raise InputError(f"{len(doubled)} images have keys that other splits of {out} have, such as {shown}")
 
 
-def _grown(before: Manifest, split: str, plan: Plan) -> Manifest:
+def _newly_rejected(out: Path, before: Manifest, plan: Plan) -> list[Rejected]:
+    """What is left out now and was not before, as the same pictures are where they replace themselves."""
+    content = read_regular(out / REJECTED).decode() if before.rejected else ""
+    items = writer.summary(plan)[1]
+    known = {*_rows_of(content)[: before.rejected]}  # an interrupted adding has named more
+    rows = _rows_of(writer.rejected_csv(items).decode())
+    return [item for item, row in zip(items, rows, strict=True) if row not in known]
+
+
+def _rows_of(table: str) -> list[tuple[str, ...]]:
+    return [tuple(row) for row in csv.reader(io.StringIO(table, newline=""))][1:]
+
+
+def _grown(before: Manifest, split: str, plan: Plan, newly: int) -> Manifest:
     """The manifest with the split's shards behind the others, so that no row of another split moves."""
     shards, rejected, converted = writer.summary(plan)
     if not shards:
@@ -202,13 +218,15 @@ def _grown(before: Manifest, split: str, plan: Plan) -> Manifest:
     return dataclasses.replace(
         before,
         shards=(*(shard for shard in before.shards if shard.split != split), *shards),
-        rejected=before.rejected + len(rejected),
+        rejected=before.rejected + newly,
         converted=dict(sorted((converted + Counter(before.converted)).items())),
         former=tuple(dict.fromkeys([before.data_hash, *before.former])),
     )
 
 
-def _publish(out: Path, folder: Path, before: Manifest, manifest: Manifest, split: str, plan: Plan) -> None:
+def _publish(
+    out: Path, folder: Path, before: Manifest, manifest: Manifest, split: str, plan: Plan, newly: list[Rejected]
+) -> None:
     """Gives the new files their names; of a replaced split the old manifest goes first, into the staging folder."""
     added = [shard.name for shard in manifest.shards if shard.split == split]
     names = [name.removesuffix(".tar") + ending for name in added for ending in (".tar", ".idx")]
@@ -221,8 +239,8 @@ def _publish(out: Path, folder: Path, before: Manifest, manifest: Manifest, spli
         write_whole(kept / INDEX, read_regular(out / INDEX))
         write_whole(kept / MANIFEST, before.encoded())
     index.write(folder / INDEX, before.schema, _rows(_old_index(out), before, split, plan))
-    if manifest.rejected > before.rejected:
-        lines = writer.rejected_csv(writer.summary(plan)[1])
+    if newly:
+        lines = writer.rejected_csv(newly)
         before_them = read_regular(out / REJECTED) if before.rejected else b""
         behind = lines.partition(b"\n")[2] if before_them else lines
         if not before_them.endswith(behind):  # an interrupted adding has named them already

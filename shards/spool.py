@@ -151,6 +151,8 @@ class _Files:
             return f"{path} does not exist", 0, 0
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}", 0, 0
+        except ValueError:  # NUL, or half a character
+            return f"{path!r} is no path", 0, 0
         if not stat.S_ISREG(status.st_mode):
             return f"{path} is not a file", 0, 0
         return None, status.st_size, status.st_mtime_ns

@@ -173,7 +173,8 @@ def _splits(root: Path, layout: str, walk: _folders.Walk) -> dict[str, Path]:
     if layout == "classes" or not (found or layout):
         return {"train": root}
     named = ", ".join(name for names in found.values() for name in names)
-    others = [name for name in inside if _folders.split_of(name) is None and walk.images(root / name)]
+    beside = _folders.Walk(exclude=walk.exclude)  # what stands there stops nothing
+    others = [name for name in inside if _folders.split_of(name) is None and beside.images(root / name)]
     if not found:
         raise InputError(f"{root} has no folders of splits such as train, val and test; it has: {shown(inside)}")
     if others and layout != "splits":
@@ -189,7 +190,7 @@ def _splits(root: Path, layout: str, walk: _folders.Walk) -> dict[str, Path]:
             f"{root}: the folders {named} hold images and no class folders: --layout classes takes them for the "
             "classes, --dataset table reads the labels of a table, --unlabelled packs without labels"
         )
-    walk.system.update({str(root / name): 1 for name in others})
+    walk.system.update({str(root / name): 1 for name in inside if _folders.split_of(name) is None})
     return {split: root / found[split][0] for split in ("train", "val", "test") if split in found}
 
 

@@ -173,12 +173,13 @@ class _Reading:
         return table.where(row)
 
     def _base(self, table: Table, split: str) -> str:
-        """The folder below the root that a table's paths are relative to, by its first path: the root, or one in it."""
-        first = next((path for path in table.columns.get(self.path_column, []) if path), None)
-        if not isinstance(first, str) or self._located(first, "")[1] or (self.root / first).exists():
+        """The folder below the root that a table's paths are relative to, by its first few: the root, or one in it."""
+        told = (path for path in table.columns.get(self.path_column, []) if not self._located(path, "")[1])
+        first = list(itertools.islice(told, 5))  # of which some may be missing
+        if any((self.root / path).exists() for path in first):
             return ""
         inside = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        fitting = [name for name in inside if (self.root / name / first).is_file()]
+        fitting = [name for name in inside if any((self.root / name / path).is_file() for path in first)]
         fitting = [name for name in fitting if split and _folders.split_of(name) == split] or fitting
         return fitting[0] if len(fitting) == 1 else ""
 

@@ -244,6 +244,17 @@ def test_a_readme_beside_pictures_is_left_out_and_a_table_is_not(out: Path, tmp_
         add_split(out, "later", new)
 
 
+def test_what_is_left_out_again_is_counted_once(out: Path, tmp_path: Path) -> None:
+    new = write_tree(tmp_path / "new", {"": 2}, seed=1)
+    (new / "bad.jpg").write_bytes(b"none")
+    for replace, count in ((False, 1), (True, 1), (True, 2)):
+        add_split(out, "test", new, replace=replace, skip_bad=True)
+        assert ShardSet.open(out).manifest.rejected == count == len((out / "rejected.csv").read_text().splitlines()) - 1
+        if replace:
+            (new / "worse, by far.jpg").write_bytes(b"none")
+    assert verify(out) == []
+
+
 def test_one_class_in_a_source_of_folders(out: Path, tmp_path: Path) -> None:
     add_split(out, "test", write_tree(tmp_path / "new" / "test", {"dog": 2}, seed=1).parent)
     assert ShardSet.open(out).split("test").columns("label")["label"].tolist() == [1, 1]

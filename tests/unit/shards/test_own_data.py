@@ -87,6 +87,19 @@ def test_what_could_be_a_split_or_a_class_is_asked(tmp_path: Path) -> None:
     assert "no folders of splits" in refused(classes_of, put(tmp_path / "d", "a/0.jpg", "b/0.jpg"), layout="splits")
 
 
+@pytest.mark.parametrize("beside", ["paper.pdf", "scan.heic"])
+def test_what_stands_beside_the_splits_stops_nothing(tmp_path: Path, beside: str) -> None:
+    source = put(tmp_path, "train/a/0.jpg", "train/b/1.jpg", "val/a/2.jpg")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / beside).write_bytes(b"x")
+    opened = image_folder.read(source, ReadOptions())
+    assert {split: len(of) for split, of in rows_of(opened, "label").items()} == {"train": 2, "val": 1}
+    assert opened.found.endswith("(1: docs)")
+    put(source, "docs/figure.jpg")
+    assert "--layout splits takes the splits alone" in refused(image_folder.read, source, ReadOptions())
+    assert classes_of(source, layout="splits").keys() == {"train", "val"}
+
+
 def test_systems_folders_and_side_files_are_left_out_and_counted(tmp_path: Path) -> None:
     files = ["cat/0.jpg", "cat/0.xml", "cat/0.txt", "cat/0.json", "dog/1.jpg", "dog/Thumbs.db", "dog/._1.jpg"]
     source = put(tmp_path, *files, "__MACOSX/cat/0.jpg", "@eaDir/x.jpg", ".ipynb_checkpoints/y.jpg", "labels/0.txt")
@@ -327,6 +340,9 @@ def test_a_group_that_the_tables_own_splits_divide_is_refused(tmp_path: Path) ->
 
 def test_names_without_their_folder_are_found_below_it(tmp_path: Path) -> None:
     put(tmp_path / "images", "x.jpg", "y.jpg")
+    (tmp_path / "t.csv").write_text("file_name,breed\nmissing.jpg,pug\nx.jpg,pug\ny.jpg,corgi\n")
+    skipped = labels_of(tmp_path / "t.csv", "breed", label_columns=("breed",), skip_bad=True)
+    assert skipped == {"train": {"images/x.jpg": 1, "images/y.jpg": 0}}
     (tmp_path / "t.csv").write_text("file_name,breed\nx.jpg,pug\ny.jpg,corgi\n")
     assert labels_of(tmp_path, "breed", label_columns=("breed",)) == {"train": {"images/x.jpg": 1, "images/y.jpg": 0}}
 
@@ -386,6 +402,16 @@ def test_what_a_table_gets_wrong_is_one_sentence(tmp_path: Path, rows: list[dict
     path = write(tmp_path / "in", "t.csv", rows)
     assert told in refused(pack, "table", path, tmp_path / "out", HEADER)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", ["a\0.jpg", "\ud83d.jpg"])
+def test_what_no_path_can_hold_is_one_sentence(tmp_path: Path, path: str) -> None:
+    put(tmp_path, "0.jpg", "1.jpg")
+    rows = [{"path": path, "label": "a"}, {"path": "0.jpg", "label": "a"}, {"path": "1.jpg", "label": "b"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert repr(path)[1:-5] in refused(pack, "table", tmp_path / "t.jsonl", tmp_path / "out", HEADER)
+    pack("table", tmp_path / "t.jsonl", tmp_path / "out", replace(HEADER, skip_bad=True), ReadOptions(skip_bad=True))
+    assert len((tmp_path / "out" / "rejected.csv").read_text().splitlines()) == 2
 
 
 def test_bad_rows_are_left_out_and_listed_where_asked_for(tmp_path: Path) -> None:
