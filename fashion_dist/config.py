@@ -490,3 +490,13 @@ class Config:
         asked["model"] = {**asked["model"], "weights": weights or self.model.weights}
         digest = hashlib.sha256((json.dumps(asked, sort_keys=True) + data_hash).encode()).hexdigest()
         return f"{self.task}-{digest[:10]}"
+
+
+RENAMED: Mapping[str, str] = {
+    f"{section.name}.{f.metadata['was']}": f"{section.name}.{f.name}"
+    for section in dataclasses.fields(Config)
+    if dataclasses.is_dataclass(section.default)
+    for f in dataclasses.fields(section.default)
+    if "was" in f.metadata
+}
+"""What a setting was called when runs and sweeps were stored -> what it is called now."""

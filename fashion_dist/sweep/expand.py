@@ -61,7 +61,8 @@ def choices(parameter: Parameter, most: int | None = None) -> list[Any]:
 def draw(parameters: Sequence[Parameter], seed: int, trial: int) -> Settings:
     """One random point."""
     return {
-        parameter.key: _draw(parameter, random.Random(f"{seed} {trial} {parameter.key}")) for parameter in parameters
+        parameter.key: _draw(parameter, random.Random(f"{seed} {trial} {parameter.first_key}"))
+        for parameter in parameters
     }
 
 

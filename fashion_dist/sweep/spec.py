@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.config import Config
+from fashion_dist.config import RENAMED, Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.settings import require_setting
 from shards.typed_json import is_sound
@@ -34,6 +34,8 @@ _KEYS: dict[Kind, tuple[str, ...]] = {
 }
 _NUMBERS = ("min", "max", "mu", "sigma")
 _MOST_RUNGS, _MOST_EPOCHS = 64, 1 << 40
+FORMER: Mapping[str, str] = {now: was for was, now in RENAMED.items()}
+"""A setting that was renamed -> its first name."""
 _WANDB_CHOICE = "categorical_w_probabilities"
 
 
@@ -56,6 +58,11 @@ class Parameter:
     probabilities: tuple[float, ...] = ()
     low: float = 0.0
     high: float = 0.0
+
+    @property
+    def first_key(self) -> str:
+        """What `key` was called first: draws and Optuna's journal go by it, so that a sweep goes on as it began."""
+        return FORMER.get(self.key, self.key)
 
     @property
     def points(self) -> int:
@@ -241,6 +248,18 @@ def require_whole(values: Mapping[str, Any], where: str) -> None:
             f"{where}: early_terminate has min_iter and s, of which W&B takes s with max_iter alone; allowed: "
             f"min_iter, or max_iter with s"
         )
+
+
+def rename(values: Mapping[str, Any], names: Mapping[str, str], prefix: str = "") -> Mapping[str, Any]:
+    """W&B's words with the settings among `parameters`, nested ones too, that are in `names` under the names there."""
+    if not isinstance(parameters := values.get("parameters"), Mapping):
+        return values
+    made = {}
+    for name, entry in parameters.items():
+        key = f"{prefix}{name}"
+        new = names[key].removeprefix(prefix) if key in names else name
+        made[new] = rename(entry, names, f"{key}.") if isinstance(entry, Mapping) else entry
+    return {**values, "parameters": made}
 
 
 def _parameters(values: object, keys: Sequence[str], prefix: str) -> Iterable[Parameter]:

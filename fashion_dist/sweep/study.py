@@ -211,7 +211,7 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
 
 def suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
     """The parameter's value for a trial, as the trial's sampler chooses it."""
-    key, low, high = parameter.key, parameter.low, parameter.high
+    key, low, high = parameter.first_key, parameter.low, parameter.high
     if parameter.kind == "constant":
         return parameter.values[0]
     if parameter.kind == "normal" or parameter.probabilities:

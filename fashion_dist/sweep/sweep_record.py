@@ -16,7 +16,7 @@ from fashion_dist import runs, tasks
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
-from fashion_dist.config import Config
+from fashion_dist.config import RENAMED, Config
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import parse_dataclass, read_object, write_json
 from fashion_dist.models import pretrained, registry
@@ -41,6 +41,12 @@ class Trial:
     number: int
     settings: Mapping[str, Any]
     run_id: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], number: int, where: object) -> Trial:
+        """The trial that a file has, its settings by the names that they have now."""
+        made = parse_dataclass(cls, {**values, "number": number}, where)
+        return dataclasses.replace(made, settings={RENAMED.get(key, key): v for key, v in made.settings.items()})
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Sweep:
             return known
         path = self.folder.trial(number)
         values = read_object(path)
-        return parse_dataclass(Trial, {**values, "number": number}, path) if values else None
+        return Trial.from_json(values, number, path) if values else None
 
     def make_trial(self, number: int, settings: Mapping[str, Any]) -> Trial:
         """The trial with these settings; raises ConfigError where its configuration cannot be."""
@@ -157,8 +163,9 @@ class Sweep:
         base, published = self.base, "" if pretrained.is_file(self.base.model) else self.base.model.weights
         if published:
             base = base.override(["model.weights=none"])
+        raw = spec.rename(self.raw, spec.FORMER)
         facts = [
-            {key: value for key, value in self.raw.items() if key not in ("name", "description")},
+            {key: value for key, value in raw.items() if key not in ("name", "description")},
             runs.run_id(base, self.folder.home, self.data_hash), published, self.seed, self.seeds,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
@@ -193,15 +200,15 @@ class Sweep:
             given = {k: tuple(v) if isinstance(v, list) else v for k, v in listed.items()}
             request = parse_dataclass(LaunchRequest, {**made.request, "resources": given}, folder.sweep)
             trials = tuple(
-                None if trial is None else parse_dataclass(Trial, {**trial, "number": number}, folder.sweep)
+                None if trial is None else Trial.from_json(trial, number, folder.sweep)
                 for number, trial in enumerate(made.trials)
             )
             base, gone = runs.parse_config(made.base)
         except InputError as error:
             raise ConfigError(f"the configuration of sweep {folder.sweep_id}, {folder.sweep}: {error}") from None
         return cls(
-            folder, made.name, made.sweep, request, base, made.data_hash, made.seed, made.seeds, trials, made.command,
-            made.created, gone,
+            folder, made.name, spec.rename(made.sweep, RENAMED), request, base, made.data_hash, made.seed, made.seeds,
+            trials, made.command, made.created, gone,
         )  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.monitor import sweep_messages, sweep_table
 from fashion_dist.paths import Home, SweepDir
-from fashion_dist.sweep import decisions, gather
+from fashion_dist.runs import run_id
+from fashion_dist.sweep import decisions, expand, gather
+from fashion_dist.sweep.study import Study
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, read_arrays, write_arrays
 from fashion_dist.sweep.view import read_sweep_view
 from fashion_dist.tasks import load
@@ -37,6 +42,46 @@ def test_every_setting_that_decides_is_in_the_content(tmp_path: Path) -> None:
     assert make_sweep(tmp_path / "4", seed=1).content != one.content
     assert make_sweep(tmp_path / "5", train__epochs=7).content != one.content
     assert make_sweep(tmp_path / "6", {"method": "grid", "parameters": {}}).content != one.content
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_sweep_over_a_setting_that_was_renamed_goes_on_as_it_began(tmp_path: Path, nested: bool) -> None:
+    entry = {"values": [0.25, 0.75]}
+    parameters = {"train": {"parameters": {"mix_prob": entry}}} if nested else {"train.mix_prob": entry}
+    sweep = make_sweep(tmp_path, {"method": "grid", "parameters": parameters}, train__mixup=0.2)
+    run_ids = [sweep.run_of(trial).run_id for trial in map(sweep.trial, range(2)) if trial is not None]
+    # As it was stored before; run ids and the content's hash have always been of the first names.
+    stored = sweep.folder.sweep.read_text()
+    for now, was in (("mix_prob", "mix"), ("class_balanced", "balance"), ("sample_weight", "weigh")):
+        stored = stored.replace(f'{now}"', f'{was}"')
+    assert "mix_prob" not in stored
+    facts = [
+        {"method": "grid", "parameters": json.loads(stored)["sweep"]["parameters"]},
+        run_id(sweep.base, Home(tmp_path), "hash"), "none", 0, 1,
+    ]  # fmt: skip
+    was = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    sweep.folder.sweep.write_text(stored)
+    read = Sweep.read(sweep.folder)
+    assert read == sweep and read.content == was and read.varied == ["train.mix_prob"]
+    for number, value in enumerate((0.25, 0.75)):
+        trial = read.trial(number)
+        assert trial is not None and trial.settings == {"train.mix_prob": value}
+        config = read.config_of(trial.settings)
+        assert config.train.mix_prob == value and run_id(config, Home(tmp_path), "hash") == run_ids[number]
+
+
+def test_draws_and_searches_over_a_renamed_setting_go_by_its_first_name(tmp_path: Path) -> None:
+    raw = {"method": "bayes", "run_cap": 2, "parameters": {"train.mix_prob": {"min": 0.0, "max": 1.0}}}
+    sweep = make_sweep(tmp_path, raw)
+    assert expand.draw(sweep.spec.parameters, 3, 5) == {"train.mix_prob": random.Random("3 5 train.mix").uniform(0, 1)}
+    Study(sweep).create()
+    begun = Study(sweep).begin(0)
+    assert (
+        '"train.mix"' in sweep.folder.journal.read_text() and '"train.mix_prob"' not in sweep.folder.journal.read_text()
+    )
+    path = sweep.folder.trial(0)
+    path.write_text(path.read_text().replace("train.mix_prob", "train.mix"))
+    assert Study(Sweep.read(sweep.folder)).begin(0) == begun
 
 
 def test_states_and_the_best_trial(tmp_path: Path) -> None:
