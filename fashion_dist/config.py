@@ -315,15 +315,6 @@ class TrainConfig:
         require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
 
 
-RENAMED = {
-    f"{section}.{f.metadata['was']}": f"{section}.{f.name}"
-    for section, kind in (("model", ModelConfig), ("optim", OptimConfig), ("data", DataConfig), ("train", TrainConfig))
-    for f in dataclasses.fields(kind)
-    if "was" in f.metadata
-}
-"""Names that settings had when runs were made -> today's."""
-
-
 @dataclass(frozen=True)
 class Config:
     """Everything that decides the outcome of a run, next to the shard set."""
