@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fashion_dist.cluster import slurm
+from fashion_dist.cluster import sbatch_options, slurm
 from fashion_dist.cluster.resources import Preset, Resources, given
 from fashion_dist.cluster.slurm import Cluster, Partition
 from fashion_dist.errors import ConfigError, RunError, unknown
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LOCAL_TIME_MIN = 60 * 24 * 365
 """A local job has no time limit unless one is asked for."""
+_OF_THE_QUEUE = ("partition", "account", "qos", "constraint", "mem_gb")
 _RANKS_OF_A_NODE = frozenset({"partition", "gpus_per_node", "tasks_per_node"})
 
 
@@ -76,16 +77,21 @@ def resolve(request: LaunchRequest, cluster: Cluster, before: Resources | None =
     return fill(resources, origins, slurm.survey(), is_limit_asked="time_min" in values)
 
 
-def _here(resources: Resources, flags: Mapping[str, object], before: Resources | None) -> Placement:
-    asked = flags.get("time_min") or (before.time_min if before is not None else None)
+def _here(resources: Resources, flags: Mapping[str, Any], before: Resources | None) -> Placement:
+    typed = {name: value for name, value in flags.items() if value is not None}
+    typed |= {"sbatch": {}} | sbatch_options.layer(typed.get("sbatch", {}))
+    asked = resources.time_min if "time_min" in typed else before.time_min if before is not None else None
     if resources.container:
         raise ConfigError("container is for jobs of Slurm; --cluster local runs the ranks as they are, without it")
     there = local_gpus()
-    if flags.get("gpus_per_node") is None:
+    if "gpus_per_node" not in typed:
         resources = resources.replace(gpus_per_node=there, gpu_type="", sbatch={})
     elif resources.gpus_per_node > there:
-        raise ConfigError(f"--gpus-per-node {flags['gpus_per_node']}: this machine has {there}")
-    return Placement(resources.replace(time_min=asked or LOCAL_TIME_MIN))
+        raise ConfigError(f"--gpus-per-node {resources.gpus_asked}: this machine has {there}")
+    options = [name for name, text in typed["sbatch"].items() if text is not None]
+    queued = [f"--{name.replace('_', '-')}" for name in [*filter(typed.__contains__, _OF_THE_QUEUE), *options]]
+    notes = (f"{', '.join(queued)}: for Slurm's queue, and nothing on this machine",) if queued else ()
+    return Placement(resources.replace(time_min=asked or LOCAL_TIME_MIN), notes=notes)
 
 
 def fill(

@@ -85,6 +85,9 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
         raise ConfigError(f"{where}: bayes and early_terminate need Optuna: pip install 'fashion-dist[sweep]'")
     expand.require_few(searched, sweep_request.seeds, sweep_request.yes)
     context = launcher.prepare(sweep_request.request)
+    if context.cluster == "local" and (sweep_request.hold or sweep_request.max_submit):
+        flag = "--hold" if sweep_request.hold else f"--max-submit {sweep_request.max_submit}"
+        raise ConfigError(f"{flag} is of Slurm's queue; on this machine --max-parallel bounds what runs at once")
     request = dataclasses.replace(sweep_request.request, shards=str(context.home.elsewhere or ""))
     base = _monitored(context.config, searched, where)
     sweep = Sweep(

@@ -11,8 +11,8 @@ import pytest
 
 from fashion_dist.cluster import containers, sbatch_options, submitit_executor
 from fashion_dist.cluster.job_environment import job_environment, kept
-from fashion_dist.cluster.launcher import blamed
-from fashion_dist.cluster.placement import fill, told
+from fashion_dist.cluster.launcher import LaunchRequest, blamed
+from fashion_dist.cluster.placement import fill, resolve, told
 from fashion_dist.cluster.resources import Preset, Resources, given
 from fashion_dist.cluster.slurm import parse_partitions
 from fashion_dist.errors import ConfigError, RunError
@@ -157,6 +157,19 @@ def test_what_is_left_open_is_filled_from_the_partition_and_gpus_are_named() -> 
         "8 ranks on 2 nodes, on 4 a100 GPUs each"
     )
     assert told(Resources(), "local") == "1 rank on this machine, on CPUs"
+
+
+def test_what_only_slurm_knows_is_told_on_this_machine_and_time_holds_by_either_name() -> None:
+    def here(**flags: Any) -> Any:
+        return resolve(LaunchRequest("clipart", resources=flags), "local")
+
+    assert here(nodes=2, sbatch={"time": "1:30:00"}).resources.time_min == here(time_min=90).resources.time_min == 90
+    assert here(nodes=2).notes == here(sbatch={"time": "90", "exclusive": False}).notes == ()
+    assert here(partition="gpu", mem_gb=4.0, sbatch={"dependency": "afterok:1"}).notes == (
+        "--partition, --mem-gb, --dependency: for Slurm's queue, and nothing on this machine",
+    )
+    with pytest.raises(ConfigError, match="--gpus-per-node a100:999: this machine has"):
+        here(sbatch={"gpus-per-node": "a100:999"})
 
 
 def test_a_time_limit_above_the_partitions_is_bounded_or_told() -> None:

@@ -73,6 +73,8 @@ def test_the_metric_of_the_file_is_the_one_that_best_means(packed_home: Path, tm
         (("train.seed=0,1",), {"seeds": 2}, "both choose train.seed"),
         (("optim.lr=1,2",), {"seeds": 0}, "--seeds 0 is not possible"),
         (("optim.lr=1,2",), {"name": "a\nb"}, "has a control character"),
+        (("optim.lr=1,2",), {"hold": True}, "--hold is of Slurm's queue; on this machine --max-parallel bounds"),
+        (("optim.lr=1,2",), {"max_submit": 1}, "--max-submit 1 is of Slurm's queue; on this machine --max-parallel"),
         (
             ("optim.lr=" + ",".join(str(n) for n in range(1, 10_002)),),
             {},
