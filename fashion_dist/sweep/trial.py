@@ -20,10 +20,11 @@ from fashion_dist.cluster.job_record import JobRecord
 from fashion_dist.cluster.launcher import RunSpec, make_folder, write_run
 from fashion_dist.cluster.rank_env import RankInfo, read_rank_info
 from fashion_dist.cluster.worker import END_S, TrainJob, run_worker
-from fashion_dist.errors import InputError, RunBusyError, RunError
+from fashion_dist.errors import ConfigError, InputError, RunBusyError, RunError
 from fashion_dist.io import names_in
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.run_status import RunState
+from fashion_dist.runs import own_config, run_id
 from fashion_dist.sweep.sweep_record import SubmittedArray, Sweep, Trial, read_arrays
 
 
@@ -51,11 +52,24 @@ def is_over(sweep: Sweep, number: int, run: RunDir) -> bool:
 
 
 def plan_of(sweep: Sweep, trial: Trial, array: SubmittedArray) -> RunSpec:
-    """The plan of a trial's run, whose folder is open to the group to which the sweep's is."""
-    config = sweep.config_of(trial.settings)
+    """The plan of a trial's run, whose folder is open to the group to which the sweep's is.
+
+    Raises:
+        ConfigError: its configuration is another than when the sweep was made.
+    """
+    config, run = sweep.config_of(trial.settings), sweep.run_of(trial)
+    begun = run.config.is_file()
+    if begun and run_id(config, run.home, sweep.data_hash) != trial.run_id:
+        config = own_config(run)  # one that begins with weights of its own was made from the recipe of that time
+    if run_id(config, run.home, sweep.data_hash) != trial.run_id:
+        changed = str(run.config) if begun else "its task's recipe, or what is known of its weights,"
+        raise ConfigError(
+            f"trial {trial.number} would be another run than when sweep {sweep.folder.sweep_id} was made: {changed} "
+            f"has changed; the same sweep under another --name makes new trials"
+        )
     home = Home.find(str(sweep.folder.home.path), sweep.request.shards)
     return RunSpec(
-        config, home.shard_set(config.dataset), sweep.data_hash, sweep.run_of(trial), array.cluster,
+        config, home.shard_set(config.dataset), sweep.data_hash, run, array.cluster,
         array.resources, array.options, sweep.command, str(sweep.folder.path), trial.number,
         permissions.group_of(sweep.folder.path), code=array.code,
     )  # fmt: skip

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fashion_dist import tasks
 from fashion_dist.cluster import launcher, network_check
 from fashion_dist.cluster.dry_run import dry_run
 from fashion_dist.cluster.launcher import LaunchRequest, RunSpec
+from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config, ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import finetune, registry
@@ -23,6 +24,8 @@ from fashion_dist.models.probe import probe
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.sweep import launcher as sweep_launcher
 from fashion_dist.sweep.launcher import SweepRequest
+from fashion_dist.sweep.sweep_record import SubmittedArray
+from fashion_dist.sweep.trial import plan_of
 from shards import Schema, ShardSet
 
 NETWORK = "timm/mobilenetv3_small_050"
@@ -141,6 +144,32 @@ def test_every_trial_of_a_sweep_has_what_its_network_wants(home: Path) -> None:
     assert made["resnet18"].data.std == (0.229, 0.224, 0.225) and made["resnet18"].optim.layer_decay == 1
     vit = made["vit_tiny_patch16_224"]
     assert vit.data.std == (0.5, 0.5, 0.5) and vit.optim.layer_decay == 0.75 and vit.train.batch_size == 32
+
+
+def test_a_trial_goes_on_as_it_began_and_begins_only_as_its_sweep_was_made(home: Path, weights: Path) -> None:
+    other = weights.with_name("other.safetensors")
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, other)
+    asked = SweepRequest(request(home, "", model=NETWORK), "", (f"model.weights={weights},{other}",), "w")
+    sweep = sweep_launcher.resolve(asked).sweep
+    begun, new = sweep.trials
+    assert begun is not None and new is not None
+    sweep.folder.path.mkdir(parents=True)
+    array = SubmittedArray("local", 0, (0, 1), Resources())
+    plan = plan_of(sweep, begun, array)
+    assert (plan.run.run_id, plan_of(sweep, new, array).run.run_id) == (begun.run_id, new.run_id)
+    launcher.make_folder(plan.run)
+    launcher.write_run(plan)
+    for path in (weights, other):
+        path.with_suffix(".json").write_text(json.dumps({"pretrained_cfg": CFG}))
+    assert plan_of(sweep, begun, array) == plan
+    launcher.write_run(plan_of(sweep, begun, array))
+    with pytest.raises(
+        ConfigError, match=r"trial 1 would be another run than when sweep w was made: its task's recipe,"
+    ):
+        plan_of(sweep, new, array)
+    plan.run.config.write_text(plan.config.override(["optim.lr=0.5"]).to_json())
+    with pytest.raises(ConfigError, match=r"config\.json has changed; the same sweep under another --name makes new"):
+        plan_of(sweep, begun, array)
 
 
 @pytest.mark.parametrize(
