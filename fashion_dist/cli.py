@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -106,7 +107,11 @@ def run(
     except BrokenPipeError:
         status = _seen_enough()
     except (FashionDistError, ShardsError, OSError) as error:
-        status = _complain(error, EXIT_FAILED, as_json)
+        status = EXIT_FAILED
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a name that somebody gave
+            error.strerror = f"{error.strerror}; allowed: names of up to 255 bytes, paths of up to 4,095"
+            status = EXIT_MISTAKE
+        status = _complain(error, status, as_json)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED

@@ -174,6 +174,7 @@ def parse(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     hints = typing.get_type_hints(Resources)
     options = {key: values[key] for key in values if key.replace("_", "-") in (*sbatch_options.NAMED, "time")}
     made: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     for key, value in values.items():
         if key in options:
             continue
@@ -183,11 +184,15 @@ def parse(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key == "sbatch":
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: sbatch takes a table, [sbatch], not {value!r}")
-            options |= value
+            table = value
         elif key == "gpus_per_node":
             made |= sbatch_options.gpus(value, f"{where}: {key}")
         else:
             made[key] = _value(key, value, hints[key], where)
+    names = [key.replace("_", "-") for key in (*options, *table)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{where}: {', '.join(twice)} stands twice; allowed: once, at the top or in [sbatch]")
+    options |= table
     if "time" in options and "time_min" in made:
         raise ConfigError(f"{where}: time and time_min say the same in two ways; allowed: one of them")
     layer = sbatch_options.layer(options, where)

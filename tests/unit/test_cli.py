@@ -86,6 +86,10 @@ def test_errors_have_their_status_and_json(capsys: pytest.CaptureFixture[str]) -
     def full(_: Args) -> cli.Result:
         raise OSError(28, "No space left on device", "/x")
 
+    def too_long(_: Args) -> cli.Result:
+        Path("x" * 300).stat()
+        return cli.Result("")
+
     def interrupted(_: Args) -> cli.Result:
         raise KeyboardInterrupt
 
@@ -97,6 +101,10 @@ def test_errors_have_their_status_and_json(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr() == ("", "error: rank 1 died\n")
     assert run(full, "--task", "x") == 1
     assert capsys.readouterr().err == "error: /x: No space left on device\n"
+    assert run(too_long, "--task", "x") == 2
+    assert capsys.readouterr().err.endswith(
+        "xx: File name too long; allowed: names of up to 255 bytes, paths of up to 4,095\n"
+    )
     assert run(interrupted, "--task", "x") == 130
 
 

@@ -89,6 +89,8 @@ def test_what_sbatch_refuses_is_shown_with_the_line_it_came_from(tmp_path: Path)
         ('[sbatch]\nbegin = "now\\nsrun rm"', "begin has a control character"),
         ('gres = "a\\u001b"', "gres has a control character"),
         ('partition = "a"\n[sbatch]\npartition = "b"', "partition stands twice"),
+        ('mem = "1G"\n[sbatch]\nmem = "2G"', "mem stands twice; allowed: once"),
+        ('[sbatch]\nmem_per_cpu = "1G"\nmem-per-cpu = "2G"', "mem-per-cpu stands twice"),
         ('setup = ["#SBATCH --nice"]', r"options of sbatch go into \[sbatch\]"),
         ('[environment]\nMY_API_KEY = "x"', "sounds like a secret; --export MY_API_KEY"),
         ('export = ["A=B"]', "a variable is not called 'A=B'"),
