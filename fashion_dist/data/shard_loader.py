@@ -78,6 +78,7 @@ class ShardLoader:
         self.training = split == "train" if training is None else training
         self.epoch = self.step = 0
         """The epoch that is read next or now, and how many of its batches this rank has been given."""
+        self._resumed = False
         names = column.split(",") if column else _target_columns(self.shard_set)
         self._columns = self.split.columns(*names)
         self._device = torch.device(device) if device is not None else _own_device(local)
@@ -110,7 +111,8 @@ class ShardLoader:
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """The batches of the current epoch that are left; after the last one the next epoch is the current one."""
-        if self.step >= len(self):
+        resumed, self._resumed = self._resumed, False
+        if 0 < len(self) <= self.step and not resumed:  # its last batch was taken, and no more asked for
             self.epoch, self.step = self.epoch + 1, 0
         batches = self._loader.epoch(self.epoch if self.training else 0, self.step)
         while (given := self._next(batches)) is not None:
@@ -135,7 +137,7 @@ class ShardLoader:
         return on_device(torch.from_numpy(np.ascontiguousarray(values)), self._device)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin at the beginning of an epoch, unless it is the one that a state has left in the middle."""
+        """Begin at the beginning of an epoch, unless it is `self.epoch`, which a state may have left in the middle."""
         if epoch != self.epoch:
             self.epoch, self.step = epoch, 0
 
@@ -149,19 +151,31 @@ class ShardLoader:
             "content": self.shard_set.manifest.hash_of(self.split.name),
             "batch_size": self.batch_size,
             "seed": self.seed,
+            "training": self.training,
             **({} if self.training else {"world_size": self.world_size}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, on any number of ranks that the batch can be divided among.
 
+        In training the state of an epoch's last batch begins the next epoch; in evaluation nothing is left then.
+
         Raises:
-            CheckpointError: it is of other data, another batch size or another seed.
+            CheckpointError: it is of other data, another batch size or another seed, or says no step of an epoch here.
         """
         mine = self._bound()
         if other := [name for name, value in mine.items() if state.get(name) != value]:
             raise CheckpointError(f"the loader's state is of another {', '.join(other)} than {self.split.path}'s here")
-        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        # In evaluation the state may be of another rank, which has a batch more.
+        steps = len(self) if self.training else -(-len(self.split) // (self.batch_size * self.world_size))
+        epoch, step = state.get("epoch"), state.get("step")
+        if not (type(epoch) is int and epoch >= 0 and type(step) is int and 0 <= step <= steps):
+            raise CheckpointError(
+                f"the loader's state says step {step!r} of epoch {epoch!r}, which {self.split.path} cannot be at; "
+                f"allowed: steps 0 to {steps} of an epoch from 0"
+            )
+        self.epoch, self.step = (epoch + 1, 0) if self.training and step == steps else (epoch, step)
+        self._resumed = True
 
     def close(self) -> None:
         """Stop all threads and give memory and files back."""

@@ -94,6 +94,8 @@ def test_a_loop_killed_in_the_middle_of_an_epoch_reads_what_ours_reads(here: Pat
     read = [line.split(" ", 1)[1] for line in ledger.read_text().splitlines()]
     wanted = [key for epoch in (0, 1) for step in ours(here, epoch) for key in step]
     assert read == wanted and len(set(read[:48])) == 48
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=_environment(), check=True)
+    assert len(ledger.read_text().splitlines()) == 2 * 48, "a third epoch, by a script that is done"
 
 
 def test_lightnings_trainer_killed_in_the_middle_of_an_epoch_reads_what_ours_reads(here: Path, tmp_path: Path) -> None:
@@ -135,6 +137,60 @@ def test_two_ranks_divide_each_batch_and_a_state_fits_any_number(here: Path, mon
         assert [keys for _, _, keys in loader] == ours(here, 1)
         with pytest.raises(CheckpointError, match="another batch_size, seed than"):
             loader.load_state_dict({**state, "batch_size": 8, "seed": 1})
+
+
+def test_a_state_of_an_epochs_last_batch_is_the_next_ones_beginning(here: Path) -> None:
+    with ShardLoader(here / "shards" / "mine", batch_size=16, image_px=32, keys=True) as loader:
+        last = [loader.state_dict() for _ in loader][-1]
+        assert (last["epoch"], last["step"], loader.epoch) == (0, 3, 1)
+        loader.load_state_dict(last)
+        assert (loader.epoch, loader.step) == (1, 0)
+        for epoch in range(loader.epoch, 3):
+            loader.set_epoch(epoch)
+            assert [keys for _, _, keys in loader] == ours(here, epoch)
+        loader.load_state_dict({**last, "step": 1})
+        for wrong in ({"step": 4}, {"step": -1}, {"step": 1.0}, {"epoch": -1}, {"epoch": None}):
+            with pytest.raises(CheckpointError, match="cannot be at; allowed: steps 0 to 3 of an epoch from 0"):
+                loader.load_state_dict({**last, **wrong})
+        assert (loader.epoch, loader.step) == (0, 1), "a state that was refused has been taken in part"
+    with ShardLoader(here / "shards" / "mine", training=False, batch_size=16, image_px=32) as other:
+        with pytest.raises(CheckpointError, match="another training, world_size than"):
+            other.load_state_dict(last)
+        evaluated = other.state_dict()
+    with (
+        ShardLoader(here / "shards" / "mine", batch_size=16, image_px=32) as loader,
+        pytest.raises(CheckpointError, match="another training than"),
+    ):
+        loader.load_state_dict(evaluated)
+
+
+def test_ranks_of_an_evaluation_end_together_and_go_on_from_any_ones_state(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ShardSet.open(here / "shards" / "mine").split("val").keys[:]
+    size = -(-len(wanted) // 3)  # three blocks: two of the first rank, one of the second, none of the last of four
+    given = {"batch_size": size, "image_px": 32, "keys": True}
+    states: list[dict[str, object]] = []
+
+    def of_rank(rank: int, ranks: int, state: dict[str, object] | None = None) -> list[str]:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        with ShardLoader(here / "shards" / "mine", "val", **given) as loader:  # type: ignore[arg-type]
+            if state is not None:
+                loader.load_state_dict(state)
+            read = []
+            for _, _, keys in loader:
+                states.append(loader.state_dict())
+                read += keys
+            assert (loader.epoch, loader.step) == (1, 0)
+            return read
+
+    assert sorted(key for rank in range(4) for key in of_rank(rank, 4)) == sorted(wanted)
+    states.clear()
+    assert of_rank(0, 2) == wanted[:size] + wanted[2 * size :]
+    first, second = states
+    assert [of_rank(rank, 2, first) for rank in (0, 1)] == [wanted[2 * size :], []]
+    assert [of_rank(rank, 2, second) for rank in (0, 1)] == [[], []]
 
 
 def test_anybodys_tars_are_indexed_first(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
