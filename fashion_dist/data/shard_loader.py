@@ -25,9 +25,10 @@ from fashion_dist.config import DataConfig
 from fashion_dist.data.batch import Batch, on_device
 from fashion_dist.data.loader import Loader
 from fashion_dist.data.options import LoaderOptions
-from fashion_dist.errors import CheckpointError, ConfigError
+from fashion_dist.errors import CheckpointError, ConfigError, InputError
 from fashion_dist.paths import Home
-from shards import ShardSet, program
+from fashion_dist.settings import hints_of, require
+from shards import ShardSet, program, typed_json
 from shards.manifest import MANIFEST
 
 Target = Tensor | list[str] | dict[str, Any] | None
@@ -54,7 +55,7 @@ class ShardLoader:
 
     Raises:
         InputError: no such set or split, or tars that several ranks would have to index at once.
-        ConfigError: a field that is none, a batch that cannot be divided, or no column that is the target.
+        ConfigError: a field or a value that is none, a batch that cannot be divided, or no column that is the target.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class ShardLoader:
     ) -> None:
         self.rank, self.world_size = (int(os.environ.get(name, default)) for name, default in _RANKS)
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        require(type(batch_size) is int and batch_size > 0, "batch_size", batch_size, "a whole number from 1")
+        require(type(seed) is int, "seed", seed, "a whole number")
         self.shard_set = open_set(source, self.world_size)
         self.split, self.keys, self.seed, self.batch_size = self.shard_set.split(split), keys, seed, batch_size
         self.training = split == "train" if training is None else training
@@ -85,7 +88,7 @@ class ShardLoader:
         known = {field.name for field in dataclasses.fields(DataConfig)}
         if unknown := sorted(data.keys() - known):
             raise ConfigError(f"{', '.join(unknown)} is no setting of the pictures; known: {', '.join(sorted(known))}")
-        self.data = DataConfig(**data)
+        self.data = DataConfig(**{name: _checked(name, value) for name, value in data.items()})
         self._loader = Loader(
             self.split,
             np.arange(len(self.split), dtype=np.int64)[:, None],
@@ -98,7 +101,19 @@ class ShardLoader:
             seed=seed,
             device=self._device,
             options=options,
+            classes=self._drawn_by("class_balanced", "int"),
+            weights=self._drawn_by("sample_weight", "float", "int"),
         )
+
+    def _drawn_by(self, setting: str, *kinds: str) -> np.ndarray | None:
+        """The column by which training samples are drawn, if the setting names one."""
+        if not (name := getattr(self.data, setting)) or not self.training:
+            return None
+        fit = [column for column, kind in self.split.schema.columns.items() if kind in kinds]
+        require(
+            name in fit, f"data.{setting}", name, f"a column of {' or '.join(kinds)}, here {', '.join(fit) or 'none'}"
+        )
+        return self.split.columns(name)[name]
 
     @property
     def class_names(self) -> dict[str, tuple[str, ...]]:
@@ -152,6 +167,8 @@ class ShardLoader:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "training": self.training,
+            "class_balanced": self.data.class_balanced,
+            "sample_weight": self.data.sample_weight,
             **({} if self.training else {"world_size": self.world_size}),
         }
 
@@ -161,7 +178,7 @@ class ShardLoader:
         In training the state of an epoch's last batch begins the next epoch; in evaluation nothing is left then.
 
         Raises:
-            CheckpointError: it is of other data, another batch size or another seed, or says no step of an epoch here.
+            CheckpointError: it is of other data, another batch size, seed or way of drawing, or of no step here.
         """
         mine = self._bound()
         if other := [name for name, value in mine.items() if state.get(name) != value]:
@@ -189,6 +206,14 @@ class ShardLoader:
 
 
 _RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+def _checked(name: str, value: object) -> Any:
+    """A field of `DataConfig`, by its type."""
+    try:
+        return typed_json.parse_value(hints_of(DataConfig)[name], value, f"data.{name}", "ShardLoader")
+    except InputError as error:
+        raise ConfigError(str(error)) from None
 
 
 def open_set(source: str | Path, world_size: int = 1) -> ShardSet:

@@ -193,6 +193,50 @@ def test_ranks_of_an_evaluation_end_together_and_go_on_from_any_ones_state(
     assert [of_rank(rank, 2, second) for rank in (0, 1)] == [[], []]
 
 
+def test_training_draws_by_the_column_that_is_named(tmp_path: Path) -> None:
+    for at, (name, count) in enumerate((("coat", 30), ("hat", 10))):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for number in range(count):
+            data, _ = draw_garment(np.random.default_rng([at, number]), "dress")
+            (tmp_path / "raw" / name / f"{number}.jpg").write_bytes(data)
+    pack("image_folder", tmp_path / "raw", tmp_path / "set")
+    states = {}  # of 36 training pictures 9 are hats
+    for given, hats in (({}, 9), ({"class_balanced": "label"}, 18), ({"sample_weight": "label"}, 36)):
+        with ShardLoader(tmp_path / "set", batch_size=36, image_px=8, **given) as loader:  # type: ignore[arg-type]
+            assert [int(target.sum()) for _, target in loader] == [hats]
+            states[hats] = loader.state_dict()
+    with (
+        ShardLoader(tmp_path / "set", batch_size=36, image_px=8) as loader,
+        pytest.raises(CheckpointError, match="another class_balanced than"),
+    ):
+        loader.load_state_dict(states[18])
+    for name in ("class_balanced", "sample_weight"):
+        for column in ("nothing", "file"):
+            with pytest.raises(ConfigError, match=f"data.{name} = '{column}' is not possible; allowed: .*label"):
+                ShardLoader(tmp_path / "set", batch_size=36, image_px=8, **{name: column})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("fit", "sqash", "crop, squash"),
+        ("interpolation", "bicubik", "bilinear, bicubic"),
+        ("eval_order", "crop-resize", "resize_crop, crop_resize"),
+        ("mean", (1,), "a list of 3"),
+        ("mean", 0.5, "a list"),
+        ("eval_resize", "1", "a number"),
+        ("image_px", 32.0, "a whole number"),
+        ("batch_size", 16.0, "a whole number from 1"),
+        ("batch_size", 0, "a whole number from 1"),
+        ("seed", 0.5, "a whole number"),
+    ],
+)
+def test_a_value_that_a_setting_cannot_have_is_refused(name: str, value: object, allowed: str, here: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        ShardLoader(here / "shards" / "mine", **{"batch_size": 16, name: value})  # type: ignore[arg-type]
+    assert str(refused.value).endswith(f"{name} = {value!r} is not possible; allowed: {allowed}")
+
+
 def test_anybodys_tars_are_indexed_first(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHION_DIST_HOME", str(tmp_path / "home"))
     for tar in (here / "shards" / "mine").glob("*.tar"):
