@@ -250,7 +250,7 @@ def require_whole(values: Mapping[str, Any], where: str) -> None:
         )
 
 
-def rename(values: Mapping[str, Any], names: Mapping[str, str], prefix: str = "") -> Mapping[str, Any]:
+def by_names(values: Mapping[str, Any], names: Mapping[str, str], prefix: str = "") -> Mapping[str, Any]:
     """W&B's words with the settings among `parameters`, nested ones too, that are in `names` under the names there."""
     if not isinstance(parameters := values.get("parameters"), Mapping):
         return values
@@ -258,7 +258,7 @@ def rename(values: Mapping[str, Any], names: Mapping[str, str], prefix: str = ""
     for name, entry in parameters.items():
         key = f"{prefix}{name}"
         new = names[key].removeprefix(prefix) if key in names else name
-        made[new] = rename(entry, names, f"{key}.") if isinstance(entry, Mapping) else entry
+        made[new] = by_names(entry, names, f"{key}.") if isinstance(entry, Mapping) else entry
     return {**values, "parameters": made}
 
 

@@ -163,7 +163,7 @@ class Sweep:
         base, published = self.base, "" if pretrained.is_file(self.base.model) else self.base.model.weights
         if published:
             base = base.override(["model.weights=none"])
-        raw = spec.rename(self.raw, spec.FORMER)
+        raw = spec.by_names(self.raw, spec.FORMER)
         facts = [
             {key: value for key, value in raw.items() if key not in ("name", "description")},
             runs.run_id(base, self.folder.home, self.data_hash), published, self.seed, self.seeds,
@@ -207,7 +207,7 @@ class Sweep:
         except InputError as error:
             raise ConfigError(f"the configuration of sweep {folder.sweep_id}, {folder.sweep}: {error}") from None
         return cls(
-            folder, made.name, spec.rename(made.sweep, RENAMED), request, base, made.data_hash, made.seed, made.seeds,
+            folder, made.name, spec.by_names(made.sweep, RENAMED), request, base, made.data_hash, made.seed, made.seeds,
             trials, made.command, made.created, gone,
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "fashion_dist.sweep.study": {"unlink"},
     "fashion_dist.train.checkpoint": {"rename"},
     "fashion_dist.train.distributed": {"unlink"},
-    "fashion_dist.train.inference": {"rename"},
+    "fashion_dist.train.inference": {"rename", "unlink"},
     # Names that `OwnFiles` or `staging.begin` have claimed, or a folder of /dev/shm whose owner is looked at.
     "fashion_dist.tracking.wandb_sync": {"rename", "shutil.rmtree"},
     "fashion_dist.data.memory": {"unlink"},
