@@ -115,4 +115,7 @@ def options_of(way: str, cache: str = "none") -> LoaderOptions:
 
 def has(*names: str) -> bool:
     """Whether these packages are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in names)
+    try:
+        return all(importlib.util.find_spec(name) is not None for name in names)
+    except ModuleNotFoundError:  # of a finder that refuses
+        return False
