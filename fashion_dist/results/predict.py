@@ -138,7 +138,8 @@ def own_split(home: Home, name: str, split: str, moved: bool) -> tuple[OpenRun, 
     """A split of the set that a run learned from; raises as `open_run` does, or where there is no such split."""
     opened = open_run(home.find_run(name), moved=home if moved else None)
     opened.shard_set.split(split)
-    if source := read_json(opened.folder.named(split, "json")).get("source"):
+    if _is_of_other(opened.folder, split, "", split):
+        source = read_json(opened.folder.named(split, "json")).get("source")
         raise ConfigError(
             f"run {opened.folder.run_id} has predictions {split!r} of {source}; allowed: a split of another name, or "
             f"removing {opened.folder.predictions(split)} first"
@@ -157,20 +158,19 @@ def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: 
     found = []
     for one in splits:
         called = plain if len(splits) == 1 else f"{plain}-{one}"
-        if _is_of_other(run, called, source, one, name):
+        if called in ("train", "val", "test") or _is_of_other(run, called, source, one):
+            if name:
+                raise ConfigError(f"--name {name}: run {run.run_id} has predictions {called!r} of other pictures")
             called += "-" + hashlib.sha256(f"{source} {one}".encode()).hexdigest()[:6]
         found.append(Target(called, shard_set.path, one, source))
     return found
 
 
-def _is_of_other(run: RunDir, called: str, source: str, split: str, asked: str) -> bool:
-    """Whether predictions of this name are of other pictures; raises ConfigError where the user chose the name."""
+def _is_of_other(run: RunDir, called: str, source: str, split: str) -> bool:
+    """Whether there are predictions of this name, of other pictures."""
     known = read_json(run.named(called, "json"))
     other = (known.get("source", ""), known.get("split", split)) != (source, split)
-    taken = called in ("train", "val", "test") or (run.predictions(called).exists() and other)
-    if taken and asked:
-        raise ConfigError(f"--name {asked}: run {run.run_id} has predictions {called!r} of other pictures")
-    return taken
+    return run.predictions(called).exists() and other
 
 
 def pack_source(

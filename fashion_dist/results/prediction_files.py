@@ -15,7 +15,7 @@ from fashion_dist.errors import DamageError, InputError, RunError
 from fashion_dist.io import read_json
 from fashion_dist.paths import RunDir
 from fashion_dist.run_status import RunState
-from shards import ShardSet, Split, index
+from shards import Manifest, Split, index
 
 _GROUPS_HELD = 2
 """Row groups of each file that are in memory at a time."""
@@ -83,7 +83,7 @@ class PredictionFiles:
                 hint = f"{typed('status', run)} shows how far it is"
             raise InputError(f"run {run.run_id} has no predictions for {name or split.name!r} yet in {folder}; {hint}")
         content = read_json(run.named(name or split.name, "json")).get("content")
-        if content and content != ShardSet.open(split.path).manifest.hash_of(split.name):
+        if content and content != Manifest.load(split.path).hash_of(split.name):
             raise RunError(
                 f"the predictions {name or split.name!r} of run {run.run_id} are of other pictures than the split "
                 f"{split.name!r} of {split.path} has now; {_AGAIN}"

@@ -212,19 +212,8 @@ def _require(context: LaunchContext, searched: Spec, configs: Sequence[Config]) 
                 f"allowed: a first look after 1 to {train.epochs - 1}"
             )
         sizes = (train.batch_size, train.accumulate)
-        size = data.image_px
-        part = repr(
-            (
-                config.model,
-                config.options,
-                data.class_balanced,
-                data.sample_weight,
-                size,
-                sizes,
-                train.monitor,
-                train.mode,
-            )
-        )
+        read = (data.image_px, data.class_balanced, data.sample_weight)
+        part = repr((config.model, config.options, read, sizes, train.monitor, train.mode))
         if part not in seen:
             seen.add(part)
             context.require(config)

@@ -158,6 +158,8 @@ def test_no_predictions_take_others_place(run: RunDir, tmp_path: Path) -> None:
     pack.main(pack.Args(dataset="clipart", add=f"holdout={source / 'a' / 'b'}", home=str(run.home.path)))
     with pytest.raises(ConfigError, match=r"has predictions 'holdout' of .*holdout; allowed: a split of another name"):
         predicted(run, split="holdout")
+    shutil.rmtree(run.predictions("holdout"))
+    assert [line["file"] for line in lines(predicted(run, split="holdout").paths["holdout.csv"])] == ["holdout/1.png"]
     with pytest.raises(ConfigError, match="--name is of the predictions of --source and --dataset"):
         predicted(run, split="val", name="mine")
 
