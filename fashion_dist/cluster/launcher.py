@@ -242,6 +242,8 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     from shards import ShardSet
 
     dataset = dataset or _only_set(home, task)
+    drawn = _drawn_for(dataset, home, task) if request.debug and not request.dataset else []
+    dataset = "synthetic" if drawn else dataset
     shard_set = ShardSet.open(home.shard_set(dataset))
     requirements.require_splits(dataset, shard_set)
     named = dataclasses.replace(request, dataset=dataset)
@@ -252,7 +254,7 @@ def prepare(request: LaunchRequest) -> LaunchContext:
     placed = placement.resolve(request, cluster)
     return LaunchContext(
         request, task, home, config, shard_set, cluster, placed.resources, placed.origins,
-        (*placed.notes, *_closed_to(request, home)), config_origins,
+        (*drawn, *placed.notes, *_closed_to(request, home)), config_origins,
     )  # fmt: skip
 
 
@@ -285,6 +287,16 @@ def _only_set(home: Home, task: tasks.Task) -> str:
     make = f"{program.command('pack')} --dataset image_folder --source DIR"
     having = f"packed in {place}: {', '.join(packed)}" if packed else f"none is packed in {place} yet: {make}"
     raise ConfigError(f"task {task.recipe.task!r} needs --dataset with the name of a shard set; {having}")
+
+
+def _drawn_for(dataset: str, home: Home, task: tasks.Task) -> list[str]:
+    """A sentence where a debug run can try its steps on drawn images alone, as its own set is not packed."""
+    from shards import ShardSet
+
+    own, drawn = home.shard_set(dataset), home.shard_set("synthetic")
+    if own.exists() or not drawn.exists() or not set(task.columns) <= set(ShardSet.open(drawn).schema.columns):
+        return []
+    return [f"{dataset} is not packed in {own.parent}: this run tries its steps on drawn images, {drawn}"]
 
 
 def _beside(home: Home, run_id: str) -> RunDir:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import nn
 from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.sweep import launcher as sweeps
 from fashion_dist.sweep.launcher import SweepRequest
 from fashion_dist.tasks import classification, load, multilabel
@@ -80,6 +81,26 @@ def test_without_a_data_set_the_packed_ones_are_named(packed: Pack) -> None:
         resolved(home, dataset="")
     with pytest.raises(ConfigError, match=r"none is packed in .* yet: .*pack.* --dataset image_folder --source DIR"):
         resolved(home / "elsewhere", dataset="")
+
+
+def test_a_debug_run_whose_set_is_not_packed_tries_its_steps_on_drawn_images_and_says_so(packed: Pack) -> None:
+    schema = Schema({"category": "int", "attributes": "ints:2"}, {"category": ["a", "b"], "attributes": ["c", "d"]})
+    rows = [{"category": n % 2, "attributes": [n % 2, 1]} for n in range(64)]
+    home = packed("synthetic", schema, {"train": rows, "val": rows[:16]})
+    request = LaunchRequest("deepfashion", home=str(home), cluster="local", debug=True)
+    plan = launcher.resolve(request)
+    assert plan.config.dataset == plan.shard_set.name == "synthetic"
+    assert f"deep_fashion is not packed in {home / 'shards'}: this run tries its steps on drawn" in plan.notes[0]
+    for other in (
+        replace(request, debug=False),
+        replace(request, dataset="deep_fashion"),
+        replace(request, task="clipart"),
+    ):
+        with pytest.raises(InputError, match="is no shard set"):
+            launcher.resolve(other)
+    (home / "shards" / "deep_fashion" / ".packing").mkdir(parents=True)
+    with pytest.raises(InputError, match="half packed"):
+        launcher.resolve(request)
 
 
 @pytest.mark.parametrize(
