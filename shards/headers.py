@@ -17,6 +17,8 @@ _KEPT_SOF = frozenset({0xC0, 0xC1, 0xC2})
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _XMP_TURN = re.compile(rb"tiff:Orientation(?:=\"|>)[^1]")
+_EXIF_KEYS = (b"exif", b"Raw profile type exif")
+"""Of texts in PNG files that Pillow takes for EXIF."""
 _LEAST_WEBP = 32
 """DALI hands WebP to OpenCV, which refuses shorter files."""
 
@@ -68,8 +70,8 @@ def _jpeg(data: bytes) -> Image | None:
     """Walks the segments up to the frame header (ITU-T T.81, annex B), then looks for the end of the image."""
     position, end = 2, len(data)
     orientation: int | None = 1
-    width = height = exifs = 0
-    keep = xmp_turns = False
+    width = height = exifs = inks = 0
+    keep = xmp_turns = adobe = False
     while position + 4 <= end:
         if data[position] != 0xFF or data[position + 1] == 0:
             return None  # junk between segments, which Pillow and browsers jump over, and DALI does not
@@ -83,14 +85,16 @@ def _jpeg(data: bytes) -> Image | None:
         length = (data[position + 2] << 8) | data[position + 3]
         if length < 2:
             return None
-        if marker in _SOF and position + 9 <= end:
-            height, width = struct.unpack_from(">HH", data, position + 5)
+        if marker in _SOF and position + 10 <= end:
+            height, width, inks = struct.unpack_from(">HHB", data, position + 5)
             keep = marker in _KEPT_SOF and data[position + 4] == 8
         elif marker == 0xE1:
             content = data[position + 4 : position + 2 + length]
             if content[:6] == b"Exif\0\0":
                 orientation, exifs = _orientation(content[6:]), exifs + 1
             xmp_turns = xmp_turns or _XMP_TURN.search(content) is not None
+        elif marker == 0xEE:
+            adobe = adobe or data[position + 4 : position + 9] == b"Adobe"
         elif marker == 0xDA:
             break
         elif marker == 0xD9:
@@ -103,6 +107,7 @@ def _jpeg(data: bytes) -> Image | None:
         raise BadImageError(f"a cut JPEG: no end marker in its {end} bytes")
     if not width or not height:
         raise BadImageError("a JPEG of unknown size")
+    keep = keep and (inks < 4 or adobe)  # DALI takes all CMYK for inverted, as Adobe writes it, and Pillow only Adobe's
     if not keep or exifs > 1 or orientation is None or (xmp_turns and orientation == 1):
         return None
     if orientation in _ROTATED:
@@ -137,7 +142,7 @@ def _png(data: bytes) -> Image | None:
     if not width or not height:
         raise BadImageError("a PNG without pixels")
     orientation: int | None = 1
-    transparent, odd, colours = colour in (4, 6), False, 0
+    transparent, odd, colours, exifs = colour in (4, 6), False, 0, 0
     position = 33
     while position + 12 <= end:
         (length,) = struct.unpack_from(">I", data, position)
@@ -147,7 +152,7 @@ def _png(data: bytes) -> Image | None:
         if stop > end:
             raise BadImageError(f"a cut PNG: no end chunk in its {end} bytes")
         if kind == b"eXIf":
-            orientation = _orientation(data[position + 8 : stop - 4])
+            orientation, exifs = _orientation(data[position + 8 : stop - 4]), exifs + 1
         elif kind == b"PLTE":
             colours = length // 3
         elif kind == b"tRNS":
@@ -156,13 +161,15 @@ def _png(data: bytes) -> Image | None:
             odd = True  # DALI decodes the first frame, Pillow the picture that is there for others
         elif kind in (b"iTXt", b"tEXt", b"zTXt"):
             content = data[position + 8 : stop - 4]
-            odd = odd or _XMP_TURN.search(content) is not None or content[:21] == b"Raw profile type exif"
+            key, _, text = content.partition(b"\0")
+            hidden = key == b"XML:com.adobe.xmp" and (kind == b"zTXt" or text[:1] == b"\1")  # compressed
+            odd = odd or hidden or key in _EXIF_KEYS or _XMP_TURN.search(content) is not None
         elif not kind.isalpha():
             odd = True
         position = stop
     else:
         raise BadImageError(f"a cut PNG: no end chunk in its {end} bytes")
-    if odd or orientation is None:
+    if odd or orientation is None or exifs > 1:
         return None
     if orientation in _ROTATED:
         width, height = height, width
@@ -170,14 +177,18 @@ def _png(data: bytes) -> Image | None:
     return Image(data, "png", width, height, transparent=transparent, short_palette=short)
 
 
-def without_damaged_chunks(data: bytes) -> bytes:
-    """A PNG without the ancillary chunks whose checksum is wrong: decoders jump over them, Pillow does not."""
+def without_side_chunks(data: bytes) -> bytes:
+    """A PNG without the ancillary chunks that Pillow may stumble over and that say nothing about its pixels.
+
+    Of those that do, the ones with a wrong checksum go, which decoders jump over and Pillow does not.
+    """
     kept, position = [data[:8]], 8
     while data[:8] == _PNG and position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
         chunk = data[position : position + 12 + length]
         position += len(chunk)
-        if not chunk[4] & 0x20 or chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big"):
+        sound = chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big")
+        if not chunk[4] & 0x20 or (sound and chunk[4:8] in (b"tRNS", b"eXIf", b"iTXt")):
             kept.append(chunk)
     return b"".join(kept) if data[:8] == _PNG else data
 

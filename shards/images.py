@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from shards.headers import BadImageError, Image, from_header, without_damaged_chunks
+from shards.headers import BadImageError, Image, from_header, without_side_chunks
 from shards.limits import limit, over
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def reread(data: bytes, header: Image | None, resize_px: int, background: str, w
     if layered is None and header is not None and not why and not resize_px:
         return header  # nothing is transparent after all
     pixels = _plain(pixels) if layered is None else layered
-    if why and pixels.mode == "P":  # the palette may lack colours
+    if _names_missing_colours(pixels):  # a PNG of it would have pixels of other colours
         pixels = pixels.convert("RGB")
     shrunk = resize_px and min(pixels.size) > resize_px
     if shrunk:
@@ -138,10 +138,11 @@ def _pillow_decodes(files: Sequence[bytes], sizes: Sequence[tuple[int, int]]) ->
 @_guarded
 def names_missing_colours(data: bytes) -> bool:
     """Whether a picture with a short palette has pixels of colours that it lacks; decoders disagree on these."""
-    import numpy as np
+    return _names_missing_colours(_opened(data))
 
-    pixels = _opened(data)
-    return pixels.mode == "P" and np.asarray(pixels).max() >= len(pixels.getpalette() or ()) // 3
+
+def _names_missing_colours(pixels: PillowImage.Image) -> bool:
+    return pixels.mode == "P" and int(_values(pixels).max()) >= len(pixels.getpalette() or ()) // 3
 
 
 @_guarded
@@ -184,16 +185,20 @@ def _opened(data: bytes, draft: tuple[int, int] | None = None) -> PillowImage.Im
     formats = _formats()
     try:
         pixels = Pillow.open(io.BytesIO(data), formats=formats)
-    except UnidentifiedImageError:
-        sound = without_damaged_chunks(data)
+        _check_size(*pixels.size)
+        if draft is not None:
+            pixels.draft("RGB", draft)
+        pixels.load()
+    except BadImageError:
+        raise
+    except Exception as error:
+        sound = without_side_chunks(data)
         if len(sound) < len(data):
             return _opened(sound, draft)
+        if not isinstance(error, UnidentifiedImageError):
+            raise
         told = f"not an image: it begins with {data[:12]!r}, as none of {', '.join(formats)} does"
         raise BadImageError(told) from None
-    _check_size(*pixels.size)
-    if draft is not None:
-        pixels.draft("RGB", draft)
-    pixels.load()
     _check_size(*pixels.size)
     return pixels
 

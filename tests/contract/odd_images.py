@@ -160,6 +160,7 @@ def jpegs() -> dict[str, Kind]:
         ),
         "jpeg, junk between segments": Kind("JPEG, odd", plain[:20] + b"\0\0" + plain[20:], "png"),
         "jpeg, frame of ff00": Kind("JPEG, odd", start + b"\xff\x00" + plain[2:], "png"),
+        "jpeg, CMYK not by Adobe": Kind("JPEG, odd", _without_adobe(saved(rgb().convert("CMYK"), "JPEG")), "png"),
         "jpeg, arithmetic": Kind("JPEG, odd", _arithmetic(), "refused"),
         "jpeg, cut in its header": Kind("JPEG, damaged", plain[:60], "refused"),
         "jpeg, cut in its pixels": Kind("JPEG, damaged", plain[:-40], "refused"),
@@ -171,6 +172,12 @@ def jpegs() -> dict[str, Kind]:
     mpo = io.BytesIO()
     rgb().save(mpo, "MPO", save_all=True, append_images=[rgb().rotate(180)])
     return kinds | {"mpo, two pictures": Kind("JPEG", mpo.getvalue())}
+
+
+def _without_adobe(jpeg: bytes) -> bytes:
+    """Without the segment that says that the inks are inverted."""
+    at = jpeg.index(b"Adobe") - 4
+    return jpeg[:at] + jpeg[at + 2 + struct.unpack_from(">H", jpeg, at + 2)[0] :]
 
 
 def _arithmetic() -> bytes:
@@ -230,6 +237,17 @@ def pngs() -> dict[str, Kind]:
         "png, orientation of XMP alone": Kind(
             "PNG, odd", before(plain, b"IDAT", chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(6))), "png"
         ),
+        "png, orientation of compressed XMP": Kind(
+            "PNG, odd",
+            before(plain, b"IDAT", chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp(6)))),
+            "png",
+        ),
+        "png, EXIF twice": Kind(
+            "PNG, odd",
+            before(before(plain, b"IDAT", chunk(b"eXIf", exif(6)[6:])), b"IEND", chunk(b"eXIf", exif(3)[6:])),
+            "png",
+        ),
+        "png, EXIF in a text": Kind("PNG, odd", before(plain, b"IDAT", chunk(b"tEXt", b"exif\0" + exif(6))), "png"),
         "png, orientation as ImageMagick writes it": Kind(
             "PNG, odd",
             before(plain, b"IDAT", chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw))),
@@ -247,6 +265,7 @@ def pngs() -> dict[str, Kind]:
         "png, wrong checksum of a text": Kind(
             "PNG, damaged", head + spoilt(chunk(b"tEXt", b"Comment\0hello"), 21) + body, pixels=colours
         ),
+        "png, gamma cut short": Kind("PNG, damaged", head + chunk(b"gAMA", b"\0") + body, pixels=colours),
         "png, wrong checksum of its pixels": Kind(
             "PNG, damaged", spoilt(plain, plain.index(b"IEND") - 8), "png", unseen=True
         ),
@@ -312,10 +331,12 @@ def others() -> dict[str, Kind]:
         "gif, transparent": Kind("GIF", saved(palette, "GIF", transparency=3), "png"),
         "gif, animated": Kind("GIF", gif.getvalue(), "png"),
         "gif, gray": Kind("GIF", saved(rgb().convert("L"), "GIF"), "png"),
+        "gif, colours that the palette lacks": Kind("GIF", _short_gif(), "png"),
         "gif, cut": Kind("GIF", saved(palette, "GIF")[:40], "refused"),
         "bmp": Kind("BMP", saved(rgb(), "BMP"), "png"),
         "bmp, palette": Kind("BMP", saved(palette, "BMP"), "png"),
         "bmp, one bit": Kind("BMP", saved(rgb().convert("1"), "BMP"), "png"),
+        "bmp, colours that the palette lacks": Kind("BMP", _short_bmp(), "png"),
         "bmp, cut": Kind("BMP", saved(rgb(), "BMP")[:200], "refused"),
         "tiff": Kind("TIFF", saved(rgb(), "TIFF"), "png"),
         "tiff, deflate": Kind("TIFF", saved(rgb(), "TIFF", compression="tiff_adobe_deflate"), "png"),
@@ -364,6 +385,19 @@ def others() -> dict[str, Kind]:
         kinds["avif, cut"] = Kind("AVIF", saved(rgb(), "AVIF")[:150], "refused")
         kinds["avif, spoilt"] = Kind("AVIF", spoilt(saved(rgb(), "AVIF"), 60, 40), "refused")
     return kinds
+
+
+def _short_gif() -> bytes:
+    """A GIF of eight colours, of which its palette has the first four."""
+    data = saved(rgb().quantize(8), "GIF")
+    assert data[10] & 7 == 2
+    return data[:10] + bytes([data[10] - 1]) + data[11:25] + data[37:]
+
+
+def _short_bmp() -> bytes:
+    """A BMP of eight colours, of which its palette has the first three."""
+    data = saved(rgb().quantize(8), "BMP")
+    return data[:46] + struct.pack("<I", 3) + data[50:]
 
 
 def _lab() -> Image.Image:
