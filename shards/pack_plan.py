@@ -180,7 +180,8 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
     if problems:
         raise RowsError(str(source.root), problems)
     if not total:
-        raise InputError(f"{source.root} holds no images for {dataset}")
+        left_out = [f"; left out: {len(source.rejected)}, {one.where}: {one.reason}" for one in source.rejected[:1]]
+        raise InputError(f"{source.root} holds no images for {dataset}{''.join(left_out)}")
     kept = np.setdiff1d(np.arange(total), list(doubled))
     columns = (np.array(spool.splits)[kept], np.array(spool.order)[kept], np.array(spool.sizes)[kept])
     order, shards = arrange(*columns, spool.split_names, options.shard_mb)

@@ -69,17 +69,15 @@ class Spool:
     def add(self, record: Record) -> None:
         """Spools one record, or notes why it cannot be."""
         where = record.where or record.key
-        unnamed = key_fault(record.key)
-        if unnamed is not None and self.skip_bad:
-            self.source.rejected.append(Rejected(where, record.key, unnamed))
+        fault, size, mtime = key_fault(record.key), 0, 0
+        if fault is None and isinstance(record.image, bytes):
+            size = len(record.image)
+        elif fault is None:
+            fault, size, mtime = self.files.look(str(record.image))
+        if fault is not None and self.skip_bad:
+            self.source.rejected.append(Rejected(where, record.key, fault))
             return
-        fault = unnamed or self.schema.fault(record.columns) or split_fault(record.split)
-        size = mtime = 0
-        if fault is None:
-            if isinstance(record.image, bytes):
-                size = len(record.image)
-            else:
-                fault, size, mtime = self.files.look(str(record.image))
+        fault = fault or self.schema.fault(record.columns) or split_fault(record.split)
         if fault is not None:
             self.problems.append(f"{where}: {fault}")
             return

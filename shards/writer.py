@@ -88,7 +88,10 @@ def rows_path(folder: Path, shard: ShardPlan) -> Path:
 
 
 def is_finished(plan: Plan, shard: ShardPlan, out: Path) -> bool:
-    """Whether the shard was written, by this run or an earlier one."""
+    """Whether the shard was written, by this run or an earlier one, and nothing of it was left out.
+
+    What was left out is looked at once more: limits, decoders and `skip_bad` may be others by now.
+    """
     places = (plan.folder, out)
     try:
         head, _ = _read_rows(plan, shard)
@@ -97,7 +100,7 @@ def is_finished(plan: Plan, shard: ShardPlan, out: Path) -> bool:
     except (FileNotFoundError, InputError):
         return False
     has_index = any(hashlib.sha256(content).hexdigest() == head.index_sha256 for content in indices)
-    return has_index and any(path.stat().st_size == head.bytes for path in tars)
+    return has_index and not head.rejected and any(path.stat().st_size == head.bytes for path in tars)
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,7 @@ def finish(plan: Plan, out: Path, on_progress: Callable[[str, int, int], Any]) -
         if manifest.training_hash in plan.former:
             manifest = replace(manifest, former=tuple(noted for noted in plan.former if noted not in manifest.hashes))
         if not manifest.shards:
+            staging.clear(plan.folder)
             raise InputError(f"all {len(rejected)} images of {plan.dataset} were rejected")
         on_progress("index", 0, 1)
         index.write(plan.folder / INDEX, plan.schema, index_rows(plan, {shard.name for shard in shards}))

@@ -70,7 +70,7 @@ class Walk:
             path = f"{below}/{name}" if below else name
             if is_folder:
                 if deep and (folder / path).is_symlink():  # it may lead out of the source, or round in circles
-                    self.problems.append(f"{folder / path}: a symbolic link to a folder; copy what it points to")
+                    self.refuse(folder / path, "a symbolic link to a folder; copy what it points to")
                 elif deep:
                     found += self.images(folder, path)
             elif ending(name) in _SIDE:
@@ -85,15 +85,24 @@ class Walk:
         kept = []
         with os.scandir(folder) as entries:
             for entry in entries:
+                # An entry knows without a call what it is, but for a link, which may lead round in circles.
+                is_folder = (folder / entry.name).is_dir() if entry.is_symlink() else entry.is_dir()
                 if (
                     entry.name.startswith(".")
                     or entry.name.lower() in _SYSTEM
-                    or (entry.is_dir() and self.exclude and (folder / entry.name).resolve() in self.exclude)
+                    or (is_folder and self.exclude and (folder / entry.name).resolve() in self.exclude)
                 ):
                     self.system[str(folder / entry.name)] = 1
                 else:
-                    kept.append((entry.name, entry.is_dir()))
+                    kept.append((entry.name, is_folder))
         return sorted(kept, key=lambda entry: natural(entry[0]))
+
+    def refuse(self, path: Path, reason: str) -> None:
+        """Notes a path that cannot be packed, as a problem or as what was left out."""
+        if self.skip_bad:
+            self.rejected.append(Rejected(str(path), "", reason))
+        else:
+            self.problems.append(f"{path}: {reason}")
 
     def finish(self) -> None:
         """Notes the files in formats that nothing reads, as problems or as what was left out."""

@@ -85,7 +85,8 @@ class _Tree:
             if split == "test" and not classes:
                 self.files[split] = [("", loose)]
                 continue
-            self.walk.problems += [f"{folder / name}: beside the class folders" for name in loose]
+            for name in loose:
+                self.walk.refuse(folder / name, "beside the class folders")
             self.files[split] = [(name, classes[name]) for name in self.names if name in classes]
         self._judge_unknown(listed)
         if "train" in listed and "val" not in listed:
@@ -97,8 +98,9 @@ class _Tree:
         classes = [""]
         for depth in range(self.options.class_depth):
             if depth:
-                loose = [f"{name}/{file}" for name in classes for file in self.walk.images(folder / name, deep=False)]
-                self.walk.problems += [f"{folder / file}: above the class folders" for file in loose]
+                for name in classes:
+                    for file in self.walk.images(folder / name, deep=False):
+                        self.walk.refuse(folder / name / file, "above the class folders")
             classes = [f"{name}/{below}".lstrip("/") for name in classes for below in self.walk.folders(folder / name)]
         listed = {}
         for name in classes:

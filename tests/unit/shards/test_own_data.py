@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,22 @@ def test_formats_that_nothing_reads_are_counted_with_the_way_to_convert_them(tmp
     assert "2 .heic files, the first" in told and "magick mogrify -format jpg *.heic" in told and "1 bad row" in told
     opened = image_folder.read(source, ReadOptions(skip_bad=True))
     assert len(rows_of(opened, "label")["train"]) == 2 and len(opened.rejected) == 2
+
+
+def test_what_is_no_picture_of_the_source_is_told_or_left_out(tmp_path: Path) -> None:
+    source = put(tmp_path / "source", "a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg", "loose.jpg")
+    put(tmp_path, "stranger.jpg")
+    links = {"gone": "nowhere", "loop": "loop.jpg", "out": "../../stranger.jpg", "inside": "../b/2.jpg"}
+    for name, target in links.items():
+        (source / "a" / f"{name}.jpg").symlink_to(target)
+    (source / "a" / "folder").symlink_to("../b")
+    os.mkfifo(source / "a" / "pipe.jpg")
+    told = refused(pack, "image_folder", source, tmp_path / "set")
+    assert "6 bad rows" in told and "a/loop.jpg cannot be read: Too many levels" in told
+    packed = pack("image_folder", source, tmp_path / "set", PackOptions(skip_bad=True), ReadOptions(skip_bad=True))
+    assert packed.splits == {"train": 3, "val": 2} and packed.rejected == 6 and verify(tmp_path / "set") == []
+    listed = (tmp_path / "set" / "rejected.csv").read_text()
+    assert all(name in listed for name in ("gone", "loop", "out", "folder", "pipe", "loose.jpg"))
 
 
 def test_too_few_and_too_many_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from sources import REPOSITORY, add_row, final_names, jpeg, tree_hash, write_csv_source
+from sources import REPOSITORY, add_row, encoded, final_names, jpeg, picture, tree_hash, write_csv_source
 
 from shards import InputError, PackOptions, ReadOptions, ShardSet, SpaceError, pack, packing, writer
 from shards.locks import single_packer
@@ -210,7 +211,26 @@ def test_a_set_of_bad_images_only_is_refused(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="all 2 images"):
         pack("deep_fashion", source, tmp_path / "out", PackOptions(skip_bad=True))
-    assert final_names(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(source / "train")
+    with pytest.raises(InputError, match=r"no images for deep_fashion; left out: 2, train\.csv, line 2: .* not exist"):
+        pack("deep_fashion", source, tmp_path / "out", PackOptions(skip_bad=True))
+
+
+def test_what_was_left_out_is_looked_at_again_when_packing_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDS_MAX_PIXELS", "100")
+    (source / "val" / "0001.jpg").write_bytes(encoded(picture(1, 8, 8), "JPEG"))
+    skipping = PackOptions(shard_mb=0.01, skip_bad=True)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(writer, "finish", Mock(side_effect=KeyboardInterrupt))
+        pack("deep_fashion", source, tmp_path / "out", skipping)
+    with pytest.raises(InputError, match="SHARDS_MAX_PIXELS raises the limit; --skip-bad"):
+        pack("deep_fashion", source, tmp_path / "out", SMALL)
+    monkeypatch.delenv("SHARDS_MAX_PIXELS")
+    assert pack("deep_fashion", source, tmp_path / "out", skipping).splits == {"train": 30, "val": 6, "test": 5}
+    assert verify(tmp_path / "out") == []
 
 
 def test_formats_dali_cannot_decode_are_counted(source: Path, tmp_path: Path) -> None:
