@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -221,6 +222,15 @@ def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:
     if folder.schema.is_file():
         return Schema.from_json(read_object(folder.schema), folder.schema)
     return open_run(folder, strict=False, moved=moved).shard_set.schema
+
+
+def learned_packing(folder: RunDir, moved: Home | None = None) -> dict[str, Any]:
+    """The options that changed the pixels of what a run learned from when that was packed (`Manifest.reshaped`)."""
+    noted = read_object(folder.schema).get("packed") if folder.schema.is_file() else None
+    if noted is None:  # a run of an earlier version, of which nothing is known where its shard set is gone
+        with contextlib.suppress(InputError, CheckpointError):
+            noted = open_run(folder, strict=False, moved=moved).shard_set.manifest.reshaped
+    return noted or {}
 
 
 def require_weights(run: OpenRun) -> None:

@@ -97,6 +97,11 @@ class Manifest:
         return frozenset(names | ({REJECTED} if self.rejected else set()) | ({CARD} if self.card else set()))
 
     @property
+    def reshaped(self) -> dict[str, Any]:
+        """The options of packing that changed pixels, so that pictures which come later are changed likewise."""
+        return {name: value for name in ("resize_px", "background") if (value := self.options.get(name))}
+
+    @property
     def data_hash(self) -> str:
         """64 hex digits that change if and only if the content of the set changes."""
         return self.hash_of(*self.splits)

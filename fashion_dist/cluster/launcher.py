@@ -403,7 +403,8 @@ def write_run(plan: RunSpec) -> None:
     if not run.schema.is_file():
         from shards import ShardSet
 
-        write_json(run.schema, ShardSet.open(plan.shard_set).schema.to_json())
+        learned = ShardSet.open(plan.shard_set)
+        write_json(run.schema, {**learned.schema.to_json(), "packed": learned.manifest.reshaped})
     facts = {
         "run_id": run.run_id,
         "shard_set": str(plan.shard_set),

@@ -69,7 +69,7 @@ def main(args: Args) -> cli.Result:
 def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[Target], str]:
     """The run, the schema that it learned, what it predicts, and what there is to say of that."""
     from fashion_dist.results import predict as results
-    from fashion_dist.runs import learned_schema, own_config
+    from fashion_dist.runs import learned_packing, learned_schema, own_config
     from shards import ShardSet
 
     home = Home.find(args.home, args.shards)
@@ -88,7 +88,14 @@ def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[T
         return run, schema, results.targets_of(run, found, args.name, args.split, args.dataset), ""
     source = Path(args.source).expanduser().absolute()
     found = results.pack_source(
-        home, source, schema, workers=len(cpus()), skip_bad=args.skip_bad, on_progress=progress, on_found=progress.tell
+        home,
+        source,
+        schema,
+        learned_packing(run, home if args.shards else None),
+        workers=len(cpus()),
+        skip_bad=args.skip_bad,
+        on_progress=progress,
+        on_found=progress.tell,
     )
     left_out = found.manifest.rejected
     notes = f"; {left_out} files left out, listed in {found.path / 'rejected.csv'}" if left_out else ""

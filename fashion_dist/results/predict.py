@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fashion_dist.errors import ConfigError, InputError, RunError
-from fashion_dist.io import read_json
+from fashion_dist.io import parse_dataclass, read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
@@ -177,6 +177,7 @@ def pack_source(
     home: Home,
     source: Path,
     schema: Schema,
+    reshaped: Mapping[str, Any],
     *,
     workers: int,
     skip_bad: bool,
@@ -186,6 +187,7 @@ def pack_source(
     """The shard set of a folder of pictures, a picture, a table, a shard set or a folder of tars.
 
     What is no shard set is packed or indexed in `HOME/sources`, and taken from there while its content is the same.
+    Pictures are `reshaped` as those were that the run learned from (`Manifest.reshaped`).
 
     Raises:
         InputError: there are no pictures, or some that cannot be read.
@@ -201,7 +203,7 @@ def pack_source(
         raise InputError(f"--source {source} does not exist; allowed: a folder, a picture, a table or a shard set")
     if (source / MANIFEST).is_file():
         return ShardSet.open(source)
-    told = repr([str(source.resolve()), schema.to_json(), skip_bad])
+    told = repr([str(source.resolve()), schema.to_json(), skip_bad, *sorted(reshaped.items())])
     out = home.sources / f"{source.stem[:40] or 'pictures'}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
     if source.is_dir() and any(source.glob("*.tar")):
         reindex(source, out, ReindexOptions(skip_bad=skip_bad), workers=workers, on_progress=on_progress)
@@ -213,7 +215,7 @@ def pack_source(
         opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", skip_bad=skip_bad)
     if opened.found:
         on_found(opened.found)
-    packing = PackOptions(skip_bad=skip_bad)
+    packing = parse_dataclass(PackOptions, {**reshaped, "skip_bad": skip_bad}, "what the run notes of its pictures")
     pack_opened(
         "pictures", opened, out, packing, workers=workers, open_decoder=open_check, while_same=True,
         on_progress=on_progress,

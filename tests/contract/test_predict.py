@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from report_runs import make_run
 
+import shards
 from fashion_dist import cli, tasks
 from fashion_dist.commands import collect, pack, predict
 from fashion_dist.errors import ConfigError, InputError, RunError
@@ -23,7 +27,7 @@ from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.train import inference
 from fashion_dist.train.checkpoint import Checkpoints
-from shards import ShardSet
+from shards import PackOptions, ShardSet
 
 
 @pytest.fixture
@@ -94,6 +98,31 @@ def test_a_folder_is_answered_by_name(run: RunDir, tmp_path: Path, capsys: pytes
     assert [line.split(", ")[0] for line in files.read_text().splitlines()[1:]] and not (
         run.submission / "test.txt"
     ).exists()
+
+
+def test_new_pictures_are_changed_as_those_were_that_the_run_learned_from(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / "raw" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (40, 30), (41, 1, number, 0)).save(tmp_path / "raw" / str(number % 2) / f"{number}.png")
+    shards.pack("image_folder", tmp_path / "raw", tmp_path / "white", PackOptions(background="white", resize_px=24))
+    run = untrained("clipart", ShardSet.open(tmp_path / "white"), tmp_path / "home")
+    assert first_pixel(run, tmp_path / "raw") == (32, 24, (255, 255, 255))
+    learned = ShardSet.open(run.home.shards / "white")
+    write_json(run.schema, {**learned.schema.to_json(), "packed": learned.manifest.reshaped})  # as launching does
+    shutil.rmtree(run.home.shards)
+    assert first_pixel(run, tmp_path / "raw") == (32, 24, (255, 255, 255))
+    write_json(run.schema, {**learned.schema.to_json(), "packed": {}})
+    assert first_pixel(run, tmp_path / "raw")[:2] == (40, 30)
+
+
+def first_pixel(run: RunDir, source: Path) -> tuple[int, int, Any]:
+    """Width, height and upper left pixel of the first of the pictures of a source, as they are predicted."""
+    predicted(run, source=str(source))
+    made = ShardSet.open(Path(json.loads(run.named("raw", "json").read_text())["shard_set"])).split("pictures")
+    with (made.tar_folder / made.shard_names[0]).open("rb") as tar:
+        tar.seek(int(made.offset[0]))
+        image = Image.open(io.BytesIO(tar.read(int(made.size[0])))).convert("RGB")
+    return image.width, image.height, image.getpixel((0, 0))
 
 
 def test_a_table_of_pictures_says_what_it_knows(run: RunDir, tmp_path: Path) -> None:
