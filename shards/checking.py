@@ -105,7 +105,7 @@ def _check(batch: list[_Picture], options: PackOptions, open_decoder: OpenDecode
         wrong = _decoded([image for _, image in kept], open_decoder)
         for (picture, image), fault in zip(kept, wrong, strict=True):
             if fault is not None or image.short_palette:
-                picture.image = _read_by_pillow(picture, image, fault, options)
+                picture.image = _reread(picture, image, options, 0, images.ONLY_PILLOW if fault else "")
     return batch
 
 
@@ -127,16 +127,6 @@ def _reread(
         return images.reread(picture.data, header, resize_px, options.background, why)
     except BadImageError as error:
         return error
-
-
-def _read_by_pillow(picture: _Picture, image: Image, fault: str | None, options: PackOptions) -> Image | BadImageError:
-    """Of an image that the decoder refuses, or that may name colours which its palette lacks."""
-    try:
-        if fault is None and not images.names_missing_colours(picture.data):
-            return image
-    except BadImageError as error:
-        return error
-    return _reread(picture, image, options, 0, "that only Pillow reads")
 
 
 def _read(entry: Entry) -> bytes:

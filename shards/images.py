@@ -31,6 +31,7 @@ FORMATS = (
 )  # fmt: skip
 """What Pillow may open: none of them starts another program or asks for a library that reads files of its own."""
 _STORED_MODES = frozenset({"1", "L", "P", "RGB", "I;16"})
+ONLY_PILLOW = "that only Pillow reads"
 JPEG_QUALITY = 90
 """Of images re-encoded by `--resize`."""
 
@@ -98,10 +99,13 @@ def reread(data: bytes, header: Image | None, resize_px: int, background: str, w
     told = _told(opened)
     pixels = _upright(opened)
     layered = _laid_over(pixels, background) if background else None
+    lacking = _names_missing_colours(pixels)
+    if lacking and header is not None:
+        why = why or ONLY_PILLOW
     if layered is None and header is not None and not why and not resize_px:
         return header  # nothing is transparent after all
     pixels = _plain(pixels) if layered is None else layered
-    if _names_missing_colours(pixels):  # a PNG of it would have pixels of other colours
+    if lacking and pixels.mode == "P":  # a PNG of it would have pixels of other colours
         pixels = pixels.convert("RGB")
     shrunk = resize_px and min(pixels.size) > resize_px
     if shrunk:
@@ -135,13 +139,8 @@ def _pillow_decodes(files: Sequence[bytes], sizes: Sequence[tuple[int, int]]) ->
     return found
 
 
-@_guarded
-def names_missing_colours(data: bytes) -> bool:
-    """Whether a picture with a short palette has pixels of colours that it lacks; decoders disagree on these."""
-    return _names_missing_colours(_opened(data))
-
-
 def _names_missing_colours(pixels: PillowImage.Image) -> bool:
+    """Whether there are pixels of colours that the palette lacks; decoders disagree on these."""
     return pixels.mode == "P" and int(_values(pixels).max()) >= len(pixels.getpalette() or ()) // 3
 
 

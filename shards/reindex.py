@@ -136,7 +136,7 @@ class _Reindex:
         held = self._held_out(kept, schema, told)
         if taking != Taking():
             told = {"taking": asdict(taking) | told}
-        told["dropped_facts"] = [name for name in left_out if name != taking.label]
+        told["dropped_facts"] = [n for n in left_out if n != taking.label and n not in schema.columns]
         return self._written(order, self._divided(kept, held), schema, told, on_progress)
 
     def _held_out(self, kept: Sequence[TarSummary], schema: Schema, told: dict[str, Any]) -> set[str]:
@@ -187,7 +187,8 @@ class _Reindex:
             for row, key in enumerate(self._rows(one)["key"] if one.samples else []):
                 digest = hash(folded(key))
                 if digest in seen:
-                    told = f"is doubled or differs only in case; see {seen[digest]}; --prefix-keys tells tars apart"
+                    told = f"is doubled or differs only in case; see {seen[digest]}"
+                    told += "; --prefix-keys tells tars apart" if seen[digest] != one.name else ""
                     self.rejected.append(Rejected(one.name, key, told))
                     dropped.setdefault(one.name, set()).add(row)
                 seen.setdefault(digest, one.name)

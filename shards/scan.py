@@ -22,7 +22,7 @@ from shards.errors import InputError
 from shards.limits import over
 from shards.manifest import INDEX, SCHEMA_MEMBER
 from shards.safe_io import is_regular
-from shards.schema import stored_key_fault
+from shards.schema import is_skipped, stored_key_fault
 from shards.typed_json import parse_object
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm"})
@@ -134,7 +134,7 @@ def _split_name(name: str) -> tuple[str, str]:
     """(key, extension) of a member; the extension is empty where it belongs to no sample."""
     folder, slash, base = _plain(name).rpartition("/")
     stem, dot, extension = base.partition(".")
-    if not stem or not dot or _plain(name).startswith("__"):  # hidden files, files without extension, metadata
+    if not stem or not dot or is_skipped(_plain(name)):  # hidden files, files without extension, metadata
         return base, ""
     return folder + slash + stem, extension
 
@@ -236,7 +236,8 @@ class _Scanning:
             try:
                 image = images.prepare(sample.images[0][1])
                 if image.converted:
-                    problem = f"{image.converted.upper()}, which DALI cannot decode; store it as JPEG, PNG or WebP"
+                    told = "which DALI does not decode as Pillow does; save it anew as a plain JPEG, PNG or WebP"
+                    problem = f"{image.converted.upper()}, {told}"
             except images.BadImageError as error:
                 problem = str(error)
         if problem or image is None:

@@ -135,7 +135,7 @@ def encode_key(key: str) -> str:
     """
     if not _PLAIN.fullmatch(key):
         key = "".join(_escaped(c) if c in "%. " or not c.isprintable() else c for c in key)
-    if _is_skipped(key):
+    if is_skipped(key):
         key = "%5F" + key[1:]
     data = key.encode("utf-8", "surrogatepass")
     if _fits(data):
@@ -156,7 +156,8 @@ def _escaped(character: str) -> str:
         return character  # half a character, which is refused
 
 
-def _is_skipped(key: str) -> bool:
+def is_skipped(key: str) -> bool:
+    """Whether WebDataset readers skip a member of this name, as their own notes are called."""
     first = key.partition("/")[0]
     return len(first) > 1 and first.startswith("__") and first.endswith("__")
 
@@ -211,7 +212,7 @@ def stored_key_fault(key: str) -> str | None:
         return f"key {key!r} has a control character, or half of a character"
     if (fault := _parts_fault(key)) is not None:
         return fault
-    if _is_skipped(key):
+    if is_skipped(key):
         return f"key {key!r} starts with a part like __x__, which WebDataset readers skip"
     return None
 

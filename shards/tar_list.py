@@ -83,7 +83,7 @@ def _expanded(name: str) -> list[Path]:
     if re.match(r"(pipe|[a-z][a-z0-9+]+):", name):
         raise InputError(f"{name!r} is an address, not a file; copy the tars to a disk first")
     found: list[Path] = []
-    for one in _braces(name):
+    for one in [] if os.path.lexists(name) else _braces(name):
         if glob.has_magic(one):
             matches = sorted(Path(one).parent.glob(Path(one).name), key=lambda path: natural(path.name))
             if not matches:
@@ -91,7 +91,7 @@ def _expanded(name: str) -> list[Path]:
             found += matches
         else:
             found.append(Path(one))
-    return found
+    return found or [Path(name)]  # which is there, whatever signs are in it
 
 
 def _braces(text: str) -> Iterator[str]:

@@ -125,12 +125,12 @@ def _kinds(facts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for of_sample in facts:
         for name, value in of_sample.items():
-            kinds[name] = merged(kinds.get(name, ""), _kind(value))
+            kinds[name] = merged(kinds.get(name, ""), kind_of(value))
     return kinds
 
 
-def _kind(value: object) -> str:
-    """The type of one fact in a foreign JSON member; empty for null."""
+def kind_of(value: object) -> str:
+    """The type of one fact in a foreign JSON member or table; empty for null, `other` where no column holds it."""
     if value is None:
         return ""
     if isinstance(value, (bool, int)):

@@ -169,18 +169,9 @@ def _pack(args: Args) -> cli.Result:
         if not args.source and reader.draw is not None:
             reader.draw(source, args.seed, _workers(args), progress)
         manifest = pack(
-            args.dataset,
-            source,
-            out,
-            options,
-            read_options,
-            workers=_workers(args),
-            run_shards=run_shards,
-            open_decoder=open_check,
-            replace=args.replace,
-            on_progress=progress,
-            on_found=progress.tell,
-        )
+            args.dataset, source, out, options, read_options, workers=_workers(args), run_shards=run_shards,
+            open_decoder=open_check, replace=args.replace, on_progress=progress, on_found=progress.tell,
+        )  # fmt: skip
         if not args.no_card and not (out / "card.html").exists():
             write_card(out, workers=_workers(args), on_progress=progress)
     counts = ", ".join(f"{split} {count}" for split, count in manifest.splits.items())
@@ -210,15 +201,9 @@ def _add(args: Args) -> cli.Result:
     source = Path(where).expanduser().absolute()
     with cli.Progress() as progress:
         manifest = add_split(
-            out,
-            split,
-            source,
-            workers=_workers(args),
-            replace=args.replace,
-            skip_bad=args.skip_bad,
-            open_decoder=open_check,
-            on_progress=progress,
-        )
+            out, split, source, workers=_workers(args), replace=args.replace, skip_bad=args.skip_bad,
+            open_decoder=open_check, on_progress=progress,
+        )  # fmt: skip
         if manifest.card:
             write_card(out, workers=_workers(args), on_progress=progress)
     count = manifest.splits[split]

@@ -88,15 +88,9 @@ def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[T
         return run, schema, results.targets_of(run, found, args.name, args.split, args.dataset), ""
     source = Path(args.source).expanduser().absolute()
     found = results.pack_source(
-        home,
-        source,
-        schema,
-        learned_packing(run, home if args.shards else None),
-        workers=len(cpus()),
-        skip_bad=args.skip_bad,
-        on_progress=progress,
-        on_found=progress.tell,
-    )
+        home, source, schema, learned_packing(run, home if args.shards else None), workers=len(cpus()),
+        skip_bad=args.skip_bad, on_progress=progress, on_found=progress.tell,
+    )  # fmt: skip
     left_out = found.manifest.rejected
     notes = f"; {left_out} files left out, listed in {found.path / 'rejected.csv'}" if left_out else ""
     return run, schema, results.targets_of(run, found, args.name, args.split, str(source)), notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from shards.errors import InputError
 from shards.readers import _text
 from shards.safe_io import refuse_holes
 from shards.schema import RESERVED
+from shards.tar_summary import kind_of, merged, stored
 from shards.typed_json import is_sound
 
 _NOTHING = frozenset({"", "nan", "NaN"})
@@ -148,22 +150,11 @@ LOADERS: dict[str, Callable[[Path], Table]] = {
 def stored_column(values: Sequence[Any]) -> tuple[str, list[Any]] | None:
     """A further column as a set can hold it, (type, values); None where no type of a column holds it."""
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-    told: list[Any] = [int(value) if isinstance(value, bool) else value for value in values if value is not None]
-    kinds = {type(value) for value in told}
-    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in told):
-        return "int", [None if value is None else int(value) for value in values]
-    if kinds and kinds <= {int, float} and all(map(is_sound, told)):
-        return "float", [None if value is None else float(value) for value in values]
-    if kinds == {str}:
-        return "str", list(values)
-    lengths = {len(value) for value in told} if kinds == {list} else set()
-    if (
-        len(lengths) == 1
-        and 0 not in lengths
-        and all(type(part) is int and -(2**31) <= part < 2**31 for value in told for part in value)
-    ):
-        return f"ints:{lengths.pop()}", list(values)
-    return None
+    kind = functools.reduce(merged, map(kind_of, values), "")
+    made = [stored(value, kind) for value in values]
+    if kind in ("", "other") or (kind == "float" and not all(is_sound(value) for value in made if value is not None)):
+        return None
+    return kind, made
 
 
 def column_name(name: str, taken: set[str]) -> str:

@@ -63,6 +63,11 @@ def column(folder: Path, name: str, split: str = "train") -> list[Any]:
     return told
 
 
+def reindexed(folder: Path) -> Path:
+    reindex(folder)
+    return folder
+
+
 def refused(folder: Path, options: ReindexOptions | None = None) -> str:
     """The words with which indexing refuses; the folder is as it was."""
     before = tree_hash(folder)
@@ -337,6 +342,19 @@ def test_tars_that_number_their_samples_anew_are_told_apart(tmp_path: Path) -> N
     reindex(tmp_path, options=ReindexOptions(Taking("x", prefix_keys=True)))
     assert list(ShardSet.open(tmp_path).split("train").keys) == ["a/0000", "a/0001", "b/0000", "b/0001"]
     assert column(tmp_path, "x") == ["u", "v", "u", "v"]
+
+
+def test_what_is_told_of_keys_and_labels_is_so(tmp_path: Path) -> None:
+    members = [("__a.jpg", jpeg(0)), ("__meta__/0.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("B.jpg", jpeg(3))]
+    write(tmp_path / "train.tar", members)
+    told = refused(tmp_path)
+    assert "key 'B': is doubled or differs only in case; see train.tar" in told and "--prefix-keys" not in told
+    write(tmp_path / "train.tar", members[:3])
+    assert list(ShardSet.open(reindexed(tmp_path)).split("train").keys) == ["__a", "b"]  # as webdataset takes them
+    both = [(f"{n}.{kind}", text) for n in "ab" for kind, text in (("cls", n.encode()), ("json", b'{"label": 1}'))]
+    odd = write(tmp_path / "o[d]d {a,b}" / "train.tar", sorted([*both, ("a.jpg", jpeg(0)), ("b.jpg", jpeg(1))]))
+    args = command.Args(reindex=(str(odd),), label="cls", home=str(tmp_path / "home"), workers=1)
+    assert command.main(args).headline.endswith("facts: label; 'label' has 2 classes")
 
 
 def test_odd_facts_verify(tmp_path: Path) -> None:
