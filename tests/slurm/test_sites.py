@@ -156,7 +156,11 @@ def test_without_accounting_and_for_a_while_without_a_controller_each_end_is_tol
     os.kill(ranks(run_folder)[1], signal.SIGKILL)
     until(lambda: view()["state"] == "failed", "the run has failed", lambda: told(run_folder))
     assert "rank 1 was killed" in view()["detail"]
-    place.launch("--nodes", "2", settings=LONG)
+    # The run knows that it failed before Slurm has ended the job, beside which nothing is submitted.
+    until(
+        lambda: place.launch("--nodes", "2", settings=LONG).json["outcome"] == "submitted", "it is launched again",
+        lambda: told(run_folder),
+    )  # fmt: skip
     place.wait_for_steps(run_folder, attempt=2)
     os.kill(int((plugin.parent / "run" / "slurmctld.pid").read_text()), signal.SIGKILL)
     try:
