@@ -20,6 +20,7 @@ from fashion_dist.results.prediction_files import LazyColumns, PredictionFiles
 from fashion_dist.run_status import RunState
 from fashion_dist.runs import OpenRun, learned_schema, open_run, read_config
 from fashion_dist.tasks import load
+from fashion_dist.tasks.common.learned_set import LearnedSet
 from shards import Schema, ShardSet, Split
 
 
@@ -84,7 +85,7 @@ class _Predicted:
 
 
 def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, str]:
-    """A run with the set that its predictions of this name are of, and their split in it.
+    """A run with the set that its predictions of this name are of, numbered as it learned, and their split in it.
 
     Raises:
         InputError: the run has no such split and has predicted nothing of that name, or the set is gone.
@@ -93,7 +94,8 @@ def open_predicted(home: Home, name: str, predictions: str) -> tuple[OpenRun, st
     path = folder.named(predictions, "json")
     if (values := read_object(path)).get("source"):
         made, (config, gone) = parse_dataclass(_Predicted, values, path), read_config(folder)
-        return OpenRun(folder, config, ShardSet.open(made.shard_set), gone, learned_schema(folder)), made.split
+        learned = learned_schema(folder)
+        return OpenRun(folder, config, LearnedSet.of(ShardSet.open(made.shard_set), learned), gone, learned), made.split
     opened = open_run(folder, strict=False)
     opened.shard_set.split(predictions)
     return opened, predictions

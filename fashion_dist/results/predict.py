@@ -21,6 +21,7 @@ from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.runs import OpenRun, open_run, own_config, read_config
+from fashion_dist.tasks.common.learned_set import LearnedSet
 from shards import Schema, ShardSet, worker_pool
 
 OnProgress = Callable[[str, int, int], Any]
@@ -120,7 +121,7 @@ def predict(
     """
     from fashion_dist.train import inference
 
-    shard_set = ShardSet.open(target.shard_set)
+    shard_set = LearnedSet.of(ShardSet.open(target.shard_set), schema)
     folder, split = run.predictions(target.name), shard_set.split(target.split)
     inference.begin_predictions(folder)
     base = Part(str(run.path), schema, str(target.shard_set), target.split, target.name, 0, count)

@@ -8,6 +8,7 @@ from fashion_dist.config import Config, DataConfig, ModelConfig, OptimConfig, Tr
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks.common.base import Columns
 from fashion_dist.tasks.common.classification import Classification, require_writable
+from fashion_dist.tasks.common.learned_set import LearnedSet
 from shards import ShardSet, Split
 
 RECIPE = Config(
@@ -56,7 +57,7 @@ class PolyvoreCategory(Classification):
         names = list(self.class_names(split.schema, config))
         if level(config) == "semantic":
             return names
-        shard_set = ShardSet.open(split.path)
+        shard_set = LearnedSet.of(ShardSet.open(split.path), split.schema)
         for name in shard_set.splits:
             columns = shard_set.split(name).columns("category", "category_id")
             for position, number in zip(columns["category"].tolist(), columns["category_id"].tolist(), strict=True):

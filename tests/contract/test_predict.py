@@ -27,7 +27,8 @@ from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.train import inference
 from fashion_dist.train.checkpoint import Checkpoints
-from shards import PackOptions, ShardSet
+from shards import PackOptions, ReadOptions, ShardSet
+from shards import pack as pack_set
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def untrained(task: str, shard_set: ShardSet, home: Path) -> RunDir:
     shard_set = ShardSet.open(home / "shards" / shard_set.path.name)
     recipe = tasks.load(task).recipe
     config = recipe.override(["data.image_px=32", "train.epochs=1", "train.eval_batch_size=4", "train.precision=fp32"])
-    config = dataclasses.replace(config, dataset=shard_set.path.name)
+    config = tasks.load(task).resolve(shard_set, dataclasses.replace(config, dataset=shard_set.path.name))
     run = make_run(home / "runs" / f"{task}-0123456789", config, shard_set, {}, scores=(0.5,))
     write_json(run.schema, shard_set.schema.to_json())
     torch.manual_seed(0)
@@ -156,6 +157,40 @@ def test_two_ranks_say_what_one_says_and_a_changed_source_is_read_anew(run: RunD
     assert {path: path.stat().st_mtime_ns for path in run.home.sources.rglob("*.tar")} == packed
     shutil.copy(source / "2.png", source / "9.png")
     assert len(lines(predicted(run, source=str(source)).paths["new.csv"])) == 4
+
+
+def of_classes(folder: Path, name: str, classes: str) -> ShardSet:
+    """A set of two pictures of each class in each split."""
+    colours = {word: (60 * place, 200 - 50 * place, 90) for place, word in enumerate("abcd")}
+    for split in ("train", "val", "test"):
+        for word in classes:
+            for number in (0, 1):
+                path = folder / "raw" / split / word / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 40 + number + len(split)), colours[word]).save(path)
+    pack_set("image_folder", folder / "raw", folder / name, PackOptions(), ReadOptions(), workers=1)
+    return ShardSet.open(folder / name)
+
+
+def test_another_set_is_answered_and_judged_by_names(tmp_path: Path) -> None:
+    """The numbers of its classes are others: `b` is 1 here and 0 there, and `d` is none that the run knows."""
+    run = untrained("classification", of_classes(tmp_path / "one", "mine", "abc"), tmp_path / "home")
+    own = {line["file"]: line for line in lines(predicted(run, split="test").paths["test.csv"])}
+    theirs = of_classes(tmp_path / "two", "theirs", "bcd")
+    shutil.copytree(theirs.path, run.home.shards / "theirs")
+    by_name = predicted(run, dataset="theirs", split="test")
+    by_path = predicted(run, source=str(theirs.path), name="there")
+    for said, csv_name in ((by_name, "theirs.csv"), (by_path, "there-test.csv")):
+        table = lines(said.paths[csv_name])
+        assert [line["true_class"] for line in table] == ["b", "b", "c", "c", "unknown", "unknown"]
+        for line in table[:4]:  # the same pictures, and so the same answers
+            assert line["class"] == own[line["file"]]["class"] and line["class_3"] == own[line["file"]]["class_3"]
+        words = said.next["submission files"].split()
+        args = cli.parse(collect.Args, words[words.index(run.run_id) :])
+        name = csv_name.removesuffix(".csv")
+        handed_in = lines(collect.main(dataclasses.replace(args, split=name)).paths["predictions.csv"])
+        assert [line["class"] for line in handed_in] == [line["class"] for line in table]
+        assert [line["true_class"] for line in lines(run.named(name, "csv"))] == [line["true_class"] for line in table]
 
 
 def test_a_test_split_that_comes_later_is_predicted_with_the_run_as_it_is(run: RunDir, tmp_path: Path) -> None:
