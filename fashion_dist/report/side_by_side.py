@@ -72,7 +72,9 @@ def _answered(found: Sequence[RunData]) -> list[tuple[str, ClassAnswers]]:
             if len(answers.names) > WIDEST:
                 continue
             same = not named or (
-                list(named[0][1].names) == list(answers.names) and np.array_equal(named[0][1].rows, answers.rows)
+                list(named[0][1].names) == list(answers.names)
+                and np.array_equal(named[0][1].rows, answers.rows)
+                and np.array_equal(named[0][1].truth, answers.truth)  # else they learned other columns
             )
             if same:
                 named.append((f.called, answers))

@@ -111,12 +111,18 @@ def no_labels(part: Split) -> ConfigError:
 
 
 def require_same_images(first: OpenRun, second: OpenRun, split: str) -> None:
-    """Refuse two runs of which a split has not the same samples."""
+    """Refuse two runs of which a split has not the same samples, or that learned other columns of them."""
     first.shard_set.split(split)
     if first.shard_set.manifest.hash_of(split) != second.shard_set.manifest.hash_of(split):
         raise ConfigError(
             f"runs {first.folder.run_id} and {second.folder.run_id} are of different shard sets; "
             f"allowed: two runs on the same images"
+        )
+    one, other = (load(run.config.task).columns_of(run.config) for run in (first, second))
+    if one != other and first.config.task == second.config.task:
+        raise ConfigError(
+            f"run {first.called} learned {', '.join(one)}, and run {second.called} {', '.join(other)}; "
+            f"allowed: two runs that learned the same"
         )
 
 
