@@ -14,7 +14,7 @@ from fashion_dist.report.figure_writer import BLUE, ORANGE, SOFT, Drawing, Figur
 from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails
 from fashion_dist.tasks.common import compatibility
 from fashion_dist.tasks.common.evaluators import area_under_roc
-from fashion_dist.tasks.common.wardrobe import Wardrobe, wardrobe_of
+from fashion_dist.tasks.common.wardrobe import wardrobe_of
 from fashion_dist.tasks.polyvore_outfits import THRESHOLDS, conclusion
 
 PER_CONCLUSION = 4
@@ -26,51 +26,45 @@ class Judged:
     """What a run says of a split's pairs, outfits and questions; only of items that were predicted.
 
     Args:
-        wardrobe: the split's.
+        exam: what is asked: P pairs, O outfits, Q questions.
         rows: [I, C + 1] of all items.
-        pairs: int64 [P, 2].
         pair_score: [P], probabilities.
-        pair_truth: int [P].
         outfit_score: [O], mean probabilities.
-        outfit_truth: int [O].
         answers: int [Q], positions of the chosen answers.
         correct: int [Q].
     """
 
-    wardrobe: Wardrobe
+    exam: compatibility.Exam
     rows: np.ndarray
-    pairs: np.ndarray
     pair_score: np.ndarray
-    pair_truth: np.ndarray
     outfit_score: np.ndarray
-    outfit_truth: np.ndarray
     answers: np.ndarray
     correct: np.ndarray
 
 
 def judge(answers: SplitPredictions) -> Judged:
     """Scores of everything that is asked of the split, as the task itself computes them."""
-    wardrobe = wardrobe_of(answers.split)
+    there = np.zeros(len(answers.split), bool)
+    there[answers.rows] = True
+    exam = compatibility.exam_of(wardrobe_of(answers.split), there)
     rows = np.full((len(answers.split), answers.columns["embedding"].shape[1]), np.nan)
     rows[answers.rows] = answers.columns["embedding"]
-    pairs, truth = compatibility.asked_pairs(wardrobe)
-    logits = compatibility.score_pairs(rows, pairs[:, 0], pairs[:, 1])
+    logits = compatibility.score_pairs(rows, exam.pairs[:, 0], exam.pairs[:, 1])
     return Judged(
-        wardrobe, rows, pairs, compatibility.sigmoid(logits), truth,
-        compatibility.score_outfits(rows, wardrobe.lines), wardrobe.labels,
-        compatibility.choose_answers(rows, wardrobe.questions),
-        np.array([question.correct for question in wardrobe.questions], int),
+        exam, rows, compatibility.sigmoid(logits), compatibility.score_outfits(rows, exam.outfits),
+        compatibility.choose_answers(rows, exam.questions),
+        np.array([question.correct for question in exam.questions], int),
     )  # fmt: skip
 
 
 def figures(answers: SplitPredictions) -> list[scores.Figure]:
     """The task's metrics with intervals: those of pairs over their items, which pairs share."""
     found = judge(answers)
-    made = scores.pair_figures(found.pairs, found.pair_score, found.pair_truth)
+    made = scores.pair_figures(found.exam.pairs, found.pair_score, found.exam.truth)
     if len(found.outfit_score):
-        made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.outfit_truth, area_under_roc))
+        made.append(scores.auc_figure("outfit_auc", found.outfit_score, found.exam.labels, area_under_roc))
     if len(found.answers):
-        credits = compatibility.credits_of(found.rows, found.wardrobe.questions)
+        credits = compatibility.credits_of(found.rows, found.exam.questions)
         made.append(scores.mean_figure("fill_in_blank", credits))
     return made
 
@@ -87,18 +81,17 @@ def sections(answers: SplitPredictions, config: Config, album: FigureWriter, thu
 
 
 def _pairs(found: Judged, album: FigureWriter, thumbs: Thumbnails) -> Section:
-    area = area_under_roc(found.pair_score, found.pair_truth)
-    right = float(((found.pair_score > 0.5) == found.pair_truth).mean())
+    area = area_under_roc(found.pair_score, found.exam.truth)
+    right = float(((found.pair_score > 0.5) == found.exam.truth).mean())
     sentence = (
-        f"Of {formatting.count(len(found.pairs), 'pair')}, of which {int(found.pair_truth.sum()):,} share an outfit, "
-        f"the "
-        f"network judges {formatting.percent(right)} rightly. A pair of one outfit scores above one of strangers in "
-        f"{formatting.percent(area)} of cases (AUC {area:.3f})."
+        f"Of {formatting.count(len(found.exam.pairs), 'pair')}, of which {int(found.exam.truth.sum()):,} share an "
+        f"outfit, the network judges {formatting.percent(right)} rightly. A pair of one outfit scores above one of "
+        f"strangers in {formatting.percent(area)} of cases (AUC {area:.3f})."
     )
     blocks: list[Block] = [
-        _roc("pairs", "ROC of pairs", found.pair_score, found.pair_truth, album),
+        _roc("pairs", "ROC of pairs", found.pair_score, found.exam.truth, album),
         _histogram(
-            "pairs", "Scores of pairs", found.pair_score, found.pair_truth, ("strangers", "share an outfit"), album
+            "pairs", "Scores of pairs", found.pair_score, found.exam.truth, ("strangers", "share an outfit"), album
         ),
     ]
     order = np.argsort(found.pair_score, kind="stable")
@@ -106,16 +99,16 @@ def _pairs(found: Judged, album: FigureWriter, thumbs: Thumbnails) -> Section:
         ("Of one outfit, highest scores", 1, order[::-1]), ("Strangers, lowest scores", 0, order),
         ("Strangers, highest scores", 0, order[::-1]), ("Of one outfit, lowest scores", 1, order),
     ):  # fmt: skip
-        chosen = [int(p) for p in places if found.pair_truth[p] == truth][:6]
+        chosen = [int(p) for p in places if found.exam.truth[p] == truth][:6]
         blocks.append(Sheet(title, [_pair_shot(found, place, thumbs) for place in chosen]))
     return Section("pairs", "Pairs", [sentence], blocks)
 
 
 def _pair_shot(found: Judged, place: int, thumbs: Thumbnails) -> Shot:
-    a, b = found.pairs[place].tolist()
-    truth = "share an outfit" if found.pair_truth[place] else "strangers"
+    a, b = found.exam.pairs[place].tolist()
+    truth = "share an outfit" if found.exam.truth[place] else "strangers"
     line = f"{formatting.percent(float(found.pair_score[place]), 0)}, {truth}"
-    right = (found.pair_score[place] > 0.5) == found.pair_truth[place]
+    right = (found.pair_score[place] > 0.5) == found.exam.truth[place]
     return Shot(thumbs[a], f"two items, {truth}", (line,), (thumbs[b],), "good" if right else "bad")
 
 
@@ -167,13 +160,13 @@ def _outfits(found: Judged, config: Config, album: FigureWriter, thumbs: Thumbna
     options = {**THRESHOLDS, **config.options}
     low, high = (float(options[name]) for name in THRESHOLDS)
     said = np.array([conclusion(float(score), low, high) for score in found.outfit_score])
-    area = area_under_roc(found.outfit_score, found.outfit_truth)
+    area = area_under_roc(found.outfit_score, found.exam.labels)
     kinds = ("Positive", "Undecided", "Negative")
     head = ("conclusion", "outfits", "of them true", "of them mixed")
     rows = []
     for kind in kinds:
         chosen = said == kind
-        true = int(found.outfit_truth[chosen].sum())
+        true = int(found.exam.labels[chosen].sum())
         rows.append((kind, int(chosen.sum()), true, int(chosen.sum()) - true))
     sentence = (
         f"Of {formatting.count(len(said), 'outfit')}, {rows[0][1]} are concluded Positive, {rows[1][1]} Undecided and "
@@ -181,8 +174,8 @@ def _outfits(found: Judged, config: Config, album: FigureWriter, thumbs: Thumbna
         f"(AUC {area:.3f})."
     )
     blocks: list[Block] = [
-        _roc("outfits", "ROC of outfits", found.outfit_score, found.outfit_truth, album),
-        _histogram("outfits", "Scores of outfits", found.outfit_score, found.outfit_truth, ("mixed", "true"), album,
+        _roc("outfits", "ROC of outfits", found.outfit_score, found.exam.labels, album),
+        _histogram("outfits", "Scores of outfits", found.outfit_score, found.exam.labels, ("mixed", "true"), album,
                    marks=(low, high)),
         Table("Conclusions", head, rows, note=f"Negative up to {low:g}, Positive above {high:g}."),
     ]  # fmt: skip
@@ -197,8 +190,8 @@ def _outfits(found: Judged, config: Config, album: FigureWriter, thumbs: Thumbna
 
 
 def _outfit_shot(found: Judged, place: int, thumbs: Thumbnails) -> Shot:
-    items = found.wardrobe.lines[place].tolist()
-    true = bool(found.outfit_truth[place])
+    items = found.exam.outfits[place].tolist()
+    true = bool(found.exam.labels[place])
     right = (found.outfit_score[place] > 0.5) == true
     line = f"{found.outfit_score[place]:.2f}, {'a true outfit' if true else 'mixed from several'}"
     frame = "good" if right else "bad"
@@ -207,7 +200,7 @@ def _outfit_shot(found: Judged, place: int, thumbs: Thumbnails) -> Shot:
 
 def _questions(found: Judged, thumbs: Thumbnails) -> Section:
     right = found.answers == found.correct
-    offered = [len(question.answers) for question in found.wardrobe.questions]
+    offered = [len(question.answers) for question in found.exam.questions]
     chance = float(np.mean([1 / count for count in offered]))
     sentence = (
         f"{int(right.sum()):,} of {formatting.count(len(right), 'question')} are answered rightly "
@@ -217,7 +210,7 @@ def _questions(found: Judged, thumbs: Thumbnails) -> Section:
     for title, places in (("Answered rightly", np.flatnonzero(right)), ("Answered wrongly", np.flatnonzero(~right))):
         shots = []
         for place in places[: QUESTIONS // 2].tolist():
-            question = found.wardrobe.questions[place]
+            question = found.exam.questions[place]
             shots.append(Shot(thumbs[int(question.items[0])], "the outfit's other items",
                               (f"question {place + 1}: the outfit",),
                               tuple(thumbs[int(i)] for i in question.items[1:6])))  # fmt: skip

@@ -391,7 +391,7 @@ class Trainer:
         """The task's columns for each image of a split by the current weights, the same bits on any number of ranks."""
         images = ExampleSet.of_images(len(self.shard_set.split(name)))
         with self.split_loader(name, images) as loader, inference.one_thread():
-            return gather_in_order(concatenate(list(self.iter_predictions(loader))), self.dist)
+            return gather_in_order(concatenate(list(self.iter_predictions(loader))), self.dist, len(images))[0]
 
     def iter_predictions(self, loader: SplitLoader) -> Iterator[dict[str, np.ndarray]]:
         """`index` and the task's columns for the examples that this rank sees, a batch at a time."""

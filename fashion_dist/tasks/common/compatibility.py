@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -272,7 +273,9 @@ def credits_of(rows: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
     Where a file names the right answer first each time, whoever cannot tell answers apart would else be always right.
     """
     best = [scores == scores.max() for scores in answer_scores(rows, questions)]
-    return np.array([of[question.correct] / of.sum() for of, question in zip(best, questions, strict=True)], float)
+    return np.array([
+        of[question.correct] / of.sum() if of.any() else np.nan for of, question in zip(best, questions, strict=True)
+    ], float)  # fmt: skip
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -302,25 +305,45 @@ def asked_pairs(wardrobe: Wardrobe) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([together, apart]), np.repeat([1, 0], [len(together), len(apart)])
 
 
+@dataclass(frozen=True)
+class Exam:
+    """What is asked of a split: pairs int64 [P, 2] with their truth [P], outfits as rows with theirs, and questions."""
+
+    pairs: np.ndarray
+    truth: np.ndarray
+    outfits: Sequence[np.ndarray]
+    labels: np.ndarray
+    questions: Sequence[Question]
+
+
+def exam_of(wardrobe: Wardrobe, there: np.ndarray) -> Exam:
+    """What can be asked of a split when only the items that are `there`, bool [I], could be read."""
+    pairs, truth = asked_pairs(wardrobe)
+    asked = there[pairs].all(axis=1)
+    known = np.array([bool(there[items].all()) for items in wardrobe.lines], bool)
+    outfits = [items for items, whole in zip(wardrobe.lines, known, strict=True) if whole]
+    questions = [q for q in wardrobe.questions if there[q.items].all() and there[q.answers].all()]
+    return Exam(pairs[asked], truth[asked], outfits, wardrobe.labels[known], questions)
+
+
 class CompatibilityEvaluator(GatheredEvaluator):
     """AUC, accuracy and loss of pairs, AUC of outfits, accuracy of fill-in-the-blank; the mean of three, `score`.
 
-    The loss is of calibrated logits where `calibrate` was called.
+    The loss is of calibrated logits where `calibrate` was called. What asks for an item that could not be read is left
+    out; all is NaN of a network whose answers are not finite.
     """
 
     def compute(self) -> dict[str, float]:
         """See `Evaluator.compute`."""
         import torch
 
-        wardrobe, embedding = wardrobe_of(self.split), self.predictions["embedding"]
-        pairs, truth = asked_pairs(wardrobe)
-        logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
-        outfits = score_outfits(embedding, wardrobe.lines)
-        right = credits_of(embedding, wardrobe.questions)
+        exam, embedding = exam_of(wardrobe_of(self.split), self.there), self.predictions["embedding"]
+        truth, logits = exam.truth, score_pairs(embedding, exam.pairs[:, 0], exam.pairs[:, 1])
+        outfits, right = score_outfits(embedding, exam.outfits), credits_of(embedding, exam.questions)
         found = {
             "pair_auc": area_under_roc(logits, truth),
-            "pair_accuracy": float(((logits > 0) == truth).mean()),
-            "outfit_auc": area_under_roc(outfits, wardrobe.labels),
+            "pair_accuracy": float(np.where(np.isfinite(logits), (logits > 0) == truth, np.nan).mean()),
+            "outfit_auc": area_under_roc(outfits, exam.labels),
             "fill_in_blank": float(right.mean()) if len(right) else 0.0,
         }
         found["score"] = (found["pair_auc"] + found["outfit_auc"] + found["fill_in_blank"]) / 3
@@ -341,9 +364,9 @@ class CompatibilityEvaluator(GatheredEvaluator):
 
         assert isinstance(model, siamese.PairNetwork)
         embedding = self.predictions["embedding"]
-        pairs, truth = asked_pairs(wardrobe_of(self.split))
-        logits = score_pairs(embedding, pairs[:, 0], pairs[:, 1])
-        if not 0 < truth.mean() < 1:
+        exam = exam_of(wardrobe_of(self.split), self.there)
+        truth, logits = exam.truth, score_pairs(embedding, exam.pairs[:, 0], exam.pairs[:, 1])
+        if not 0 < truth.mean() < 1 or not np.isfinite(logits).all():
             return
         fitted = LogisticRegression(C=1e6).fit(logits[:, None], truth)
         slope, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])

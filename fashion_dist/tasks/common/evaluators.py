@@ -76,7 +76,7 @@ class SumEvaluator(Evaluator):
 
     @abstractmethod
     def add_batch(self, outputs: Tensors, targets: Tensors) -> None:
-        """`add` and `add_counts` what the metrics need of a batch."""
+        """`add` what the metrics need of a batch."""
 
     @abstractmethod
     def metrics(self, sums: Arrays) -> dict[str, float]:
@@ -89,14 +89,6 @@ class SumEvaluator(Evaluator):
         if name not in self._sums:
             self._sums[name] = torch.zeros(value.shape, dtype=torch.float64, device=value.device)
         self._sums[name] += value.detach()
-
-    def add_counts(self, name: str, cells: Tensor, size: int, weight: Tensor) -> None:
-        """Add `weight` [N] to the `cells`, int64 [N] from 0 to `size` - 1, of the sum `name` [size]."""
-        import torch
-
-        if name not in self._sums:
-            self._sums[name] = torch.zeros(size, dtype=torch.float64, device=cells.device)
-        self._sums[name].index_add_(0, cells, weight.double())
 
     def update(self, outputs: Tensors, targets: Tensors, index: Tensor) -> None:
         """See `Evaluator.update`."""
@@ -139,7 +131,9 @@ class GatheredEvaluator(Evaluator):
         super().__init__(task, split, config)
         self._batches: list[Arrays] = []
         self.predictions: dict[str, np.ndarray] = {}
-        """After `reduce`, the columns in the order of the split, on every rank."""
+        """After `reduce`, the columns in the order of the split, on every rank; see `gather_in_order`."""
+        self.there = np.ones(len(split), bool)
+        """After `reduce`, bool [N], which samples of the split could be read."""
 
     def update(self, outputs: Tensors, targets: Tensors, index: Tensor) -> None:
         """See `Evaluator.update`."""
@@ -147,7 +141,7 @@ class GatheredEvaluator(Evaluator):
 
     def reduce(self, dist: ProcessGroup) -> None:
         """See `Evaluator.reduce`."""
-        self.predictions = gather_in_order(concatenate(self._batches), dist)
+        self.predictions, self.there = gather_in_order(concatenate(self._batches), dist, len(self.split))
 
 
 def concatenate(batches: Sequence[Arrays]) -> dict[str, np.ndarray]:
@@ -155,11 +149,18 @@ def concatenate(batches: Sequence[Arrays]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
 
 
-def gather_in_order(mine: Arrays, dist: ProcessGroup) -> dict[str, np.ndarray]:
-    """The columns of all ranks in the order of their `index`, which is left out, on every rank."""
+def gather_in_order(mine: Arrays, dist: ProcessGroup, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The columns of all ranks in the places of their `index`, which is left out, on every rank; and bool [count],
+    which of so many samples are there. The others, which could not be read, are NaN, or 0 where a column has none.
+    """
     joined = concatenate([part for part in dist.gather_arrays(mine) if part])
-    order = np.argsort(joined.pop("index"), kind="stable")
-    return {name: values[order] for name, values in joined.items()}
+    index = joined.pop("index", np.empty(0, np.int64))
+    there = np.bincount(index, minlength=count) > 0
+    found = {}
+    for name, values in joined.items():
+        found[name] = np.full((len(there), *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+        found[name][index] = values
+    return found, there
 
 
 def macro_f1(right: np.ndarray, named: np.ndarray, true: np.ndarray) -> float:
@@ -175,7 +176,11 @@ def macro_f1(right: np.ndarray, named: np.ndarray, true: np.ndarray) -> float:
 
 
 def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The area under the ROC curve of scores [n] against truth [n], 1 or 0; 0.5 where all are of one kind."""
+    """The area under the ROC curve of scores [n] against truth [n], 1 or 0; 0.5 where all are of one kind, NaN where a
+    score is not finite.
+    """
     from sklearn.metrics import roc_auc_score
 
+    if not np.isfinite(scores).all():
+        return float("nan")
     return float(roc_auc_score(truth, scores)) if 0 < np.mean(truth) < 1 else 0.5

@@ -33,6 +33,7 @@ from fashion_dist.tasks.common.compatibility import (  # fmt: skip
 )
 from fashion_dist.tasks.common.evaluators import Evaluator, area_under_roc
 from fashion_dist.tasks.common.wardrobe import Question, Wardrobe
+from fashion_dist.train.distributed import ProcessGroup, World
 from shards import PackOptions, ReadOptions, ShardSet, Split, pack
 
 RECIPE = polyvore_outfits.RECIPE
@@ -249,6 +250,41 @@ def test_every_seed_is_asked_the_same(shard_set: ShardSet, config: Config) -> No
         figures.add(tuple(evaluator.compute().items()))
         files |= set(load("polyvore_pairs").submission({"embedding": embedding}, split, seeded).items())
     assert len(figures) == len(files) == 1
+
+
+def test_items_that_cannot_be_read_are_asked_nothing(shard_set: ShardSet, config: Config) -> None:
+    """Skipped where they are damaged: the others keep their places, and are judged as scikit-learn judges them."""
+    split, task = shard_set.split("val"), load("polyvore_pairs")
+    rows = rows_of_wardrobes(shard_set, "val") + np.random.default_rng(1).normal(0, 1, (len(split), 1))
+    there = np.ones(len(split), bool)
+    there[[0, len(split) - 1]] = False
+    evaluator = task.evaluator(split, config)
+    assert isinstance(evaluator, compatibility.CompatibilityEvaluator)
+    index = np.flatnonzero(there)
+    for part in (index[::2], index[1::2]):
+        evaluator.update({"embedding": torch.from_numpy(rows[part])}, {}, torch.from_numpy(part))
+    evaluator.reduce(ProcessGroup(World(), torch.device("cpu")))
+    assert np.array_equal(evaluator.there, there)
+    found, (pairs, truth) = evaluator.compute(), asked_pairs(Wardrobe(split))
+    asked = there[pairs].all(axis=1)
+    logits = compatibility.score_pairs(rows.astype(np.float32), *pairs[asked].T)
+    assert 0 < asked.sum() < len(asked)
+    assert found["pair_auc"] == pytest.approx(roc_auc_score(truth[asked], logits))
+    assert found["pair_accuracy"] == pytest.approx(((logits > 0) == truth[asked]).mean())
+    kept = [q for q in Wardrobe(split).questions if there[q.items].all() and there[q.answers].all()]
+    assert found["fill_in_blank"] == pytest.approx(compatibility.credits_of(rows.astype(np.float32), kept).mean())
+    assert np.isfinite(list(found.values())).all()
+
+
+def test_a_network_that_answers_nan_is_worth_nan(shard_set: ShardSet, config: Config) -> None:
+    """So that any other is better; nothing is fitted to it."""
+    split = shard_set.split("val")
+    evaluator = evaluator_of(split, np.full((len(split), 65), np.nan, np.float32), config)
+    model = load("polyvore_pairs").build_model(config, shard_set.schema)
+    load("polyvore_pairs").calibrate(model, evaluator)
+    assert isinstance(model, PairNetwork) and float(model.slope) == 1
+    found = evaluator.compute()
+    assert all(np.isnan(found[name]) for name in ("score", "pair_auc", "pair_accuracy", "fill_in_blank", "loss"))
 
 
 def test_the_loss_weighs_both_kinds_alike_and_leaves_out_the_unknown(config: Config) -> None:
