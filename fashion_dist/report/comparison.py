@@ -80,7 +80,7 @@ def group(found: Sequence[RunData]) -> list[Group]:
     folded: dict[str, list[RunData]] = {}
     for f in found:
         flat = f.config.flat()
-        folded.setdefault(repr([flat.get(key) for key in keys]) + data_of(f), []).append(f)
+        folded.setdefault(repr([*(flat.get(key) for key in keys), data_of(f)]), []).append(f)
     made = []
     for members in folded.values():
         flat = members[0].config.flat()
@@ -97,21 +97,28 @@ def group(found: Sequence[RunData]) -> list[Group]:
     return [replace(g, place=places[at]) for at, g in enumerate(made)]
 
 
-def data_of(facts: RunData) -> str:
-    """The hash of what a run learns from and is measured on."""
-    return facts.shard_set.training_hash if facts.shard_set is not None else facts.made.data_hash
+def data_of(facts: RunData) -> tuple[str, str]:
+    """The hash of what a run learns from and is measured on, and the column that it learns, of a task with one."""
+    asked = facts.task.columns_of(facts.config)
+    digest = facts.shard_set.training_hash if facts.shard_set is not None else facts.made.data_hash
+    return digest, asked[0] if len(asked) == 1 else ""
 
 
 def by_data(found: Sequence[RunData]) -> dict[str, list[RunData]]:
-    """The runs of each shard set under its name, with digits of its hash where several have that name."""
-    parts: dict[str, list[RunData]] = {}
+    """The runs of each shard set and column under its name, with the column and digits of the hash where these differ
+    under that name.
+    """
+    parts: dict[tuple[str, str], list[RunData]] = {}
     for f in found:
         parts.setdefault(data_of(f), []).append(f)
-    names = [part[0].config.dataset for part in parts.values()]
-    return {
-        name if names.count(name) == 1 else f"{name} ({digest[:6] or 'unknown'})": part
-        for name, (digest, part) in zip(names, parts.items(), strict=True)
-    }
+    named = {}
+    for (digest, column), part in parts.items():
+        name = part[0].config.dataset
+        alike = [data for data, other in parts.items() if other[0].config.dataset == name]
+        digits = (digest[:6] or "unknown",) * (len({d for d, _ in alike}) > 1)
+        more = ", ".join((*digits, *(column or "other columns",) * (len({c for _, c in alike}) > 1)))
+        named[f"{name} ({more})" if more else name] = part
+    return named
 
 
 def _label(settings: Mapping[str, Any], facts: RunData) -> str:
@@ -281,11 +288,13 @@ def seeds(groups: Sequence[Group], shared: Sequence[str]) -> Section | None:
         rows.append((g.label, len(g.members), *cells))
     first = max(several, key=lambda g: g.score(shared[0]))
     values = first.values(shared[0])
-    sentence = f"Over {len(values)} seeds, {first.label} reaches {np.mean(values):.4f} in {formatting.name(shared[0])}"
-    if len(values) > 1:
-        sentence += f", with a standard deviation of {np.std(values, ddof=1):.4f}"
+    spread = f", with a standard deviation of {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    words = [
+        f"Over {formatting.count(len(values), 'seed')}, {first.label} reaches {np.mean(values):.4f} in "
+        f"{formatting.name(shared[0])}{spread}."
+    ] if values else []  # fmt: skip
     head = ("configuration", "seeds", *(formatting.name(m) for m in shared[:4]))
-    return Section("seeds", "Seeds folded", [f"{sentence}."], [Table("", head, rows, wide=True)])
+    return Section("seeds", "Seeds folded", words, [Table("", head, rows, wide=True)])
 
 
 def models(
@@ -295,7 +304,8 @@ def models(
 
     `size` gives the parameters of a run's network, and the FLOPs of one image.
     """
-    if len({(g.members[0].config.model.name, g.members[0].config.model.weights) for g in groups}) < 2 or not shared:
+    kinds = {(g.members[0].config.model.name, g.members[0].config.model.weights) for g in groups}
+    if len(kinds) < 2 or not shared or not any(g.values(shared[0]) for g in groups):
         return None
     rows: list[tuple[object, ...]] = []
     sized = []
@@ -310,7 +320,7 @@ def models(
             f"{g.epochs_to_best:g}" if g.epochs_to_best else "—", g.label,
         ))  # fmt: skip
     best = sized[0]
-    smallest = min(sized, key=lambda s: s[1] or float("inf"))
+    smallest = min((s for s in sized if s[0].values(shared[0])), key=lambda s: s[1] or float("inf"))
     sentences = [f"{best[0].label} is best, with {formatting.name(shared[0])} {best[0].mean(shared[0]):.4f}."]
     if _tie([g for g, _ in sized], shared[0]):
         sentences = [f"None is better than all others in {formatting.name(shared[0])}."]
@@ -322,8 +332,9 @@ def models(
         )
     head = ("network", "weights", formatting.name(shared[0]), "parameters", "FLOPs per image", "samples/s",
             "time per epoch", "epochs to best", "settings")  # fmt: skip
-    pictures = [p for a, b in _tuned_pairs(groups) if (p := _tuned_picture(a, b, shared[0], album)) is not None]
-    sentences += [_tuned_sentence(a, b, shared[0]) for a, b in _tuned_pairs(groups)]
+    pairs = _tuned_pairs([g for g in groups if g.values(shared[0])])
+    pictures = [p for a, b in pairs if (p := _tuned_picture(a, b, shared[0], album)) is not None]
+    sentences += [_tuned_sentence(a, b, shared[0], several=len(pairs) > 1) for a, b in pairs]
     sentences += _advantage(sized, shared[0])
     note = (
         "FLOPs count a multiplication and an addition as two, in one forward pass of one image. The time of an epoch "
@@ -373,13 +384,14 @@ def _tuned_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
 def _tuned_picture(tuned: Group, scratch: Group, metric: str, album: FigureWriter) -> Picture | None:
     name = tuned.members[0].config.model.name
     title = f"{name}: finetuned against from scratch, {formatting.name(metric)}"
-    return curve_picture(f"tuned-{name}", metric, (tuned, scratch), album, title=title)
+    return curve_picture(f"tuned-{name}-{tuned.place}-{scratch.place}", metric, (tuned, scratch), album, title=title)
 
 
-def _tuned_sentence(tuned: Group, scratch: Group, metric: str) -> str:
+def _tuned_sentence(tuned: Group, scratch: Group, metric: str, *, several: bool) -> str:
     a, b = tuned.mean(metric), scratch.mean(metric)
     than = f"{_away(a, b)} from scratch" + f" ({b:.4f})" * (a != b)
-    return f"Finetuned, {tuned.members[0].config.model.name} reaches {a:.4f}, {than}."
+    which = f" ({tuned.label}; {scratch.label})" * several
+    return f"Finetuned, {tuned.members[0].config.model.name} reaches {a:.4f}, {than}{which}."
 
 
 def _away(value: float, other: float) -> str:

@@ -59,11 +59,14 @@ def collect_average(
     """`collect` for the mean of several runs of one task, whose probabilities are averaged sample by sample.
 
     Raises:
-        ConfigError: answers of the task have no mean.
+        ConfigError: answers of the task have no mean, or the runs learn other columns.
     """
     task = load(config.task)
     if not task.overrides("ensemble"):
         raise ConfigError(f"answers of task {config.task!r} cannot be averaged; allowed: the best trial alone, --best")
+    if len(asked := {task.columns_of(read_config(run)[0]) for run in runs}) > 1:
+        told = ", ".join(sorted(", ".join(columns) for columns in asked))
+        raise ConfigError(f"the runs learn other columns ({told}), whose answers have no mean; allowed: --best")
     part = shard_set.split(split)
     members = [ordered_predictions(run, part, wait_s) for run in runs]
     return _write(task.submission(members[0].replaced(task.ensemble(members)), part, config), out)

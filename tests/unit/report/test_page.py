@@ -15,6 +15,7 @@ from matplotlib import font_manager
 from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
+from fashion_dist import tasks
 from fashion_dist.commands.report import Args, main
 from fashion_dist.errors import ConfigError
 from fashion_dist.report import comparison, figure_writer, make, page
@@ -315,6 +316,74 @@ def test_models_side_by_side_and_the_advantage_of_pretraining(shard_set: ShardSe
         r"0\.90\. In score, pretraining brings an advantage here\.",
         words,
     )
+
+
+def test_a_network_that_measured_nothing_is_in_no_sentence(shard_set: ShardSet, tmp_path: Path) -> None:
+    """`reaches nan less` stood there of the smallest network, and of finetuning, where that run had failed."""
+    kinds = (("resnet18", "none", (0.3,)), ("resnet18", "imagenet", ()), ("fashionnet", "none", ()))
+    runs = []
+    for n, (network, weights, scores) in enumerate(kinds):
+        config = with_settings(RECIPE, f"model.name={network}", f"model.weights={weights}")
+        state = "done" if scores else "failed"
+        run = make_run(tmp_path / f"r{n}", config, shard_set, {}, scores=scores, state=state, message="no")
+        runs.append(run.path)
+    again = with_settings(RECIPE, "model.name=fashionnet", "train.seed=7")
+    runs.append(make_run(tmp_path / "r3", again, shard_set, {}, scores=(), state="failed", message="no").path)
+    found = facts_of(*runs)
+    groups, shared = comparison.group(found), comparison.shared_metrics(found)
+    section = comparison.models(groups, shared, FigureWriter(tmp_path), lambda f: (len(f.config.model.name), 1))
+    assert section is not None and len(section.words) == 1
+    assert section.words[0].endswith("is best, with score 0.3000.")
+    folded = comparison.seeds(groups, shared)
+    assert folded is not None and not folded.words  # of two failed seeds: "Over 0 seeds, ... reaches nan"
+    assert comparison.models(groups[1:], shared, FigureWriter(tmp_path), lambda _: (1, 1)) is None
+
+
+def test_two_finetuned_networks_of_a_kind_have_a_picture_and_a_sentence_each(
+    shard_set: ShardSet, tmp_path: Path
+) -> None:
+    """The second picture's files were those of the first."""
+    runs = []
+    for n, (weights, lr) in enumerate((("none", 0.1), ("imagenet", 0.1), ("imagenet", 0.2))):
+        config = with_settings(RECIPE, "model.name=resnet18", f"model.weights={weights}", f"optim.lr={lr}")
+        runs.append(make_run(tmp_path / f"r{n}", config, shard_set, {}, scores=(0.1 * (n + 1), 0.2 * (n + 1))).path)
+    found = facts_of(*runs)
+    groups, album = comparison.group(found), FigureWriter(tmp_path)
+    section = comparison.models(groups, ["score"], album, lambda _: (1, 1))
+    assert section is not None and len(set(album.paths)) == len(album.pictures) == 2
+    for picture, tuned in zip(album.pictures, ("r1", "r2"), strict=True):
+        with (tmp_path / "figures" / f"{picture.name}.csv").open(encoding="utf-8-sig") as file:
+            assert {row["run"] for row in csv.DictReader(file)} == {"r0", tuned}
+    said = [sentence for sentence in section.words if sentence.startswith("Finetuned")]
+    assert ["lr 0.1;" in said[0], "lr 0.2;" in said[1]] == [True, True]
+
+
+def test_runs_that_learn_other_columns_of_a_set_are_ranked_apart(shard_set: ShardSet, tmp_path: Path) -> None:
+    folders = []
+    for n, (column, score) in enumerate((("wool", 0.2), ("wool", 0.4), ("warm", 0.6), ("warm", 0.8))):
+        recipe = tasks.load("classification").recipe
+        config = dataclasses.replace(recipe, dataset="set", options={**recipe.options, "label": column})
+        config = with_settings(config, f"optim.lr={0.1 * (n + 1)}")
+        run = make_run(tmp_path / f"r{n}", config, shard_set, {}, scores=(score,), monitor="accuracy")
+        folders.append(run.path)
+    parts = comparison.by_data(facts_of(*folders))
+    assert {name: [f.run_id for f in part] for name, part in parts.items()} == {
+        "set (wool)": ["r0", "r1"],
+        "set (warm)": ["r2", "r3"],
+    }
+    page = read(make.report_runs(facts_of(*folders), tmp_path / "page", quick=True).page)
+    assert "The runs are on different data (set (wool), set (warm))" in page.text
+    assert "On set (wool), r1 has the best" in page.text and "On set (warm), r3 has the best" in page.text
+
+
+def test_what_a_report_prints_can_be_done(shard_set: ShardSet, tmp_path: Path) -> None:
+    failed = make_run(tmp_path / "runs" / "r0", RECIPE, shard_set, {}, scores=(), state="failed", message="no")
+    asked = Args(runs=(str(failed.path),), home=str(tmp_path), quick=True)
+    (name, hint), *others = main(asked).next.items()
+    assert name == "look" and "status" in hint and not others  # there is nothing to collect
+    for also in ({"archive": True}, {"notebook": "a.ipynb"}, {"wandb": "offline"}):
+        with pytest.raises(ConfigError, match="--table makes no page, so --archive, --notebook and --wandb are not"):
+            main(dataclasses.replace(asked, table=True, **also))
 
 
 def test_of_ten_runs_what_is_damaged_is_told_and_the_rest_stands(

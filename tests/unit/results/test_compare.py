@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
+from fashion_dist.results.collect import collect_average
 from fashion_dist.results.compare import Comparison, compare, mcnemar
 from fashion_dist.results.paired import differences
 from fashion_dist.runs import OpenRun
@@ -156,3 +157,36 @@ def test_a_split_without_labels_is_refused_with_one_that_has(tmp_path: Path) -> 
         ConfigError, match=r"'test' of .* has no labels to compare by; allowed: one that has, such as val"
     ):
         compare(run, run)
+
+
+def test_runs_that_learn_other_columns_of_one_set_are_not_compared(tmp_path: Path) -> None:
+    """Both columns have the same classes: the first run was judged by the second's."""
+    lines = ["file,split,wool,warm,colours,parts"]
+    for number in range(24):
+        Image.fromarray(np.full((9, 9, 3), 9 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        split = ("train", "val", "test")[number % 3]
+        wool, warm = ("yes" if number % k else "no" for k in (2, 5))
+        several = ("red|blue" if number % 2 else "red", "hood|belt" if number % 5 else "hood")
+        lines.append(",".join((f"{number}.png", split, wool, warm, *several)))
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    options = ReadOptions(label_columns=("wool", "warm", "colours", "parts"))
+    pack("table", tmp_path / "labels.csv", tmp_path / "set", PackOptions(), options, workers=1)
+    shard_set = ShardSet.open(tmp_path / "set")
+    opened = {}
+    for name, columns in (("classification", ("wool", "warm")), ("multilabel", ("colours", "parts"))):
+        task = load(name)
+        for column in columns:
+            config = dataclasses.replace(task.recipe, dataset="set", options={**task.recipe.options, "label": column})
+            run = OpenRun(RunDir(tmp_path / column), task.resolve(shard_set, config), shard_set)
+            run.folder.path.mkdir()
+            run.folder.config.write_text(run.config.to_json())
+            opened[column] = run
+    told = "runs {} and {} learn other columns of .*set: {} and {}; allowed: two runs that learn the same"
+    with pytest.raises(ConfigError, match=told.format(*("wool", "warm") * 2)):
+        compare(opened["wool"], opened["warm"])
+    with pytest.raises(ConfigError, match=told.format(*("colours", "parts") * 2)):
+        differences(opened["colours"], opened["parts"])
+    runs = [opened[name].folder for name in ("wool", "warm")]
+    with pytest.raises(ConfigError, match=r"learn other columns \(warm, wool\), whose answers have no mean"):
+        collect_average(runs, opened["wool"].config, shard_set, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
