@@ -33,6 +33,8 @@ from fashion_dist.sweep.view import UNFINISHED, SweepView, read_sweep_view
 from shards import program
 from shards.shard_set import OnceReadSet
 
+MOST_OF_FLAG = (1 << 53) - 1
+
 
 @dataclass(frozen=True)
 class SweepRequest:
@@ -71,8 +73,9 @@ class SweepDraft:
 def resolve(sweep_request: SweepRequest) -> SweepDraft:
     """The sweep that a request means; raises InputError, which says what would be possible, where it cannot be done."""
     for name, least in (("seeds", 1), ("max_parallel", 0), ("seed", 0), ("max_submit", 0)):
-        if (value := getattr(sweep_request, name)) < least:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} is not possible; allowed: {least} or more")
+        if not least <= (value := getattr(sweep_request, name)) <= MOST_OF_FLAG:
+            flag = {"seed": "search-seed"}.get(name, name.replace("_", "-"))
+            raise ConfigError(f"--{flag} {value} is not possible; allowed: {least} to {MOST_OF_FLAG}")
     task = tasks.load(sweep_request.request.task)
     home = Home.find(sweep_request.request.home, sweep_request.request.shards)
     recipe, _ = launcher.resolve_config(task, sweep_request.request, home)
@@ -111,7 +114,7 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
         context = _shared(context, sweep_request.max_parallel or 1)
     sweep = dataclasses.replace(sweep, trials=tuple(trials))
     _require_same(sweep)
-    doubled = len(points) - len(made) if searched.method != "bayes" else 0
+    doubled = expand.count(searched, sweep.seeds) - len(made) if searched.method != "bayes" else 0
     return SweepDraft(sweep, context, sweep_request, configs, doubled)
 
 
@@ -123,7 +126,8 @@ def _named(sweep: Sweep, context: LaunchContext, asked: str) -> Sweep:
         name = asked or f"{sweep.base.task}-sweep-{candidate.content[:8]}"
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has a control character; allowed: one line of text")
-        if run_id := context.home.names.run_id(sweep_id(name)):
+        made = sweep_id(name)
+        if run_id := context.home.names.run_id(made) or made * context.home.run_dir(made).config.is_file():
             raise ConfigError(f"--name {name} is that of run {run_id}; allowed: another")
         found.append(dataclasses.replace(candidate, folder=context.home.sweep_dir(sweep_id(name)), name=name))
     return next((one for one in found if read_json(one.folder.sweep).get("content") == one.content), found[0])
@@ -146,7 +150,7 @@ def read(sweep_request: SweepRequest, recipe: Config) -> dict[str, object]:
         ConfigError: neither is given, or both name a setting.
     """
     settings = spec.from_settings(sweep_request.settings, recipe)
-    raw = spec.read_yaml(Path(sweep_request.file).expanduser()) if sweep_request.file else {"method": "grid"}
+    raw = spec.read_yaml(Path(sweep_request.file)) if sweep_request.file else {"method": "grid"}
     if not sweep_request.file and not settings and sweep_request.seeds == 1:
         raise ConfigError("nothing to try: allowed: --sweep FILE.yaml, --set key=value,value, or --seeds N")
     known: Any = raw.get("parameters", {})
@@ -175,8 +179,14 @@ def _monitored(config: Config, searched: Spec, where: str) -> Config:
     """`config`, whose best weights are best by the sweep's metric.
 
     Raises:
-        ConfigError: the sweep's goal is not the metric's.
+        ConfigError: the sweep's goal is not the metric's, or trials would be best by several metrics.
     """
+    named = {str(v) for parameter in searched.parameters if parameter.key == "train.monitor" for v in parameter.values}
+    if len(named := named | ({searched.metric} if searched.metric else set())) > 1:
+        raise ConfigError(
+            f"{where}: trials would be best by several metrics, {', '.join(sorted(named))}; allowed: one for all, as "
+            f"the metric of a file or as train.monitor"
+        )
     if not searched.metric:
         return config
     if searched.metric != tasks.load(config.task).monitored(config).metric:

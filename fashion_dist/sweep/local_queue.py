@@ -31,7 +31,7 @@ def work(folder: SweepDir) -> None:
     """Run the trials of the last submission, in order."""
     sweep, array = Sweep.read(folder), read_arrays(folder)[-1]
     me = JobRef.of_process(os.getpid())
-    slots: list[JobRef | None] = [None] * array.max_parallel
+    slots: list[JobRef | None] = [None] * min(array.max_parallel, len(array.numbers))
     started: list[int] = []
     refused: dict[str, str] = {}
     try:

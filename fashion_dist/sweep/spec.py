@@ -6,16 +6,21 @@ names a program is read and not used: `program`, `command`, `entity`, `project`,
 
 from __future__ import annotations
 
+import datetime
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist.config import RENAMED, Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.settings import require_setting
 from shards.typed_json import is_sound
+
+if TYPE_CHECKING:
+    import yaml
 
 Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]
 
@@ -65,6 +70,11 @@ class Parameter:
         return FORMER.get(self.key, self.key)
 
     @property
+    def is_one(self) -> bool:
+        """Whether it is the same in all trials."""
+        return len(self.values) == 1
+
+    @property
     def points(self) -> int:
         """How many values a range of whole numbers has; 0 for other kinds."""
         return int(self.high) - int(self.low) + 1 if self.kind == "int_uniform" else 0
@@ -103,19 +113,44 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise ConfigError("sweep files need PyYAML: pip install 'fashion-dist[sweep]'") from None
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last of a `~user` that nobody is
         words = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
     try:
-        values = yaml.safe_load(text)
+        _require_single(yaml.compose(text, Loader=yaml.SafeLoader))
+        values = json.loads(json.dumps(yaml.safe_load(text), default=_dated))
     except RecursionError:
         raise ConfigError(f"{path} is not a sweep: nested too deep") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a sweep: allowed: a mapping with method and parameters")
     return values
+
+
+def _dated(value: object) -> str:
+    """A bare `2026-01-31`, which is text to whoever typed it."""
+    if isinstance(value, datetime.date):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is nothing that a sweep has; allowed: numbers, text, lists and mappings")
+
+
+def _require_single(root: yaml.Node | None) -> None:
+    """Refuse a key that stands twice in a mapping, of which YAML would take the last without a word."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or isinstance(node.value, str) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        keys: list[str] = []
+        for part in node.value:  # of a mapping a pair
+            key, *values = part if isinstance(part, tuple) else (None, part)
+            waiting += [key, *values]
+            if key is not None and key.value in keys:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value} stands twice there; allowed: once")
+            keys += [key.value] if key is not None and isinstance(key.value, str) else []
 
 
 def from_settings(settings: Iterable[str], config: Config) -> dict[str, Any]:

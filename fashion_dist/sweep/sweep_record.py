@@ -87,19 +87,16 @@ class Sweep:
         """Whether Optuna's journal is needed: parameters are asked for, or trials stopped early."""
         return self.spec.method == "bayes" or self.spec.halving is not None
 
-    @property
+    @cached_property
     def monitor(self) -> tasks.Monitor:
-        """The metric that `best` means."""
-        return tasks.load(self.base.task).monitored(self.base)
+        """The metric that `best` means: the one that all trials are given, else the base's."""
+        given = {p.key: p.values[0] for p in self.spec.parameters if p.key == "train.monitor" and p.is_one}
+        return tasks.load(self.base.task).monitored(self.base.override(expand.texts(given)))
 
     @property
     def varied(self) -> list[str]:
         """The settings that differ between trials."""
-        keys = [
-            p.key
-            for p in self.spec.parameters
-            if p.kind != "constant" and not (p.kind == "categorical" and len(p.values) == 1)
-        ]
+        keys = [p.key for p in self.spec.parameters if not p.is_one]
         return keys + (["train.seed"] if self.seeds > 1 and "train.seed" not in keys else [])
 
     def trial(self, number: int) -> Trial | None:

@@ -9,6 +9,7 @@ import pytest
 
 from fashion_dist.cluster.launcher import LaunchRequest, resolve
 from fashion_dist.errors import ConfigError, InputError
+from fashion_dist.paths import Home
 from fashion_dist.sweep import launcher
 from fashion_dist.sweep.launcher import SweepRequest
 from shards import Split
@@ -58,6 +59,26 @@ def test_the_metric_of_the_file_is_the_one_that_best_means(packed_home: Path, tm
     sweep = launcher.resolve(question(packed_home, file=str(file), name="x y")).sweep
     assert (sweep.base.train.monitor, sweep.base.train.mode) == ("loss", "min")
     assert sweep.name == "x y" and sweep.folder.sweep_id.startswith("x-y-")
+    given = launcher.resolve(question(packed_home, "train.monitor=loss", "optim.lr=0.1,0.2")).sweep
+    assert (given.monitor.metric, given.monitor.mode) == ("loss", "min") and given.varied == ["optim.lr"]
+    with pytest.raises(ConfigError, match=r"trials would be best by several metrics, loss, sample_f1; allowed: one"):
+        launcher.resolve(question(packed_home, "train.monitor=sample_f1", file=str(file)))
+
+
+def test_a_sweep_has_not_the_id_of_a_run(packed_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").symlink_to(packed_home / "shards")
+    config = Home(tmp_path).run_dir("deepfashion-0123456789").config
+    config.parent.mkdir(parents=True)
+    config.write_text("{}")
+    with pytest.raises(ConfigError, match="--name deepfashion-0123456789 is that of run deepfashion-0123456789"):
+        launcher.resolve(question(tmp_path, "optim.lr=0.1,0.2", name="deepfashion-0123456789"))
+
+
+def test_draws_that_are_equal_are_counted_as_left_out(packed_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("method: random\nrun_cap: 20\nparameters: {optim.lr: {values: [0.1, 0.2]}}\n")
+    draft = launcher.resolve(question(packed_home, file=str(file), seeds=2))
+    assert len(draft.sweep.trials) == 4 and draft.doubled == 36
 
 
 @pytest.mark.parametrize(
@@ -72,6 +93,9 @@ def test_the_metric_of_the_file_is_the_one_that_best_means(packed_home: Path, tm
         (("optim.lr=1,2", "train.accumulate=64"), {}, "nearest batch sizes: 64"),
         (("train.seed=0,1",), {"seeds": 2}, "both choose train.seed"),
         (("optim.lr=1,2",), {"seeds": 0}, "--seeds 0 is not possible"),
+        (("optim.lr=1,2",), {"seed": -1}, "--search-seed -1 is not possible; allowed: 0 to "),
+        (("optim.lr=1,2",), {"seed": 10**30}, "0 is not possible; allowed: 0 to 9007199254740991"),
+        (("train.monitor=loss,sample_f1",), {}, "--set: trials would be best by several metrics, loss, sample_f1"),
         (("optim.lr=1,2",), {"name": "a\nb"}, "has a control character"),
         (("optim.lr=1,2",), {"hold": True}, "--hold is of Slurm's queue; on this machine --max-parallel bounds"),
         (("optim.lr=1,2",), {"max_submit": 1}, "--max-submit 1 is of Slurm's queue; on this machine --max-parallel"),

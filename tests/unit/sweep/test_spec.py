@@ -171,13 +171,32 @@ def test_what_cannot_be_is_one_sentence(values: dict[str, Any], words: str) -> N
 
 
 def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:
-    for text, words in (("- a", "not a sweep"), ("a: [", "is not YAML"), (None, "No such file")):
+    for text, words in (
+        ("- a", "not a sweep"),
+        ("a: [", "is not YAML"),
+        ("a: &b [*b]", "Circular"),
+        ("a: !!binary aGk=", "bytes is nothing that a sweep has"),
+        ("a:\n  b: {value: 1}\n  b: {value: 2}", "line 3: b stands twice"),
+        (None, "No such file"),
+    ):
         path = tmp_path / "x.yaml"
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
         with pytest.raises(ConfigError, match=words):
             spec.read_yaml(path)
+    with pytest.raises(ConfigError, match=r"--sweep ~nobody-of-that-name/x\.yaml: Could not determine home directory"):
+        spec.read_yaml(Path("~nobody-of-that-name/x.yaml"))
+
+
+def test_what_json_has_not_is_the_text_that_was_typed(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("project: 2026-01-31\ncommand: {1: a, b: c}\nparameters: {a: &v {value: 1e-3}, b: *v, c: {<<: *v}}")
+    assert spec.read_yaml(path) == {
+        "project": "2026-01-31",
+        "command": {"1": "a", "b": "c"},
+        "parameters": {key: {"value": "1e-3"} for key in "abc"},
+    }
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:

@@ -97,10 +97,17 @@ def test_states_and_the_best_trial(tmp_path: Path) -> None:
     assert "trial 1: accuracy 0.7000 with optim.lr=0.2" in text
     assert "optim.lr" in sweep_table.trials(view, 80).splitlines()[0]
     assert all(len(line) <= 80 for line in sweep_table.trials(view, 80).splitlines())
-    lower = make_sweep(tmp_path / "lower", train__monitor="loss")
-    for number, value in enumerate((0.4, 0.3, 0.2)):
-        make_run(lower, number, "done", [value])
-    assert [trial.number for trial in read_sweep_view(lower.folder).ranked] == [2, 1, 0]
+    of_all = {
+        "method": "grid",
+        "parameters": {"optim.lr": {"values": [0.1, 0.2, 0.3]}, "train.monitor": {"value": "loss"}},
+    }
+    for lower in (
+        make_sweep(tmp_path / "base", train__monitor="loss"),
+        make_sweep(tmp_path / "given", of_all),
+    ):
+        for number, value in enumerate((0.4, 0.3, 0.2)):
+            make_run(lower, number, "done", [value])
+        assert [trial.number for trial in read_sweep_view(lower.folder).ranked] == [2, 1, 0]
 
 
 def test_a_trial_that_was_given_up_is_pruned_until_its_run_is_done(tmp_path: Path) -> None:
