@@ -86,8 +86,10 @@ class Tracker(Protocol):
 
 REPLAY_SHARE = 0.25
 """Of a thread's time, what telling the lines of earlier starts may take: it holds the interpreter, as training does."""
-CLOSE_S = 10.0
-"""How long a run that is stopped waits for its trackers: Slurm kills 30 s after its signal."""
+CLOSE_S, DONE_S = 10.0, 300.0
+"""How long a run waits for its trackers when it is stopped, for Slurm kills 30 s after its signal, and when it is done,
+for W&B's client tries for hours to reach a server that has gone.
+"""
 
 
 class _TrackerThread(threading.Thread):
@@ -113,8 +115,10 @@ class _TrackerThread(threading.Thread):
                 action(self._tracker)
             self._tracker.finish()
         except Exception as error:  # its helper process may be gone in many ways; none may end the training
-            again = "the command sync can replay metrics.jsonl later" if self.name == "wandb" else "its lines end here"
-            logger.warning("%s failed (%s); training goes on, %s", self.name, error, again)
+            logger.warning("%s failed (%s); training goes on, %s", self.name, error, self._later("its lines end here"))
+
+    def _later(self, words: str) -> str:
+        return "the command sync can replay metrics.jsonl later" if self.name == "wandb" else words
 
     def _replay(self) -> None:
         for line in self._history:
@@ -124,17 +128,16 @@ class _TrackerThread(threading.Thread):
             if self._abandoned:
                 return
 
-    def close(self, timeout_s: float | None) -> None:
-        """Return when the tracker has been told all and has finished, or after a time limit with what it has by then;
-        None is no limit.
-        """
+    def close(self, timeout_s: float) -> None:
+        """Return when the tracker has been told all and has finished, or after a time limit with what it has."""
         self._actions.put(None)
         self._hurry.set()
         self.join(timeout_s)
         if self.is_alive():
             self._abandoned = True
-            logger.warning("%s was not told all lines when the run stopped; the next start tells it all", self.name)
-            self.join(timeout_s)
+            later = self._later("the next start tells it all")
+            logger.warning("%s was not told all lines when the run stopped; %s", self.name, later)
+            self.join(CLOSE_S)
 
 
 class MetricsLogger:
@@ -195,8 +198,8 @@ class MetricsLogger:
             thread.tell(action)
 
     def close(self) -> None:
-        """End the record; a run that is done waits until its trackers know all, one that is stopped `CLOSE_S`."""
+        """End the record; a run that is done gives its trackers `DONE_S` to know all, one that is stopped `CLOSE_S`."""
         self._file.close()
         for thread in self._trackers:
-            thread.close(None if self._shown else CLOSE_S)
+            thread.close(DONE_S if self._shown else CLOSE_S)
         self._trackers = []

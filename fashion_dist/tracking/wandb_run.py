@@ -45,14 +45,29 @@ logger = logging.getLogger(__name__)
 WandbMode = Literal["auto", "online", "offline", "off"]
 
 
+_MODES = {
+    "": 0, "auto": 0, "online": 0, "run": 0, "shared": 0, "offline": 1, "dryrun": 1, "off": 2, "disabled": 2,
+}  # fmt: skip
+"""How much less than all may be done, of our words and W&B's."""
+
+
 def allowed_mode(asked: WandbMode) -> Literal["online", "offline", "off"]:
-    """What W&B may do: the lesser of what a command asks for and what `WANDB_MODE` says; `auto` sends with a key."""
-    said = os.environ.get("WANDB_MODE", "").lower()
-    if asked == "off" or said == "disabled":
-        return "off"
-    if asked == "offline" or said in ("offline", "dryrun"):
-        return "offline"
-    return "online" if asked == "online" or os.environ.get("WANDB_API_KEY") else "offline"
+    """What W&B may do: the least of what a command asks for, `WANDB_MODE` says and the user's own settings of W&B say;
+    `auto` sends with a key.
+
+    Raises:
+        ConfigError: `WANDB_MODE` is no mode.
+    """
+    said = os.environ.get("WANDB_MODE", "")
+    if said.lower() not in _MODES:
+        raise ConfigError(f"WANDB_MODE={said} is not possible; allowed: online, offline, disabled")
+    level = max(_MODES[asked], _MODES[said.lower()])
+    if level < _MODES["off"]:
+        level = max(level, _MODES.get(_client().setup().settings.mode, 0))
+    if asked == "auto" and not os.environ.get("WANDB_API_KEY"):
+        level = max(level, _MODES["offline"])
+    modes: tuple[Literal["online", "offline", "off"], ...] = ("online", "offline", "off")
+    return modes[level]
 
 
 def require_safe_server(url: str) -> None:
@@ -71,21 +86,44 @@ def _client() -> Any:
     """The module wandb with its settings of the environment and the user's own folder.
 
     It also believes `./wandb/settings`, where the server's address may stand, and the current folder may be anybody's:
-    so it reads its settings, once in a process, in an empty folder.
+    so it reads its settings, once in a process, in an empty folder. `WANDB_MODE` is read by `allowed_mode` alone.
+
+    Raises:
+        ConfigError: they are nothing that W&B takes.
     """
     import wandb
 
-    here = os.open(".", os.O_RDONLY)
+    here, said = os.open(".", os.O_RDONLY), os.environ.pop("WANDB_MODE", None)
     try:
         with tempfile.TemporaryDirectory() as empty:
             os.chdir(empty)
             try:
                 wandb.setup()
+            except (ValueError, wandb.errors.UsageError) as error:
+                raise _refused(error) from None
             finally:
                 os.chdir(here)
     finally:
         os.close(here)
+        os.environ.update({} if said is None else {"WANDB_MODE": said})
     return wandb
+
+
+def _refused(error: Exception) -> ConfigError:
+    return ConfigError(f"W&B does not take its settings (WANDB_* and ~/.config/wandb): {' '.join(str(error).split())}")
+
+
+def project() -> str:
+    """The project that runs are sent to."""
+    return os.environ.get("WANDB_PROJECT") or "fashion-dist"
+
+
+def is_here(target: str) -> bool:
+    """Whether a `SyncLine.target` is where a run would be sent to now."""
+    settings = _client().setup().settings
+    url, _, path = target.partition(" ")
+    entity, _, rest = path.partition("/")
+    return (url, rest.partition("/")[0]) == (settings.base_url, project()) and settings.entity in (None, "", entity)
 
 
 def start_wandb(run: RunDir, config: Config, mode: WandbMode, group: str = "") -> WandbRun | None:
@@ -157,13 +195,15 @@ class WandbRun:
         client = _client()
         if mode == "online":
             require_safe_server(str(client.setup().settings.base_url))
-        started = client.init(
-            id=run.run_id, name=run.home.names.all().get(run.run_id, run.run_id),
-            project=os.environ.get("WANDB_PROJECT", "fashion-dist"), dir=folder,
-            mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
-            group=group or config.task, job_type="trial" if group else "train",
-            settings=client.Settings(silent=True, console="off", disable_git=True, save_code=False),
-        )  # fmt: skip
+        try:
+            started = client.init(
+                id=run.run_id, name=run.home.names.all().get(run.run_id, run.run_id), project=project(), dir=folder,
+                mode=mode, resume="allow", config=config.flat(), tags=[config.task, config.model.name],
+                group=group or config.task, job_type="trial" if group else "train",
+                settings=client.Settings(silent=True, console="off", disable_git=True, save_code=False),
+            )  # fmt: skip
+        except (ValueError, client.errors.UsageError) as error:
+            raise _refused(error) from None
         starts = read_json(run.attempts).get("attempts", [])
         hardware = {f"start {each['attempt']}": each["hardware"] for each in starts if each.get("hardware")}
         started.config.update({"hardware": hardware}, allow_val_change=True)
@@ -218,7 +258,7 @@ class WandbRun:
         import wandb
 
         self.wandb.summary.update(dict(media.summary))
-        row: dict[str, Any] = {}
+        row: dict[str, Any] = {"shown/artifacts": len(media.artifacts)}  # a row by which it is known to be there
         for split, (names, cells) in media.confusions.items():
             table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=list(_cells(names, cells)))
             row[f"{split}/confusion"] = wandb.plot_table(
@@ -230,8 +270,7 @@ class WandbRun:
             columns: list[str | int] = ["image", *media.examples[0].values]
             shown = [[wandb.Image(one.image, caption=one.key), *one.values.values()] for one in media.examples]
             row[f"{media.split}/examples"] = wandb.Table(columns=columns, data=shown)
-        if row:
-            self.send_row(f"shown {media.fingerprint}", row)
+        self.send_row(f"shown {media.fingerprint}", row)
         self.show_pictures(media.pictures)
         for item in media.artifacts:
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", item.name)[:120]
@@ -338,9 +377,9 @@ def require_key() -> None:
         ConfigError: there is none for the server, it would be sent in clear, or `WANDB_MODE` forbids to send.
     """
     if allowed_mode("online") != "online":
-        raise ConfigError(
-            f"WANDB_MODE={os.environ['WANDB_MODE']} forbids to send anything; unset it, or use --to-folder DIR"
-        )
+        said = os.environ.get("WANDB_MODE", "")
+        who = f"WANDB_MODE={said}" if _MODES[said.lower()] else "the mode in ~/.config/wandb/settings"
+        raise ConfigError(f"{who} forbids to send anything; unset it, or use --to-folder DIR")
     named = os.environ.get("WANDB_BASE_URL")
     url = named or str(_client().setup().settings.base_url)
     require_safe_server(url)

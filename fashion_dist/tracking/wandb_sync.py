@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fashion_dist.config import Config
-from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.errors import ConfigError, FashionDistError, InputError, RunError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import read_metrics
-from fashion_dist.tracking.wandb_run import SyncLine, WandbRun, key_of, pictures_key
+from fashion_dist.tracking.wandb_run import SyncLine, WandbRun, is_here, key_of, pictures_key
 from shards.safe_io import refuse_link, some
 
 if TYPE_CHECKING:
@@ -33,23 +33,30 @@ def sync(run: RunDir, config: Config, group: str, media: Media | None) -> Synced
     """Send W&B what it does not have of a run.
 
     Raises:
+        ConfigError: W&B does not take its settings.
         RunError: W&B did not answer, or took not everything; what arrived is not sent again.
     """
     points = read_metrics(run.metrics)
-    try:
-        feed = _told(WandbRun(run, config, "online", group, run.path), points, media)
-    except Exception as error:  # whatever the client raises, it means that the network or the server said no
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise RunError(f"run {run.run_id} was not synced: {words}") from error
+    feed = _told(run, config, "online", group, media, points, run.path)
     return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
 
 
-def _told(feed: WandbRun, points: Sequence[Mapping[str, Any]], media: Media | None) -> WandbRun:
-    for point in points:
-        feed.log(point)
-    if media is not None:
-        feed.show(media)
-    feed.finish()
+def _told(
+    run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, media: Media | None,
+    points: Sequence[Mapping[str, Any]], folder: Path,
+) -> WandbRun:  # fmt: skip
+    try:
+        feed = WandbRun(run, config, mode, group, folder)
+        for point in points:
+            feed.log(point)
+        if media is not None:
+            feed.show(media)
+        feed.finish()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the client raises, it means that the network or the server said no
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"run {run.run_id} was not synced: {words}") from error
     return feed
 
 
@@ -66,7 +73,11 @@ def replay(run: RunDir, config: Config, group: str, media: Media | None, folder:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     points = read_metrics(run.metrics)
-    feed = _told(WandbRun(run, config, "offline", group, new), points, media)
+    try:
+        feed = _told(run, config, "offline", group, media, points, new)
+    except FashionDistError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
@@ -79,15 +90,15 @@ def replay(run: RunDir, config: Config, group: str, media: Media | None, folder:
 
 
 def is_synced(run: RunDir, media: Media | None) -> bool:
-    """Whether a sync has nothing to send: all lines and these media have arrived at one server."""
+    """Whether a sync has nothing to send: all lines and these media have arrived where it would send them."""
     wanted = {key_of(point) for point in read_metrics(run.metrics)}
-    if media is not None and (media.confusions or media.examples):
+    if media is not None:
         wanted.add(f"shown {media.fingerprint}")
     if media is not None and media.pictures:
         wanted.add(pictures_key(media.pictures))
     lines = SyncLine.read(run.synced)
     for target, rows in {line.target: line.arrived for line in lines if line.arrived is not None}.items():
         keys = [line.key for line in lines if line.target == target and line.key is not None]
-        if len(keys) == rows and wanted <= set(keys):
+        if len(keys) == rows and wanted <= set(keys) and is_here(target):
             return True
     return False

@@ -134,9 +134,15 @@ def test_a_resumed_run_does_not_wait_until_its_trackers_know_the_past(
     assert slow.told == ["1 in 1", "2 in 1", "3 in 2", "val", "finish"]
 
     monkeypatch.setattr(metrics_log, "CLOSE_S", 0.01)
-    stuck = Slow()
-    stopped = MetricsLogger(run, 3, 3)
-    stopped.add({"stuck": stuck})
-    stopped.close()
-    assert not stuck.told and "stuck was not told all lines when the run stopped" in caplog.text
-    stuck.may.set()
+    monkeypatch.setattr(metrics_log, "DONE_S", 0.02)
+    for name, is_done in (("stuck", False), ("wandb", True)):
+        stuck = Slow()
+        stopped = MetricsLogger(run, 3, 3)
+        stopped.add({name: stuck})
+        if is_done:
+            stopped.show(lambda: Media({}, {}, "val", [], [], "f"))
+        stopped.close()
+        assert not stuck.told and f"{name} was not told all lines when the run stopped" in caplog.text
+        stuck.may.set()
+    assert "stopped; the next start tells it all" in caplog.text
+    assert "stopped; the command sync can replay metrics.jsonl later" in caplog.text

@@ -260,6 +260,7 @@ def test_the_key_is_not_sent_in_clear(url: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("said", "asked", "mode"), [
     ("offline", "online", "offline"), ("offline", "auto", "offline"), ("disabled", "online", "off"),
     ("online", "offline", "offline"), ("", "auto", "online"), ("online", "off", "off"), ("dryrun", "auto", "offline"),
+    ("Disabled", "online", "off"),
 ])  # fmt: skip
 def test_the_environment_can_only_lessen_what_is_sent(
     said: str, asked: wandb_run.WandbMode, mode: str, monkeypatch: pytest.MonkeyPatch
@@ -270,6 +271,55 @@ def test_the_environment_can_only_lessen_what_is_sent(
     if mode != "online" and said not in ("", "online"):
         with pytest.raises(ConfigError, match=f"WANDB_MODE={said} forbids"):
             wandb_run.require_key()
+
+
+@pytest.mark.parametrize(("kept", "mode"), [("offline", "offline"), ("disabled", "off"), ("online", "online")])
+def test_the_users_own_settings_lessen_what_is_sent_too(
+    kept: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings").write_text(f"[default]\nmode = {kept}\n")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", "")
+    client = importlib.import_module("wandb")
+    client.teardown()
+    try:
+        assert wandb_run.allowed_mode("auto") == mode
+        if mode != "online":
+            with pytest.raises(ConfigError, match=r"the mode in ~/\.config/wandb/settings forbids to send"):
+                wandb_run.require_key()
+    finally:
+        client.teardown()
+
+
+def test_what_wandb_does_not_take_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = requeued_run(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert wandb_sync.replay(run, RECIPE, "", None, tmp_path / "out").rows == len(STEPS)
+    with pytest.raises(ConfigError, match="WANDB_MODE=nonsense is not possible; allowed: online, offline, disabled"):
+        wandb_run.require_key()
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    with pytest.raises(ConfigError, match=r"W&B does not take its settings .*Invalid project name 'a/b'"):
+        wandb_sync.replay(run, RECIPE, "", None, tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [".fashion-dist"]
+
+
+def test_what_one_project_has_is_not_what_another_has(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = requeued_run(tmp_path)
+    (tmp_path / "data").mkdir()
+    bare = Media({}, {}, "test", [], shown(tmp_path / "data").artifacts[:1], "f")
+    assert wandb_sync.sync(run, RECIPE, "", bare).rows == len(STEPS) + 1
+    assert wandb_sync.is_synced(run, bare)
+    more = Media({}, {}, "test", [], shown(tmp_path / "data").artifacts, "g")
+    assert not wandb_sync.is_synced(run, more), "files that were made since"
+    assert wandb_sync.sync(run, RECIPE, "", more).rows == 1 and wandb_sync.is_synced(run, more)
+    monkeypatch.setenv("WANDB_PROJECT", "another")
+    assert not wandb_sync.is_synced(run, more)
 
 
 def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
