@@ -17,7 +17,7 @@ import tyro
 
 from fashion_dist import cli
 from fashion_dist.cluster.job_record import JobRecord
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import CheckpointError, ConfigError, FashionDistError, InputError, ShardsError
 from fashion_dist.paths import Home, RunDir
 from shards import program
 
@@ -37,21 +37,27 @@ def main(args: Args) -> cli.Result:
     home = Home.find(args.home)
     if not args.runs:
         raise ConfigError(f"nothing to sync: {program.command('sync')} RUN; {program.command('status')} lists the runs")
-    runs = [run for name in args.runs for run in _runs(home, name)]
+    runs = list(dict.fromkeys(run for name in args.runs for run in _runs(home, name)))
     from fashion_dist.tracking import wandb_run
 
     if not args.to_folder:
         wandb_run.require_key()
-    lines, rows = [], 0
+    lines, rows, failed = [], 0, 0
     with cli.Progress(enabled=not args.json) as progress:
-        for at, run in enumerate(dict.fromkeys(runs)):
-            text, sent = _sync(run, Path(args.to_folder).absolute() if args.to_folder else None)
+        for at, run in enumerate(runs):
+            try:
+                text, sent = _sync(run, Path(args.to_folder).absolute() if args.to_folder else None)
+            except (FashionDistError, ShardsError) as error:
+                if len(runs) == 1:
+                    raise
+                text, sent, failed = f"error: {error}", 0, failed + 1
             lines.append(f"{run.run_id}: {text}")
             rows += sent
             progress("runs", at + 1, len(runs))
-    count = len(lines)
-    told = f"{count} run{'s' * (count != 1)}, {rows} new rows"
-    return cli.Result(told, text="\n".join(lines), data={"rows": rows, "runs": count})
+    count = len(lines) - failed
+    told = f"{count} run{'s' * (count != 1)}, {rows} new rows" + f"; {failed} failed" * bool(failed)
+    data = {"rows": rows, "runs": count, "failed": failed}
+    return cli.Result(told, text="\n".join(lines), data=data, exit_status=int(failed > 0))
 
 
 def _runs(home: Home, name: str) -> list[RunDir]:
@@ -66,17 +72,21 @@ def _runs(home: Home, name: str) -> list[RunDir]:
 def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
     from fashion_dist.results.media import run_media
     from fashion_dist.run_status import RunState
-    from fashion_dist.runs import open_run
+    from fashion_dist.runs import open_run, read_config
     from fashion_dist.tracking import wandb_sync
 
-    opened, submission, progress = open_run(run, strict=False), JobRecord.read(run), RunState.read(run.state)
+    (config, _), submission, progress = read_config(run), JobRecord.read(run), RunState.read(run.state)
     group = Path(submission.sweep).name if submission is not None else ""
-    done = progress is not None and progress.state == "done"
-    shown = run_media(run, opened.config, opened.shard_set) if done else None
+    shown, bare = None, ""
+    if progress is not None and progress.state == "done":
+        try:
+            shown = run_media(run, config, open_run(run, strict=False).shard_set)
+        except (InputError, CheckpointError) as error:  # the curves need no shard set, which may lie elsewhere
+            bare = f", without pictures and files ({error})"
     if folder is not None:
-        made = wandb_sync.replay(run, opened.config, group, shown, folder)
-        return f"{made.lines} lines in {made.where}", made.rows
+        made = wandb_sync.replay(run, config, group, shown, folder)
+        return f"{made.lines} lines in {made.where}{bare}", made.rows
     if wandb_sync.is_synced(run, shown):
-        return "nothing new", 0
-    made = wandb_sync.sync(run, opened.config, group, shown)
-    return f"{made.rows} new rows of {made.lines} lines, {made.where}", made.rows
+        return f"nothing new{bare}", 0
+    made = wandb_sync.sync(run, config, group, shown)
+    return f"{made.rows} new rows of {made.lines} lines, {made.where}{bare}", made.rows

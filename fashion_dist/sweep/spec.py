@@ -6,21 +6,17 @@ names a program is read and not used: `program`, `command`, `entity`, `project`,
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fashion_dist.config import RENAMED, Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.settings import require_setting
 from shards.typed_json import is_sound
-
-if TYPE_CHECKING:
-    import yaml
 
 Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]
 
@@ -70,11 +66,6 @@ class Parameter:
         return FORMER.get(self.key, self.key)
 
     @property
-    def is_one(self) -> bool:
-        """Whether it is the same in all trials."""
-        return len(self.values) == 1
-
-    @property
     def points(self) -> int:
         """How many values a range of whole numbers has; 0 for other kinds."""
         return int(self.high) - int(self.low) + 1 if self.kind == "int_uniform" else 0
@@ -119,7 +110,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
     try:
         _require_single(yaml.compose(text, Loader=yaml.SafeLoader))
-        values = json.loads(json.dumps(yaml.safe_load(text), default=_dated))
+        values = json.loads(json.dumps(yaml.safe_load(text), default=str))  # a bare 2026-01-31 is text
     except RecursionError:
         raise ConfigError(f"{path} is not a sweep: nested too deep") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -129,14 +120,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _dated(value: object) -> str:
-    """A bare `2026-01-31`, which is text to whoever typed it."""
-    if isinstance(value, datetime.date):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is nothing that a sweep has; allowed: numbers, text, lists and mappings")
-
-
-def _require_single(root: yaml.Node | None) -> None:
+def _require_single(root: Any) -> None:
     """Refuse a key that stands twice in a mapping, of which YAML would take the last without a word."""
     waiting, seen = [root], set()
     while waiting:

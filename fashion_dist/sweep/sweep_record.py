@@ -90,13 +90,14 @@ class Sweep:
     @cached_property
     def monitor(self) -> tasks.Monitor:
         """The metric that `best` means: the one that all trials are given, else the base's."""
-        given = {p.key: p.values[0] for p in self.spec.parameters if p.key == "train.monitor" and p.is_one}
-        return tasks.load(self.base.task).monitored(self.base.override(expand.texts(given)))
+        found = {p.key: p.values for p in self.spec.parameters}.get("train.monitor", ())
+        given = expand.texts({"train.monitor": found[0]}) if len(found) == 1 else []
+        return tasks.load(self.base.task).monitored(self.base.override(given))
 
     @property
     def varied(self) -> list[str]:
         """The settings that differ between trials."""
-        keys = [p.key for p in self.spec.parameters if not p.is_one]
+        keys = [p.key for p in self.spec.parameters if len(p.values) != 1]
         return keys + (["train.seed"] if self.seeds > 1 and "train.seed" not in keys else [])
 
     def trial(self, number: int) -> Trial | None:

@@ -61,13 +61,10 @@ def allowed_mode(asked: WandbMode) -> Literal["online", "offline", "off"]:
     said = os.environ.get("WANDB_MODE", "")
     if said.lower() not in _MODES:
         raise ConfigError(f"WANDB_MODE={said} is not possible; allowed: online, offline, disabled")
-    level = max(_MODES[asked], _MODES[said.lower()])
-    if level < _MODES["off"]:
-        level = max(level, _MODES.get(_client().setup().settings.mode, 0))
-    if asked == "auto" and not os.environ.get("WANDB_API_KEY"):
-        level = max(level, _MODES["offline"])
+    levels = [_MODES[asked], _MODES[said.lower()], int(asked == "auto" and not os.environ.get("WANDB_API_KEY"))]
+    kept = _client().setup().settings.mode if max(levels) < _MODES["off"] else ""
     modes: tuple[Literal["online", "offline", "off"], ...] = ("online", "offline", "off")
-    return modes[level]
+    return modes[max(*levels, _MODES.get(kept, 0))]
 
 
 def require_safe_server(url: str) -> None:

@@ -175,7 +175,6 @@ def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:
         ("- a", "not a sweep"),
         ("a: [", "is not YAML"),
         ("a: &b [*b]", "Circular"),
-        ("a: !!binary aGk=", "bytes is nothing that a sweep has"),
         ("a:\n  b: {value: 1}\n  b: {value: 2}", "line 3: b stands twice"),
         (None, "No such file"),
     ):

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_sweep import make_run, make_sweep
 from offline_run import read_offline
 from PIL import Image
 from wandb_server import WandbServer
 
-from fashion_dist.errors import ConfigError
+from fashion_dist import cli
+from fashion_dist.commands import sync
+from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.paths import RunDir
 from fashion_dist.tasks.clipart import RECIPE
 from fashion_dist.tracking import trackers, wandb_run, wandb_sync
@@ -305,6 +308,23 @@ def test_what_wandb_does_not_take_is_one_sentence_and_leaves_nothing(
     with pytest.raises(ConfigError, match=r"W&B does not take its settings .*Invalid project name 'a/b'"):
         wandb_sync.replay(run, RECIPE, "", None, tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == [".fashion-dist"]
+
+
+def test_one_run_that_cannot_be_read_keeps_no_other_from_being_sent(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    runs = [make_run(sweep, at, state, [0.1, 0.2]) for at, state in enumerate(("failed", "failed", "done"))]
+    runs[0].config.write_text("{")
+
+    def synced(*names: str) -> cli.Result:
+        return sync.main(sync.Args(runs=names, home=str(tmp_path), to_folder=str(tmp_path / "out")))
+
+    result = synced(sweep.folder.sweep_id)
+    assert (result.exit_status, result.data) == (1, {"rows": 4, "runs": 2, "failed": 1})
+    assert "offline-run" in result.text and ", without pictures and files (" in result.text, "whose shard set is gone"
+    assert result.text.count("\n") == 2 and f"{runs[0].run_id}: error: the configuration of run" in result.text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".fashion-dist", *(run.run_id for run in runs[1:])}
+    with pytest.raises(InputError, match="the configuration of run"):
+        synced(runs[0].run_id)
 
 
 def test_what_one_project_has_is_not_what_another_has(
