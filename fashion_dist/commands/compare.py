@@ -29,9 +29,9 @@ Rows = Sequence[Sequence[object]]
 class Args(cli.CommonArgs):
     """Compare two runs on the same images: accuracies, confusions, and whether chance explains the difference."""
 
-    first: Annotated[str, tyro.conf.Positional]
+    first: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run id, a unique beginning of one, or a run's folder."""
-    second: Annotated[str, tyro.conf.Positional]
+    second: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Another one."""
     split: str = "test"
     """The split, which both have predicted and whose labels are known."""

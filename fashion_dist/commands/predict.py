@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Args(cli.CommonArgs):
     """Predict with a run's best weights: a split, another shard set, or pictures that came later."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run id, a unique beginning of one, or a run's folder."""
     source: str = ""
     """A folder of pictures in any folders, a picture, a table of pictures, a shard set or a folder of tars."""
@@ -136,11 +136,13 @@ def _result(run: RunDir, done: list[Predicted], notes: str) -> cli.Result:
     paths |= {f"{one.target.name} by rank": one.folder for one in done}
     name = done[0].target.name
     own = name == "test" and not done[0].target.source
-    files = {"submission files": typed("collect", run, "" if own else f"--split {name}")}
+    ways = {"submission files": typed("collect", run, "" if own else f"--split {name}")}
+    if not done[0].target.source and name in ("test", "val"):  # others have no place in a report
+        ways["see it"] = typed("report", run)
     return cli.Result(
         f"{run.run_id}: {told} predicted{notes}",
         paths=paths,
-        next={**files, "see it": typed("report", run)},
+        next=ways,
         data={
             "run": run.run_id,
             "samples": sum(one.samples for one in done),

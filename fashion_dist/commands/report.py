@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fashion_dist import cli
-from fashion_dist.cluster.run_view import answers
+from fashion_dist.cluster.run_view import answers, typed
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
@@ -59,14 +59,16 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.report.run_data import find_runs, read_facts
 
     folders = find_runs(home, args.runs)
+    if args.table and (args.archive or args.notebook or args.wandb != "off"):
+        raise ConfigError("--table makes no page, so --archive, --notebook and --wandb are not possible with it")
     if args.wandb in ("online", "offline") and len(folders) > 1:
         raise ConfigError(f"--wandb {args.wandb} shows the pictures of one run, not of {len(folders)}")
     notebook = None
     if args.notebook:
         from fashion_dist.report.notebook import require_new
 
-        if len(folders) > 1 or args.table:
-            raise ConfigError("--notebook is of one run, without --table")
+        if len(folders) > 1:
+            raise ConfigError(f"--notebook is of one run, not of {len(folders)}")
         notebook = require_new(Path(args.notebook).absolute())
     damaged: dict[str, str] = {}
     found = read_facts(folders, None if args.archive or args.notebook else damaged)
@@ -111,7 +113,8 @@ def _of_one(facts: RunData, page: Path) -> cli.Result:
     headline = f"{facts.run_id}: {facts.view.state}" + (f", best {progress.best_words}" if progress.best else "")
     paths: dict[str, Path | str] = {"page": page, "figures": page.parent / "figures"}
     data: dict[str, Any] = {"run": facts.run_id, "best": progress.best, "metrics": facts.at_best("val")}
-    return cli.Result(headline, paths=paths, next=answers(facts.run), data=data)
+    ways = answers(facts.run) if facts.view.state == "done" else {"look": typed("status", facts.run)}
+    return cli.Result(headline, paths=paths, next=ways, data=data)
 
 
 def _table(found: Sequence[RunData], out: str, told: dict[str, Any], status: int) -> cli.Result:

@@ -165,8 +165,9 @@ def page(run: RunDir, view: RunView, go_on: str, width: int) -> str:
         rows.append(("cancel", typed("status", run, "--cancel")))
     elif view.state != "done":
         rows.append(("go on", go_on))
-    if run.checkpoints.is_dir():
+    else:
         rows += answers(run).items()
+    if run.checkpoints.is_dir():
         rows.append(("report", typed("report", run)))
     return "\n".join([f"{view.run_id}  {view.name}".rstrip(), *labelled(rows)])
 
