@@ -6,7 +6,7 @@ Legend: n examples, K classes, A attributes, B bootstrap draws.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,8 +134,10 @@ def class_figures(truth: np.ndarray, probability: np.ndarray, answers: np.ndarra
     return [shares[0], whole, *shares[1:]]
 
 
-def attribute_figures(truth: np.ndarray, chosen: np.ndarray) -> list[Figure]:
-    """F1 of the attributes averaged over images and over attributes, of truth [n, A] and answers bool [n, A]."""
+def attribute_figures(truth: np.ndarray, chosen: np.ndarray, names: Mapping[str, str]) -> list[Figure]:
+    """F1 of all answers, averaged over attributes and over images, of truth [n, A] and answers bool [n, A]: those of
+    `attributes.names_of`, by these names.
+    """
     known, true = truth >= 0, truth == 1
     asked = known.any(axis=1)
     named = chosen & known
@@ -149,10 +151,13 @@ def attribute_figures(truth: np.ndarray, chosen: np.ndarray) -> list[Figure]:
     occurs = (named.sum(axis=0) + true.sum(axis=0)) > 0
     value = float(whole.f1[occurs].mean()) if occurs.any() else 0.0
     samples = np.nanmean(np.where(np.isnan(f1).all(axis=1, keepdims=True), 0.0, f1), axis=1)
-    return [
-        Figure("attribute_f1", float(per_image.astype(float).mean()), *interval(image_sums / len(per_image))),
-        Figure("attribute_class_f1", value, *interval(samples)),
-    ]
+    micro = 2 * hit_a.sum(axis=1) / np.maximum(both_a.sum(axis=1), 1)
+    found = {
+        "micro_f1": (2 * float(hits.sum()) / max(1, int(both.sum())), micro),
+        "macro_f1": (value, samples),
+        "sample_f1": (float(per_image.astype(float).mean()), image_sums / len(per_image)),
+    }
+    return [Figure(shown, found[name][0], *interval(found[name][1])) for name, shown in names.items()]
 
 
 def mean_figure(name: str, values: np.ndarray) -> Figure:

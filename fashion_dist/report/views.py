@@ -15,6 +15,7 @@ from fashion_dist.report.run_data import RunData
 from fashion_dist.report.split_predictions import SplitPredictions, Thumbnails, read_answers
 from fashion_dist.results.named import view_names
 from fashion_dist.tasks import ReportView
+from fashion_dist.tasks.common.attributes import names_of
 
 Seen: TypeAlias = "classes.ClassAnswers | attributes.AttributeAnswers | SplitPredictions"
 """What a view is drawn from: of outfits the predictions as they are."""
@@ -23,11 +24,12 @@ Seen: TypeAlias = "classes.ClassAnswers | attributes.AttributeAnswers | SplitPre
 def figures(facts: RunData, answers: SplitPredictions) -> list[scores.Figure]:
     """The metrics of all views, with intervals."""
     made: list[scores.Figure] = []
+    names = names_of(facts.task.metrics(answers.split.schema, facts.config))
     for found in _shown(facts, answers):
         if isinstance(found, classes.ClassAnswers):
             made += scores.class_figures(found.truth, found.probability, found.answers)
         elif isinstance(found, attributes.AttributeAnswers):
-            made += scores.attribute_figures(found.truth, found.chosen)
+            made += scores.attribute_figures(found.truth, found.chosen, names)
         else:
             made += outfits.figures(found)
     return made

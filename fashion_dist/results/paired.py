@@ -18,6 +18,8 @@ from fashion_dist.results.compare import no_labels, require_same_images
 from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import ReportView, load
 from fashion_dist.tasks.common import compatibility
+from fashion_dist.tasks.common.attributes import names_of
+from fashion_dist.tasks.common.base import Arrays
 from fashion_dist.tasks.common.wardrobe import wardrobe_of
 from shards import Split
 
@@ -63,11 +65,12 @@ def differences(first: OpenRun, second: OpenRun, split: str = "test") -> list[Di
         return []
     require_same_images(first, second, split)
     part = first.shard_set.split(split)
-    targets = load(first.config.task).image_targets(part, first.config)
+    task = load(first.config.task)
+    targets, names = task.image_targets(part, first.config), names_of(task.metrics(part.schema, first.config))
     answers = [ordered_predictions(run.folder, part) for run in (first, second)]
     found: list[Difference] = []
     for view in views:
-        measures = [dict(_measures(view, columns, targets, part)) for columns in answers]
+        measures = [dict(_measures(view, columns, targets, part, names)) for columns in answers]
         for name, (count, measure) in measures[0].items():
             found += _difference(name, count, measure, measures[1][name][1])
     if not found:
@@ -90,7 +93,7 @@ def _difference(name: str, count: int, first: Measure, second: Measure) -> list[
 
 
 def _measures(
-    view: ReportView, columns: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], part: Split
+    view: ReportView, columns: Arrays, targets: Arrays, part: Split, names: Mapping[str, str]
 ) -> Iterator[tuple[str, tuple[int, Measure]]]:
     """(name, (number of examples to draw from, measure)) of one view."""
     answer = np.asarray(columns[view.answer])
@@ -106,8 +109,13 @@ def _measures(
         named = answer.astype(bool) & (truth >= 0)
         hits, both = (named & (truth == 1)).astype(float), named.astype(float) + (truth == 1)
         top, bottom = 2 * hits.sum(axis=1), both.sum(axis=1)
-        yield "attribute_f1", (len(truth), _mean(np.where(bottom > 0, top / np.maximum(bottom, 1), 1.0)))
-        yield "attribute_class_f1", (len(truth), lambda times: _class_f1(times @ hits, times @ both))
+        measures: dict[str, Measure] = {
+            "micro_f1": lambda times: float(times @ top / max(1.0, times @ bottom)),
+            "macro_f1": lambda times: _class_f1(times @ hits, times @ both),
+            "sample_f1": _mean(np.where(bottom > 0, top / np.maximum(bottom, 1), 1.0)),
+        }
+        for name, shown in names.items():
+            yield shown, (len(truth), measures[name])
 
 
 def _of_pairs(rows: np.ndarray, part: Split) -> Iterator[tuple[str, tuple[int, Measure]]]:

@@ -155,6 +155,13 @@ def metrics(sums: Arrays) -> dict[str, float]:
     }
 
 
+def names_of(measured: Sequence[str]) -> dict[str, str]:
+    """What a task with the metrics `measured` calls those of `metrics`; beside a category two are the attributes'."""
+    if "attribute_f1" in measured:
+        return {"sample_f1": "attribute_f1", "macro_f1": "attribute_class_f1"}
+    return {name: name for name in ("micro_f1", "macro_f1", "sample_f1")}
+
+
 def label_table(sums: Arrays, names: Sequence[str]) -> str:
     """A CSV of the sums of `add_counts`: each label, how many images have it, were given it, and rightly so; its F1."""
     true, named, hits = (sums[name].astype(np.int64).tolist() for name in ("true", "named", "hits"))

@@ -16,9 +16,12 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from fashion_dist import tasks
 from fashion_dist.report import classes, scores
 from fashion_dist.report.attributes import AttributeAnswers, average_precisions, co_occurrence, one_by_one, together
+from fashion_dist.tasks.common.attributes import names_of
 from fashion_dist.tasks.common.evaluators import area_under_roc
+from shards import Schema
 
 
 @pytest.fixture
@@ -97,8 +100,24 @@ def test_attributes_are_counted_as_by_scikit_learn() -> None:
 def test_the_mean_f1_of_images_leaves_out_what_is_unknown() -> None:
     truth = np.array([[1, 0, -1], [0, 0, 0], [-1, -1, -1], [1, 1, 0]])
     chosen = np.array([[True, False, True], [False, False, False], [True, True, True], [True, False, True]])
-    found = {f.name: f.value for f in scores.attribute_figures(truth, chosen)}
-    assert found["attribute_f1"] == pytest.approx((1.0 + 1.0 + 0.5) / 3)
+    names = {"sample_f1": "attribute_f1", "macro_f1": "attribute_class_f1"}
+    first, _ = scores.attribute_figures(truth, chosen, names)
+    assert (first.name, first.value) == ("attribute_f1", pytest.approx((1.0 + 1.0 + 0.5) / 3))
+
+
+def test_figures_of_labels_are_scikit_learn_s_by_the_task_s_names() -> None:
+    rng = np.random.default_rng(3)
+    truth, chosen = rng.integers(0, 2, (200, 4)), rng.random((200, 4)) < 0.5
+    for task, names in (("multilabel", ["micro", "macro", "sample"]), ("deepfashion", ["sample", "macro"])):
+        recipe = tasks.load(task).recipe
+        called = names_of(tasks.load(task).metrics(Schema({}, {}), recipe))
+        found = scores.attribute_figures(truth, chosen, called)
+        assert [name for name, shown in called.items()] == [f"{name}_f1" for name in names]
+        assert set(called.values()) <= set(tasks.load(task).metrics(Schema({}, {}), recipe))
+        for figure, average in zip(found, names, strict=True):
+            expected = f1_score(truth, chosen, average="samples" if average == "sample" else average, zero_division=1.0)
+            assert figure.value == pytest.approx(expected)
+            assert figure.low is not None and figure.high is not None and figure.low < expected < figure.high
 
 
 def test_areas_are_scikit_learn_s() -> None:

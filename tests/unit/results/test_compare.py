@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from report_runs import write_answers
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, confusion_matrix
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError
@@ -190,3 +191,9 @@ def test_runs_that_learn_other_columns_of_one_set_are_not_compared(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"learn other columns \(warm, wool\), whose answers have no mean"):
         collect_average(runs, opened["wool"].config, shard_set, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    truth = shard_set.split("test").columns("colours")["colours"]
+    chosen = np.random.default_rng(0).random(truth.shape) < 0.5
+    write_answers(opened["colours"].folder, shard_set, "test", {"labels": chosen.astype(np.int8)})
+    for found, average in zip(differences(*[opened["colours"]] * 2), ("micro", "macro", "samples"), strict=True):
+        assert found.name == f"{average.removesuffix('s')}_f1"  # as the task and its curves call them
+        assert found.first == found.second == pytest.approx(f1_score(truth, chosen, average=average, zero_division=0))
