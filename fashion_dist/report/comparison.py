@@ -105,9 +105,7 @@ def data_of(facts: RunData) -> tuple[str, str]:
 
 
 def by_data(found: Sequence[RunData]) -> dict[str, list[RunData]]:
-    """The runs of each shard set and column under its name, with the column and digits of the hash where these differ
-    under that name.
-    """
+    """The runs of each shard set and column by its name, with digits of the hash and the column where these differ."""
     parts: dict[tuple[str, str], list[RunData]] = {}
     for f in found:
         parts.setdefault(data_of(f), []).append(f)

@@ -138,23 +138,17 @@ def attribute_figures(truth: np.ndarray, chosen: np.ndarray, names: Mapping[str,
     """F1 of all answers, averaged over attributes and over images, of truth [n, A] and answers bool [n, A]: those of
     `attributes.names_of`, by these names.
     """
-    known, true = truth >= 0, truth == 1
-    asked = known.any(axis=1)
-    named = chosen & known
-    hits, both = (named & true).sum(axis=1), named.sum(axis=1) + true.sum(axis=1)
-    per_image = np.where(both > 0, _ratio(2.0 * hits, both), 1.0)[asked].astype(np.float32)
-    right, either = (named & true)[asked].astype(np.float32), named[asked].astype(np.float32) + true[asked]
+    asked = (truth >= 0).any(axis=1)
+    named, true = (chosen & (truth >= 0))[asked], truth[asked] == 1
+    right, either = (named & true).astype(np.float32), named.astype(np.float32) + true
+    hits, both = 2 * right.sum(axis=1), either.sum(axis=1)
+    per_image = np.where(both > 0, _ratio(hits, both), 1.0).astype(np.float32)
     sums = [(drawn @ right, drawn @ either, drawn @ per_image) for drawn in weights(len(per_image))]
     hit_a, both_a, image_sums = (np.concatenate(parts) for parts in zip(*sums, strict=True))
-    f1 = np.where(both_a > 0, 2 * hit_a / np.maximum(both_a, 1), np.nan)
-    whole = per_attribute(truth, chosen)
-    occurs = (named.sum(axis=0) + true.sum(axis=0)) > 0
-    value = float(whole.f1[occurs].mean()) if occurs.any() else 0.0
-    samples = np.nanmean(np.where(np.isnan(f1).all(axis=1, keepdims=True), 0.0, f1), axis=1)
-    micro = 2 * hit_a.sum(axis=1) / np.maximum(both_a.sum(axis=1), 1)
+    macro = macro_f1(right.sum(axis=0), named.sum(axis=0), true.sum(axis=0))
     found = {
-        "micro_f1": (2 * float(hits.sum()) / max(1, int(both.sum())), micro),
-        "macro_f1": (value, samples),
+        "micro_f1": (float(_ratio(hits.sum(), both.sum())), _ratio(2 * hit_a.sum(axis=1), both_a.sum(axis=1))),
+        "macro_f1": (macro, _ratio(_ratio(2 * hit_a, both_a).sum(axis=1), (both_a > 0).sum(axis=1))),
         "sample_f1": (float(per_image.astype(float).mean()), image_sums / len(per_image)),
     }
     return [Figure(shown, found[name][0], *interval(found[name][1])) for name, shown in names.items()]

@@ -24,11 +24,11 @@ Seen: TypeAlias = "classes.ClassAnswers | attributes.AttributeAnswers | SplitPre
 def figures(facts: RunData, answers: SplitPredictions) -> list[scores.Figure]:
     """The metrics of all views, with intervals."""
     made: list[scores.Figure] = []
-    names = names_of(facts.task.metrics(answers.split.schema, facts.config))
     for found in _shown(facts, answers):
         if isinstance(found, classes.ClassAnswers):
             made += scores.class_figures(found.truth, found.probability, found.answers)
         elif isinstance(found, attributes.AttributeAnswers):
+            names = names_of(facts.task.metrics(answers.split.schema, facts.config))
             made += scores.attribute_figures(found.truth, found.chosen, names)
         else:
             made += outfits.figures(found)
