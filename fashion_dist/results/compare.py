@@ -118,11 +118,11 @@ def require_same_images(first: OpenRun, second: OpenRun, split: str) -> None:
             f"runs {first.folder.run_id} and {second.folder.run_id} are of different shard sets; "
             f"allowed: two runs on the same images"
         )
-    one, other = (load(run.config.task).columns_of(run.config) for run in (first, second))
-    if one != other and first.config.task == second.config.task:
+    asked = [load(run.config.task).columns_of(run.config) for run in (first, second)]
+    if first.config.task == second.config.task and asked[0] != asked[1]:
         raise ConfigError(
-            f"run {first.called} learned {', '.join(one)}, and run {second.called} {', '.join(other)}; "
-            f"allowed: two runs that learned the same"
+            f"runs {first.folder.run_id} and {second.folder.run_id} learn other columns of {first.shard_set.path}: "
+            f"{', '.join(asked[0])} and {', '.join(asked[1])}; allowed: two runs that learn the same"
         )
 
 

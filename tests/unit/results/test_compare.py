@@ -115,28 +115,6 @@ def test_what_cannot_be_compared_is_refused(shard_set: ShardSet, tmp_path: Path)
         compare(one, dataclasses.replace(one, shard_set=ShardSet.open(twin)), "val")
 
 
-def test_runs_that_learned_other_columns_are_refused(tmp_path: Path) -> None:
-    """Though both columns have classes of the same names: the one's answers say nothing of the other's truth."""
-    lines = ["path,split,front,back,colours,shapes"]
-    for number in range(24):
-        Image.fromarray(np.full((9, 9, 3), 10 * number, np.uint8)).save(tmp_path / f"{number}.png")
-        yes, no = ("yes", "no") if number % 2 else ("no", "yes")
-        split = ("train", "val", "test")[number // 2 % 3]
-        lines.append(f"{number}.png,{split},{yes},{no},{'red|blue' if number % 2 else 'red'},{'round'}")
-    (tmp_path / "list.csv").write_text("\n".join([*lines, ""]).replace("round\n", "round|flat\n", 9))
-    reading = ReadOptions(label_columns=("front", "back", "colours", "shapes"))
-    pack("table", tmp_path / "list.csv", tmp_path / "set", PackOptions(), reading, workers=1)
-    shard_set = ShardSet.open(tmp_path / "set")
-    for task, one, other in (("classification", "front", "back"), ("multilabel", "colours", "shapes")):
-        runs = [
-            OpenRun(RunDir(tmp_path / name), load(task).recipe.override([f"task.label={name}"]), shard_set)
-            for name in (one, other)
-        ]
-        for asked in (compare, differences) if task == "multilabel" else (compare,):
-            with pytest.raises(ConfigError, match=rf"run {one} learned {one}, and run {other} {other}; allowed: two"):
-                asked(runs[0], runs[1])
-
-
 def test_a_run_is_called_what_it_was_named(shard_set: ShardSet, tmp_path: Path) -> None:
     run = run_of(tmp_path / "runs" / "mnist-0123456789", fashion_mnist.RECIPE, shard_set, np.zeros(200, np.int64))
     assert compare(run, run).names == ("mnist-0123456789",) * 2
