@@ -68,8 +68,8 @@ def main(args: Args) -> cli.Result:
         "classes": found.classes,
         "confusions": [found.confusion(run).tolist() for run in (0, 1)],
     }
-    paths = _written(args.out, names, table)
-    return cli.Result(found.sentence(), paths, text="\n\n".join(_shown(found, run) for run in (0, 1)) + "\n", data=data)
+    text = "\n\n".join(_shown(found, run) for run in (0, 1)) + "\n"
+    return cli.Result(found.sentence(), _written(args.out, names, table), text=text, data=data)
 
 
 def _written(out: str, names: tuple[str, str], rows: Rows) -> dict[str, Path | str]:

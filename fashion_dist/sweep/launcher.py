@@ -126,10 +126,10 @@ def _named(sweep: Sweep, context: LaunchContext, asked: str) -> Sweep:
         name = asked or f"{sweep.base.task}-sweep-{candidate.content[:8]}"
         if not name.isprintable():
             raise ConfigError(f"--name {name!r} has a control character; allowed: one line of text")
-        made = sweep_id(name)
-        if run_id := context.home.names.run_id(made) or made * context.home.run_dir(made).config.is_file():
+        plain = sweep_id(name)
+        if run_id := context.home.names.run_id(plain) or plain * context.home.run_dir(plain).config.is_file():
             raise ConfigError(f"--name {name} is that of run {run_id}; allowed: another")
-        found.append(dataclasses.replace(candidate, folder=context.home.sweep_dir(sweep_id(name)), name=name))
+        found.append(dataclasses.replace(candidate, folder=context.home.sweep_dir(plain), name=name))
     return next((one for one in found if read_json(one.folder.sweep).get("content") == one.content), found[0])
 
 
@@ -181,8 +181,8 @@ def _monitored(config: Config, searched: Spec, where: str) -> Config:
     Raises:
         ConfigError: the sweep's goal is not the metric's, or trials would be best by several metrics.
     """
-    named = {str(v) for parameter in searched.parameters if parameter.key == "train.monitor" for v in parameter.values}
-    if len(named := named | ({searched.metric} if searched.metric else set())) > 1:
+    given = {str(v) for parameter in searched.parameters if parameter.key == "train.monitor" for v in parameter.values}
+    if len(named := given | ({searched.metric} if searched.metric else set())) > 1:
         raise ConfigError(
             f"{where}: trials would be best by several metrics, {', '.join(sorted(named))}; allowed: one for all, as "
             f"the metric of a file or as train.monitor"

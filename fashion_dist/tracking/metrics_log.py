@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 PLAIN = frozenset({"split", "step", "epoch", "attempt", "time"})
 """The fields of a line of metrics.jsonl that are no metric."""
-
-
 SPLITS = ("train", "val", "test", "system")
 """Of the lines that we write; a run may have lines of splits of its own names beside them."""
 

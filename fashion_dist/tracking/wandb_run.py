@@ -45,9 +45,7 @@ logger = logging.getLogger(__name__)
 WandbMode = Literal["auto", "online", "offline", "off"]
 
 
-_MODES = {
-    "": 0, "auto": 0, "online": 0, "run": 0, "shared": 0, "offline": 1, "dryrun": 1, "off": 2, "disabled": 2,
-}  # fmt: skip
+_MODES = {"": 0, "auto": 0, "online": 0, "run": 0, "shared": 0, "offline": 1, "dryrun": 1, "off": 2, "disabled": 2}
 """How much less than all may be done, of our words and W&B's."""
 
 

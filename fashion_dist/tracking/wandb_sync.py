@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, FashionDistError, InputError, RunError
@@ -29,24 +28,16 @@ class Synced:
     where: str
 
 
-def sync(run: RunDir, config: Config, group: str, media: Media | None) -> Synced:
-    """Send W&B what it does not have of a run.
+def sync(run: RunDir, config: Config, group: str, media: Media | None, offline_folder: Path | None = None) -> Synced:
+    """Send W&B what it does not have of a run, or begin an offline run with all of it in a folder.
 
     Raises:
         ConfigError: W&B does not take its settings.
         RunError: W&B did not answer, or took not everything; what arrived is not sent again.
     """
-    points = read_metrics(run.metrics)
-    feed = _told(run, config, "online", group, media, points, run.path)
-    return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
-
-
-def _told(
-    run: RunDir, config: Config, mode: Literal["online", "offline"], group: str, media: Media | None,
-    points: Sequence[Mapping[str, Any]], folder: Path,
-) -> WandbRun:  # fmt: skip
+    mode: Literal["online", "offline"] = "offline" if offline_folder else "online"
     try:
-        feed = WandbRun(run, config, mode, group, folder)
+        feed, points = WandbRun(run, config, mode, group, offline_folder or run.path), read_metrics(run.metrics)
         for point in points:
             feed.log(point)
         if media is not None:
@@ -57,7 +48,7 @@ def _told(
     except Exception as error:  # whatever the client raises, it means that the network or the server said no
         words = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"run {run.run_id} was not synced: {words}") from error
-    return feed
+    return Synced(feed.rows, len(points), str(feed.wandb.url or feed.wandb.path))
 
 
 def replay(run: RunDir, config: Config, group: str, media: Media | None, folder: Path) -> Synced:
@@ -72,30 +63,25 @@ def replay(run: RunDir, config: Config, group: str, media: Media | None, folder:
         raise ConfigError(f"{final} is not replaced: it holds {some(others)}, which we did not write; move it away")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    points = read_metrics(run.metrics)
     try:
-        feed = _told(run, config, "offline", group, media, points, new)
+        made = sync(run, config, group, media, new)
     except FashionDistError:
         shutil.rmtree(new, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
     if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-        new.rename(final)
-        shutil.rmtree(old)
-    else:
-        new.rename(final)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
     (found,) = (final / "wandb").glob("offline-run-*")
-    return Synced(feed.rows, len(points), str(found))
+    return replace(made, where=str(found))
 
 
 def is_synced(run: RunDir, media: Media | None) -> bool:
     """Whether a sync has nothing to send: all lines and these media have arrived where it would send them."""
     wanted = {key_of(point) for point in read_metrics(run.metrics)}
     if media is not None:
-        wanted.add(f"shown {media.fingerprint}")
-    if media is not None and media.pictures:
-        wanted.add(pictures_key(media.pictures))
+        wanted |= {f"shown {media.fingerprint}", *([pictures_key(media.pictures)] if media.pictures else [])}
     lines = SyncLine.read(run.synced)
     for target, rows in {line.target: line.arrived for line in lines if line.arrived is not None}.items():
         keys = [line.key for line in lines if line.target == target and line.key is not None]
