@@ -23,7 +23,8 @@ def command(resources: Resources, folder: Path, interpreter: Sequence[str]) -> l
     if resources.container.startswith(_PYXIS):
         return inside
     mounts = [word for path in _shared(folder) for word in ("--bind", str(path))]
-    return ["apptainer", "exec", *(["--nv"] if resources.gpus else []), *mounts, resources.container, *inside]
+    driver = ["--nv"] if resources.gpus_if_known != 0 else []
+    return ["apptainer", "exec", *driver, *mounts, resources.container, *inside]
 
 
 def srun_arguments(resources: Resources, folder: Path) -> list[str]:

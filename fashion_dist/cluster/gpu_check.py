@@ -13,9 +13,12 @@ from fashion_dist.errors import RunError
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def require_gpu(asked: int) -> None:
-    """Raise RunError, with the cause, where so many GPUs of a node were asked for and this rank can use none."""
-    if not asked:
+def require_gpu(asked: int | None) -> None:
+    """Raise RunError, with the cause, where so many GPUs of a node were asked for and this rank can use none.
+
+    None is a number that only the scheduler knows.
+    """
+    if asked == 0:
         return
     import torch
 
@@ -26,10 +29,8 @@ def require_gpu(asked: int) -> None:
         return
     said = next((str(warning.message) for warning in told if "driver" in str(warning.message)), "")
     cause = why_unusable(torch.__version__, torch.version.cuda, os.environ, said, has_driver=_DRIVER.exists())
-    raise RunError(
-        f"{asked} GPU{'s' * (asked > 1)} a node {'were' if asked > 1 else 'was'} asked for, and this rank on "
-        f"{socket.gethostname()} can use none: {cause}"
-    )
+    words = "1 GPU a node was" if asked == 1 else f"{asked} GPUs a node were" if asked else "GPUs were"
+    raise RunError(f"{words} asked for, and this rank on {socket.gethostname()} can use none: {cause}")
 
 
 def why_unusable(

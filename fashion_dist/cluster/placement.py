@@ -126,18 +126,15 @@ def fill(
         else:
             resources = resources.replace(time_min=bound)
             notes.append(f"the time limit is the {bound} min of {where}; a run that reaches it goes on by itself")
-    cards = next((part for part in chosen if part.gpus), None)
-    if cards is not None and not resources.gpus and not asks_for_gpus(resources):
+    cards = next((part for part in chosen or known if part.gpus), None)
+    if resources.gpus_if_known is None and not resources.tasks_per_node:
+        notes.append("sbatch gives the GPUs, of which a node's one rank uses one: --tasks-per-node N starts N ranks")
+    if cards is not None and resources.gpus_if_known == 0:
         notes.append(
             f"this run trains on CPUs, while nodes of partition {cards.name!r} have {cards.gres}: "
             f"--gpus-per-node {cards.gpus} trains on their GPUs, one rank each"
         )
     return Placement(resources, origins, tuple(notes))
-
-
-def asks_for_gpus(resources: Resources) -> bool:
-    """Whether options of sbatch ask for GPUs whose number on a node only Slurm knows."""
-    return any(name.startswith(("gpus", "gpu-")) for name in resources.sbatch)
 
 
 def local_gpus() -> int:
@@ -156,5 +153,5 @@ def told(placement: Resources, cluster: Cluster) -> str:
         kind = f" {placement.gpu_type}" if placement.gpu_type else ""
         device = f"{placement.gpus}{kind} GPU{'s' * (placement.gpus > 1)}{' each' * (placement.nodes > 1)}"
     else:
-        device = "GPUs as sbatch gives them" if asks_for_gpus(placement) else "CPUs"
+        device = "GPUs as sbatch gives them" if placement.gpus_if_known is None else "CPUs"
     return f"{ranks} on {nodes}, on {device}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist import tasks
-from fashion_dist.cluster import machine, network_check, placement
+from fashion_dist.cluster import machine, network_check
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config
@@ -66,8 +66,7 @@ def require_shards(shard_set: ShardSet) -> None:
 
 def require_decode(options: RuntimeOptions, run: RunDir, resources: Resources) -> None:
     """Refuse a way of decoding that cannot be there, or is another than the run began with."""
-    maybe = placement.asks_for_gpus(resources) or "gres" in resources.sbatch
-    require_possible(options.decode, options.cache, DecodeRecord.read(run), None if maybe else resources.gpus)
+    require_possible(options.decode, options.cache, DecodeRecord.read(run), resources.gpus_if_known)
 
 
 def require_unmixed(task: tasks.Task, config: Config) -> None:

@@ -42,7 +42,6 @@ _GROUPS = (
 )
 """Names of one thing: the last that is given holds, and two at once contradict each other."""
 _NAME = re.compile(r"[a-z][a-z0-9-]+")
-_GPU = re.compile(r"gpu(?::[^:(,]*[^:(,\d][^:(,]*)?(?::([0-9]{1,9}))?(?:\(.*\))?")
 Layer = Mapping[str, Any]
 """Values of `Resources` by field, with all of sbatch's options in one mapping under `sbatch`."""
 
@@ -135,8 +134,14 @@ def _names(values: Layer) -> list[str]:
 
 def gpu_count(gres: str) -> int:
     """The GPUs of a node that `--gres` text asks for, such as 4 of `gpu:a100:4,nvme:1`."""
-    found = [match for part in gres.split(",") if (match := _GPU.fullmatch(part.strip().removeprefix("gres/")))]
-    return sum(int(match[1] or 1) for match in found)
+    counts = [part.rpartition(":")[2] for part in gpu_parts(gres)]
+    return sum(int(count) if is_count(count) else 1 for count in counts)
+
+
+def gpu_parts(gres: str) -> list[str]:
+    """The parts of GRES text that are GPUs, without their sockets: `gpu:3090:4` of `gpu:3090:4(S:0,2),nvme:1`."""
+    parts = (part.strip().removeprefix("gres/") for part in re.sub(r"\([^)]*\)", "", gres).split(","))
+    return [part for part in parts if part.partition(":")[0] == "gpu"]
 
 
 def gpus(value: object, where: str = "--gpus-per-node") -> dict[str, Any]:

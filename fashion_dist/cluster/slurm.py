@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fashion_dist.cluster.sbatch_options import gpu_count
+from fashion_dist.cluster.sbatch_options import gpu_count, gpu_parts
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.io import process_started
 
@@ -134,8 +134,10 @@ def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FILTERS)}
     environment = {**kept, "SLURM_BITSTR_LEN": "0"}
     try:
+        # A site's own words may be in any encoding.
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, check=False,
+            env=environment,
         )  # fmt: skip
     except FileNotFoundError:
         raise RunError(f"{command[0]} is not on the PATH: this machine has no Slurm commands") from None
@@ -143,7 +145,7 @@ def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
         raise RunError(f"{command[0]} did not answer within {timeout_s:.0f} s") from None
     if done.returncode != 0:
         words = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
-        raise RunError(f"{command[0]}: {words}")
+        raise RunError(f"{command[0]}: {words.removeprefix(f'{command[0]}: ')}")
     return done.stdout
 
 
@@ -165,7 +167,7 @@ def require_answer() -> None:
 
 @dataclass(frozen=True)
 class Partition:
-    """What sinfo says of a partition: CPUs and GPUs of its smallest node, and these in words, such as `gpu:a100:4`."""
+    """What sinfo says of a partition: CPUs of its smallest node, GPUs of the smallest that has some, `gpu:4`."""
 
     name: str
     is_default: bool
@@ -199,17 +201,16 @@ def parse_partitions(text: str) -> list[Partition]:
         if len(parts) < 5:
             continue
         name, limit = parts[0].rstrip("*"), seconds(parts[3])
-        count = gpu_count(parts[4])
-        gres = ",".join(part for part in parts[4].split(",") if part.startswith("gpu"))
+        cpus = re.fullmatch(r"(\d+)(K?)\+?", parts[2])  # 1024 are shown as 1K
         mine = Partition(
-            name, parts[0].endswith("*"), int(parts[1]), int(parts[2].rstrip("+") or 1),
-            None if limit is None else limit // 60, count, gres if count else "",
+            name, parts[0].endswith("*"), int(parts[1]), int(cpus[1]) * 1024 ** len(cpus[2]) if cpus else 1,
+            None if limit is None else limit // 60, gpu_count(parts[4]), ",".join(gpu_parts(parts[4])),
         )  # fmt: skip
         before = found.get(name)
         if before is not None:
             mine = dataclasses.replace(
                 mine, nodes=before.nodes + mine.nodes, cpus=min(before.cpus, mine.cpus),
-                gpus=min(before.gpus, mine.gpus), gres=before.gres or mine.gres,
+                gpus=min(filter(None, (before.gpus, mine.gpus)), default=0), gres=before.gres or mine.gres,
             )  # fmt: skip
         found[name] = mine
     return list(found.values())

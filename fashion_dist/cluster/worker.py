@@ -216,7 +216,7 @@ def _train(
     from fashion_dist.train.trainer import Trainer, build_model
 
     import_late()
-    require_gpu(record.resources.gpus if record is not None else 0)
+    require_gpu(record.resources.gpus_if_known if record is not None else 0)
     startup.record_phase("imports")
     tested = decode_choice.test_node(run, options.decode, options.cache, rank_info.local_rank)
     if tested:

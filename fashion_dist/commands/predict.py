@@ -114,14 +114,12 @@ def _ranks(args: Args, run: RunDir, progress: cli.Progress) -> tuple[Callable[[l
         return lambda parts, total: predict_here(
             [dataclasses.replace(part, threads=threads) for part in parts], progress, total
         ), asked.ranks
-    others = {key: value for key, value in asked.sbatch.items() if key != "gres" or not asked.gpus}
-    one = asked.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, asked.gpus), sbatch=others)
 
     def ranks(parts: list[Part], _total: int) -> list[int]:
         return submitit_executor.run_array(
             predict_part,
             parts,
-            resources=one,
+            resources=asked.of_one_rank,
             folder=run.logs,
             name=f"predict-{run.run_id}",
             on_progress=lambda done, count: progress("array tasks", done, count),

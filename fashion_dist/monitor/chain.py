@@ -146,7 +146,7 @@ def _on_slurm(
 ) -> Iterator[JobRef]:  # fmt: skip
     from fashion_dist.cluster import submitit_executor as jobs
 
-    one = resources.replace(nodes=1, tasks_per_node=1, gpus_per_node=min(1, resources.gpus_per_node))
+    one = resources.of_one_rank
     ids = sorted({job.job_id.partition("_")[0] for job in before if job.cluster == "slurm"})
     # A sweep's trials may fail and the rest be collected; a run that failed has nothing to collect.
     how = "afterany" if (folder / "sweep.json").is_file() else "afterok"

@@ -139,8 +139,51 @@ SINFO = "gpu*|4|48+|1-00:00:00|gpu:a100:4(S:0-1),nvme:1\nlong|2|8|infinite|(null
 def test_partitions_are_read_over_their_kinds_of_nodes() -> None:
     gpu, long = parse_partitions(SINFO)
     assert (gpu.is_default, gpu.nodes, gpu.cpus, gpu.limit_min, gpu.gpus) == (True, 4, 48, 1440, 4)
-    assert gpu.gres == "gpu:a100:4(S:0-1)"
+    assert gpu.gres == "gpu:a100:4"
     assert (long.nodes, long.cpus, long.limit_min, long.gpus) == (3, 4, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:a100:4(S:1,3,5,7)", 4), ("gpu:4(S:0,2),nvme:1", 4), ("gpu:3090:4", 4), ("gpu:2080:8(S:0-1)", 8),
+        ("gpu", 1), ("gpu:tesla", 1), ("gpu:7", 7), ("gpu:a100_1g.5gb:7,gpu:a100:1", 8), ("gpu:a100:no_consume:4", 4),
+        ("gres/gpu:a100:2", 2), ("nvme:1,gpu_mem:80", 0), ("(null)", 0), ("", 0),
+    ],
+)  # fmt: skip
+def test_gpus_are_counted_whatever_their_type_and_sockets_are_called(gres: str, gpus: int) -> None:
+    assert sbatch_options.gpu_count(gres) == Resources(sbatch={"gres": gres}).gpus == gpus
+    (part,) = parse_partitions(f"p*|1|1K|infinite|{gres}\n")
+    assert (part.gpus, part.cpus) == (gpus, 1024) and ("(S:" not in part.gres)
+
+
+@pytest.mark.parametrize(
+    "sinfo", ["all*|9|8|1:00|(null)\nall*|2|8|1:00|gpu:4\nall*|2|8|1:00|gpu:2\n", "a|1|8|1:00|gpu:2\n"]
+)
+def test_gpus_of_some_nodes_or_of_partitions_that_a_plugin_chooses_are_told_too(sinfo: str) -> None:
+    assert any("trains on CPUs" in note and "--gpus-per-node 2" in note for note in placed(sinfo).notes)
+
+
+@pytest.mark.parametrize("option", ["gpus=8", "gpus-per-task=1", "tres-per-task=gres/gpu:1", "gres=shard:2"])
+def test_gpus_whose_number_only_slurm_knows_are_gpus(option: str, tmp_path: Path) -> None:
+    asked = Resources(sbatch=sbatch_options.pairs([option]), container="/torch.sif", nodes=2)
+    assert asked.gpus_if_known is None and told(asked, "slurm").endswith("GPUs as sbatch gives them")
+    assert "--nv" in containers.command(asked, tmp_path / "runs" / "r" / "logs", ["python"])
+    (note,) = placed(sbatch=dict(asked.sbatch)).notes
+    assert "--tasks-per-node N" in note and placed(sbatch=dict(asked.sbatch), tasks_per_node=4).notes == ()
+    one = asked.of_one_rank
+    assert (one.nodes, one.ranks, one.gpus_asked, one.sbatch) == (1, 1, "1", {})
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [(Resources(sbatch={"gres": "gpu:a100:4", "nice": "1"}), "1"), (Resources(gpus_per_node=4, gpu_type="x"), "x:1"),
+     (Resources(sbatch={"gres": "nvme:1", "gpu-bind": "closest"}), "")],
+)  # fmt: skip
+def test_one_rank_takes_one_gpu_at_most(resources: Resources, gpus: str) -> None:
+    one = resources.replace(nodes=3, tasks_per_node=4).of_one_rank
+    assert (one.ranks, one.gpus_asked) == (1, gpus)
+    assert one.sbatch == {name: text for name, text in resources.sbatch.items() if "gpu:" not in text}
 
 
 def placed(sinfo: str = SINFO, *, is_limit_asked: bool = False, **asked: Any) -> Any:

@@ -139,6 +139,8 @@ def test_gpus_that_were_asked_for_and_are_not_there_end_the_rank() -> None:
     require_gpu(0)
     with pytest.raises(RunError, match=r"2 GPUs a node were asked for, and this rank on .* can use none: .*"):
         require_gpu(2)
+    with pytest.raises(RunError, match=r"GPUs were asked for, and this rank on .* can use none: .*"):
+        require_gpu(None)
 
 
 def test_other_versions_than_before_are_told() -> None:
