@@ -35,6 +35,10 @@ from fashion_dist.io import names_in, write_json, write_private
 A = TypeVar("A")
 R = TypeVar("R")
 
+_SBATCH_S = 300.0
+"""sbatch itself tries for minutes where the controller takes no more jobs for the moment."""
+_UNKNOWN = re.compile(r"timed out|did not answer|zero bytes", re.IGNORECASE)
+"""What sbatch says where the controller may have taken the job although it gave no answer."""
 _SUBMITTED = re.compile(
     r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh|\d+(_\d+)?_(submission\.sh|submitted\.pkl)"
 )
@@ -59,6 +63,7 @@ def submit(
 
     Raises:
         ConfigError: the scheduler refuses the job; in its own words, and nothing is left behind.
+        RunError: nobody knows whether it took the job.
     """
     folder.mkdir(parents=True, exist_ok=True)
     executor: Any
@@ -123,10 +128,12 @@ def _cleaned_on_refusal(folder: Path) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what we are about to say
             yield
-    except (UncompletedJobError, OSError) as error:
+    except (UncompletedJobError, OSError, ConfigError, RunError) as error:
         for path in set(folder.iterdir()) - before:
             if _SUBMITTED.fullmatch(path.name):  # another command may have begun to log here meanwhile
                 path.unlink()
+        if isinstance(error, (ConfigError, RunError)):
+            raise
         words = " ".join(str(error).split())
         raise ConfigError(f"the job was refused, nothing was submitted: {words}") from None
 
@@ -198,10 +205,9 @@ class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
         text = str(super()._make_submission_file_text(command, uid))
         return f"{text}\n{containers.after_ranks(self.folder)}"
 
-    @staticmethod
-    def _get_job_id_from_submission_command(string: str | bytes) -> str:
-        text = string if isinstance(string, str) else string.decode(errors="replace")
-        return submitted_id(re.sub(r"(?m)^\s*Submitted batch job (\d+).*$", r"\1", text))  # below a site's banner
+    def _submit_command(self, command: str) -> submitit.SlurmJob[Any]:
+        job_id = _sbatch(self._make_submission_file_text(command, ""), self.folder, self.parameters["job_name"])
+        return submitit.SlurmJob(self.folder, job_id, list(range(self._num_tasks())))
 
     @property
     def _submitit_command_str(self) -> str:
@@ -339,6 +345,7 @@ def submit_module(
 
     Raises:
         ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
+        RunError: nobody knows whether it took the array.
     """
     folder.mkdir(parents=True, exist_ok=True)
     executor = _SlurmExecutor(folder, resources)
@@ -352,23 +359,34 @@ def submit_module(
     if task_ids:
         executor.parameters["map_count"] = 1  # names the logs after array and task
     text = executor._make_submission_file_text(f"{executor.python} -m {shlex.join(words)}", "")
+    with job_environment("slurm", code, resources):
+        return slurm_job(_sbatch(text, folder, name, "job array" if task_ids else "job"))
+
+
+def _sbatch(text: str, folder: Path, name: str, what: str = "job") -> str:
+    """Hand a script in, and keep it in `folder` under the job's id, which is returned; raises as `submit` does."""
+    slurm.cluster_name()  # known before there is a job, which belongs to it
     path = folder / f".submission-{os.getpid()}.sh"
     write_private(path, text)
     try:
-        with job_environment("slurm", code, resources):
-            told = slurm.ask(["sbatch", "--parsable", str(path)])
+        told = slurm.ask(["sbatch", "--parsable", str(path)], _SBATCH_S)
     except RunError as error:
         path.unlink()
-        what = "array " if task_ids else ""
-        raise ConfigError(f"the job {what}was refused, nothing was submitted: {error}") from None
-    job = slurm_job(submitted_id(told))
-    path.rename(folder / f"{job.job_id}_submission.sh")
-    return job
+        if _UNKNOWN.search(str(error)):
+            tells = f"squeue --me --name={name} tells"
+            raise RunError(f"Slurm did not say whether it took the {what} ({error}): {tells}") from None
+        raise ConfigError(f"the {what} was refused, nothing was submitted: {error}") from None
+    job_id = submitted_id(told)
+    path.rename(folder / f"{job_id}_submission.sh")
+    return job_id
+
+
+_ID = re.compile(r"\s*(?:Submitted batch job )?(\d+)(?:;[\w.-]+| on cluster \S+)?\s*")
 
 
 def submitted_id(text: str) -> str:
     """The id in what `sbatch --parsable` printed, the last line that is one; raises RunError where there is none."""
-    found = [match[1] for line in text.splitlines() if (match := re.fullmatch(r"\s*(\d+)(?:;[\w.-]+)?\s*", line))]
+    found = [match[1] for line in text.splitlines() if (match := _ID.fullmatch(line))]
     if not found:
         raise RunError(f"sbatch printed no job id, so the job cannot be found: {' '.join(text.split())[:200]}")
     return found[-1]

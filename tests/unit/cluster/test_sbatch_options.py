@@ -291,8 +291,7 @@ def test_a_job_id_is_found_below_a_sites_banner() -> None:
     banner = "-----\n  Welcome to the 12 nodes\n--> Verifying valid submit host (login1)...OK\n"
     assert submitit_executor.submitted_id(f"{banner}4711\n") == "4711"
     assert submitit_executor.submitted_id(f"{banner}4711;cluster-2\n") == "4711"
-    executor = submitit_executor._SlurmExecutor
     said = f"{banner}Your job 99 is over\nSubmitted batch job 4712 on cluster b\n"
-    assert executor._get_job_id_from_submission_command(said) == "4712"
+    assert submitit_executor.submitted_id(said) == "4712"
     with pytest.raises(RunError, match="printed no job id"):
         submitit_executor.submitted_id("-----\nWelcome\n")

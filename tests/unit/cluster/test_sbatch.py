@@ -1,0 +1,113 @@
+"""What is handed to sbatch, and what becomes of its answers: a cluster of scripts on the PATH."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster.launcher import LaunchRequest
+from fashion_dist.cluster.resources import Resources
+from fashion_dist.cluster.slurm import JobRef
+from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.sweep import launcher
+from fashion_dist.sweep.launcher import SweepRequest
+from fashion_dist.sweep.sweep_record import read_arrays
+
+
+class Sbatch:
+    """A cluster of one user: sbatch, squeue and scontrol as scripts on the PATH, and what they were asked."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.answers("scontrol", "echo 'ClusterName = here'; echo 'MaxArraySize = 11'")
+        self.answers("squeue", f"cat {folder}/queue")
+        self.answers("sinfo", "echo 'all*|4|8|1-00:00:00|(null)'")
+        self.queue()
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+        slurm.configuration.cache_clear()
+
+    def answers(self, command: str, script: str) -> None:
+        (self.folder / command).write_text(f"#!/bin/sh\necho {command} >> {self.folder}/notes\n{script}\n")
+        (self.folder / command).chmod(0o755)
+
+    def queue(self, *ids: str, name: str = "a", comment: str = "") -> None:
+        (self.folder / "queue").write_text("".join(f"{i}|PENDING|Priority||1:00:00|{name}|{comment}\n" for i in ids))
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sbatch]:
+    yield Sbatch(tmp_path / "bin", monkeypatch)
+    slurm.configuration.cache_clear()
+
+
+def submit_one(folder: Path) -> JobRef:
+    return submitit_executor.submit(len, "slurm", Resources(), folder, "a")  # type: ignore[arg-type]
+
+
+def submit_array(folder: Path) -> JobRef:
+    return submitit_executor.submit_module(("m",), "0-2", resources=Resources(), folder=folder, name="a")
+
+
+SUBMITS = pytest.mark.parametrize("submit", [submit_one, submit_array])
+
+
+@SUBMITS
+def test_a_submission_in_a_sites_own_encoding(submit: Any, sbatch: Sbatch, tmp_path: Path) -> None:
+    sbatch.answers("sbatch", r"printf 'Gro\337rechner\n12;here\n'")
+    job = submit(tmp_path / "logs")
+    assert job == JobRef("slurm", "12", name="here") and (tmp_path / "logs" / "12_submission.sh").is_file()
+    sbatch.answers("sbatch", r"printf 'sbatch: error: Konto w\344hlen\n' >&2; exit 1")
+    before = sorted((tmp_path / "logs").iterdir())
+    with pytest.raises(ConfigError, match=r"was refused, nothing was submitted: sbatch: error: Konto w\uFFFDhlen"):
+        submit(tmp_path / "logs")
+    assert sorted((tmp_path / "logs").iterdir()) == before
+
+
+@SUBMITS
+@pytest.mark.parametrize(
+    "words", ["Socket timed out on send/recv operation", "Zero Bytes were transmitted or received"]
+)
+def test_a_submission_of_which_nobody_knows_is_not_called_refused(
+    words: str, submit: Any, sbatch: Sbatch, tmp_path: Path
+) -> None:
+    sbatch.answers("sbatch", f"echo 'sbatch: error: Batch job submission failed: {words}' >&2; exit 1")
+    with pytest.raises(RunError, match=f"Slurm did not say whether it took the job.*{words}.*squeue --me --name=a"):
+        submit(tmp_path / "logs")
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+@SUBMITS
+def test_nothing_is_submitted_to_a_cluster_that_does_not_say_its_name(
+    submit: Any, sbatch: Sbatch, tmp_path: Path
+) -> None:
+    sbatch.answers("scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    sbatch.answers("sbatch", "echo 12")
+    with pytest.raises(RunError, match="Unable to contact"):
+        submit(tmp_path / "logs")
+    assert "sbatch" not in (sbatch.folder / "notes").read_text() and list((tmp_path / "logs").iterdir()) == []
+
+
+def test_an_array_of_which_nobody_knew_is_taken_up_and_not_doubled(
+    sbatch: Sbatch, make_home: Callable[[], Path]
+) -> None:
+    asked = LaunchRequest("deepfashion", home=str(make_home()), cluster="slurm")
+    draft = launcher.resolve(
+        SweepRequest(asked, settings=("optim.lr=0.1,0.2", "data.image_px=32", "train.batch_size=32"), name="a")
+    )
+    sbatch.answers("sbatch", "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
+    with pytest.raises(RunError, match="did not say whether it took the job array"):
+        launcher.submit(draft)
+    (noted,) = read_arrays(draft.sweep.folder)
+    sbatch.queue("7_0", "7_1", comment=noted.comment)
+    sbatch.answers("sbatch", "echo 8")
+    again = launcher.submit(draft)
+    assert again.arrays == [] and again.view.counts == {"queued": 2}
+    assert [array.job for array in read_arrays(draft.sweep.folder)] == [JobRef("slurm", "7", name="here")]
+    assert (sbatch.folder / "notes").read_text().split().count("sbatch") == 1
