@@ -95,6 +95,13 @@ def _there(links: Sequence[Link], scheduler: Scheduler) -> dict[str, JobStatus]:
     return {link.name: queue.status(link.job) if link.job is not None else "gone" for link in links}
 
 
+def not_over(folder: Path, scheduler: Scheduler | None = None) -> list[str]:
+    """The links whose jobs wait or run, or may do so."""
+    links = [link for link in read(folder) if link.status is None]
+    there = _there(links, scheduler or Scheduler())
+    return [link.name for link in links if there[link.name] != "gone"]
+
+
 def _told(link: Link, there: str) -> str:
     if link.status is not None:
         return "done" if link.status == 0 else f"failed ({link.message})"

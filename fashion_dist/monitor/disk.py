@@ -21,6 +21,7 @@ from fashion_dist.cluster import permissions, run_lock, slurm
 from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles, is_listed, names_in, read_json
+from fashion_dist.monitor import chain
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.sweep.view import read_sweep_view
 from shards.portable import user_id
@@ -83,12 +84,16 @@ def runs_of(home: Home, sweep: SweepDir) -> list[RunDir]:
 
 
 def _waiting(sweeps: Iterable[SweepDir]) -> dict[str, str]:
-    """Run id -> sweep id of the trials that wait or run: the folder of a sweep has what those begin with."""
-    views = [read_sweep_view(sweep) for sweep in sweeps]
-    return {
-        trial.view.run_id or str(trial.number): view.sweep.folder.sweep_id
-        for view in views for trial in view.trials if trial.view.is_active
-    }  # fmt: skip
+    """Run id -> sweep id of the trials that wait or run: the folder of a sweep has what those begin with; of all of
+    them where what follows the sweep is not over.
+    """
+    found: dict[str, str] = {}
+    for view in map(read_sweep_view, sweeps):
+        sweep = view.sweep.folder
+        follows = chain.not_over(sweep.path)
+        live = [trial for trial in view.trials if follows or trial.view.is_active]
+        found |= {trial.view.run_id or str(trial.number): sweep.sweep_id for trial in live}
+    return found
 
 
 def clean(
@@ -132,9 +137,11 @@ def _why_not(run: RunDir, view: RunView, older_days: float, waits_in: str = "") 
     if view.state == "unreadable":
         return view.detail
     if waits_in:
-        return f"it waits in sweep {waits_in}"
+        return f"sweep {waits_in} is not over"
     if view.is_active or view.there in ("queued", "running"):
         return f"{view.state}, and its job may live ({view.job})"
+    if follows := chain.not_over(run.path):
+        return f"{', '.join(follows)} may live, which follows it"
     age = (time.time() - _changed(run)) / 86400
     return f"changed {age:.1f} days ago" if age < older_days else ""
 

@@ -119,14 +119,37 @@ def test_a_sweep_goes_with_its_trials_and_stays_while_one_waits(tmp_path: Path) 
     me = JobRef.of_process(os.getpid())
     write_arrays(sweep.folder, [SubmittedArray("local", 0, (0, 2), Resources(), job=me)])
     found = run_clean(tmp_path, trials[0].run_id)
-    assert found["kept"] == {trials[0].run_id: "it waits in sweep s"} and trials[0].config.exists()
+    assert found["kept"] == {trials[0].run_id: "sweep s is not over"} and trials[0].config.exists()
     found = run_clean(tmp_path, "s")
-    assert found["kept"] == {trials[0].run_id: "it waits in sweep s", "s": "1 of its trials stay"}
+    assert found["kept"] == {trials[0].run_id: "sweep s is not over", "s": "1 of its trials stay"}
     assert not trials[1].path.exists() and sweep.folder.sweep.exists()
     write_arrays(sweep.folder, [SubmittedArray("local", 0, (2,), Resources(), job=me)])
     assert run_clean(tmp_path, "s")["kept"] == {"s": "1 of its trials stay"} and sweep.folder.sweep.exists()
     write_arrays(sweep.folder, [])
     assert run_clean(tmp_path, "s")["kept"] == {} and not sweep.folder.path.exists()
+
+
+def test_what_is_followed_by_a_job_that_may_live_stays(tmp_path: Path) -> None:
+    run, sweep = made(tmp_path, "a"), make_sweep(tmp_path)
+    trial = make_run(sweep, 0, "done", [0.5])
+    JobRecord("local", Resources(), job=GONE, sweep=str(sweep.folder.path)).write(trial)
+    for folder in (run.path, trial.path, sweep.folder.path):
+        folder.chmod(0o700)
+    me = JobRef.of_process(os.getpid()).to_json()
+    for folder in (run.path, sweep.folder.path):
+        (folder / "then.json").write_text(json.dumps({"collect": me, "report": None}))
+    found = run_clean(tmp_path, "a")
+    assert (
+        found["status"] == 1 and found["kept"] == {"a": "collect may live, which follows it"} and run.metrics.exists()
+    )
+    for name in ("s", trial.run_id):
+        assert run_clean(tmp_path, name)["kept"][trial.run_id] == "sweep s is not over"  # type: ignore[index]
+    assert trial.metrics.exists() and sweep.folder.sweep.exists()
+    for folder in (run.path, sweep.folder.path):
+        (folder / "then").mkdir()
+        (folder / "then" / "collect.json").write_text('{"exit_status": 0}')
+    assert run_clean(tmp_path, "a", "s")["kept"] == {}
+    assert not run.path.exists() and not trial.path.exists() and not sweep.folder.path.exists()
 
 
 def test_copies_on_this_machine_go_when_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
