@@ -113,8 +113,16 @@ def _having(views: Sequence[RunView], wanted: Sequence[str]) -> list[RunView]:
         if not equals:
             raise ConfigError(f"--where takes key=value, not {setting!r}")
         column = columns_named([key], views)[0] if views else None
-        chosen = [view for view in chosen if column is not None and column.text(view) == value]
+        chosen = [view for view in chosen if column is not None and _is(column.text(view), value or "-")]
     return chosen
+
+
+def _is(shown: str, value: str) -> bool:
+    """Whether two texts are of one value, as 0.001 and 1e-3 are."""
+    try:
+        return float(shown) == float(value)
+    except ValueError:
+        return shown == (value.lower() if value in ("True", "False") else value)
 
 
 def _disk(home: Home) -> cli.Result:

@@ -131,6 +131,8 @@ def draw(
         parts.append(f"{table(views, width, columns)}\n\n{len(views)} run{'s' * (len(views) > 1)}: {summary}")
     if len(views) < len(seen.runs):
         parts.append(f"{len(seen.runs) - len(views)} more are trials of sweeps: {program.command('status')} SWEEP")
+    if not parts and home.all_runs():
+        return f"none of the runs in {home.runs} is as asked"
     if not parts:
         return f"no runs in {home.runs}; {program.command('launch')} --task NAME makes one"
     return "\n".join(parts)
@@ -185,7 +187,10 @@ def hold(runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, release: bool) -
         raise ConfigError(f"--{verb} needs the runs or sweeps: {program.command('status')} RUN --{verb}")
     views = list(look_at_named(runs, [], Scheduler()).runs)
     for sweep in sweeps:
-        views += [trial.view for trial in read_sweep_view(sweep).trials if trial.view.state == "queued"]
+        trials = [trial.view for trial in read_sweep_view(sweep).trials]
+        if unknown := next((view for view in trials if view.cause == "no answer"), None):
+            raise RunError(f"{unknown.run_id}: {unknown.detail}")
+        views += [view for view in trials if view.state == "queued"]
     done: dict[str, str] = {}
     for view in views:
         if view.state != "queued" or view.job is None or view.job.cluster != "slurm":

@@ -32,6 +32,11 @@ def test_a_table_of_ones_choice(packed_home: Path, tmp_path: Path) -> None:
     ]
     chosen = table(where=(("model.name=fashionnet",),), sort="optim.lr")
     assert [row[0] for row in chosen[1:]] == ["deepfashion-2", "deepfashion-1"]
+    for value in ("0.2", "2e-1", ".20"):
+        assert [row[0] for row in table(where=((f"optim.lr={value}",),))[1:]] == ["deepfashion-2"]
+    assert len(table(where=(("train.deterministic=False",), ("data.class_balanced=",)))) == 4
+    for flags in ({"where": (("optim.lr=7",),)}, {"state": "failed"}):
+        assert main(Args(home=str(tmp_path), **flags)).text == f"none of the runs in {tmp_path}/runs is as asked"
     with pytest.raises(ConfigError, match=r"unknown column 'optim\.l'; nearest: optim\.lr"):
         main(Args(home=str(tmp_path), columns="optim.l"))
     with pytest.raises(ConfigError, match="--where takes key=value, not 'fashionnet'"):

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_sweep import make_sweep
 
 from fashion_dist.cluster import slurm, submitit_executor
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.monitor import overview
 from fashion_dist.sweep import launcher
 from fashion_dist.sweep.launcher import SweepRequest
-from fashion_dist.sweep.sweep_record import read_arrays
+from fashion_dist.sweep.sweep_record import SubmittedArray, read_arrays, write_arrays
 
 
 class Sbatch:
@@ -111,3 +113,14 @@ def test_an_array_of_which_nobody_knew_is_taken_up_and_not_doubled(
     assert again.arrays == [] and again.view.counts == {"queued": 2}
     assert [array.job for array in read_arrays(draft.sweep.folder)] == [JobRef("slurm", "7", name="here")]
     assert (sbatch.folder / "notes").read_text().split().count("sbatch") == 1
+
+
+def test_what_waits_is_not_held_while_slurm_does_not_say_what_that_is(sbatch: Sbatch, tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    array = SubmittedArray("slurm", 0, (0, 1, 2), Resources(), job=JobRef("slurm", "7", name="here"))
+    write_arrays(sweep.folder, [array])
+    sbatch.queue("7_0", "7_1", "7_2")
+    assert list(overview.hold([], [sweep.folder], release=False).data["hold"]) == [t.run_id for t in sweep.trials if t]
+    sbatch.answers("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(RunError, match=r"Slurm does not answer .*Unable to contact"):
+        overview.hold([], [sweep.folder], release=True)
