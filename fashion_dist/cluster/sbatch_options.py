@@ -30,10 +30,12 @@ _OURS = {
     "wrap",
 }  # fmt: skip
 VARIABLES = {
-    "SBATCH_ACCOUNT": "account", "SBATCH_CONSTRAINT": "constraint", "SBATCH_EXCLUSIVE": "exclusive",
-    "SBATCH_GRES": "gres", "SBATCH_HINT": "hint", "SBATCH_MEM_PER_CPU": "mem-per-cpu",
-    "SBATCH_MEM_PER_GPU": "mem-per-gpu", "SBATCH_MEM_PER_NODE": "mem", "SBATCH_PARTITION": "partition",
-    "SBATCH_QOS": "qos", "SBATCH_RESERVATION": "reservation", "SBATCH_TIMELIMIT": "time",
+    "SBATCH_ACCOUNT": "account", "SBATCH_CONSTRAINT": "constraint", "SBATCH_DISTRIBUTION": "distribution",
+    "SBATCH_EXCLUSIVE": "exclusive", "SBATCH_GPUS": "gpus", "SBATCH_GPUS_PER_NODE": "gpus-per-node",
+    "SBATCH_GPUS_PER_TASK": "gpus-per-task", "SBATCH_GRES": "gres", "SBATCH_HINT": "hint",
+    "SBATCH_MEM_PER_CPU": "mem-per-cpu", "SBATCH_MEM_PER_GPU": "mem-per-gpu", "SBATCH_MEM_PER_NODE": "mem",
+    "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos", "SBATCH_RESERVATION": "reservation",
+    "SBATCH_TIMELIMIT": "time", "SBATCH_WCKEY": "wckey",
 }  # fmt: skip
 """The user's own variables that hold for our jobs as for any other: they come after flags and before scripts."""
 _GROUPS = (
@@ -168,11 +170,12 @@ def minutes(text: str, where: str = "--time") -> int:
 
 def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The layer of the user's SBATCH_* variables, and which variable each value is from."""
-    options: dict[str, str] = {}
+    options: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    empty = {"exclusive": True, "gpus-per-node": "0", "time": ""}  # what else is empty asks for nothing
     for variable, name in VARIABLES.items():
         if (value := environment.get(variable)) is not None:
-            options[name] = value
+            options[name] = value or empty.get(name, False)
             origins[FIELDS.get(name, name)] = variable
     made = layer(options, "the environment's SBATCH_* variables")
     require_single(made, "the environment's SBATCH_* variables")

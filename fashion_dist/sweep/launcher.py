@@ -358,7 +358,7 @@ def _arrays(draft: SweepDraft, numbers: Sequence[int]) -> list[SubmittedArray]:
 
 def of_limit(words: str) -> str:
     """What to do about a limit on jobs, where sbatch's words of refusal name one."""
-    found = re.search(r"\w*Max(?:Submit)?Jobs?\w*Limit", words)
+    found = re.search(r"\w*(?:Max|Grp)(?:Submit)?Jobs?\w*Limit", words)
     if found is None and "MaxArraySize" not in words:
         return ""
     return f"; {found[0] if found else 'MaxArraySize'} is a limit on jobs: --max-submit N submits N trials at a time"

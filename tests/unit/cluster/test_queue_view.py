@@ -81,7 +81,8 @@ def test_the_users_filters_do_not_reach_slurms_commands(monkeypatch: pytest.Monk
 def test_a_limit_on_jobs_is_named_with_the_way_out() -> None:
     said = of_limit("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed")
     assert said == "; AssocMaxSubmitJobLimit is a limit on jobs: --max-submit N submits N trials at a time"
-    assert "QOSMaxSubmitJobPerUserLimit" in of_limit("error: QOSMaxSubmitJobPerUserLimit")
+    for limit in ("QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit", "QOSGrpJobsLimit"):
+        assert f"; {limit} is a limit on jobs" in of_limit(f"error: {limit}")
     assert of_limit("sbatch: error: invalid partition") == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,19 @@ def test_flags_come_before_variables_and_these_before_the_preset_as_in_sbatch(tm
         "gpus_per_node": "--gpus-per-node",
     }  # fmt: skip
     assert "--gpus-per-node=h100:2" in submitit_executor.script(found, tmp_path, "x", "")
+
+
+def test_an_empty_variable_asks_for_nothing_and_gpus_of_the_shell_count(tmp_path: Path) -> None:
+    names = ("ACCOUNT", "GRES", "RESERVATION", "QOS", "WCKEY", "GPUS", "GPUS_PER_NODE", "MEM_PER_NODE")
+    for name in names:
+        values, _ = given(preset(tmp_path, PRESET), {}, {f"SBATCH_{name}": ""})
+        lines = submitit_executor.script(Resources(**values), tmp_path / "logs", "x", "").splitlines()
+        bare = [line for line in lines if re.fullmatch(r"#SBATCH --[\w-]+(=(''|None|False)?)?", line)]
+        assert bare == ["#SBATCH --exclusive", "#SBATCH --requeue"]
+    values, origins = given(Preset(), {}, {"SBATCH_GPUS_PER_NODE": "a100:4", "SBATCH_WCKEY": "w"})
+    assert Resources(**values).gpus_asked == "a100:4" and origins["gpus_per_node"] == "SBATCH_GPUS_PER_NODE"
+    values, origins = given(Preset(), {}, {"SBATCH_GPUS": "8"})
+    assert Resources(**values).gpus_if_known is None and origins == {"gpus": "SBATCH_GPUS"}
 
 
 def test_what_sbatch_refuses_is_shown_with_the_line_it_came_from(tmp_path: Path) -> None:
