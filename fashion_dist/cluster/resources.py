@@ -107,14 +107,15 @@ class Resources:
     @property
     def gpus_if_known(self) -> int | None:
         """GPUs of a node; None where options of sbatch ask for some whose number only Slurm knows."""
-        return self.gpus or (None if any(_asks_for_gpus(*option) for option in self.sbatch.items()) else 0)
+        return self.gpus or (
+            None if any(sbatch_options.asks_for_gpus(*option) for option in self.sbatch.items()) else 0
+        )
 
     @property
     def of_one_rank(self) -> Resources:
         """The same for one rank, with one GPU if any."""
-        options = {name: text for name, text in self.sbatch.items() if not _asks_for_gpus(name, text)}
-        gpus = 0 if self.gpus_if_known == 0 else 1
-        return self.replace(nodes=1, tasks_per_node=1, gpus_per_node=gpus, sbatch=options)
+        options = {name: text for name, text in self.sbatch.items() if not sbatch_options.asks_for_gpus(name, text)}
+        return self.replace(nodes=1, tasks_per_node=1, gpus_per_node=int(self.gpus_if_known != 0), sbatch=options)
 
     @property
     def ranks(self) -> int:
@@ -129,12 +130,6 @@ class Resources:
     def replace(self, **values: Any) -> Resources:
         """These resources with the values that are not None put in their places."""
         return dataclasses.replace(self, **{key: value for key, value in values.items() if value is not None})
-
-
-def _asks_for_gpus(option: str, text: str) -> bool:
-    return option in ("gpus", "gpus-per-task", "gpus-per-socket") or (
-        (option == "gres" or option.startswith("tres-per-")) and bool(re.search(r"\b(gpu|mps|shard)\b", text))
-    )
 
 
 def preset_folders() -> list[Path]:

@@ -23,18 +23,9 @@ from fashion_dist.run_status import RunState
 T = TypeVar("T")
 
 STATES = (
-    "running",
-    "starting",
-    "suspended",
-    "queued",
-    "stopped",
-    "cancelled",
-    "failed",
-    "pruned",
-    "done",
-    "new",
+    "running", "starting", "suspended", "queued", "stopped", "cancelled", "failed", "pruned", "done", "new",
     "unreadable",
-)
+)  # fmt: skip
 
 Cause = Literal[
     "", "error", "killed", "out of memory", "node failure", "time limit", "pre-empted", "cancelled", "peer lost",

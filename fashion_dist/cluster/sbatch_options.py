@@ -128,15 +128,20 @@ def merge(before: Layer, after: Layer) -> dict[str, Any]:
 
 def _names(values: Layer) -> list[str]:
     """Everything that a layer gives; a `gres` without GPUs is no other word for GPUs."""
-    options = dict(values.get("sbatch", {}))
-    if "gres" in options and not gpu_count(options["gres"] or ""):
-        del options["gres"]
-    return [*(name for name in values if name != "sbatch"), *options]
+    options = values.get("sbatch", {}).items()
+    kept = [name for name, text in options if name != "gres" or asks_for_gpus(name, text or "")]
+    return [*(name for name in values if name != "sbatch"), *kept]
+
+
+def asks_for_gpus(option: str, text: str) -> bool:
+    """Whether an option of sbatch asks for GPUs, or for shares of some."""
+    is_gres = option == "gres" or option.startswith("tres-per-")
+    return option in _GROUPS[1] - {"gres"} or (is_gres and bool(re.search(r"\b(gpu|mps|shard)\b", text)))
 
 
 def gpu_count(gres: str) -> int:
     """The GPUs of a node that `--gres` text asks for, such as 4 of `gpu:a100:4,nvme:1`."""
-    counts = [part.rpartition(":")[2] for part in gpu_parts(gres)]
+    counts = (part.rpartition(":")[2] for part in gpu_parts(gres))
     return sum(int(count) if is_count(count) else 1 for count in counts)
 
 

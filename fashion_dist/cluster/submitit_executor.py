@@ -345,7 +345,6 @@ def submit_module(
 
     Raises:
         ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
-        RunError: nobody knows whether it took the array.
     """
     folder.mkdir(parents=True, exist_ok=True)
     executor = _SlurmExecutor(folder, resources)
@@ -373,20 +372,17 @@ def _sbatch(text: str, folder: Path, name: str, what: str = "job") -> str:
     except RunError as error:
         path.unlink()
         if _UNKNOWN.search(str(error)):
-            tells = f"squeue --me --name={name} tells"
-            raise RunError(f"Slurm did not say whether it took the {what} ({error}): {tells}") from None
+            raise RunError(f"Slurm did not say whether it took the {what} ({error}); squeue -n {name} tells") from None
         raise ConfigError(f"the {what} was refused, nothing was submitted: {error}") from None
     job_id = submitted_id(told)
     path.rename(folder / f"{job_id}_submission.sh")
     return job_id
 
 
-_ID = re.compile(r"\s*(?:Submitted batch job )?(\d+)(?:;[\w.-]+| on cluster \S+)?\s*")
-
-
 def submitted_id(text: str) -> str:
     """The id in what `sbatch --parsable` printed, the last line that is one; raises RunError where there is none."""
-    found = [match[1] for line in text.splitlines() if (match := _ID.fullmatch(line))]
+    said = re.compile(r"\s*(?:Submitted batch job )?(\d+)(?:;[\w.-]+| on cluster \S+)?\s*")
+    found = [match[1] for line in text.splitlines() if (match := said.fullmatch(line))]
     if not found:
         raise RunError(f"sbatch printed no job id, so the job cannot be found: {' '.join(text.split())[:200]}")
     return found[-1]

@@ -38,7 +38,7 @@ from shards.portable import cpus, set_cpus
 from shards.safe_io import refuse_link
 
 if TYPE_CHECKING:
-    from fashion_dist.data.options import Decode, LoaderOptions
+    from fashion_dist.data.options import Decode
     from fashion_dist.tracking.wandb_media import Media
 
 _PEER_FILE = re.compile(r"(rank_|node_|attempt-)\d+\.json")
@@ -208,6 +208,7 @@ def _train(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
+    from fashion_dist.data.options import LoaderOptions
     from fashion_dist.runs import open_run, read_facts, require_weights
     from fashion_dist.tasks import load
     from fashion_dist.train import decode_choice
@@ -251,7 +252,10 @@ def _train(
             note = _joined(note, f"images are decoded by {decode.way}, since {decode.why}")
         if note and rank_info.is_main:
             job_record.note_attempt(run, owner.attempt, _joined(job_record.attempts(run)[-1].note, note))
-        loader = loader_options(options, threads, decode.way if decode is not None else "cpu")
+        way: Decode = decode.way if decode is not None else "cpu"
+        loader = LoaderOptions(
+            stage=options.stage, cache=options.cache, decode=way, bad_samples=options.bad_samples, threads=threads
+        )  # fmt: skip
         trainer_options = TrainerOptions(loader, options.wandb, group, owner.attempt, note, options.track)
         trainer = Trainer(config, load(config.task), shard_set, dist, run, trainer_options, callbacks, model)
         outcome = trainer.fit()
@@ -260,15 +264,6 @@ def _train(
             heartbeat.beat()
             dist.barrier()
         return outcome
-
-
-def loader_options(options: RuntimeOptions, threads: int, decode: Decode) -> LoaderOptions:
-    """What the loader is told of the job's options."""
-    from fashion_dist.data.options import LoaderOptions
-
-    return LoaderOptions(
-        stage=options.stage, cache=options.cache, decode=decode, bad_samples=options.bad_samples, threads=threads
-    )  # fmt: skip
 
 
 def _leave(run: RunDir, rank_info: RankInfo, owner: LockOwner, options: RuntimeOptions, outcome: str) -> None:

@@ -33,7 +33,7 @@ class Args(cli.CommonArgs):
 
 def main(args: Args) -> cli.Result:
     """Remove, or say what would be."""
-    from fashion_dist.monitor import disk, overview
+    from fashion_dist.monitor import chain, disk, overview
 
     if args.older < 0:
         raise ConfigError(f"--older {args.older:g} is not possible; allowed: 0 or more days")
@@ -41,7 +41,9 @@ def main(args: Args) -> cli.Result:
         raise ConfigError("clean needs runs or sweeps to remove, or --older DAYS for all that have not changed since")
     home = Home.find(args.home)
     named, sweeps = overview.find(home, args.runs) if args.runs else (home.all_runs(), [])
-    found = disk.clean(named, sweeps, keep_best=args.keep_best, older_days=args.older, dry_run=args.dry_run)
+    found = disk.clean(
+        named, sweeps, chain.not_over, keep_best=args.keep_best, older_days=args.older, dry_run=args.dry_run
+    )
     lines = [f"{disk.human(size):>10}  {path}" for path, size in sorted(found.paths.items())]
     lines += [f"{'kept':>10}  {what}: {why}" for what, why in found.kept.items()]
     verb = "would remove" if args.dry_run else "removed"

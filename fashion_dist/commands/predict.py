@@ -117,13 +117,9 @@ def _ranks(args: Args, run: RunDir, progress: cli.Progress) -> tuple[Callable[[l
 
     def ranks(parts: list[Part], _total: int) -> list[int]:
         return submitit_executor.run_array(
-            predict_part,
-            parts,
-            resources=asked.of_one_rank,
-            folder=run.logs,
-            name=f"predict-{run.run_id}",
+            predict_part, parts, resources=asked.of_one_rank, folder=run.logs, name=f"predict-{run.run_id}",
             on_progress=lambda done, count: progress("array tasks", done, count),
-        )
+        )  # fmt: skip
 
     return ranks, asked.ranks
 

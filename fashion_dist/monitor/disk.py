@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from fashion_dist.cluster import permissions, run_lock, slurm
 from fashion_dist.cluster.run_view import RunView, read_run_views
 from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles, is_listed, names_in, read_json
-from fashion_dist.monitor import chain
 from fashion_dist.paths import Home, RunDir, SweepDir
 from fashion_dist.sweep.view import read_sweep_view
 from shards.portable import user_id
@@ -38,6 +37,8 @@ _SHARED = ("submission", "report", "collected")
 """Folders in which people put files of their own; their list names ours."""
 _HEAVY = ("checkpoints", "code", "wandb", "rendezvous", "heartbeats")
 """What a run that keeps its best weights does without; W&B's folders are made anew from metrics.jsonl by sync."""
+Following = Callable[[Path], Sequence[str]]
+"""What follows a run or a sweep and may live, by its folder; see `chain.not_over`."""
 _STEP = re.compile(r"step-\d{8}|\.(step|best)-\d{8}\.[0-9a-f]+")
 
 
@@ -83,25 +84,26 @@ def runs_of(home: Home, sweep: SweepDir) -> list[RunDir]:
     return [run for run in home.all_runs() if Path(_sweep_of(run)).name == sweep.sweep_id]  # it may have been moved
 
 
-def _waiting(sweeps: Iterable[SweepDir]) -> dict[str, str]:
+def _waiting(sweeps: Iterable[SweepDir], following: Following) -> dict[str, str]:
     """Run id -> sweep id of the trials that wait or run: the folder of a sweep has what those begin with; of all of
     them where what follows the sweep is not over.
     """
     found: dict[str, str] = {}
     for view in map(read_sweep_view, sweeps):
         sweep = view.sweep.folder
-        follows = chain.not_over(sweep.path)
+        follows = following(sweep.path)
         live = [trial for trial in view.trials if follows or trial.view.is_active]
         found |= {trial.view.run_id or str(trial.number): sweep.sweep_id for trial in live}
     return found
 
 
 def clean(
-    runs: Sequence[RunDir], sweeps: Sequence[SweepDir], *, keep_best: bool, older_days: float, dry_run: bool
-) -> Removal:
+    runs: Sequence[RunDir], sweeps: Sequence[SweepDir], following: Following, *, keep_best: bool, older_days: float,
+    dry_run: bool,
+) -> Removal:  # fmt: skip
     """Remove runs, and sweeps with their trials; with `keep_best` all but best weights and what says how they went.
 
-    Runs that changed in the last `older_days` stay.
+    Runs that changed in the last `older_days` stay, and what `following` says something of.
 
     Raises:
         ConfigError: a run that was named lives, or is somebody else's.
@@ -110,10 +112,10 @@ def clean(
     trials = {run.path: run for sweep in sweeps for run in runs_of(sweep.home, sweep)}
     every = list({**{run.path: run for run in runs}, **trials}.values())
     of_runs = {run.home.sweep_dir(Path(name).name) for run in runs if (name := _sweep_of(run))}
-    waiting = _waiting({*sweeps, *(sweep for sweep in of_runs if sweep.sweep.is_file())})
+    waiting = _waiting({*sweeps, *(sweep for sweep in of_runs if sweep.sweep.is_file())}, following)
     staying = set()
     for run, view in zip(every, read_run_views(every), strict=True):
-        if why := _why_not(run, view, older_days, waiting.get(run.run_id, "")):
+        if why := _why_not(run, view, older_days, following, waiting.get(run.run_id, "")):
             found.kept[run.run_id] = why
             staying.add(run.path)
         else:
@@ -132,7 +134,7 @@ def _sweep_of(run: RunDir) -> str:
     return str(read_json(run.job).get("sweep", ""))
 
 
-def _why_not(run: RunDir, view: RunView, older_days: float, waits_in: str = "") -> str:
+def _why_not(run: RunDir, view: RunView, older_days: float, following: Following, waits_in: str = "") -> str:
     """Why a run stays; empty where it may go."""
     if view.state == "unreadable":
         return view.detail
@@ -140,7 +142,7 @@ def _why_not(run: RunDir, view: RunView, older_days: float, waits_in: str = "") 
         return f"sweep {waits_in} is not over"
     if view.is_active or view.there in ("queued", "running"):
         return f"{view.state}, and its job may live ({view.job})"
-    if follows := chain.not_over(run.path):
+    if follows := following(run.path):
         return f"{', '.join(follows)} may live, which follows it"
     age = (time.time() - _changed(run)) / 86400
     return f"changed {age:.1f} days ago" if age < older_days else ""

@@ -80,7 +80,7 @@ def test_a_submission_of_which_nobody_knows_is_not_called_refused(
     words: str, submit: Any, sbatch: Sbatch, tmp_path: Path
 ) -> None:
     sbatch.answers("sbatch", f"echo 'sbatch: error: Batch job submission failed: {words}' >&2; exit 1")
-    with pytest.raises(RunError, match=f"Slurm did not say whether it took the job.*{words}.*squeue --me --name=a"):
+    with pytest.raises(RunError, match=f"Slurm did not say whether it took the job.*{words}.*squeue -n a tells"):
         submit(tmp_path / "logs")
     assert list((tmp_path / "logs").iterdir()) == []
 
