@@ -27,6 +27,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
 from fashion_dist.cluster import containers, pickled_rank, safe_python, slurm
 from fashion_dist.cluster.failures import exits_file
 from fashion_dist.cluster.job_environment import job_environment
+from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef
 from fashion_dist.errors import ConfigError, RunError
@@ -290,16 +291,16 @@ def run_array(
     """
     on_progress(0, len(arguments))
     jobs = submit_array(function, arguments, resources=resources, folder=folder, name=name)
-    waiting = {job.job_id for job in jobs}
-    arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
+    waiting, scheduler = {job: JobPaths(folder, job.job_id).result_pickle.name for job in jobs}, Scheduler()
     try:
         while waiting:
             time.sleep(1)
-            there = {entry.job_id for entry in slurm.queue(job_ids=arrays) if entry.status != "gone"}
-            waiting &= there
+            scheduler.refresh()  # a Slurm that does not answer for a while ends no task
+            queue, ended = scheduler.ask(jobs, ()), names_in(folder)
+            waiting = {job: name for job, name in waiting.items() if queue.status(job) != "gone" and name not in ended}
             on_progress(len(jobs) - len(waiting), len(jobs))
     except BaseException:
-        for array in arrays:
+        for array in sorted({job.job_id.partition("_")[0] for job in jobs}):
             slurm.cancel(JobRef("slurm", array))
         raise
     return [result(folder, job.job_id) for job in jobs]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from made_sweep import make_sweep
 
-from fashion_dist.cluster import slurm, submitit_executor
+from fashion_dist.cluster import queue_view, slurm, submitit_executor
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
@@ -124,3 +124,40 @@ def test_what_waits_is_not_held_while_slurm_does_not_say_what_that_is(sbatch: Sb
     sbatch.answers("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(RunError, match=r"Slurm does not answer .*Unable to contact"):
         overview.hold([], [sweep.folder], release=True)
+
+
+def test_a_slurm_that_is_silent_for_a_while_ends_no_task(
+    sbatch: Sbatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_view, "ASK_S", 0.0)
+    monkeypatch.setattr(submitit_executor, "result", lambda _folder, job_id: job_id)
+    monkeypatch.setattr(submitit_executor.time, "sleep", lambda _seconds: None)
+    sbatch.answers("sbatch", "echo Submitted batch job 7")
+    sbatch.answers("scancel", "")
+    once = sbatch.folder / "once"
+    sbatch.answers("squeue", f"[ -e {once} ] || {{ touch {once}; echo Unable to contact >&2; exit 1; }}")
+    folder = tmp_path / "logs"
+    said: list[int] = []
+    found = submitit_executor.run_array(
+        abs, [1, 2], resources=Resources(), folder=folder, name="a", on_progress=lambda done, _all: said.append(done)
+    )
+    assert found == ["7_0", "7_1"] and said == [0, 0, 2]
+    assert "scancel" not in (sbatch.folder / "notes").read_text()
+
+
+def test_tasks_are_looked_for_in_their_folder_and_seldom_in_the_queue(
+    sbatch: Sbatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitit_executor, "result", lambda _folder, job_id: job_id)
+    sbatch.answers("sbatch", f"echo Submitted batch job 7; touch {tmp_path}/logs/7_0_0_result.pkl")
+    sbatch.queue("7_0", "7_1")
+    looks: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        looks.extend([1] * (seconds == 1))  # submitit waits as well
+        if len(looks) == 5:
+            (tmp_path / "logs" / "7_1_0_result.pkl").touch()
+
+    monkeypatch.setattr(submitit_executor.time, "sleep", sleep)
+    submitit_executor.run_array(abs, [1, 2], resources=Resources(), folder=tmp_path / "logs", name="a")
+    assert len(looks) == 5 and (sbatch.folder / "notes").read_text().split().count("squeue") == 1
