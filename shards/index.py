@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.errors import InputError
 from shards.safe_io import replacing, require_regular
 from shards.schema import Schema
 
@@ -24,6 +26,8 @@ PLACES = ("offset", "size", "crc32", "key", "width", "height")
 """What a shard's rows hold beside the facts."""
 _ROWS_A_BYTE = 64
 """No table of ours comes near: each row has a key, and in the index a checksum, of its own."""
+_MOST_PACKED = 1000
+"""No table whose rows differ comes near: each of another's has a path or a key of its own."""
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -62,6 +66,46 @@ def open_table(path: Path) -> pq.ParquetFile:
     if rows > size * _ROWS_A_BYTE:
         raise pa.ArrowInvalid(f"{rows} rows in {size} bytes")
     return file
+
+
+def read_foreign(path: Path, what: str, *needed: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """The names of all columns of anybody's Parquet file, and its columns, or those `needed` where all are there.
+
+    Links are followed; messages say `what` it is read for.
+
+    Of a column that Python has no values for, such as dates after the year 9999, each is the column's type.
+
+    Raises:
+        InputError: it is none, announces far more than its bytes can hold, or needs more memory than there is.
+    """
+    import pyarrow as pa
+
+    try:
+        with open_table(Path(os.path.realpath(path))) as file:
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            announced, size = sum(group.total_byte_size for group in groups), path.stat().st_size
+            if announced > size * _MOST_PACKED:
+                raise pa.ArrowInvalid(f"{announced} bytes packed in {size}, more than {_MOST_PACKED} times as many")
+            names = file.schema_arrow.names
+            if len({*names}) < len(names):
+                raise pa.ArrowInvalid("two columns have one name")
+            if not {*needed} <= {*names}:
+                return names, {}
+            table = file.read(list(needed) or None)
+            return names, dict(zip(table.column_names, map(_values, table.columns), strict=True))
+    except MemoryError:
+        raise InputError(f"{path}{what} needs more memory to be read than this process may have") from None
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise InputError(f"{path}{what} cannot be read as a table: {str(error).splitlines()[0]}") from None
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        return [column.type] * len(column)
 
 
 def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
+from shards.safe_io import read_source
+from shards.schema import whole_characters
 from shards.typed_json import is_count
 
 MAX_CLASSES = 100_000
@@ -100,8 +102,15 @@ def parse(value: object) -> int | str | list[Any] | None:
     Raises:
         ValueError: fractions, objects, and lists of anything but words and whole numbers.
     """
+    try:
+        return _parse(value)
+    except RecursionError:
+        raise ValueError("what is nested is no label; labels are words, whole numbers, or lists of these") from None
+
+
+def _parse(value: object) -> int | str | list[Any] | None:
     if isinstance(value, str):
-        value = value.strip()
+        value = whole_characters(value.strip())
         if value[:1] == "[" and value[-1:] == "]":
             value = _listed(value)
         elif "|" in value:
@@ -117,7 +126,7 @@ def parse(value: object) -> int | str | list[Any] | None:
             raise ValueError(f"{value:g} is a fraction; classes are words or whole numbers")
         return int(value)
     if isinstance(value, (list, tuple)):
-        parts = [parse(part) for part in value]
+        parts = [_parse(part) for part in value]
         if not any(part is None or isinstance(part, list) for part in parts):
             return parts
     raise ValueError(f"{str(value)[:60]!r} is no label; labels are words, whole numbers, or lists of these")
@@ -224,7 +233,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         InputError: no such file, or not one of these, or a name is doubled.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_source(path, "MANIFEST_BYTES").decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     names: list[Any] = [line.strip() for line in text.splitlines() if line.strip()]
@@ -233,6 +242,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
             value = json.loads(text)
             names = [value[str(number)] for number in range(len(value))] if isinstance(value, dict) else value
             names = [name[-1] if isinstance(name, list) else name for name in names]
+            names = [whole_characters(name) if isinstance(name, str) else name for name in names]
         except (ValueError, KeyError, IndexError, RecursionError):
             names = [None]
     if not names or not all(isinstance(name, str) and name for name in names):

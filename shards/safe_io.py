@@ -123,6 +123,23 @@ def read_regular(path: Path, most: str = "") -> bytes:
         return file.read()
 
 
+def read_source(path: Path, most: str = "") -> bytes:
+    """`read_regular` of a file of a user's or of a raw data set, which may be reached by a link."""
+    return read_regular(Path(os.path.realpath(path)), most)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a raw data set has a file that it may lack.
+
+    Raises:
+        InputError: something else has its name, such as a link that leads nowhere, so that nothing is left out unseen.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        kind = _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "special")
+        raise InputError(f"{path} is {kind}{' to no file' * path.is_symlink()}, where only a regular file is taken")
+    return path.is_file()
+
+
 def hole_fault(descriptor: int) -> str | None:
     """Why an open file is not read: most of it is not on the disk, and would be read as zeros; else None."""
     if not hasattr(os, "SEEK_HOLE"):

@@ -290,23 +290,12 @@ def _field(value: Mapping[str, Any], name: str) -> Any:
 
 def _read_side(path: Path, scanned: Scanned, taking: Taking) -> None:
     """Takes labels that the tar does not have from the Parquet file beside it, its columns `key` and the label's."""
-    import pyarrow as pa
-
     side = path.with_suffix(".parquet")
     if side.name == INDEX or not is_regular(side):
         return
-    try:
-        file = index.open_table(side)
-        names = file.schema_arrow.names
-        scanned.fields.update(names[:100])
-        if taking.label not in names or "key" not in names:
-            return
-        table = file.read(columns=["key", taking.label])
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        told = str(error).splitlines()[0]
-        raise InputError(f"{side}, for the label {taking.label!r}, cannot be read as a table: {told}") from None
-    keys, values = (table.column(name).to_pylist() for name in ("key", taking.label))
-    told_by = dict(zip(map(str, keys), values, strict=True))
+    names, told = index.read_foreign(side, f", for the label {taking.label!r},", "key", taking.label)
+    scanned.fields.update(names[:100])
+    told_by = dict(zip(map(str, told.get("key", [])), told.get(taking.label, []), strict=True))
     for row, key in enumerate(scanned.rows["key"]):
         if scanned.labels[row] is None:
             scanned.labels[row] = told_by.get(key.removeprefix(f"{scanned.name.removesuffix('.tar')}/"))

@@ -90,7 +90,9 @@ def summarize(job: tuple[Path, str, Path, Taking], count: Callable[[int], Any]) 
         problems=scanned.problems,
     )
     rows = {**scanned.rows, "facts": scanned.facts, "labels": scanned.labels}
-    write_whole(summary.rows_file(fresh), json.dumps(rows).encode(), durable=False)
+    # A label of the Parquet file beside may be a date or bytes: told as no label, like any object.
+    content = json.dumps(rows, default=lambda value: {type(value).__name__: str(value)})
+    write_whole(summary.rows_file(fresh), content.encode(), durable=False)
     write_whole(fresh / index_name(name), index.dali_index(scanned.members))
     return summary
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.readers import ReadOptions, Source, _text, select
+from shards.safe_io import is_there
 from shards.schema import SPLITS, Record, Schema
 from shards.typed_json import is_count
 
@@ -30,7 +31,7 @@ _STORED = {"1": 1, "-1": 0, "0": -1}
 
 def annotated(folder: Path) -> Path | None:
     """The folder of the lists where `folder` is laid out so."""
-    there = (folder / name for name in ANNOTATIONS if (folder / name / "list_category_img.txt").is_file())
+    there = (folder / name for name in ANNOTATIONS if is_there(folder / name / "list_category_img.txt"))
     return next(there, None)
 
 
@@ -41,7 +42,7 @@ def read(folder: Path, annotations: Path, options: ReadOptions) -> Source:
     kept_categories = select("category", options.categories, categories)
     kept_attributes = select("attribute", options.attributes, attributes)
     facts = {"file_path": "str", "row": "int", "category": "int", "attributes": f"ints:{len(kept_attributes)}"}
-    if (annotations / "list_bbox.txt").is_file():
+    if is_there(annotations / "list_bbox.txt"):
         facts["box"] = "ints:4"
     names = {
         "category": tuple(categories[i] for i in kept_categories),
@@ -97,7 +98,7 @@ class _Lists:
         categories = _lines(self.annotations / "list_category_img.txt", self.problems)
         attributes = _lines(self.annotations / "list_attr_img.txt", self.problems)
         boxes: Iterator[tuple[int, str] | None] = repeat(None)
-        if (self.annotations / "list_bbox.txt").is_file():
+        if is_there(self.annotations / "list_bbox.txt"):
             boxes = _lines(self.annotations / "list_bbox.txt", self.problems)
         for line, text in categories:
             where = f"list_category_img.txt, line {line}"
@@ -130,7 +131,7 @@ class _Lists:
 
     def _partition(self) -> dict[str, str]:
         paths = [p / "list_eval_partition.txt" for p in (self.folder / "Eval", self.annotations, self.folder)]
-        path = next((path for path in paths if path.is_file()), paths[0])
+        path = next((path for path in paths if is_there(path)), paths[0])
         split_of: dict[str, str] = {}
         for line, text in _lines(path, self.problems):
             name, _, split = text.rpartition(" ")

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shards import index
 from shards.errors import InputError
 from shards.readers import _text
-from shards.safe_io import refuse_holes
+from shards.safe_io import read_source, refuse_holes
 from shards.schema import RESERVED
 from shards.tar_summary import kind_of, merged, stored
 from shards.typed_json import is_sound
@@ -104,7 +105,7 @@ def _fraction(text: str) -> float:
 
 def _load_json(path: Path) -> Table:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_source(path).decode("utf-8-sig")
         if text.lstrip()[:1] == "[":
             objects = list(enumerate(json.loads(text), 1))
         else:
@@ -126,13 +127,7 @@ def _load_json(path: Path) -> Table:
 
 
 def _load_parquet(path: Path) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        columns = pq.read_table(path).to_pydict()
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
+    _, columns = index.read_foreign(path, "")
     count = len(next(iter(columns.values()), []))
     return Table(path, columns, range(1, count + 1))
 

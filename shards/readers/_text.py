@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shards.errors import InputError
-from shards.safe_io import refuse_holes
+from shards.safe_io import is_there, refuse_holes
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -64,6 +64,6 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _require(path: Path) -> None:
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(f"{path} does not exist")
     refuse_holes(path)

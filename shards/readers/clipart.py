@@ -13,6 +13,7 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.labels import shown
 from shards.readers import Reader, ReadOptions, Source, _text, image_folder
+from shards.safe_io import is_there
 
 DOMAINS = frozenset({"art", "clipart", "product", "real world", "real_world", "realworld"})
 """The folders of Office-Home, in any case."""
@@ -37,7 +38,7 @@ def read(source: Path, options: ReadOptions) -> Source:
 
 def _class_names(root: Path, folders: list[str]) -> Mapping[str, str]:
     """The class names by folder: the column `name` of `classes.csv`, or the first of its `examples`."""
-    if not (root / "classes.csv").is_file():
+    if not is_there(root / "classes.csv"):
         return {}
     header, rows = _text.rows(root / "classes.csv", ["label"])
     told = next((column for column in ("name", "examples") if column in header), None)

@@ -19,6 +19,7 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Source, _deep_fashion_lists, _text, select
 from shards.readers._folders import without_extension
+from shards.safe_io import is_there
 from shards.schema import Record, Schema
 from shards.typed_json import is_count
 
@@ -28,7 +29,7 @@ LABEL = "category_label"
 def read(source: Path, options: ReadOptions) -> Source:
     """The data set in `source`, which holds `train.csv` or the benchmark's lists, or in its folder `deep_fashion`."""
     for folder in (source, source / "deep_fashion"):
-        if (folder / "train.csv").is_file():
+        if is_there(folder / "train.csv"):
             return read_csv(folder, options)
         if (annotations := _deep_fashion_lists.annotated(folder)) is not None:
             return _deep_fashion_lists.read(folder, annotations, options)
@@ -43,7 +44,7 @@ def read_csv(folder: Path, options: ReadOptions) -> Source:
     header, _ = _text.rows(folder / "train.csv", ["file_path", LABEL])
     attributes = [name for name in header if name not in ("file_path", LABEL)]
     path = folder / "categories.txt"
-    categories = [line for _, line in _text.lines(path) if line] if path.is_file() else []
+    categories = [line for _, line in _text.lines(path) if line] if is_there(path) else []
     kept_categories = select("category", options.categories, categories)
     kept_attributes = select("attribute", options.attributes, attributes)
     names = {"attributes": tuple(attributes[i] for i in kept_attributes)}
@@ -74,7 +75,7 @@ class _Csv:
     def records(self) -> Iterator[Record]:
         """Records of train, val (where there is one) and test."""
         for split in ("train", "val", "test"):
-            if split == "train" or (self.folder / f"{split}.csv").is_file():
+            if split == "train" or is_there(self.folder / f"{split}.csv"):
                 yield from self._split(split)
 
     def _split(self, split: str) -> Iterator[Record]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.errors import InputError
 from shards.readers import Reader, ReadOptions, Rejected, Source, _text
+from shards.safe_io import is_there, read_source
 from shards.schema import Record, Schema, whole_characters
 from shards.typed_json import is_count
 
@@ -41,7 +42,7 @@ def read(source: Path, options: ReadOptions) -> Source:
     variant = options.variant or VARIANTS[0]
     if variant not in VARIANTS:
         raise InputError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    root = next((r for r in (source, source / "polyvore_outfits") if (r / METADATA).is_file()), None)
+    root = next((r for r in (source, source / "polyvore_outfits") if is_there(r / METADATA)), None)
     if root is None:
         raise InputError(f"{source} holds no {READER.layout}")
     if not (root / variant).is_dir():
@@ -60,7 +61,7 @@ class _Outfits:
         self.strict, self.skip_bad = options.strict, options.skip_bad
         self.items: Mapping[str, Mapping[str, Any]] = _json(root / METADATA, dict)
         titles = root / "polyvore_outfit_titles.json"
-        self.titles: Mapping[str, Mapping[str, Any]] = _json(titles, dict) if titles.is_file() else {}
+        self.titles: Mapping[str, Mapping[str, Any]] = _json(titles, dict) if is_there(titles) else {}
         self.ids = sorted({int(i["category_id"]) for i in self.items.values() if _is_number(i.get("category_id"))})
         self.semantics = sorted(
             {str(i["semantic_category"]) for i in self.items.values() if i.get("semantic_category")}
@@ -106,7 +107,7 @@ class _Outfits:
     def _category_names(self) -> list[str]:
         names: dict[int, str] = {}
         path = self.root / "categories.csv"
-        if path.is_file():
+        if is_there(path):
             for _, line in _text.lines(path):
                 cells = [cell.strip() for cell in line.split(",")]
                 if len(cells) >= 2 and _is_number(cells[0]):
@@ -181,7 +182,7 @@ class _Outfits:
         lines = []
         for split, name in SPLITS.items():
             path = self.root / self.variant / f"compatibility_{name}.txt"
-            if not path.is_file():
+            if not is_there(path):
                 continue
             for number, line in _text.lines(path):
                 label, *references = line.split() or [""]
@@ -202,7 +203,7 @@ class _Outfits:
         questions = []
         for split, name in SPLITS.items():
             path = self.root / self.variant / f"fill_in_blank_{name}.json"
-            for number, item in enumerate(_json(path, list) if path.is_file() else []):
+            for number, item in enumerate(_json(path, list) if is_there(path) else []):
                 where = f"{path.name}, question {number}"
                 try:
                     asked, offered = [str(r) for r in item["question"]], [str(r) for r in item["answers"]]
@@ -248,7 +249,7 @@ def _is_number(text: object) -> bool:
 
 def _json(path: Path, kind: type) -> Any:
     try:
-        value: Any = json.loads(path.read_bytes())
+        value: Any = json.loads(read_source(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:

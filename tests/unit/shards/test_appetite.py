@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 from sources import jpeg
 
-from shards import Manifest, PackOptions, Schema, ShardsError, ShardSet, index, pack
-from shards.reindex import reindex
+from shards import Manifest, PackOptions, ReadOptions, Schema, ShardsError, ShardSet, index, pack
+from shards.labels import read_classes
+from shards.reindex import ReindexOptions, reindex
+from shards.scan import Taking
 from shards.tar import END, header
 from shards.verify import verify
 
@@ -56,6 +58,45 @@ def tar_of(folder: Path, *members: tuple[str, bytes]) -> Path:
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
     return folder
+
+
+def packed_words(path: Path, count: int, word: str) -> None:
+    """A Parquet file of one word again and again."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([word])).cast(pa.string())
+    with pq.ParquetWriter(path, pa.schema([("key", pa.string()), ("label", pa.string())]), compression="zstd") as file:
+        for _ in range(8):
+            file.write_table(pa.table([words, words], schema=file.schema), row_group_size=count)
+
+
+def test_a_parquet_file_that_is_much_larger_than_its_bytes_is_not_read(tmp_path: Path) -> None:
+    folder, by_key = tar_of(tmp_path / "tars", ("0.jpg", jpeg(0))), ReadOptions(path_column="key")
+    for count, word, told in ((200_000, "a", "rows in"), (4, "a" * 10_000_000, "more than 1000 times as many")):
+        packed_words(folder / "train.parquet", count, word)
+        assert told in refused(lambda: reindex(folder, options=ReindexOptions(Taking("label"))))
+        assert told in refused(lambda: pack("table", folder / "train.parquet", tmp_path / "out", read_options=by_key))
+
+
+@pytest.mark.parametrize("name", ["polyvore_item_metadata.json", "disjoint/train.json", "polyvore_outfit_titles.json"])
+def test_lists_of_a_raw_data_set_that_end_nowhere_are_not_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "disjoint").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "polyvore_item_metadata.json").write_text("{}")
+    path = tmp_path / name
+    for make, told in (
+        (os.mkfifo, "is a FIFO"),
+        (lambda path: path.symlink_to("/dev/zero"), "device|symbolic link to no file"),
+        (lambda path: path.symlink_to("nowhere"), "symbolic link to no file|does not exist"),
+        (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 40 * GIB), "it is sparse"),
+    ):
+        path.unlink(missing_ok=True)
+        make(path)
+        assert re.search(told, refused(lambda: pack("polyvore_outfits", tmp_path, tmp_path / "out")))
+
+
+def test_class_names_that_end_nowhere_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.txt")
+    for path, told in ((tmp_path / "fifo.txt", "is a FIFO"), (Path("/dev/zero"), "is a device")):
+        assert told in refused(lambda path=path: read_classes(path))
 
 
 def deep(count: int) -> bytes:

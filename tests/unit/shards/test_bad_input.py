@@ -22,6 +22,18 @@ def refused(source: Path, out: Path, dataset: str = "deep_fashion", options: Rea
     return str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["test.csv", "val.csv", "categories.txt"])
+def test_a_file_that_may_be_lacking_is_not_left_out_for_being_something_else(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to("moved-away")
+    assert f"{name} is a symbolic link to no file" in refused(source, tmp_path / "out")
+    (source / name).unlink()
+    (source / name).mkdir()
+    assert f"{name} is a folder, where only a regular file is taken" in refused(source, tmp_path / "out")
+
+
 @pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("row", "told"),

@@ -188,11 +188,34 @@ def test_a_blank_label_is_none_wherever_it_stands(
         ([{"x": 0.5}, {"x": 1.5}], "1 times 0.5 is a fraction"),
         ([{"x": "a"}, {"x": "a"}], "1 class; allowed: 2 to 100,000"),
         ([{"x": {"y": 1}}, {"x": "a"}], "is no label; labels are words"),
+        ([{"x": "[" * 700 + "]" * 700}, {"x": "a"}], "what is nested is no label"),
     ],
 )
 def test_what_cannot_be_classes_is_refused(tmp_path: Path, values: list[Any], told: str) -> None:
     write(tmp_path / "a.tar", samples(*values))
     assert told in refused(tmp_path, labelled("x"))
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pa.array([1, 2], pa.date32()), "{'date': '1970-01-02'}"),
+        (pa.array([2**62] * 2, pa.timestamp("us")), "{'TimestampType': 'timestamp[us]'}"),  # after the year 9999
+        (pa.array([b"a", b"b"]), "is no label; labels are words"),
+    ],
+)
+def test_what_a_parquet_file_beside_has_and_json_has_not_is_no_label(
+    tmp_path: Path, column: pa.Array, told: str
+) -> None:
+    write(tmp_path / "train.tar", samples(..., ...))
+    pq.write_table(pa.table({"key": ["0000", "0001"], "x": column}), tmp_path / "train.parquet")
+    assert told in refused(tmp_path, labelled("x"))
+
+
+def test_half_a_character_in_a_label_is_one_class_that_verifies(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", samples({"x": "\ud800a"}, {"x": "b"}, {"x": "\ud800a"}))
+    reindex(tmp_path, options=labelled("x"))
+    assert column(tmp_path, "x") == ["\ufffda", "b", "\ufffda"] and verify(tmp_path) == []
 
 
 # Images

@@ -455,3 +455,37 @@ def test_where_it_cannot_be_told_which_table_is_meant_it_is_asked(tmp_path: Path
 def test_a_table_without_labels_is_packed_where_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, "t.csv", [{"path": NAMES[0]}, {"path": NAMES[1]}])
     assert labels_of(path, labelled=False) == {"test": {NAMES[0]: None, NAMES[1]: None}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.timestamp("ns"), [1, 2, 3, 4]),
+        (pa.timestamp("us"), [2**62] * 4),
+        (pa.date32(), [2**31 - 1] * 4),
+        (pa.duration("s"), [2**62] * 4),
+    ],
+)
+def test_times_that_python_has_no_values_for_are_a_column_that_no_set_holds(
+    tmp_path: Path, kind: pa.DataType, values: list[int]
+) -> None:
+    put(tmp_path, "0.jpg", "1.jpg", "2.jpg", "3.jpg")
+    times, names = pa.array(values, kind), [f"{n}.jpg" for n in range(4)]
+    pq.write_table(pa.table({"path": names, "label": ["a", "b"] * 2, "when": times}), tmp_path / "t.parquet")
+    opened = table.read(tmp_path, ReadOptions())
+    assert "when" not in opened.schema.columns and "columns that a set cannot hold: when" in opened.found
+    assert "is no label" in refused(table.read, tmp_path, ReadOptions(label_columns=("when",)))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "0.jpg", "1.jpg")
+    columns = [pa.array(["0.jpg", "1.jpg"]), pa.array(["a", "b"]), pa.array(["b", "a"])]
+    pq.write_table(pa.table(columns, names=["path", "label", "label"]), tmp_path / "t.parquet")
+    assert "two columns have one name" in refused(table.read, tmp_path, ReadOptions())
+
+
+def test_labels_within_labels_are_no_traceback(tmp_path: Path) -> None:
+    put(tmp_path, "0.jpg", "1.jpg")
+    rows = [{"path": "0.jpg", "label": "[" * 700 + "]" * 700}, {"path": "1.jpg", "label": "b"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "what is nested is no label" in refused(table.read, tmp_path, ReadOptions())
