@@ -34,7 +34,7 @@ _KEYS: dict[Kind, tuple[str, ...]] = {
     "normal": ("mu", "sigma"),
 }
 _NUMBERS = ("min", "max", "mu", "sigma")
-_MOST_RUNGS, _MOST_EPOCHS = 64, 1 << 40
+_MOST_RUNGS, _MOST_EPOCHS, _MOST_VALUES = 64, 1 << 40, 1_000_000
 FORMER: Mapping[str, str] = {now: was for was, now in RENAMED.items()}
 """A setting that was renamed -> its first name."""
 _WANDB_CHOICE = "categorical_w_probabilities"
@@ -110,10 +110,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
     try:
         _require_single(yaml.compose(text, Loader=yaml.SafeLoader))
-        values = json.loads(json.dumps(yaml.safe_load(text), default=str))  # a bare 2026-01-31 is text
+        loaded = yaml.safe_load(text)
+        _require_bounded(loaded)
+        values = json.loads(json.dumps(loaded, default=str))  # a bare 2026-01-31 is text
     except RecursionError:
         raise ConfigError(f"{path} is not a sweep: nested too deep") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    # Errors of PyYAML's own code, at odd words, among them.
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a sweep: allowed: a mapping with method and parameters")
@@ -135,6 +138,18 @@ def _require_single(root: Any) -> None:
             if key is not None and key.value in keys:
                 raise ValueError(f"line {key.start_mark.line + 1}: {key.value} stands twice there; allowed: once")
             keys += [key.value] if key is not None and isinstance(key.value, str) else []
+
+
+def _require_bounded(values: Any) -> None:
+    """Raises ValueError for what a few lines of YAML can be: lists of lists without end, and numbers of any length."""
+    found = [values]
+    for value in found:  # which grows
+        if len(found) > _MOST_VALUES:
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values, or a list that holds itself")
+        if isinstance(value, Mapping | list | tuple | set):
+            found += [*value, *value.values()] if isinstance(value, Mapping) else value
+        elif type(value) is int and not is_sound(value):
+            raise ValueError("a whole number takes more than 64 bits")
 
 
 def from_settings(settings: Iterable[str], config: Config) -> dict[str, Any]:

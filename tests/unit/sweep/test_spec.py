@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:
     for text, words in (
         ("- a", "not a sweep"),
         ("a: [", "is not YAML"),
-        ("a: &b [*b]", "Circular"),
+        ("a: &b [*b]", "a list that holds itself"),
         ("a:\n  b: {value: 1}\n  b: {value: 2}", "line 3: b stands twice"),
         (None, "No such file"),
     ):
@@ -196,6 +197,26 @@ def test_what_json_has_not_is_the_text_that_was_typed(tmp_path: Path) -> None:
         "command": {"1": "a", "b": "c"},
         "parameters": {key: {"value": "1e-3"} for key in "abc"},
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("&v [*v]", "a list that holds itself"),
+        ("[&a [1, 2, 3, 4, 5, 6, 7, 8, 9], "
+         + ", ".join(f"&{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in pairwise("abcdefghi")) + "]",
+         "more than 1,000,000 values"),
+        (f"[0x{'f' * 4000}]", "more than 64 bits"),
+        (f"[{':'.join(['59'] * 300)}.5]", "int too large"),
+        ("[!!timestamp x]", "is not YAML"),
+        ("[!!float x]", "is not YAML"),
+    ],
+)  # fmt: skip
+def test_what_few_lines_of_yaml_can_be_is_one_sentence(tmp_path: Path, values: str, words: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"method: grid\nparameters: {{train.seed: {{values: {values}}}}}\n")
+    with pytest.raises(ConfigError, match=words):
+        spec.read_yaml(path)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
