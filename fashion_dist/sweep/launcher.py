@@ -83,11 +83,12 @@ def resolve(sweep_request: SweepRequest) -> SweepDraft:
     where = sweep_request.file or "--set"
     searched = spec.parse(raw, where, recipe.keys())
     spec.require_whole(raw, where)
+    _require_choice(searched, where)
     _require_repeats(searched, sweep_request, where)
     if (searched.method == "bayes" or searched.halving) and importlib.util.find_spec("optuna") is None:
         raise ConfigError(f"{where}: bayes and early_terminate need Optuna: pip install 'fashion-dist[sweep]'")
     expand.require_few(searched, sweep_request.seeds, sweep_request.yes)
-    context = launcher.prepare(sweep_request.request)
+    context = launcher.prepare(dataclasses.replace(sweep_request.request, settings=_learned(searched, where)))
     if context.cluster == "local" and (sweep_request.hold or sweep_request.max_submit):
         flag = "--hold" if sweep_request.hold else f"--max-submit {sweep_request.max_submit}"
         raise ConfigError(f"{flag} is of Slurm's queue; on this machine --max-parallel bounds what runs at once")
@@ -173,6 +174,29 @@ def _require_repeats(searched: Spec, sweep_request: SweepRequest, where: str) ->
         raise ConfigError("--seeds repeats points that are known before; allowed with grid and random, not with bayes")
     if any(parameter.key == "train.seed" for parameter in searched.parameters):
         raise ConfigError(f"--seeds {sweep_request.seeds} and {where} both choose train.seed; allowed: either")
+
+
+def _require_choice(searched: Spec, where: str) -> None:
+    """Refuse a search all of whose trials would be one run."""
+    free = (p for p in searched.parameters if len(expand.choices(p, 2)) != 1 and (p.kind != "normal" or p.high))
+    if searched.method == "bayes" and not any(free):
+        raise ConfigError(
+            f"{where}: every parameter has one value, so all {searched.run_cap} trials of the search would be one run; "
+            f"allowed: a parameter with several values or a range, or method: grid"
+        )
+
+
+def _learned(searched: Spec, where: str) -> tuple[str, ...]:
+    """The column that all trials learn, as a setting, where it is named; raises ConfigError where it is not one."""
+    named = sorted(
+        {str(v) for parameter in searched.parameters if parameter.key == "task.label" for v in parameter.values}
+    )
+    if len(named) > 1:
+        raise ConfigError(
+            f"{where}: trials would learn other columns ({', '.join(named)}), and no metric ranks them together; "
+            f"allowed: one task.label, and a sweep for each column"
+        )
+    return tuple(f"task.label={column}" for column in named)
 
 
 def _monitored(config: Config, searched: Spec, where: str) -> Config:

@@ -138,6 +138,12 @@ def test_two_sweeps_of_one_name_with_other_content(packed_home: Path, tmp_path: 
             "early_terminate first looks after 9 epochs and a trial has 8; allowed: a first look after 1 to 7",
         ),
         ("method: bayes\nrun_cap: 3\nparameters: {optim.lr: {min: 0.1, max: 1.0}}\n", (), ""),
+        ("method: bayes\nrun_cap: 3\nparameters: {optim.lr: {values: [0.1, 0.2]}}\n", (), ""),
+        (
+            "method: bayes\nrun_cap: 3\nparameters: {optim.lr: {value: 0.1}, optim.momentum: {values: [0.9]}}\n",
+            ("train.epochs=2",),
+            "every parameter has one value, so all 3 trials of the search would be one run; allowed: a parameter with",
+        ),
     ],
 )
 def test_files_that_are_refused(

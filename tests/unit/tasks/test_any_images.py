@@ -75,6 +75,20 @@ def test_a_set_of_classes_is_found_and_its_column_stands_in_the_run(packed: Pack
     assert resolved(home, "train.batch_size=4").train.batch_size == 4
 
 
+def test_a_sweep_learns_one_column_of_several(packed: Pack) -> None:
+    schema = Schema({"kind": "int", "hue": "int"}, {"kind": NAMES, "hue": ("red", "blue")})
+    rows = [{"kind": n % 3, "hue": n % 2} for n in range(8)]
+    home = packed("own", schema, {"train": rows, "val": rows})
+    request = LaunchRequest("classification", dataset="own", home=str(home), cluster="local")
+    sweep = sweeps.resolve(SweepRequest(request, settings=("task.label=hue", "optim.lr=0.1,0.2"))).sweep
+    one = launcher.resolve(replace(request, settings=("task.label=hue", "optim.lr=0.2"))).run.run_id
+    assert [trial and trial.run_id for trial in sweep.trials][1] == one
+    with pytest.raises(ConfigError, match=r"has several columns of classes: kind, hue; --set task\.label=NAME"):
+        sweeps.resolve(SweepRequest(request, settings=("optim.lr=0.1,0.2",)))
+    with pytest.raises(ConfigError, match=r"trials would learn other columns \(hue, kind\).*allowed: one task\.label"):
+        sweeps.resolve(SweepRequest(request, settings=("task.label=kind,hue",)))
+
+
 def test_without_a_data_set_the_packed_ones_are_named(packed: Pack) -> None:
     home = packed("own", CLASSES, {"train": classes(TRAIN), "val": classes([0, 1])})
     with pytest.raises(ConfigError, match=r"task 'classification' needs --dataset .*; packed in .*: own$"):
@@ -308,8 +322,8 @@ def test_the_direction_is_the_metrics_and_unknown_monitors_are_refused(packed: P
     ):
         resolved(home, "train.monitor=acuracy")
     request = LaunchRequest("classification", dataset="own", home=str(home), cluster="local")
-    draft = sweeps.resolve(SweepRequest(request, settings=("train.monitor=loss,accuracy",)))
-    assert [config.train.mode for config in draft.configs] == ["min", "max"]
+    draft = sweeps.resolve(SweepRequest(request, settings=("train.monitor=loss", "optim.lr=0.1,0.2")))
+    assert [config.train.mode for config in draft.configs] == ["min", "min"]
     file = home / "sweep.yaml"
     file.write_text(
         "method: grid\nmetric: {name: loss, goal: maximize}\nparameters: {optim.lr: {values: [0.1, 0.2]}}\n"
