@@ -61,6 +61,7 @@ from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.io import read_json
 from fashion_dist.run_names import RunNames
 from shards import program
+from shards.safe_io import expanded
 
 
 class Below:
@@ -182,13 +183,13 @@ class Home:
 
         `shards`, else `$FASHION_DIST_SHARDS`, is `elsewhere`.
         """
-        chosen = Path(home or os.environ.get("FASHION_DIST_HOME") or "workspace").expanduser().absolute()
+        chosen = expanded(home or os.environ.get("FASHION_DIST_HOME") or "workspace").absolute()
         text = str(chosen)
         if not text.isprintable() or "%" in text or "\\" in text:
             # Slurm and submitit expand % in file names, \\ keeps Slurm from it, and values reach #SBATCH lines.
             raise ConfigError(f"the working folder {text!r} may not have a %, \\ or control character in its path")
         found = shards or os.environ.get("FASHION_DIST_SHARDS")
-        return cls(chosen, Path(found).expanduser().absolute() if found else None)
+        return cls(chosen, expanded(found).absolute() if found else None)
 
     @property
     def names(self) -> RunNames:

@@ -38,6 +38,15 @@ def name_fault(name: object) -> str | None:
     return None
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with the home folder that `~` or `~user` means; raises InputError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise InputError(f"{path}: {user} is no user's home folder; allowed: ./{user} for a folder so named") from None
+
+
 def some(names: Iterable[str]) -> str:
     """The first few of many names, and how many more there are."""
     ordered = sorted(names)

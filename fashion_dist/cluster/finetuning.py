@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from fashion_dist import runs, tasks
 from fashion_dist.cluster import network_check
@@ -14,6 +13,7 @@ from fashion_dist.io import read_json
 from fashion_dist.models import finetune, pretrained, registry
 from fashion_dist.models.finetune import Wants
 from fashion_dist.paths import Home, RunDir
+from shards.safe_io import expanded
 from shards.typed_json import is_count
 
 
@@ -111,7 +111,7 @@ def _located(weights: str, home: Home) -> tuple[str, Wants | None]:
         network, tag = pretrained.tagged(weights)
         source, name = registry.locate(network)
         return f"{source}/{name}.{tag}", Wants(f"the weights {weights}", {}, network)
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if path.is_file():
         run = RunDir(path.absolute().parents[2]) if len(path.absolute().parents) > 2 else None
         if run is not None and path.absolute().parents[1] == run.checkpoints and run.config.is_file():

@@ -14,6 +14,7 @@ from typing import Any
 
 from fashion_dist.cluster import sbatch_options
 from fashion_dist.errors import ConfigError, unknown
+from shards.safe_io import expanded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,7 +137,7 @@ def preset_folders() -> list[Path]:
     """Where presets lie: `$FASHION_DIST_CLUSTERS` first, then those of the project."""
     own = os.environ.get("FASHION_DIST_CLUSTERS")
     shipped = Path(__file__).parent / "presets"
-    return [*([Path(own).expanduser()] if own else []), shipped]
+    return [*([expanded(own)] if own else []), shipped]
 
 
 def preset_names() -> list[str]:
@@ -168,7 +169,7 @@ class Preset:
         if not name:
             return cls()
         if name.endswith(".toml"):
-            candidates = [Path(name).expanduser()]
+            candidates = [expanded(name)]
         else:
             candidates = [folder / f"{name}.toml" for folder in preset_folders()] if name in preset_names() else []
         path = next((path for path in candidates if path.is_file()), None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -18,6 +17,7 @@ from fashion_dist import cli
 from fashion_dist.cluster.run_view import typed
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home, SweepDir
+from shards.safe_io import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.runs import open_run
 
     opened, split = open_predicted(Home.find(args.home), args.run, args.split)
-    out = Path(args.out).absolute() if args.out else None
+    out = expanded(args.out).absolute() if args.out else None
     config = answered_as(opened.config, args.task) if args.task else opened.config
     if args.tune_thresholds:
         config = tuned(opened.folder, config, open_run(opened.folder, strict=False).shard_set)
@@ -81,7 +81,7 @@ def of_sweep(args: Args, folder: SweepDir) -> cli.Result:
     from fashion_dist.monitor import sweep_table
     from fashion_dist.sweep import gather
 
-    out = Path(args.out).absolute() if args.out else None
+    out = expanded(args.out).absolute() if args.out else None
     count = args.ensemble or int(args.best)
     found = gather.gather(folder, out, count=count, split=args.split, wait_s=args.wait_s)
     chosen = [f"trial {trial.number} ({trial.view.run_id}, {trial.value:.4f})" for trial in found.trials]

@@ -17,6 +17,7 @@ import tyro
 from fashion_dist import cli
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
+from shards.safe_io import expanded
 from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def main(args: Args) -> cli.Result:
 def _written(out: str, names: tuple[str, str], rows: Rows) -> dict[str, Path | str]:
     if not out:
         return {}
-    path = Path(out).absolute()
+    path = expanded(out).absolute()
     head = ("measure", *names, "difference", "low", "high", "p")
     return {"table": OwnFiles(path.parent).write(path.name, csv_for_people([head, *rows]))}
 

@@ -17,6 +17,7 @@ from fashion_dist.paths import Home
 from shards import program
 from shards.manifest import LEARNED
 from shards.portable import cpus
+from shards.safe_io import expanded
 
 if TYPE_CHECKING:
     from shards import ReadOptions
@@ -156,8 +157,8 @@ def _pack(args: Args) -> cli.Result:
     if not args.source and reader.draw is None:
         raise ConfigError(f"--source DIR is needed: the folder that holds {reader.layout}")
     home = Home.find(args.home)
-    source = Path(args.source).expanduser().absolute() if args.source else home.raw / args.dataset
-    out = Path(args.out).absolute() if args.out else home.shards / (args.name or args.dataset)
+    source = expanded(args.source).absolute() if args.source else home.raw / args.dataset
+    out = expanded(args.out).absolute() if args.out else home.shards / (args.name or args.dataset)
     options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad, args.background)
     read_options = _read_options(args, frozenset({home.path.resolve(), home.shards.resolve(), out.resolve()}))
     run_shards = None
@@ -197,8 +198,8 @@ def _add(args: Args) -> cli.Result:
     if not (name or args.out) or not is_pair or not split or not where:
         raise ConfigError(f"--add {args.add!r} is not possible; allowed: --name NAME --add SPLIT=DIR")
     home = Home.find(args.home)
-    out = Path(args.out).absolute() if args.out else home.shard_set(name)
-    source = Path(where).expanduser().absolute()
+    out = expanded(args.out).absolute() if args.out else home.shard_set(name)
+    source = expanded(where).absolute()
     with cli.Progress() as progress:
         manifest = add_split(
             out, split, source, workers=_workers(args), replace=args.replace, skip_bad=args.skip_bad,
@@ -225,7 +226,7 @@ def _read_options(args: Args, exclude: frozenset[Path]) -> ReadOptions:
     same = {f.name: getattr(args, f.name) for f in dataclasses.fields(ReadOptions) if hasattr(args, f.name)}
     same |= {"val_fraction": args.val, "test_fraction": args.test, "labelled": not args.unlabelled, "exclude": exclude}
     same |= {"label_columns": listed(args.label_column), "label_bits": listed(args.label_columns)}
-    return ReadOptions(**same | {"classes": Path(args.classes).expanduser() if args.classes else None})
+    return ReadOptions(**same | {"classes": expanded(args.classes) if args.classes else None})
 
 
 def _next(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
@@ -263,7 +264,7 @@ def _training(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
 def _verify(args: Args) -> cli.Result:
     from shards.verify import verify
 
-    folder = Path(args.verify).expanduser().absolute()
+    folder = expanded(args.verify).absolute()
     with cli.Progress() as progress:
         faults = verify(folder, workers=_workers(args), on_progress=progress)
     told = "every byte is as it was packed" if not faults else f"{len(faults)} fault{'s' * (len(faults) > 1)} found"
@@ -281,11 +282,11 @@ def _reindex(args: Args) -> cli.Result:
     from shards.reindex import ReindexOptions, reindex
     from shards.scan import Taking
 
-    named = [str(Path(name).expanduser()) if ":" not in name else name for name in args.reindex]
-    out = Path(args.out).expanduser().absolute() if args.out else None
+    named = [str(expanded(name)) if ":" not in name else name for name in args.reindex]
+    out = expanded(args.out).absolute() if args.out else None
     if args.name:
         out = Home.find(args.home).shards / args.name
-    classes = read_classes(Path(args.classes).expanduser()) if args.classes else ()
+    classes = read_classes(expanded(args.classes)) if args.classes else ()
     if not args.label and (given := [n for n in ("classes", "unknown", "val") if getattr(args, n) != getattr(Args, n)]):
         raise ConfigError(f"{_flag(given[0])} is about the classes of a label: --label FIELD says where that stands")
     options = ReindexOptions(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -19,6 +18,7 @@ from fashion_dist.cluster.run_view import typed
 from fashion_dist.errors import ConfigError
 from fashion_dist.paths import Home, RunDir
 from shards.portable import cpus
+from shards.safe_io import expanded
 
 if TYPE_CHECKING:
     from fashion_dist.results.predict import Part, Predicted, Target
@@ -86,7 +86,7 @@ def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[T
     if args.dataset:
         found = ShardSet.open(home.shard_set(args.dataset))
         return run, schema, results.targets_of(run, found, args.name, args.split, args.dataset), ""
-    source = Path(args.source).expanduser().absolute()
+    source = expanded(args.source).absolute()
     found = results.pack_source(
         home, source, schema, learned_packing(run, home if args.shards else None), workers=len(cpus()),
         skip_bad=args.skip_bad, on_progress=progress, on_found=progress.tell,

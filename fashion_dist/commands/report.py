@@ -24,6 +24,7 @@ from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
 from fashion_dist.report import formatting
 from shards import program
+from shards.safe_io import expanded
 from shards.spreadsheet import csv_for_people
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def main(args: Args) -> cli.Result:
 
         if len(folders) > 1:
             raise ConfigError(f"--notebook is of one run, not of {len(folders)}")
-        notebook = require_new(Path(args.notebook).absolute())
+        notebook = require_new(expanded(args.notebook).absolute())
     damaged: dict[str, str] = {}
     found = read_facts(folders, None if args.archive or args.notebook else damaged)
     notes = [f"left out, because it cannot be read: {why}" for why in damaged.values()]
@@ -81,7 +82,7 @@ def main(args: Args) -> cli.Result:
         return _table(found, args.out, told, status)
     from fashion_dist.report import make
 
-    out = Path(args.out).absolute() if args.out else None
+    out = expanded(args.out).absolute() if args.out else None
     if len(folders) > 1:
         page = out or make.folder_of(home, found)
         made = make.report_runs(found, page, notes, quick=args.quick, say=cli.tell)
@@ -123,7 +124,7 @@ def _table(found: Sequence[RunData], out: str, told: dict[str, Any], status: int
     rows = rows_of(found)
     text, paths = to_markdown(rows), {}
     if out:
-        own = OwnFiles(Path(out).absolute())
+        own = OwnFiles(expanded(out).absolute())
         files = {"results.md": text + "\n", "results.csv": csv_for_people(rows)}
         own.claim(*files)
         for name, content in files.items():

@@ -20,6 +20,7 @@ from fashion_dist.cluster.job_record import JobRecord
 from fashion_dist.errors import CheckpointError, ConfigError, FashionDistError, InputError, ShardsError
 from fashion_dist.paths import Home, RunDir
 from shards import program
+from shards.safe_io import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def main(args: Args) -> cli.Result:
     with cli.Progress(enabled=not args.json) as progress:
         for at, run in enumerate(runs):
             try:
-                text, sent = _sync(run, Path(args.to_folder).absolute() if args.to_folder else None)
+                text, sent = _sync(run, expanded(args.to_folder).absolute() if args.to_folder else None)
             except (FashionDistError, ShardsError) as error:
                 if len(runs) == 1:
                     raise

@@ -30,6 +30,7 @@ from fashion_dist.paths import Home
 from fashion_dist.settings import hints_of, require
 from shards import ShardSet, program, typed_json
 from shards.manifest import MANIFEST
+from shards.safe_io import expanded
 
 Target = Tensor | list[str] | dict[str, Any] | None
 
@@ -222,7 +223,7 @@ def open_set(source: str | Path, world_size: int = 1) -> ShardSet:
     Raises:
         InputError: there is no set; or there are tars without an index, and several ranks.
     """
-    folder = Path(source).expanduser().absolute()
+    folder = expanded(source).absolute()
     tars = {path.name: path.stat().st_size for path in folder.glob("*.tar")} if folder.is_dir() else {}
     if (folder / MANIFEST).is_file() or not tars:
         return ShardSet.open(folder)

@@ -17,7 +17,7 @@ from fashion_dist.errors import ConfigError, DamageError
 from shards import Manifest, Split, program
 from shards.locks import locked
 from shards.portable import user_id
-from shards.safe_io import create, is_regular, open_regular, private_folder
+from shards.safe_io import create, expanded, is_regular, open_regular, private_folder
 
 Progress = Callable[[str, int, int], None]
 """(what, bytes done, bytes in all)"""
@@ -69,7 +69,7 @@ def stage(split: Split, where: str, on_progress: Progress | None = None) -> Spli
 
 def _folder(where: str) -> Path:
     if where != "auto":
-        return Path(where).expanduser().absolute()
+        return expanded(where).absolute()
     for name in ("SLURM_TMPDIR", "TMPDIR"):
         if os.environ.get(name):
             return Path(os.environ[name])

@@ -26,7 +26,7 @@ from fashion_dist.errors import ConfigError, InputError, RunError, unknown
 from fashion_dist.io import parse_dataclass, read_json, read_own, sha256_of, write_json, write_private
 from fashion_dist.models import registry
 from fashion_dist.paths import Home
-from shards.safe_io import SHARED_FOLDER, replacing
+from shards.safe_io import SHARED_FOLDER, expanded, replacing
 
 TIMEOUT_S = 30.0
 """Longest silence of the server that weights are fetched from."""
@@ -259,7 +259,7 @@ def content(config: ModelConfig, home: Home) -> str:
 
 def require_file(weights: str) -> Path:
     """The absolute path of the weights file that was named; raises ConfigError where there is none."""
-    path = Path(weights).expanduser().absolute()
+    path = expanded(weights).absolute()
     if not path.is_file():
         raise ConfigError(
             f"model.weights = {weights!r} is not a file, nor a run or published weights; allowed: none, imagenet, "

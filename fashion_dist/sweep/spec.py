@@ -16,6 +16,7 @@ from typing import Any, Literal
 from fashion_dist.config import RENAMED, Config
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.settings import require_setting
+from shards.safe_io import expanded
 from shards.typed_json import is_sound
 
 Kind = Literal["constant", "categorical", "int_uniform", "uniform", "log_uniform_values", "normal"]
@@ -104,8 +105,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise ConfigError("sweep files need PyYAML: pip install 'fashion-dist[sweep]'") from None
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last of a `~user` that nobody is
+        text = expanded(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         words = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
     try:

@@ -36,6 +36,7 @@ from fashion_dist.io import append, parse_dataclass, read_json, read_lines, writ
 from fashion_dist.paths import RunDir
 from fashion_dist.tracking.metrics_log import PLAIN, iter_metrics
 from fashion_dist.tracking.wandb_media import Media
+from shards.safe_io import expanded
 
 if TYPE_CHECKING:
     import wandb
@@ -379,7 +380,7 @@ def require_key() -> None:
     url = named or str(_client().setup().settings.base_url)
     require_safe_server(url)
     host = urlparse(url).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    path = expanded(os.environ.get("NETRC", "~/.netrc"))
     try:
         kept = netrc.netrc(path) if path.is_file() else None
     except (netrc.NetrcParseError, OSError):

@@ -55,6 +55,30 @@ def test_an_unknown_command_names_the_known() -> None:
     assert json.loads(said.stdout)["exit_status"] == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pack", "--dataset", "table", "--source", "~nobody-so-named/x"),
+        ("pack", "--dataset", "table", "--source", ".", "--out", "~nobody-so-named/x"),
+        ("pack", "--verify", "~nobody-so-named/x"),
+        ("pack", "--reindex", "~nobody-so-named/x"),
+        ("status", "--home", "~nobody-so-named/x"),
+        ("launch", "--task", "clipart", "--shards", "~nobody-so-named/x"),
+        ("report", "run", "--notebook", "~nobody-so-named/x"),
+    ],
+)
+def test_a_home_folder_of_nobody_is_a_sentence(tmp_path: Path, words: tuple[str, ...]) -> None:
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"task": "clipart"}')
+    home = () if "--home" in words else ("--home", str(tmp_path))
+    said = ask("-m", "fashion_dist", *words, *home)
+    assert said.returncode == 2 and said.stderr == (
+        "error: ~nobody-so-named/x: ~nobody-so-named is no user's home folder; "
+        "allowed: ./~nobody-so-named for a folder so named\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["launch", "status"])
 def test_a_script_and_the_command_answer_alike(name: str) -> None:
     script, command = ask(str(ROOT / "jobs" / f"{name}.py"), "--help"), ask("-m", "fashion_dist", name, "--help")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fashion_dist.errors import ConfigError
+from fashion_dist.errors import ConfigError, InputError
 from fashion_dist.models import registry
 from fashion_dist.sweep import expand, spec
 from fashion_dist.sweep.sweep_record import parse_ranges, ranges, sweep_id
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:
             path.write_text(text)
         with pytest.raises(ConfigError, match=words):
             spec.read_yaml(path)
-    with pytest.raises(ConfigError, match=r"--sweep ~nobody-of-that-name/x\.yaml: Could not determine home directory"):
+    with pytest.raises(InputError, match=r"~nobody-of-that-name/x\.yaml: ~nobody-of-that-name is no user's home"):
         spec.read_yaml(Path("~nobody-of-that-name/x.yaml"))
 
 
