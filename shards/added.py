@@ -25,6 +25,7 @@ from shards.pack_plan import OnProgress, PackOptions, Plan
 from shards.readers import ReadOptions, Rejected, Source, _folders, _pictures, _tables
 from shards.safe_io import read_regular, write_whole
 from shards.schema import Record, Schema, folded, split_fault
+from shards.typed_json import parse_dataclass
 
 
 def add_split(
@@ -56,9 +57,8 @@ def add_split(
         raise InputError(f"{out} has a split {split!r} of {before.splits[split]} images; --replace puts another there")
     if split in LEARNED and split in before.splits:
         raise InputError(f"{out}: runs learn from {split!r}, which is only packed with the whole set: --replace there")
+    options = dataclasses.replace(parse_dataclass(PackOptions, before.options, out / MANIFEST), skip_bad=skip_bad)
     opened = _opened(source, split, before, skip_bad)
-    shaping = {field.name for field in dataclasses.fields(PackOptions)} & before.options.keys()
-    options = PackOptions(**{name: before.options[name] for name in shaping}, skip_bad=skip_bad)
     folder = staging.begin(out)
     with single_packer(folder / "lock", str(out)), staging.removed_if_refused(folder):
         plan = packing.stage_plan(folder, before.dataset, opened, options, on_progress, {}, keep=(staging.BEFORE,))
@@ -99,7 +99,7 @@ def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Sou
     if manifest.dataset == "image_folder" and manifest.schema.names:
         _require_known(source, manifest)
     reader, chosen = readers.load(manifest.dataset), manifest.options.get("read", {})
-    there_are: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": manifest.options["seed"]}
+    there_are: dict[str, Any] = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": manifest.options.get("seed", 0)}
     there_are |= {"skip_bad": skip_bad, "added": split not in LEARNED, "labelled": bool(manifest.schema.names)}
     if "classes" in chosen:  # the names are the set's by now, and the file may be another or gone
         there_are["classes"] = next(iter(manifest.schema.names.values()))

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 PLACES = ("offset", "size", "crc32", "key", "width", "height")
 """What a shard's rows hold beside the facts."""
-_ROWS_A_BYTE = 64
-"""No table of ours comes near: each row has a key, and in the index a checksum, of its own."""
-_MOST_PACKED = 1000
-"""No table whose rows differ comes near: each of another's has a path or a key of its own."""
+_ROWS_A_BYTE, _MOST_PACKED = 64, 1000
+"""No table of rows comes near these, nor to so many unpacked bytes a byte: each row has a key or a path of its own."""
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -35,16 +33,11 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     import pyarrow as pa
 
     kinds: dict[str, Any] = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
-    fields = [
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("crc32", pa.uint32(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-    ]
+    places = {
+        "shard": pa.int32(), "offset": pa.int64(), "size": pa.int64(), "crc32": pa.uint32(), "key": pa.string(),
+        "split": pa.dictionary(pa.int32(), pa.string()), "width": pa.int32(), "height": pa.int32(),
+    }  # fmt: skip
+    fields = [pa.field(name, kind, nullable=False) for name, kind in places.items()]
     fields += [
         pa.field(name, kinds.get(kind) or pa.list_(pa.int32(), schema.width(name)))
         for name, kind in schema.columns.items()
@@ -69,9 +62,7 @@ def open_table(path: Path) -> pq.ParquetFile:
 
 
 def read_foreign(path: Path, what: str, *needed: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """The names of all columns of anybody's Parquet file, and its columns, or those `needed` where all are there.
-
-    Links are followed; messages say `what` it is read for.
+    """Names of all columns of anybody's Parquet file, read for `what`, and all, or those `needed` where it has them.
 
     Of a column that Python has no values for, such as dates after the year 9999, each is the column's type.
 
@@ -80,32 +71,24 @@ def read_foreign(path: Path, what: str, *needed: str) -> tuple[list[str], dict[s
     """
     import pyarrow as pa
 
+    def values(column: pa.ChunkedArray) -> list[Any]:
+        try:
+            return list(column.to_pylist())
+        except (ValueError, OverflowError):
+            return [column.type] * len(column)
+
     try:
         with open_table(Path(os.path.realpath(path))) as file:
-            groups = map(file.metadata.row_group, range(file.num_row_groups))
-            announced, size = sum(group.total_byte_size for group in groups), path.stat().st_size
-            if announced > size * _MOST_PACKED:
-                raise pa.ArrowInvalid(f"{announced} bytes packed in {size}, more than {_MOST_PACKED} times as many")
-            names = file.schema_arrow.names
+            names, groups = file.schema_arrow.names, map(file.metadata.row_group, range(file.num_row_groups))
+            if (announced := sum(group.total_byte_size for group in groups)) > _MOST_PACKED * path.stat().st_size:
+                raise pa.ArrowInvalid(f"{announced} bytes, more than {_MOST_PACKED} times as many as it has packed")
             if len({*names}) < len(names):
                 raise pa.ArrowInvalid("two columns have one name")
-            if not {*needed} <= {*names}:
-                return names, {}
-            table = file.read(list(needed) or None)
-            return names, dict(zip(table.column_names, map(_values, table.columns), strict=True))
-    except MemoryError:
-        raise InputError(f"{path}{what} needs more memory to be read than this process may have") from None
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise InputError(f"{path}{what} cannot be read as a table: {str(error).splitlines()[0]}") from None
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    try:
-        return list(column.to_pylist())
-    except (ValueError, OverflowError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
-        return [column.type] * len(column)
+            table = file.read(list(needed) or None) if {*needed} <= {*names} else pa.table({})
+            return names, dict(zip(table.column_names, map(values, table.columns), strict=True))
+    except (OSError, MemoryError, pa.ArrowException) as error:
+        told = "needs more memory than there is" if isinstance(error, MemoryError) else str(error).splitlines()[0]
+        raise InputError(f"{path}{what} cannot be read as a table: {told}") from None
 
 
 def write(path: Path, schema: Schema, shards: Iterable[tuple[str, Mapping[str, Sequence[Any]]]]) -> None:

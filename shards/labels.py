@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,13 +103,6 @@ def parse(value: object) -> int | str | list[Any] | None:
     Raises:
         ValueError: fractions, objects, and lists of anything but words and whole numbers.
     """
-    try:
-        return _parse(value)
-    except RecursionError:
-        raise ValueError("what is nested is no label; labels are words, whole numbers, or lists of these") from None
-
-
-def _parse(value: object) -> int | str | list[Any] | None:
     if isinstance(value, str):
         value = whole_characters(value.strip())
         if value[:1] == "[" and value[-1:] == "]":
@@ -125,11 +119,11 @@ def _parse(value: object) -> int | str | list[Any] | None:
         if not value.is_integer():
             raise ValueError(f"{value:g} is a fraction; classes are words or whole numbers")
         return int(value)
-    if isinstance(value, (list, tuple)):
-        parts = [_parse(part) for part in value]
+    if isinstance(value, (list, tuple)) and not any(isinstance(part, (list, tuple)) for part in value):
+        parts = [parse(part) for part in value]
         if not any(part is None or isinstance(part, list) for part in parts):
             return parts
-    raise ValueError(f"{str(value)[:60]!r} is no label; labels are words, whole numbers, or lists of these")
+    raise ValueError(f"{reprlib.repr(value)!r} is no label; labels are words, whole numbers, or lists of these")
 
 
 def _listed(text: str) -> object:
@@ -242,12 +236,11 @@ def read_classes(path: Path) -> tuple[str, ...]:
             value = json.loads(text)
             names = [value[str(number)] for number in range(len(value))] if isinstance(value, dict) else value
             names = [name[-1] if isinstance(name, list) else name for name in names]
-            names = [whole_characters(name) if isinstance(name, str) else name for name in names]
         except (ValueError, KeyError, IndexError, RecursionError):
             names = [None]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise InputError(f"{path}: expected one class name a line, a JSON list, or a JSON object of number: name")
-    doubled = [name for name, count in Counter(names).items() if count > 1]
+    doubled = [name for name, count in Counter(map(whole_characters, names)).items() if count > 1]
     if doubled:
         raise InputError(f"{path}: the class {doubled[0]!r} stands twice")
-    return tuple(names)
+    return tuple(map(whole_characters, names))

@@ -15,7 +15,7 @@ from typing import Any
 from shards.errors import DamageError, InputError
 from shards.safe_io import name_fault, read_regular
 from shards.schema import Schema, split_fault
-from shards.typed_json import parse_dataclass, parse_object
+from shards.typed_json import parse_dataclass, parse_object, parse_value
 
 FORMAT = "fashion-dist shards 1"
 MANIFEST = "manifest.json"
@@ -24,6 +24,7 @@ REJECTED = "rejected.csv"
 CARD = "card.html"
 LEARNED = ("train", "val")
 """The splits that a run learns from and is validated on; no other is part of what a run is."""
+_TYPES = {"reindexed": bool, "seed": int, "taking": Mapping[str, Any], "read": Mapping[str, Any]}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 SCHEMA_MEMBER = "__shards__/schema.json"
 """First member of each tar, so that a set is rebuilt from its tars alone; WebDataset readers skip it."""
@@ -177,6 +178,8 @@ class Manifest:
             raise DamageError(str(path), "", 0, "its data_hash is not that of its own shards and schema")
         if value.pop("content_hash", None) not in (None, _hash(value)):  # sets of the first edition have none
             raise DamageError(str(path), "", 0, "its content_hash is not that of what stands in it")
+        for name in _TYPES.keys() & manifest.options.keys():
+            parse_value(_TYPES[name], manifest.options[name], name, path)
         return manifest
 
     def _fault(self) -> str | None:

@@ -138,11 +138,7 @@ def read_source(path: Path, most: str = "") -> bytes:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a raw data set has a file that it may lack.
-
-    Raises:
-        InputError: something else has its name, such as a link that leads nowhere, so that nothing is left out unseen.
-    """
+    """Whether a raw data set has a file that it may lack; InputError where its name is a folder or a broken link."""
     if os.path.lexists(path) and not path.is_file():
         kind = _KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "special")
         raise InputError(f"{path} is {kind}{' to no file' * path.is_symlink()}, where only a regular file is taken")
@@ -165,13 +161,6 @@ def hole_fault(descriptor: int) -> str | None:
     os.lseek(descriptor, 0, os.SEEK_SET)
     fault = over("HOLES", found, "bytes that are not on the disk")
     return None if fault is None else f"it is sparse: {fault}"
-
-
-def refuse_holes(path: Path) -> None:
-    """Raises InputError where most of the file `path` is not on the disk, before it is read into memory."""
-    with path.open("rb") as file:
-        if (fault := hole_fault(file.fileno())) is not None:
-            raise InputError(f"{path}: {fault}")
 
 
 def create(path: Path, mode: int = SHARED) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from shards import index, program, readers
 from shards.errors import DamageError, InputError
-from shards.limits import over
+from shards.limits import limit, over
 from shards.manifest import INDEX, MANIFEST, Manifest
 from shards.schema import Schema
 
@@ -114,7 +114,7 @@ class ShardSet:
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise DamageError(path.name, "", 0, f"cannot be read: {error}") from None
         if index.table_hash(table) != self.manifest.tables[name]:
-            raise DamageError(path.name, "", 0, "its rows are not those that the manifest has the hash of")
+            raise DamageError(path.name, "", 0, "its rows are not those that were packed")
         return table
 
 
@@ -217,18 +217,12 @@ class Split:
     """int32 [N], positions in `shard_names`."""
     offset = _column("offset", np.int64)
     """int64 [N], of the image's first byte in its tar."""
+    size = _column("size", np.int64)
+    """int64 [N], bytes of the encoded image."""
     crc32 = _column("crc32", np.uint32)
     """uint32 [N], of the encoded image."""
     width, height = _column("width", np.int32), _column("height", np.int32)
     """int32 [N], pixels as shown (EXIF rotation applied)."""
-
-    @cached_property
-    def size(self) -> np.ndarray:
-        """int64 [N], bytes of the encoded image."""
-        sizes = self._numbers("size", np.int64)
-        if (fault := over("PICTURE_BYTES", int(sizes.max(initial=0)), "bytes of an image")) is not None:
-            raise DamageError(INDEX, "", 0, fault)  # before a reader takes as much memory
-        return sizes
 
     @cached_property
     def keys(self) -> Keys:
@@ -296,14 +290,21 @@ class Split:
         return over("NUMBERS", self.samples * width, f"numbers of {name}") if width > 1 else None
 
     def _numbers(self, name: str, kind: type[np.generic]) -> np.ndarray:
-        return np.asarray(self._read(name).column(0).to_numpy(), kind)
+        values = np.asarray(self._read(name).column(0).to_numpy(), kind)
+        fault, sides = None, (1, limit("SIDE"))
+        bounds = {"shard": (0, len(self.shard_names) - 1), "width": sides, "height": sides}
+        if name == "size":
+            fault = over("PICTURE_BYTES", int(values.max(initial=0)), "bytes of an image")
+        elif name in bounds and len(values) and not bounds[name][0] <= values.min() <= values.max() <= bounds[name][1]:
+            fault = f"{name} is {values.min()} to {values.max()}; allowed: {bounds[name][0]} to {bounds[name][1]}"
+        if fault is not None:
+            raise DamageError(INDEX, "", 0, fault)  # before a reader takes as much memory, or addresses it by these
+        return values
 
     def _read(self, name: str) -> pa.Table:
         """One column of this split, from the row groups that hold it."""
         with self._opened((name,)) as (file, groups, before):
             table = file.read_row_groups(groups, columns=[name], use_threads=False).slice(before, self.samples)
-        if table.column_names != [name]:
-            raise DamageError(INDEX, "", 0, f"it has no column {name}")
         self._require_rows(len(table))
         return table
 
@@ -335,6 +336,9 @@ class Split:
 
         try:
             file = index.open_table(self.path / INDEX)
+            known, wanted = file.schema_arrow, index.arrow_schema(self.schema)
+            if odd := [name for name in names if name not in known.names or known.field(name) != wanted.field(name)]:
+                raise pa.ArrowInvalid(f"it has no column {str(wanted.field(odd[0]))[len('pyarrow.Field<') : -1]}")
             if fault := next(filter(None, (self._too_many(name, file) for name in names)), None):
                 raise DamageError(INDEX, "", 0, fault)
             groups: list[int] = []

@@ -91,8 +91,8 @@ def summarize(job: tuple[Path, str, Path, Taking], count: Callable[[int], Any]) 
     )
     rows = {**scanned.rows, "facts": scanned.facts, "labels": scanned.labels}
     # A label of the Parquet file beside may be a date or bytes: told as no label, like any object.
-    content = json.dumps(rows, default=lambda value: {type(value).__name__: str(value)})
-    write_whole(summary.rows_file(fresh), content.encode(), durable=False)
+    rows_text = json.dumps(rows, default=lambda value: {type(value).__name__: str(value)})
+    write_whole(summary.rows_file(fresh), rows_text.encode(), durable=False)
     write_whole(fresh / index_name(name), index.dali_index(scanned.members))
     return summary
 

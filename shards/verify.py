@@ -21,6 +21,7 @@ from shards.scan import Scanned, Taking, scan
 from shards.shard_set import ShardSet
 from shards.spreadsheet import text_of
 from shards.tar_summary import stored
+from shards.typed_json import parse_dataclass
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
     readable = False
     try:
         file = index.open_table(folder / INDEX)
-        metadata = file.metadata
-        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         readable = counts == [shard.samples for shard in manifest.shards]
         if not readable:
             faults.append(Fault(INDEX, "", f"its rows per shard are {counts[:8]}..., not those of the manifest"))
@@ -75,17 +75,15 @@ def _check_files(shard_set: ShardSet) -> tuple[list[Fault], bool]:
             readable = False
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         faults.append(Fault(INDEX, "", f"cannot be read: {error}"))
-    for name, told in manifest.tables.items():
-        path = folder / f"{name}.parquet"
+    for name in manifest.tables:
         try:
-            if index.table_hash(index.open_table(path).read()) != told:
-                faults.append(Fault(path.name, "", "its rows are not those that were packed"))
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-            faults.append(Fault(path.name, "", f"cannot be read: {error}"))
+            shard_set.table(name)
+        except DamageError as error:
+            faults.append(Fault(error.shard, "", error.reason))
     known = {shard.name for shard in manifest.shards}
     strangers = sorted(path.name for path in shard_set.tar_folder.glob("*.tar") if path.name not in known)
-    rejected_only = manifest.options.get("reindexed", False)
-    faults += [Fault(name, "", "a tar that the manifest does not know") for name in strangers if not rejected_only]
+    if not manifest.options.get("reindexed", False):
+        faults += [Fault(name, "", "a tar that the manifest does not know") for name in strangers]
     return faults, readable
 
 
@@ -206,11 +204,11 @@ def _compare(
 def _scanned(path: Path, manifest: Manifest, shard: Shard) -> Scanned:
     """What the tar holds, with the label's column as it was made when the tars were indexed."""
     told = dict(manifest.options.get("taking", {}))
-    taking = Taking(told.get("label", ""), told.get("image", ""), told.get("prefix_keys", False))
+    taking = parse_dataclass(Taking, told, MANIFEST)
     scanned = scan(path, taking, shard.name)
     if taking.label:
-        column = told["column"]
-        coding = Coding(manifest.schema.names[column], told["form"], told["several"])
+        column = told.get("column", "")
+        coding = Coding(manifest.schema.names.get(column, ()), told.get("form", ""), told.get("several", False))
         for facts, label in zip(scanned.facts, scanned.labels, strict=True):
             try:
                 facts[column] = coding.encode(label)

@@ -17,7 +17,7 @@ from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
 from fashion_dist.models.pretrained import find, why_not_loaded
-from shards.safe_io import refuse_holes
+from shards.safe_io import read_source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,8 +49,7 @@ def read_state_dict(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ConfigError(f"weights {path} are not a file")
-    refuse_holes(path)
-    content = path.read_bytes()  # once: what is looked at is what is loaded
+    content = read_source(path)  # once: what is looked at is what is loaded
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ConfigError(f"the weights {path} have changed since the run was launched; launch its task again")
     try:

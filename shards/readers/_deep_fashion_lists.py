@@ -97,9 +97,8 @@ class _Lists:
         rows = dict.fromkeys(SPLITS, -1)
         categories = _lines(self.annotations / "list_category_img.txt", self.problems)
         attributes = _lines(self.annotations / "list_attr_img.txt", self.problems)
-        boxes: Iterator[tuple[int, str] | None] = repeat(None)
-        if is_there(self.annotations / "list_bbox.txt"):
-            boxes = _lines(self.annotations / "list_bbox.txt", self.problems)
+        listed = self.annotations / "list_bbox.txt"
+        boxes = _lines(listed, self.problems) if is_there(listed) else repeat(None)
         for line, text in categories:
             where = f"list_category_img.txt, line {line}"
             name, _, label = text.rpartition(" ")

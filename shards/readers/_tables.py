@@ -14,7 +14,7 @@ from typing import Any
 from shards import index
 from shards.errors import InputError
 from shards.readers import _text
-from shards.safe_io import read_source, refuse_holes
+from shards.safe_io import read_source
 from shards.schema import RESERVED
 from shards.tar_summary import kind_of, merged, stored
 from shards.typed_json import is_sound
@@ -45,7 +45,6 @@ class Table:
 
 def load(path: Path) -> Table:
     """The table in a file, read by its ending; raises InputError where it is not what that says, or has no rows."""
-    refuse_holes(path)
     table = LOADERS[path.suffix.lower()](path)
     if not table.lines and not table.problems:
         raise InputError(f"{path} has no rows")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from shards.errors import InputError
-from shards.safe_io import is_there, refuse_holes
+from shards.safe_io import hole_fault, is_there
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -16,9 +17,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: no such file, most of it is not on the disk, or (while iterating) a line is not UTF-8.
     """
-    _require(path)
     number = 0
-    with path.open(encoding="utf-8-sig") as file:
+    with _opened(path) as file:
         try:
             for number, line in enumerate(file, 1):
                 yield number, line.strip()
@@ -34,7 +34,6 @@ def rows(
     Raises:
         InputError: no such file, not UTF-8, a missing or doubled column, or (while iterating) a row of another length.
     """
-    _require(path)
     stream = _cells(path, delimiter)
     _, header = next(stream, (0, []))
     header = [name.strip() for name in header]
@@ -51,7 +50,7 @@ def rows(
 
 
 def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _opened(path, newline="") as file:
         reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             for cells in reader:
@@ -63,7 +62,11 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             raise InputError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _require(path: Path) -> None:
+def _opened(path: Path, newline: str | None = None) -> TextIO:
     if not is_there(path):
         raise InputError(f"{path} does not exist")
-    refuse_holes(path)
+    file = path.open(encoding="utf-8-sig", newline=newline)
+    if (fault := hole_fault(file.fileno())) is not None:
+        file.close()
+        raise InputError(f"{path}: {fault}")
+    return file

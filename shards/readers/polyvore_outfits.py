@@ -107,11 +107,10 @@ class _Outfits:
     def _category_names(self) -> list[str]:
         names: dict[int, str] = {}
         path = self.root / "categories.csv"
-        if is_there(path):
-            for _, line in _text.lines(path):
-                cells = [cell.strip() for cell in line.split(",")]
-                if len(cells) >= 2 and _is_number(cells[0]):
-                    names.setdefault(int(cells[0]), cells[1])
+        for _, line in _text.lines(path) if is_there(path) else ():
+            cells = [cell.strip() for cell in line.split(",")]
+            if len(cells) >= 2 and _is_number(cells[0]):
+                names.setdefault(int(cells[0]), cells[1])
         return [names.get(number, str(number)) for number in self.ids]
 
     def _read_outfits(self, split: str) -> None:
@@ -182,9 +181,7 @@ class _Outfits:
         lines = []
         for split, name in SPLITS.items():
             path = self.root / self.variant / f"compatibility_{name}.txt"
-            if not is_there(path):
-                continue
-            for number, line in _text.lines(path):
+            for number, line in _text.lines(path) if is_there(path) else ():
                 label, *references = line.split() or [""]
                 where = f"{path.name}, line {number}"
                 if not line.strip():

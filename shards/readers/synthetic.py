@@ -27,6 +27,7 @@ from shards.readers._synthetic_shapes import SHAPES, Points, choose_traits
 from shards.readers._synthetic_shapes import TRAITS as TRAITS
 from shards.safe_io import read_regular, refuse_link
 from shards.spreadsheet import csv_text
+from shards.typed_json import parse_object
 
 IMAGE_PX = 128
 COUNTS = {"train": 4000, "val": 400, "test": 400}
@@ -95,8 +96,7 @@ def draw(folder: Path, seed: int, workers: int, on_progress: Callable[[str, int,
 def _read_drawn(path: Path) -> dict[str, Any]:
     """What was drawn, and how; raises InputError for a file that does not say so."""
     with contextlib.suppress(ValueError):
-        told = json.loads(read_regular(path))
-        if isinstance(told, dict) and told.keys() <= {"version", "seed", "image_px", "counts"}:
+        if (told := parse_object(read_regular(path), path)).keys() <= {"version", "seed", "image_px", "counts"}:
             return told
     raise InputError(f"{path} is not ours, so its folder is kept; move it away")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from minis import DRAW
@@ -20,6 +22,7 @@ from fashion_dist.cluster.resources import Resources
 from fashion_dist.data.staging import stage
 from fashion_dist.errors import ConfigError, DamageError
 from shards import InputError, PackOptions, ShardSet, pack
+from shards.added import add_split
 from shards.locks import single_packer
 from shards.pack_plan import Plan
 from shards.reindex import reindex
@@ -137,6 +140,49 @@ def test_a_manifest_leads_nowhere_but_into_its_own_folder(name: str, bench: Benc
         with pytest.raises((InputError, DamageError)):
             act()
     assert content(folder).keys() == content(bench.shard_set.path).keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"taking": 5}, "taking = 5 is not possible; allowed: an object"),
+        ({"reindexed": "yes"}, "reindexed = 'yes' is not possible; allowed: true, false"),
+        ({"read": [1]}, "read = .* is not possible; allowed: an object"),
+        ({"seed": "x"}, "seed = 'x' is not possible; allowed: a whole number"),
+    ],
+)
+def test_options_of_a_manifest_have_their_types(options: dict[str, Any], words: str, bench: Bench) -> None:
+    folder = bench.folder / "set"
+    shutil.copytree(bench.shard_set.path, folder)
+    made = dataclasses.replace(bench.shard_set.manifest, options={**bench.shard_set.manifest.options, **options})
+    (folder / "manifest.json").write_bytes(made.encoded())
+    with pytest.raises(InputError, match=f"manifest.json.*{words}"):
+        verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("taking", "faults"),
+    [
+        ({"label": "label", "column": "nowhere"}, []),
+        ({"label": 5}, ["label = 5 is not possible; allowed: text"] * 3),
+    ],
+)
+def test_how_labels_were_taken_ends_no_verifying(taking: dict[str, Any], faults: list[str], bench: Bench) -> None:
+    folder = bench.folder / "set"
+    shutil.copytree(bench.shard_set.path, folder)
+    told = {**bench.shard_set.manifest.options, "taking": taking}
+    (folder / "manifest.json").write_bytes(dataclasses.replace(bench.shard_set.manifest, options=told).encoded())
+    found = verify(folder)
+    assert len(found) == len(faults) and all(told in str(fault) for fault, told in zip(found, faults, strict=True))
+
+
+def test_a_split_is_added_by_options_of_their_types_alone(bench: Bench) -> None:
+    folder = bench.folder / "set"
+    shutil.copytree(bench.shard_set.path, folder)
+    told = {**bench.shard_set.manifest.options, "shard_mb": "x"}
+    (folder / "manifest.json").write_bytes(dataclasses.replace(bench.shard_set.manifest, options=told).encoded())
+    with pytest.raises(InputError, match="shard_mb = 'x' is not possible; allowed: a number"):
+        add_split(folder, "more", bench.source / "test")
 
 
 def bench_pack(folder: Path) -> None:

@@ -204,9 +204,9 @@ def named_classes(schema: Schema, column: str, config: Config, count: int = 0) -
 
 
 def require_classes(split: Split, labels: np.ndarray, count: int, noun: str) -> None:
-    """Refuse labels int [N] of a split that are not below `count`."""
-    if len(labels) and labels.max() >= count:
-        row = int(np.argmax(labels))
+    """Refuse labels int [N] of a split that are not below `count`, nor -1 where none is known."""
+    if (wrong := (labels >= count) | (labels < -1)).any():
+        row = int(np.argmax(wrong))
         raise ConfigError(
             f"{split.path}: {split.keys[row]} of split {split.name!r} has {noun} {labels[row]}; "
             f"allowed: 0 to {count - 1}"

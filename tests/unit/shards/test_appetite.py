@@ -70,7 +70,10 @@ def packed_words(path: Path, count: int, word: str) -> None:
 
 def test_a_parquet_file_that_is_much_larger_than_its_bytes_is_not_read(tmp_path: Path) -> None:
     folder, by_key = tar_of(tmp_path / "tars", ("0.jpg", jpeg(0))), ReadOptions(path_column="key")
-    for count, word, told in ((200_000, "a", "rows in"), (4, "a" * 10_000_000, "more than 1000 times as many")):
+    for count, word, told in (
+        (200_000, "a", "rows in"),
+        (4, "a" * 10_000_000, "more than 1000 times as many as it has packed"),
+    ):
         packed_words(folder / "train.parquet", count, word)
         assert told in refused(lambda: reindex(folder, options=ReindexOptions(Taking("label"))))
         assert told in refused(lambda: pack("table", folder / "train.parquet", tmp_path / "out", read_options=by_key))
@@ -217,6 +220,45 @@ def test_an_image_larger_than_its_tar_takes_no_memory(packed: Path, tmp_path: Pa
     pq.write_table(changed, folder / "index.parquet")
     assert f"{2**40} bytes of an image" in refused(lambda: ShardSet.open(folder).split("train").size)
     assert f"of {2**40} bytes at offset" in str(verify(folder)[0])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("shard", pa.scalar(7, pa.int32()), "shard is 7 to 7; allowed: 0 to 0"),
+        ("shard", pa.scalar(-1, pa.int32()), "shard is -1 to -1; allowed: 0 to 0"),
+        ("width", pa.scalar(0, pa.int32()), "width is 0 to 0; allowed: 1 to 65535"),
+        ("height", pa.scalar(2**31 - 1, pa.int32()), "height is 2147483647 to 2147483647; allowed: 1 to 65535"),
+        ("offset", pa.scalar(0.5), "it has no column offset: int64 not null"),
+        ("crc32", pa.scalar("x"), "it has no column crc32: uint32 not null"),
+        ("width", pa.scalar(None, pa.int32()), "it has no column width: int32 not null"),
+    ],
+)
+def test_places_that_no_image_has_are_refused(
+    packed: Path, tmp_path: Path, column: str, values: pa.Scalar, told: str
+) -> None:
+    """A width of an index that was made up ended in decoders as a signal, or as an error of Python's."""
+    folder = shutil.copytree(packed, tmp_path / "set")
+    table = pq.read_table(folder / "index.parquet")
+    field = table.schema.field(column)
+    if field.type != values.type or not values.is_valid:
+        field = pa.field(column, values.type)
+    changed = pa.repeat(values, len(table))
+    pq.write_table(table.set_column(table.column_names.index(column), field, changed), folder / "index.parquet")
+    assert told in refused(lambda: getattr(ShardSet.open(folder).split("train"), column))
+
+
+@pytest.mark.parametrize("values", [pa.scalar(0.5), pa.scalar("x"), pa.scalar(True)])
+def test_facts_of_another_type_are_not_cast(packed: Path, tmp_path: Path, values: pa.Scalar) -> None:
+    folder = shutil.copytree(packed, tmp_path / "set")
+    table = pq.read_table(folder / "index.parquet")
+    field = index.arrow_schema(Manifest.load(folder).schema).field(-1)
+    fact = field.name
+    changed = table.set_column(table.column_names.index(fact), fact, pa.repeat(values, len(table)))
+    pq.write_table(changed, folder / "index.parquet")
+    split = ShardSet.open(folder).split("train")
+    for read in (lambda: split.columns(fact), lambda: list(split.iter_columns(fact))):
+        assert f"it has no column {fact}: {field.type}" in refused(read)
 
 
 def test_a_column_of_vectors_has_a_limit(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_blank_label_is_none_wherever_it_stands(
         ([{"x": 0.5}, {"x": 1.5}], "1 times 0.5 is a fraction"),
         ([{"x": "a"}, {"x": "a"}], "1 class; allowed: 2 to 100,000"),
         ([{"x": {"y": 1}}, {"x": "a"}], "is no label; labels are words"),
-        ([{"x": "[" * 700 + "]" * 700}, {"x": "a"}], "what is nested is no label"),
+        ([{"x": "[" * 700 + "]" * 700}, {"x": "a"}], "is no label; labels are words"),
     ],
 )
 def test_what_cannot_be_classes_is_refused(tmp_path: Path, values: list[Any], told: str) -> None:

@@ -488,4 +488,4 @@ def test_labels_within_labels_are_no_traceback(tmp_path: Path) -> None:
     put(tmp_path, "0.jpg", "1.jpg")
     rows = [{"path": "0.jpg", "label": "[" * 700 + "]" * 700}, {"path": "1.jpg", "label": "b"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert "what is nested is no label" in refused(table.read, tmp_path, ReadOptions())
+    assert "is no label; labels are words" in refused(table.read, tmp_path, ReadOptions())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fashion_dist.errors import ConfigError
 from fashion_dist.tasks import clipart, fashion_mnist, fashion_mnist_binary, load
+from fashion_dist.tasks.common.classification import require_classes
 from fashion_dist.train.distributed import ProcessGroup, World
 from shards import Schema, Split
 
@@ -151,6 +153,14 @@ def test_the_number_of_classes_is_checked() -> None:
         TASK.build_model(RECIPE, Schema(columns={"label": "int"}, names={"label": ("a", "b", "c")}))
     with pytest.raises(ConfigError, match="needs class names"):
         load("clipart").build_model(clipart.RECIPE, Schema(columns={"label": "int"}))
+
+
+@pytest.mark.parametrize(("labels", "told"), [([0, -1, 3], "k2 .* has class 3"), ([-1, -7, 2], "k1 .* has class -7")])
+def test_labels_that_are_no_class_are_refused(labels: list[int], told: str) -> None:
+    split = SimpleNamespace(path="set", keys=["k0", "k1", "k2"], name="train")
+    with pytest.raises(ConfigError, match=rf"{told}; allowed: 0 to 2"):
+        require_classes(split, np.array(labels), 3, "class")  # type: ignore[arg-type]
+    require_classes(split, np.array([0, -1, 2]), 3, "class")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
