@@ -79,11 +79,19 @@ class ReadOptions:
 
     def refuse_unused(self, used: Collection[str], dataset: str) -> None:
         """Raises InputError where something is chosen that a reader has no use for."""
+        if not self.labelled:
+            used, dataset = [name for name in used if name not in _OF_LABELS], f"{dataset} --unlabelled"
         for option in fields(self):
             everywhere = option.name in ("seed", "strict", "skip_bad", "exclude")
             if not everywhere and option.name not in used and getattr(self, option.name) != option.default:
                 takes = ", ".join(map(_flag, used)) or "none of these"
                 raise InputError(f"{dataset} has no use for {_flag(option.name)}; it takes: {takes}")
+
+
+_OF_LABELS = (
+    "val_fraction", "test_fraction", "layout", "class_depth", "unknown", "label_columns", "label_bits", "classes",
+)  # fmt: skip
+"""What says nothing where images are packed without their labels."""
 
 
 def _flag(option: str) -> str:

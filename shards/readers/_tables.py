@@ -54,7 +54,8 @@ def load(path: Path) -> Table:
 def _load_csv(path: Path) -> Table:
     with path.open("rb") as file:
         first = file.readline(1 << 20).decode("utf-8", "replace")
-    delimiter = max(",\t;", key=first.count)  # a comma where all are absent
+    tabs = path.suffix.lower() == ".tsv" and "\t" in first
+    delimiter = "\t" if tabs else max(",\t;", key=first.count)  # a comma where all are absent
     header, rows = _text.rows(path, [], delimiter)
     cells: list[list[Any]] = [[] for _ in header]
     lines: list[int] = []

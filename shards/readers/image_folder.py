@@ -47,14 +47,10 @@ def read_tree(root: Path, options: ReadOptions, namer: Namer) -> Source:
     names = {"label": tuple(better.get(name, name) for name in tree.names)} if options.labelled else {}
     tree.walk.finish()
     total = sum(len(files) for listed in tree.files.values() for _, files in listed)
+    found = tree.found(total, names.get("label", ()))
+    problems, rejected = tree.walk.problems, tree.walk.rejected
     return Source(
-        Schema(facts, names),
-        root,
-        tree.records,
-        problems=tree.walk.problems,
-        rejected=tree.walk.rejected,
-        total=total,
-        found=tree.found(total, names.get("label", ())),
+        Schema(facts, names), root, tree.records, problems=problems, rejected=rejected, total=total, found=found
     )
 
 

@@ -44,14 +44,9 @@ def read(source: Path, options: ReadOptions) -> Source:
     root, found = _find(source)
     reading = _Reading(root, [(_tables.load(path), split) for path, split in found], options)
     return Source(
-        reading.schema,
-        root,
-        reading.records,
-        problems=reading.problems,
-        rejected=reading.rejected,
-        total=len(reading.files),
-        found=reading.found(),
-    )
+        reading.schema, root, reading.records, problems=reading.problems, rejected=reading.rejected,
+        total=len(reading.files), found=reading.found(),
+    )  # fmt: skip
 
 
 def _find(source: Path) -> tuple[Path, list[tuple[Path, str]]]:
@@ -255,7 +250,11 @@ class _Reading:
         for unit, numbers in units.items():
             ((label, _),) = Counter(str(labels[number]) for number in numbers).most_common(1)
             of_class.setdefault(label, []).append(unit)
-        for unit in _folders.held_out(of_class.values(), fraction, seed):
+        drawn = _folders.held_out(of_class.values(), fraction, seed)
+        if fraction and units and not drawn:
+            told = f"--{split} {fraction:g} draws nothing, for no class has a second image, or group, to train on"
+            self.problems.append(f"{self.tables[0].path}: {told}; --{split} 0 draws none")
+        for unit in drawn:
             for number in units[unit]:
                 self.splits[number] = split
 
@@ -264,6 +263,10 @@ class _Reading:
         classes = self.options.classes or ()
         classes = read_classes(classes) if isinstance(classes, Path) else classes
         there = {name for table in self.tables for name in table.columns}
+        if self.options.label_bits and (classes or self.options.label_columns):
+            raise InputError(
+                "--label-columns are the labels and their names; allowed without --label-column, --classes"
+            )
         if self.options.label_bits:
             return {} if self.options.added and not there & {*self.options.label_bits} else {"labels": self._bits()}
         usual = "--label-column A takes one, --label-column A,B keeps both"
@@ -345,8 +348,7 @@ class _Reading:
         rows: Counter[str] = Counter()
         for number, key in zip(kept, keys, strict=True):
             split, file = self.splits[number], self.files[number]
-            told = {name: of[number] for name, of in self.columns.items()}
-            told = {name: list(value) if isinstance(value, bytes) else value for name, value in told.items()}
+            told = {name: list(v) if isinstance(v := of[number], bytes) else v for name, of in self.columns.items()}
             facts = {"file": file, "row": rows[split], **told}
             rows[split] += 1
             yield Record(key, self.root / file, facts, split, self._where(number))
@@ -362,9 +364,8 @@ class _Reading:
                 rows = (row for row, split in enumerate(self.splits) if split != "test" and row not in self.bad)
                 sizes = Counter(label for row in rows if (label := self.columns[name][row]) is not None)
                 single = [words[label] for label, size in sorted(sizes.items()) if size == 1]
-                told += (
-                    f", {len(single)} of one image, which gives none for validation ({shown(single)})" if single else ""
-                )
+                if single:
+                    told += f", {len(single)} of one image, which gives none for validation ({shown(single)})"
         further = [name for name in self.columns if name not in self.names]
         told += f"; further columns: {shown(further)}" if further else ""
         return told + (f"; columns that a set cannot hold: {shown(self.left_out)}" if self.left_out else "")

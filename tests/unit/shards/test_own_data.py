@@ -219,6 +219,10 @@ def test_options_that_a_reader_has_no_use_for_are_refused(tmp_path: Path) -> Non
     source = put(tmp_path / "in", "a/0.jpg", "b/1.jpg")
     told = refused(pack, "image_folder", source, tmp_path / "out", HEADER, ReadOptions(split_column="x"))
     assert told.startswith("image_folder has no use for --split-column; it takes: --val, --layout")
+    told = refused(pack, "image_folder", source, tmp_path / "out", HEADER, ReadOptions(labelled=False, class_depth=2))
+    assert told == "image_folder --unlabelled has no use for --class-depth; it takes: --unlabelled"
+    told = refused(pack, "table", source, tmp_path / "out", HEADER, ReadOptions(labelled=False, test_fraction=0.5))
+    assert told.startswith("table --unlabelled has no use for --test; it takes: --unlabelled, --path-column")
     assert not (tmp_path / "out").exists()
 
 
@@ -314,6 +318,9 @@ def test_a_column_per_label_and_several_columns_of_labels(tmp_path: Path) -> Non
     assert opened.schema.names == {"labels": ("red", "old")}
     assert list(rows_of(opened, "labels")["train"].values()) == [[1, 0], [0, 0], [1, 1]]
     assert "label and cls could each be the label; --label-column A" in refused(labels_of, path)
+    for idle in ({"classes": ("x", "y")}, {"label_columns": ("label",)}):
+        told = refused(table.read, path, ReadOptions(label_bits=("red", "old"), **idle))
+        assert "--label-columns are the labels and their names; allowed without --label-column, --classes" in told
     both = table.read(path, ReadOptions(label_columns=("label", "cls")))
     assert both.schema.names == {"label": ("a", "b"), "cls": ("5", "6")}
 
@@ -335,6 +342,27 @@ def test_splits_by_column_by_table_and_drawn(tmp_path: Path) -> None:
     assert {split: sorted(of.values()) for split, of in found.items()} == {
         "train": [0, 0, 1, 1], "val": [0, 1], "test": [0, 1]
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"test_fraction": 0.9, "val_fraction": 0.9}, "--val 0.9 draws nothing"),
+        ({"group_column": "who", "test_fraction": 0.2}, "--test 0.2 draws nothing"),
+        ({"group_column": "who", "val_fraction": 0.1}, "--val 0.1 draws nothing"),
+    ],
+)
+def test_a_part_that_draws_nothing_is_refused(tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    path = write(tmp_path, "t.csv", column("label", ["a", "a", "b", "b"], who=["x", "x", "y", "y"]))
+    assert f"{told}, for no class has a second image, or group, to train on" in refused(labels_of, path, **options)
+    options = {**options, "test_fraction": 0.0, "val_fraction": 0.0}
+    assert labels_of(path, **options).keys() == {"train"}
+
+
+def test_a_tsv_is_divided_at_tabs(tmp_path: Path) -> None:
+    put(tmp_path, "0.jpg", "1.jpg")
+    (tmp_path / "t.tsv").write_text("path\tlabel\ta note; or two, of it, all\n0.jpg\tx\t,\n1.jpg\ty\t;\n")
+    assert labels_of(tmp_path / "t.tsv") == {"train": {"0.jpg": 0, "1.jpg": 1}}
 
 
 def test_a_group_that_the_tables_own_splits_divide_is_refused(tmp_path: Path) -> None:
@@ -427,7 +455,8 @@ def test_what_no_path_can_hold_is_one_sentence(tmp_path: Path, path: str) -> Non
     rows = [{"path": path, "label": "a"}, {"path": "0.jpg", "label": "a"}, {"path": "1.jpg", "label": "b"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert repr(path)[1:-5] in refused(pack, "table", tmp_path / "t.jsonl", tmp_path / "out", HEADER)
-    pack("table", tmp_path / "t.jsonl", tmp_path / "out", replace(HEADER, skip_bad=True), ReadOptions(skip_bad=True))
+    options = ReadOptions(skip_bad=True, val_fraction=0.0)
+    pack("table", tmp_path / "t.jsonl", tmp_path / "out", replace(HEADER, skip_bad=True), options)
     assert len((tmp_path / "out" / "rejected.csv").read_text().splitlines()) == 2
 
 
