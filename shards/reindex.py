@@ -120,7 +120,7 @@ class _Reindex:
         order = sorted(found, key=lambda one: (split_order(one.split), natural(one.name)))
         taking = self.options.taking
         self.rejected += [Rejected(one.name, key, reason) for one in order for key, reason in one.problems]
-        if taking.label and not any(one.labelled for one in order) and all(item.key for item in self.rejected):
+        if taking.label and not any(one.labelled for one in order) and self._unlabelled():
             fields = shown(sorted({name for one in order for name in one.fields}, key=natural)) or "none"
             raise InputError(f"{self.folder}: no sample has the label {taking.label!r}; --label can be: {fields}")
         dropped = self._doubled(order)
@@ -138,6 +138,11 @@ class _Reindex:
             told = {"taking": asdict(taking) | told}
         told["dropped_facts"] = [n for n in left_out if n != taking.label and n not in schema.columns]
         return self._written(order, self._divided(kept, held), schema, told, on_progress)
+
+    def _unlabelled(self) -> bool:
+        """Whether labels are what samples lack, and nothing else keeps all of them, or a tar, from being read."""
+        lacking = f"no label {self.options.taking.label!r}" in {item.reason for item in self.rejected}
+        return not self.rejected or (lacking and all(item.key for item in self.rejected))
 
     def _held_out(self, kept: Sequence[TarSummary], schema: Schema, told: dict[str, Any]) -> set[str]:
         """Keys of the training samples that are held out for validation, which `told` then tells of."""
@@ -173,10 +178,8 @@ class _Reindex:
     def _refuse(self) -> None:
         """Stops at what cannot be used, unless it is to be left out."""
         if self.rejected and not self.options.skip_bad:
-            problems = [
-                f"{one.where}, key {one.key!r}: {one.reason}" if one.key else f"{one.where}: {one.reason}"
-                for one in self.rejected
-            ]
+            keys = [f", key {one.key!r}" if one.key else "" for one in self.rejected]
+            problems = [f"{one.where}{key}: {one.reason}" for one, key in zip(self.rejected, keys, strict=True)]
             raise RowsError(str(self.folder), [*problems[:-1], f"{problems[-1]} (--skip-bad leaves these out)"])
 
     def _doubled(self, order: Sequence[TarSummary]) -> dict[str, set[int]]:
@@ -204,18 +207,15 @@ class _Reindex:
         """The schema with the label's column, and how it came about; samples of unknown classes are dropped."""
         label = self.options.taking.label
         if own := next((one.name for one in kept if one.schema is not None), None):
-            raise InputError(
-                f"{own} was packed here and says itself what its labels are; --label is for tars of others"
-            )
+            raise InputError(f"{own} was packed here and says what its labels are; --label is for tars of others")
         observed = Observed(f"{self.folder}, label {label!r}")
         for one in [one for one in kept if one.split == "train"] or kept:
             for row, value in enumerate(self._rows(one)["labels"]):
                 if row not in dropped.get(one.name, ()):
                     observed.add(value)
         coding = observed.coding(self.options.classes)
-        last = {"cls": "label", "txt": "text"}.get(
-            label, label if label in schema.columns else label.rpartition(".")[2]
-        )
+        plain = label if label in schema.columns else label.rpartition(".")[2]
+        last = {"cls": "label", "txt": "text"}.get(label, plain)
         column = column_name(last, {*schema.columns} - {label, "label", "text"})
         unknown: Counter[str] = Counter()
         digest = hashlib.sha256()
@@ -237,12 +237,8 @@ class _Reindex:
         if unknown and self.options.unknown == "fail":
             lacking = "--classes lacks" if self.options.classes else "the training tars lack"
             raise InputError(told_unknown(observed.where, unknown, lacking))
-        columns = {**schema.columns, column: coding.kind}
-        return Schema(columns, {column: coding.names}), {
-            "column": column,
-            **coding.to_json(),
-            "labels": digest.hexdigest(),
-        }
+        told = {"column": column, **coding.to_json(), "labels": digest.hexdigest()}
+        return Schema({**schema.columns, column: coding.kind}, {column: coding.names}), told
 
     def _settled(self, one: TarSummary, dropped: set[int]) -> TarSummary:
         """A tar without the rows that were dropped, here and in its DALI index."""

@@ -240,6 +240,8 @@ def _training(args: Args, out: Path, manifest: Manifest) -> dict[str, str]:
     from fashion_dist import tasks
 
     schema = manifest.schema
+    if not manifest.splits.keys() >= {*LEARNED}:
+        return {}
     fitting = ["deepfashion"] if manifest.dataset == "synthetic" else []
     for name in tasks.names():
         with contextlib.suppress(ConfigError):  # of a task that is being written; launching it says what it lacks

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def test_what_webdataset_writes_is_a_set_and_the_command_says_how_to_train(tmp_p
     where = f"--home {tmp_path / 'home'} --shards {tmp_path / 'sets'}"
     assert done.next["train on it"].endswith(f"--task classification --dataset pets {where}")
     assert column(tmp_path / "sets" / "pets", "label", "val") == ["dog", "cat"]
+    (tmp_path / "sets" / "pets" / "val-0000.tar").unlink()
+    assert "train on it" not in command.main(replace(args, val=0.0)).next, "launching would refuse it"
 
 
 def test_classes_may_be_named_by_a_file(tmp_path: Path) -> None:
@@ -246,6 +249,9 @@ def test_several_images_of_a_sample_are_asked_about(tmp_path: Path) -> None:
     with tarfile.open(path) as file:
         assert split.offset.tolist() == [file.getmember(f"{n}.right.png").offset_data for n in range(2)]
     assert verify(path.parent) == []
+    write(path, [*pairs, ("0.cls", b"0"), ("1.cls", b"1")])
+    told = refused(path.parent, labelled("cls"))
+    assert "--image left.png takes left.png" in told and "--label can be" not in told, "the label is there"
     path = write(tmp_path / "b" / "a.tar", [("0.jpg", jpeg(0)), ("0.png", jpeg(1)), ("1.jpg", jpeg(2))])
     assert "several images, 0.jpg and 0.png: --image EXTENSION takes one" in refused(path.parent)
 
