@@ -142,11 +142,13 @@ _TAIL = 1 << 16
 _SRUN = re.compile(r"^\w+: error: (?:\S+: )?tasks? (?P<ranks>[\d,-]+): (?P<words>(?!Exited with).+)$", re.MULTILINE)
 _OF_SLURM = re.compile(r"(srun|slurmstepd|slurmd)(-[\w.-]+)?: ")  # with the node's name where a host plays several
 _ENDS = {
-    "OUT_OF_MEMORY": re.compile(r"oom.kill|: Out Of Memory", re.IGNORECASE),
+    "OUT_OF_MEMORY": re.compile(r"oom.kill|: Out Of Memory|exceeded (\w+ )?memory limit", re.IGNORECASE),
     "TIMEOUT": re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT"),
-    "NODE_FAIL": re.compile(r"CANCELLED AT \S+ DUE TO NODE FAIL"),
+    "NODE_FAIL": re.compile(r"CANCELLED AT \S+ DUE TO NODE FAIL|Node failure on|UNCORRECTABLE MEMORY ERROR"),
     "PREEMPTED": re.compile(r"CANCELLED AT \S+ DUE TO PREEMPTION"),
-    "CANCELLED": re.compile(r"\*\*\* JOB \S+ ON \S+ CANCELLED AT \S+ \*\*\*"),  # a step also for a failed rank
+    # A step is cancelled for a failed rank, too; the signal is named since Slurm 25.05.
+    "CANCELLED": re.compile(r"\*\*\* JOB \S+ ON \S+ CANCELLED AT \S+ (DUE to SIGNAL .+ )?\*\*\*"),
+    "REQUEUED": re.compile(r"CANCELLED AT \S+ DUE TO JOB REQUEUE"),
 }
 
 

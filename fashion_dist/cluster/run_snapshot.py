@@ -257,8 +257,8 @@ def _without_a_word(
     since = last.started if began and last is not None else snapshot.record.submitted if snapshot.record else 0.0
     if began and progress is not None and progress.state == "failed" and progress.message:
         return status("error", progress.message)
-    if began and last is not None and last.goes_on:
-        words = f"the job was to go on by itself after its {last.end} and is gone"
+    if began and last is not None and (last.goes_on or log.ended == "REQUEUED"):
+        words = f"the job was to go on by itself after its {last.end or 'requeue'} and is gone"
         return status("not started again", words, "launching again goes on from the last checkpoint")
     if job.cluster == "local":
         if 0 < since < queue.booted:

@@ -9,6 +9,7 @@ from fashion_dist.cluster.failures import Failure
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.paths import RunDir
 
+JOB = "slurmstepd: error: *** JOB 7 ON n1"
 PEER = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:6359"
 
 
@@ -112,10 +113,23 @@ def test_a_rank_number_without_an_end_costs_nothing() -> None:
         ("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", "CANCELLED"),
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", "OUT_OF_MEMORY"),
         ("srun: error: n3: task 5: Out Of Memory", "OUT_OF_MEMORY"),
+        # As Slurm 20.11 to 25.05 write them.
+        (f"{JOB} CANCELLED AT 2026-11-27T05:00:00 DUE to SIGNAL Terminated ***", "CANCELLED"),
+        (f"{JOB} CANCELLED AT 2026-11-27T05:00:00 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***", "NODE_FAIL"),
+        (f"{JOB} UNCORRECTABLE MEMORY ERROR AT 2026-11-27T05:00:00 ***", "NODE_FAIL"),
+        ("srun: error: Node failure on n2", "NODE_FAIL"),
+        (f"{JOB} CANCELLED AT 2026-11-27T05:00:00 DUE TO JOB REQUEUE ***", "REQUEUED"),
+        ("slurmstepd: error: Detected 2 oom-kill event(s) in StepId=7.0 cgroup. Some of your", "OUT_OF_MEMORY"),
+        (f"slurmstepd: error: StepId=7.0 exceeded memory limit (3 > 2), being killed\n{JOB} CANCELLED AT T ***",
+         "OUT_OF_MEMORY"),
+        (f"slurmstepd: error: Exceeded job memory limit\n{JOB} CANCELLED AT T DUE to SIGNAL Killed ***",
+         "OUT_OF_MEMORY"),
+        ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT T DUE TO TASK FAILURE ***", ""),  # a rank failed
+        ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT T DUE to SIGNAL Killed ***", ""),
         ("slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-27T05:00:00 ***", ""),  # a rank failed
         ("RuntimeError: CANCELLED AT noon DUE TO TIME LIMIT", ""),  # a rank's own words
     ],
-)
+)  # fmt: skip
 def test_how_a_job_ended_by_its_log(line: str, ended: str, tmp_path: Path) -> None:
     (tmp_path / "7_0_log.err").write_text(f"words\n{line}\n")
     assert failures.read_log(tmp_path, JobRef("slurm", "7"), 0, []).ended == ended

@@ -126,6 +126,8 @@ GRID: list[tuple[dict[str, Any], QueueView, tuple[str, str, str]]] = [
     ({"state": "failed", "message": "rank 3: words"}, queue("gone", "FAILED"), ("failed", "error", "rank 3: words")),
     ({"state": "stopped", "end": "time limit", "goes_on": True}, queue(),
      ("failed", "not started again", "the job was to go on by itself after its time limit and is gone")),
+    ({**RUNNING, "log": "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT T DUE TO JOB REQUEUE ***\n"}, queue(),
+     ("failed", "not started again", "the job was to go on by itself after its requeue and is gone")),
     # On this machine.
     ({**RUNNING, "job": LOCAL, "exits": [None, -9]}, queue(job=LOCAL),
      ("failed", "killed", "rank 1 was killed by signal 9")),
