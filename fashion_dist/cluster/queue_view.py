@@ -113,7 +113,8 @@ class Scheduler:
         return "unknown" if self._silent else entry.status if entry is not None else "gone"
 
     def _entry(self, job: JobRef) -> slurm.Queued | None:
-        return None if self._is_elsewhere(job) else self._queue.get(job.job_id)
+        # Of a heterogeneous job the ranks know the id, and the queue its parts.
+        return None if self._is_elsewhere(job) else self._queue.get(job.job_id, self._queue.get(f"{job.job_id}+0"))
 
     def _ask_accounting(self, job_ids: list[str]) -> None:
         # Accounting may be some seconds late with how a job ended, so an empty answer is asked for again for a while.

@@ -56,6 +56,14 @@ def test_whoever_looks_again_and_again_asks_seldom(asked: Asked, monkeypatch: py
     assert "--me" not in text and "--jobs=10,7,8,9" in text and "--all " in text and "--allusers" in text
 
 
+def test_a_heterogeneous_job_is_known_by_its_first_part(asked: Asked) -> None:
+    (asked.notes.parent / "squeue").write_text(
+        '#!/bin/sh\nprintf "7+0|RUNNING|None|n1|1:00|a|\\n7+1|RUNNING|None|n2||a|\\n"\n'
+    )
+    job = JobRef("slurm", "7", name="here")
+    assert Scheduler().ask([job]).status(job) == slurm.job_status(job) == "running"
+
+
 def test_a_job_of_another_cluster_is_known_there_alone(asked: Asked, tmp_path: Path) -> None:
     job = JobRef("slurm", "7", name="there")
     found = Scheduler().ask([job])
