@@ -28,6 +28,7 @@ def on_slurm(nodes: int, preset: str, workers: int) -> RunShards:
         raise ConfigError(f"no Slurm here ({error}); leave out --nodes to pack on this machine") from None
     asked = {"nodes": 1, "gpus_per_node": "0", "tasks_per_node": 1, "cpus_per_task": workers or None}
     values, origins = resources.given(resources.Preset.read(preset), asked, os.environ)
+    values["sbatch"] = {name: text for name, text in values["sbatch"].items() if "per-gpu" not in name}
     return _run(nodes, placement.fill(resources.Resources(**values), origins, slurm.survey()).resources)
 
 

@@ -20,8 +20,6 @@ from fashion_dist.errors import ConfigError, RunError, unknown
 if TYPE_CHECKING:
     from fashion_dist.cluster.launcher import LaunchRequest
 
-LOCAL_TIME_MIN = 60 * 24 * 365
-"""A local job has no time limit unless one is asked for."""
 _OF_THE_QUEUE = ("partition", "account", "qos", "constraint", "mem_gb")
 _RANKS_OF_A_NODE = frozenset({"partition", "gpus_per_node", "tasks_per_node"})
 
@@ -91,7 +89,7 @@ def _here(resources: Resources, flags: Mapping[str, Any], before: Resources | No
     options = [name for name, text in typed["sbatch"].items() if text is not None]
     queued = [f"--{name.replace('_', '-')}" for name in [*filter(typed.__contains__, _OF_THE_QUEUE), *options]]
     notes = (f"{', '.join(queued)}: for Slurm's queue, and nothing on this machine",) if queued else ()
-    return Placement(resources.replace(time_min=asked or LOCAL_TIME_MIN), notes=notes)
+    return Placement(resources.replace(time_min=asked or sbatch_options.NO_LIMIT_MIN), notes=notes)
 
 
 def fill(
@@ -112,7 +110,7 @@ def fill(
     where = f"partition {resources.partition!r}" if names else "the default partition"
     if chosen and not missing and resources.nodes > (there := max(part.nodes for part in chosen)):
         raise ConfigError(f"--nodes {resources.nodes} is more than the {there} of {where}; the job would wait for ever")
-    if not resources.cpus_per_task:
+    if not resources.cpus_per_task and not sbatch_options.gives_cpus(resources.sbatch):
         share = min((part.cpus for part in chosen or known), default=1) // resources.ranks_per_node
         resources = resources.replace(cpus_per_task=max(1, min(16, share)))
     limits = [part.limit_min for part in chosen]

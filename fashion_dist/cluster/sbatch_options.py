@@ -30,20 +30,23 @@ _OURS = {
     "wrap",
 }  # fmt: skip
 VARIABLES = {
-    "SBATCH_ACCOUNT": "account", "SBATCH_CONSTRAINT": "constraint", "SBATCH_DISTRIBUTION": "distribution",
-    "SBATCH_EXCLUSIVE": "exclusive", "SBATCH_GPUS": "gpus", "SBATCH_GPUS_PER_NODE": "gpus-per-node",
-    "SBATCH_GPUS_PER_TASK": "gpus-per-task", "SBATCH_GRES": "gres", "SBATCH_HINT": "hint",
-    "SBATCH_MEM_PER_CPU": "mem-per-cpu", "SBATCH_MEM_PER_GPU": "mem-per-gpu", "SBATCH_MEM_PER_NODE": "mem",
-    "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos", "SBATCH_RESERVATION": "reservation",
-    "SBATCH_TIMELIMIT": "time", "SBATCH_WCKEY": "wckey",
+    "SBATCH_ACCOUNT": "account", "SBATCH_CONSTRAINT": "constraint", "SBATCH_CPUS_PER_GPU": "cpus-per-gpu",
+    "SBATCH_DISTRIBUTION": "distribution", "SBATCH_EXCLUSIVE": "exclusive", "SBATCH_GPUS": "gpus",
+    "SBATCH_GPUS_PER_NODE": "gpus-per-node", "SBATCH_GPUS_PER_TASK": "gpus-per-task", "SBATCH_GRES": "gres",
+    "SBATCH_HINT": "hint", "SBATCH_MEM_PER_CPU": "mem-per-cpu", "SBATCH_MEM_PER_GPU": "mem-per-gpu",
+    "SBATCH_MEM_PER_NODE": "mem", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos",
+    "SBATCH_RESERVATION": "reservation", "SBATCH_TIMELIMIT": "time", "SBATCH_WCKEY": "wckey",
 }  # fmt: skip
 """The user's own variables that hold for our jobs as for any other: they come after flags and before scripts."""
 _GROUPS = (
     frozenset({"mem_gb", "mem", "mem-per-cpu", "mem-per-gpu"}),
     frozenset({"gpus_per_node", "gres", "gpus", "gpus-per-task", "gpus-per-socket"}),
+    frozenset({"cpus_per_task", "cpus-per-gpu"}),
 )
 """Names of one thing: the last that is given holds, and two at once contradict each other."""
 _NAME = re.compile(r"[a-z][a-z0-9-]+")
+NO_LIMIT_MIN = 60 * 24 * 365
+"""What stands for no time limit."""
 Layer = Mapping[str, Any]
 """Values of `Resources` by field, with all of sbatch's options in one mapping under `sbatch`."""
 
@@ -102,7 +105,8 @@ def layer(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 def require_single(values: Layer, where: str = "") -> None:
     """Refuse a layer that says one thing twice, such as GPUs by `gres` and by `gpus_per_node`."""
-    names = [name for name in _names(values) if values.get(name) != 0 or name not in ("gpus_per_node", "mem_gb")]
+    open_ = [name for name in ("gpus_per_node", "mem_gb", "cpus_per_task") if values.get(name) == 0]
+    names = set(_names(values)).difference(open_)
     for group in _GROUPS:
         if len(both := sorted(group.intersection(names))) > 1:
             at = f"{where}: " if where else ""
@@ -139,6 +143,11 @@ def asks_for_gpus(option: str, text: str) -> bool:
     return option in _GROUPS[1] - {"gres"} or (is_gres and bool(re.search(r"\b(gpu|mps|shard)\b", text)))
 
 
+def gives_cpus(options: Mapping[str, str]) -> bool:
+    """Whether options of sbatch say how many CPUs a task has."""
+    return "cpus-per-gpu" in options or "cpu" in options.get("tres-per-task", "")
+
+
 def gpu_count(gres: str) -> int:
     """The GPUs of a node that `--gres` text asks for, such as 4 of `gpu:a100:4,nvme:1`."""
     counts = (part.rpartition(":")[2] for part in gpu_parts(gres))
@@ -162,15 +171,16 @@ def gpus(value: object, where: str = "--gpus-per-node") -> dict[str, Any]:
 def minutes(text: str, where: str = "--time") -> int:
     """A time limit in sbatch's own form, in minutes, rounded up.
 
-    That is minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, or with seconds.
+    That is minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, or with seconds; what means
+    no limit there is a year.
     """
     form = r"(?:(N)-(N)(?::(N))?(?::(N))?|(?:(N):(?=N:))?(N)(?::(N))?)".replace("N", "[0-9]{1,9}")
-    found = re.fullmatch(form, text.strip())
+    found = re.fullmatch(form, "0" if text.strip().lower() in ("unlimited", "infinite", "-1") else text.strip())
     if found is None:
         raise ConfigError(f"{where} takes sbatch's form, such as 90, 1:30:00 or 1-00:00:00, not {text!r}")
     days, of_day, of_hour, rest, hours, mins, secs = (int(part or 0) for part in found.groups())
     total = ((days * 24 + of_day + hours) * 60 + of_hour + mins) * 60 + rest + secs
-    return -(-total // 60)
+    return -(-total // 60) or NO_LIMIT_MIN
 
 
 def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:

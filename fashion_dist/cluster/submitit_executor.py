@@ -24,7 +24,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission, JobPaths, UncompletedJobError
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
 
-from fashion_dist.cluster import containers, pickled_rank, safe_python, slurm
+from fashion_dist.cluster import containers, pickled_rank, safe_python, sbatch_options, slurm
 from fashion_dist.cluster.failures import exits_file
 from fashion_dist.cluster.job_environment import job_environment
 from fashion_dist.cluster.queue_view import Scheduler
@@ -140,8 +140,10 @@ def _cleaned_on_refusal(folder: Path) -> Iterator[None]:
 
 
 def _slurm_parameters(resources: Resources, folder: Path, name: str, comment: str) -> dict[str, Any]:
-    cpus = resources.cpus_per_task or 1
+    # 0 where sbatch counts them in another way, beside which it takes no number per task.
+    cpus = resources.cpus_per_task or (0 if sbatch_options.gives_cpus(resources.sbatch) else 1)
     optional = {
+        "cpus_per_task": cpus,
         "partition": resources.partition,
         "account": resources.account,
         "qos": resources.qos,
@@ -159,13 +161,12 @@ def _slurm_parameters(resources: Resources, folder: Path, name: str, comment: st
         "time": resources.time_min,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.ranks_per_node,
-        "cpus_per_task": cpus,
         "signal_delay_s": resources.signal_delay_s,
         "wckey": None,
         "additional_parameters": {"requeue": True, **{name: text or True for name, text in resources.sbatch.items()}},
         # srun takes neither the CPUs (since 22.05) nor the append mode from sbatch; a lost rank must end its peers.
         "srun_args": [
-            "--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append",
+            "--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else []), "--open-mode=append",
             *containers.srun_arguments(resources, folder), *resources.srun_args,
         ],
         **{key: value for key, value in optional.items() if value},

@@ -141,10 +141,28 @@ def test_a_gres_without_gpus_goes_with_gpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("90", 90), ("0:30", 1), ("1:30", 2), ("1:30:00", 90), ("1-0", 1440), ("1-00:00:00", 1440), ("2-3:10", 3070)],
-)
+    [("90", 90), ("0:30", 1), ("1:30", 2), ("1:30:00", 90), ("1-0", 1440), ("1-00:00:00", 1440), ("2-3:10", 3070),
+     ("1-12", 2160), ("90:00", 90), *((text, 525_600) for text in ("UNLIMITED", "infinite", "-1", "0", "0:00"))],
+)  # fmt: skip
 def test_time_in_slurms_form(text: str, minutes: int) -> None:
     assert sbatch_options.minutes(text) == minutes
+
+
+def test_cpus_are_counted_in_one_way(tmp_path: Path) -> None:
+    def script(*options: str, **asked: Any) -> str:
+        values, _ = given(Preset(values={"cpus_per_task": 4}), {**asked, "sbatch": sbatch_options.pairs(options)}, {})
+        return submitit_executor.script(placed(**values).resources, tmp_path, "a", "")
+
+    assert script().count("--cpus-per-task=4") == 2  # sbatch's and srun's
+    text = script("cpus-per-gpu=8", gpus_per_node="2")
+    assert "#SBATCH --cpus-per-gpu=8\n" in text and "cpus-per-task" not in text
+    assert "cpus-per-task" not in script("tres-per-task=cpu:3", cpus_per_task=0)
+    with pytest.raises(ConfigError, match="cpus-per-gpu and cpus_per_task say the same in two ways"):
+        script("cpus-per-gpu=8", cpus_per_task=2)
+    values, origins = given(Preset(values={"sbatch": {"cpus-per-gpu": "8"}}), {"cpus_per_task": 2}, {})
+    assert values["sbatch"] == {} and origins["cpus_per_task"] == "--cpus-per-task"
+    _, origins = given(Preset(), {}, {"SBATCH_CPUS_PER_GPU": "8"})
+    assert origins == {"cpus-per-gpu": "SBATCH_CPUS_PER_GPU"}
 
 
 SINFO = "gpu*|4|48+|1-00:00:00|gpu:a100:4(S:0-1),nvme:1\nlong|2|8|infinite|(null)\nlong|1|4|infinite|(null)\n"
