@@ -9,20 +9,22 @@ ours adds what `--kill-on-bad-exit` and accounting do on Slurm: a dead rank ends
 from __future__ import annotations
 
 import contextlib
-import io
+import dataclasses
 import os
 import re
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import submitit
-from submitit.core.utils import DelayedSubmission, JobPaths, UncompletedJobError
+from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
+from submitit.slurm.slurm import _make_sbatch_string
 
 from fashion_dist.cluster import containers, pickled_rank, safe_python, sbatch_options, slurm
 from fashion_dist.cluster.failures import exits_file
@@ -38,18 +40,14 @@ R = TypeVar("R")
 
 _SBATCH_S = 300.0
 """sbatch itself tries for minutes where the controller takes no more jobs for the moment."""
-_UNKNOWN = re.compile(r"timed out|did not answer|zero bytes", re.IGNORECASE)
+_UNKNOWN = re.compile(r"timed out|not answer|zero bytes|receive failure|unexpected message|no job id", re.IGNORECASE)
 """What sbatch says where the controller may have taken the job although it gave no answer."""
-_SUBMITTED = re.compile(
-    r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh|\d+(_\d+)?_(submission\.sh|submitted\.pkl)"
-)
+_SUBMITTED = re.compile(r"[0-9a-f]{32}\.pkl|\d+(_\d+)?_(submission\.sh|submitted\.pkl)")
 
 
 def script(resources: Resources, folder: Path, name: str, comment: str) -> str:
     """The sbatch script that `submit` would hand in; writes nothing."""
-    executor = _SlurmExecutor(folder, resources)
-    executor.update_parameters(**_slurm_parameters(resources, folder, name, comment))
-    return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+    return _script(_rank_words(folder), resources, folder, _slurm_parameters(resources, folder, name, comment))
 
 
 def submit(
@@ -67,19 +65,16 @@ def submit(
         RunError: nobody knows whether it took the job.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    executor: Any
-    if cluster == "local":
-        executor = _LocalExecutor(folder)
-        executor.update_parameters(
-            tasks_per_node=resources.ranks, timeout_min=resources.time_min, signal_delay_s=resources.signal_delay_s,
-            gpus_per_node=resources.gpus_per_node,
-        )  # fmt: skip
-    else:
-        executor = _SlurmExecutor(folder, resources)
-        executor.update_parameters(**_slurm_parameters(resources, folder, name, comment))
+    if cluster == "slurm":
+        with _cleaned_on_refusal(folder):
+            return _submit_calls([DelayedSubmission(call)], resources, folder, name, comment, code)[0]
+    executor = _LocalExecutor(folder)
+    executor.update_parameters(
+        tasks_per_node=resources.ranks, timeout_min=resources.time_min, signal_delay_s=resources.signal_delay_s,
+        gpus_per_node=resources.gpus_per_node,
+    )  # fmt: skip
     with _cleaned_on_refusal(folder), job_environment(cluster, code, resources):
-        job = executor.submit(call)
-    return JobRef.of_process(int(job.job_id)) if cluster == "local" else slurm_job(job.job_id)
+        return JobRef.of_process(int(executor.submit(call).job_id))
 
 
 def slurm_job(job_id: str) -> JobRef:
@@ -100,11 +95,14 @@ def complete(job: JobRef, call: Callable[[], object], resources: Resources, fold
     """Write the pickle that a launcher killed right after sbatch did not put in its place."""
     path = JobPaths(folder, job.job_id).submitted_pickle
     if not path.exists():
-        delayed = DelayedSubmission(call)
-        delayed.set_timeout(resources.time_min, 0)
         temporary = path.with_suffix(".tmp")
-        delayed.dump(temporary)
+        _dump(DelayedSubmission(call), resources, temporary)
         temporary.rename(path)
+
+
+def _dump(call: DelayedSubmission, resources: Resources, path: Path) -> None:
+    call.set_timeout(resources.time_min, 0)
+    call.dump(path)
 
 
 def forget_results() -> None:
@@ -127,16 +125,14 @@ def again(call: Callable[[], object]) -> DelayedSubmission:
 def _cleaned_on_refusal(folder: Path) -> Iterator[None]:
     before = set(folder.iterdir())
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what we are about to say
-            yield
-    except (UncompletedJobError, OSError, ConfigError, RunError) as error:
+        yield
+    except (OSError, ConfigError, RunError) as error:
         for path in set(folder.iterdir()) - before:
             if _SUBMITTED.fullmatch(path.name):  # another command may have begun to log here meanwhile
                 path.unlink()
-        if isinstance(error, (ConfigError, RunError)):
-            raise
-        words = " ".join(str(error).split())
-        raise ConfigError(f"the job was refused, nothing was submitted: {words}") from None
+        if isinstance(error, OSError):
+            raise ConfigError(f"nothing was submitted: {error}") from None
+        raise
 
 
 def _slurm_parameters(resources: Resources, folder: Path, name: str, comment: str) -> dict[str, Any]:
@@ -188,32 +184,15 @@ def setup_lines(lines: Sequence[str]) -> list[str]:
 _DEAF = 'bash -c \'trap "" USR2; exec "$0" "$@"\''
 
 
-def _rank_words(folder: Path) -> str:
-    return f"-m fashion_dist.cluster.pickled_rank {shlex.quote(str(folder))}"
+def _rank_words(folder: Path) -> tuple[str, str]:
+    return "fashion_dist.cluster.pickled_rank", str(folder)
 
 
-class _SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
-    """Also where there is no srun: a dry run shows the script anywhere."""
-
-    def __init__(self, folder: Path, resources: Resources) -> None:
-        words = containers.command(resources, folder, safe_python.interpreter())
-        super().__init__(folder, python=f"{_DEAF} {shlex.join(words)}")
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
-
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        text = str(super()._make_submission_file_text(command, uid))
-        return f"{text}\n{containers.after_ranks(self.folder)}"
-
-    def _submit_command(self, command: str) -> submitit.SlurmJob[Any]:
-        job_id = _sbatch(self._make_submission_file_text(command, ""), self.folder, self.parameters["job_name"])
-        return submitit.SlurmJob(self.folder, job_id, list(range(self._num_tasks())))
-
-    @property
-    def _submitit_command_str(self) -> str:
-        return f"{self.python} {_rank_words(self.folder)}"
+def _script(words: Sequence[str], resources: Resources, folder: Path, parameters: Mapping[str, Any]) -> str:
+    """An sbatch script whose ranks are `python -m WORDS`."""
+    python = f"{_DEAF} {shlex.join(containers.command(resources, folder, safe_python.interpreter()))}"
+    text = _make_sbatch_string(f"{python} -m {shlex.join(words)}", folder.absolute(), **parameters)
+    return f"{text}\n{containers.after_ranks(folder)}"
 
 
 class _LocalExecutor(submitit.LocalExecutor):  # type: ignore[misc]
@@ -314,23 +293,39 @@ def submit_array(
 
     Raises:
         ConfigError: the scheduler refuses an array; those before it are cancelled, and nothing is left behind.
+        RunError: nobody knows whether it took one, whose tasks would find nothing to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    size = max(1, slurm.max_array_size())  # an array of one task is a plain job, which every cluster takes
+    size = max(1, slurm.max_array_size())
     jobs: list[JobRef] = []
-    with _cleaned_on_refusal(folder), job_environment("slurm", resources=resources):
-        for start in range(0, len(arguments), size):
-            executor = _SlurmExecutor(folder, resources)
-            executor.update_parameters(
-                **_slurm_parameters(resources, folder, name, ""), array_parallelism=len(arguments)
-            )
-            try:
-                made = executor.map_array(function, list(arguments[start : start + size]))
-            except BaseException:
-                for array in {job.job_id.partition("_")[0] for job in jobs}:
-                    slurm.cancel(JobRef("slurm", array))
-                raise
-            jobs += [JobRef("slurm", job.job_id) for job in made]
+    with _cleaned_on_refusal(folder):
+        try:
+            for start in range(0, len(arguments), size):
+                calls = [DelayedSubmission(function, argument) for argument in arguments[start : start + size]]
+                jobs += _submit_calls(calls, resources, folder, name)
+        except BaseException:
+            for array in {job.job_id.partition("_")[0] for job in jobs}:
+                slurm.cancel(JobRef("slurm", array))
+            raise
+    return jobs
+
+
+def _submit_calls(
+    calls: Sequence[DelayedSubmission], resources: Resources, folder: Path, name: str, comment: str = "",
+    code: Path | None = None,
+) -> list[JobRef]:  # fmt: skip
+    """One array with a task per call, or for one call a plain job, which every cluster takes."""
+    pickles = [folder / f"{uuid.uuid4().hex}.pkl" for _ in calls]
+    for call, path in zip(calls, pickles, strict=True):
+        _dump(call, resources, path)
+    tasks = range(len(calls)) if len(calls) > 1 else ()
+    job = submit_module(
+        _rank_words(folder), f"0-{tasks[-1]}" if tasks else "", resources=resources, folder=folder, name=name,
+        comment=comment, code=code,
+    )  # fmt: skip
+    jobs = [dataclasses.replace(job, job_id=f"{job.job_id}_{task}") for task in tasks] or [job]
+    for each, path in zip(jobs, pickles, strict=True):
+        path.rename(JobPaths(folder, each.job_id).submitted_pickle)
     return jobs
 
 
@@ -349,34 +344,38 @@ def submit_module(
         ConfigError: the scheduler refuses the array; in its own words, and nothing is left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    executor = _SlurmExecutor(folder, resources)
     parameters = _slurm_parameters(resources, folder, name, comment)
     extra: dict[str, Any] = {"array": task_ids + (f"%{max_parallel}" if max_parallel else "")} if task_ids else {}
     if after:
         extra["dependency"] = ",".join(filter(None, [resources.sbatch.get("dependency", ""), after]))
         extra["kill-on-invalid-dep"] = "yes"
     extra |= {"hold": True} if hold else {}
-    executor.update_parameters(**parameters | {"additional_parameters": parameters["additional_parameters"] | extra})
+    parameters["additional_parameters"] |= extra
     if task_ids:
-        executor.parameters["map_count"] = 1  # names the logs after array and task
-    text = executor._make_submission_file_text(f"{executor.python} -m {shlex.join(words)}", "")
+        parameters["map_count"] = 1  # names the logs after array and task
+    text = _script(words, resources, folder, parameters)
     with job_environment("slurm", code, resources):
-        return slurm_job(_sbatch(text, folder, name, "job array" if task_ids else "job"))
+        return slurm_job(_sbatch(text, folder, name, bool(comment), "job array" if task_ids else "job"))
 
 
-def _sbatch(text: str, folder: Path, name: str, what: str = "job") -> str:
-    """Hand a script in, and keep it in `folder` under the job's id, which is returned; raises as `submit` does."""
+def _sbatch(text: str, folder: Path, name: str, is_marked: bool, what: str = "job") -> str:
+    """Hand a script in, and keep it in `folder` under the job's id, which is returned; raises as `submit` does.
+
+    One that `is_marked` by a comment is found again by whoever submits it.
+    """
     slurm.cluster_name()  # known before there is a job, which belongs to it
     path = folder / f".submission-{os.getpid()}.sh"
     write_private(path, text)
     try:
-        told = slurm.ask(["sbatch", "--parsable", str(path)], _SBATCH_S)
+        job_id = submitted_id(slurm.ask(["sbatch", "--parsable", str(path)], _SBATCH_S))
     except RunError as error:
         path.unlink()
         if _UNKNOWN.search(str(error)):
-            raise RunError(f"Slurm did not say whether it took the {what} ({error}); squeue -n {name} tells") from None
+            way = "the same command again takes it up" if is_marked else "scancel ends it before the same command again"
+            raise RunError(
+                f"Slurm did not say whether it took the {what} ({error}); squeue -n {name} tells, and {way}"
+            ) from None
         raise ConfigError(f"the {what} was refused, nothing was submitted: {error}") from None
-    job_id = submitted_id(told)
     path.rename(folder / f"{job_id}_submission.sh")
     return job_id
 
@@ -411,7 +410,7 @@ def result(folder: Path, job_id: str, wait_s: float = 30.0) -> Any:
 
 def local_command(folder: Path) -> str:
     """What the local controller runs in each rank, for a dry run."""
-    return f"{shlex.join(safe_python.interpreter())} {_rank_words(folder)}"
+    return shlex.join([*safe_python.interpreter(), "-m", *_rank_words(folder)])
 
 
 if __name__ == "__main__":

@@ -73,17 +73,19 @@ def note(epoch, step, keys):
 
 def submission(module):
     """Kill the launcher around the moment in which the scheduler takes the job."""
-    for executor in (module._LocalExecutor, module._SlurmExecutor):
-        original = executor._submit_command
 
+    def dying(original):
         @functools.wraps(original)
-        def submit(self, command, original=original):
+        def submit(*arguments):
             if FAULT["die"] == "before submission":
                 os.kill(os.getpid(), signal.SIGKILL)
-            original(self, command)
+            original(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        executor._submit_command = submit
+        return submit
+
+    module._LocalExecutor._submit_command = dying(module._LocalExecutor._submit_command)
+    module._sbatch = dying(module._sbatch)
 
 
 class Finder(importlib.abc.MetaPathFinder):
