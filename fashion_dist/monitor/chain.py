@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from fashion_dist.cluster.job_environment import job_environment
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import Cluster, JobRef, JobStatus
-from fashion_dist.errors import ConfigError, unknown
+from fashion_dist.errors import ConfigError, RunError, unknown
 from fashion_dist.io import append, read_json, write_json
 from fashion_dist.monitor.follow import WATCH_S, follow
 from fashion_dist.paths import RunDir, SweepDir
@@ -119,20 +119,27 @@ def submit(
     Each asks for a node, a rank and at most one GPU of the run's `resources`; `before` are its jobs that wait or run.
 
     Raises:
-        ConfigError: the scheduler refuses a job.
+        ConfigError: the scheduler refuses a job, or another cluster has those that it would follow.
+        RunError: nobody knows whether it took one, which the same again takes up.
     """
     if not names and not (folder / "then.json").is_file():
         return
     with run_lock.file_lock(folder, "then"):
         links = {link.name: link for link in read(folder)}
+        noted = [*before, *(link.job for link in links.values() if link.job and link.status is None)]
+        if away := next((job for job in noted if job.is_elsewhere), None):
+            if not names:
+                return
+            raise ConfigError(f"{away} is on cluster {away.name}: what follows {folder.name} is asked for there")
         names = names or list(links)
         alive = {name for name, there in _there([*links.values()], Scheduler()).items() if there in _ALIVE}
         done = {n for n, link in links.items() if link.status == 0 and not before}
-        wanted = [name for name in names if name not in alive and name not in done]
         jobs = {name: links[name].job if name in links else None for name in names}
+        todo = {name: jobs[name] if name in alive else None for name in names if name not in done}
+        wanted = [name for name, job in todo.items() if job is None]
         for name in wanted:
             (folder / "then" / f"{name}.json").unlink(missing_ok=True)
-        made = _here(folder, wanted) if cluster == "local" else _on_slurm(folder, wanted, resources, before)
+        made = _here(folder, wanted) if cluster == "local" else _on_slurm(folder, todo, resources, before)
         for name, job in zip(wanted, made, strict=False):  # each noted before the next is asked for
             jobs[name] = job
             write_json(folder / "then.json", {name: job.to_json() if job else None for name, job in jobs.items()})
@@ -149,28 +156,33 @@ def _here(folder: Path, names: Sequence[str]) -> Iterator[JobRef]:
 
 
 def _on_slurm(
-    folder: Path, names: Sequence[str], resources: Resources, before: Sequence[JobRef]
-) -> Iterator[JobRef]:  # fmt: skip
+    folder: Path, todo: Mapping[str, JobRef | None], resources: Resources, before: Sequence[JobRef]
+) -> Iterator[JobRef]:
+    """The jobs of the links in `todo` that have none that is alive; one that nobody noted is taken up."""
     from fashion_dist.cluster import submitit_executor as jobs
+    from fashion_dist.cluster.launcher import comment_of
 
     one = resources.of_one_rank
     ids = sorted({job.job_id.partition("_")[0] for job in before if job.cluster == "slurm"})
     # A sweep's trials may fail and the rest be collected; a run that failed has nothing to collect.
     how = "afterany" if (folder / "sweep.json").is_file() else "afterok"
     after = f"{how}:{':'.join(ids)}" if ids else ""
-    for name in names:
+    for name, job in todo.items():
+        title, comment = f"{folder.name}-{name}", comment_of(folder / "then" / name)
         words = ("fashion_dist.monitor.chain", str(folder), name)
         try:
-            job = jobs.submit_module(
-                words, "", resources=one, folder=folder / "logs", name=f"{folder.name}-{name}", after=after
+            made = job or jobs.queued_before(folder, "slurm", title, comment)
+            made = made or jobs.submit_module(
+                words, "", resources=one, folder=folder / "logs", name=title, comment=comment, after=after
             )
-        except ConfigError as error:
-            raise ConfigError(
-                f"{folder.name} itself is submitted or done, but {name}, which is to follow it, is not: {error}; the "
-                f"same command again adds it"
-            ) from None
-        yield job
-        after = f"afterok:{job.job_id}"
+        except (ConfigError, RunError) as error:
+            itself = f"{folder.name} itself is submitted or done, but {name}, which is to follow it,"
+            if isinstance(error, RunError):
+                raise RunError(f"{itself} may not be: {error}") from None
+            raise ConfigError(f"{itself} is not: {error}; the same command again adds it") from None
+        if job is None:
+            yield made
+        after = f"afterok:{made.job_id}"
 
 
 def watch(folder: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ from typing import Any
 import pytest
 from made_sweep import make_sweep
 
-from fashion_dist.cluster import queue_view, slurm, submitit_executor
+from fashion_dist.cluster import pickled_rank, queue_view, slurm, submitit_executor
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.cluster.slurm import JobRef
 from fashion_dist.errors import ConfigError, RunError
-from fashion_dist.monitor import overview
+from fashion_dist.monitor import chain, overview
 from fashion_dist.sweep import launcher
 from fashion_dist.sweep.launcher import SweepRequest
 from fashion_dist.sweep.sweep_record import SubmittedArray, read_arrays, write_arrays
@@ -57,12 +59,19 @@ def submit_array(folder: Path) -> JobRef:
     return submitit_executor.submit_module(("m",), "0-2", resources=Resources(), folder=folder, name="a")
 
 
-SUBMITS = pytest.mark.parametrize("submit", [submit_one, submit_array])
+def submit_calls(folder: Path) -> JobRef:
+    first, second = submitit_executor.submit_array(abs, [-1, -2], resources=Resources(), folder=folder, name="a")
+    array = dataclasses.replace(first, job_id=first.job_id.partition("_")[0])
+    assert second == dataclasses.replace(array, job_id=f"{array.job_id}_1")
+    return array
+
+
+SUBMITS = pytest.mark.parametrize("submit", [submit_one, submit_array, submit_calls])
 
 
 @SUBMITS
 def test_a_submission_in_a_sites_own_encoding(submit: Any, sbatch: Sbatch, tmp_path: Path) -> None:
-    sbatch.answers("sbatch", r"printf 'Gro\337rechner\n12;here\n'")
+    sbatch.answers("sbatch", r"printf 'Gro\337rechner\nYour job 99 is over\n12;here\n'")
     job = submit(tmp_path / "logs")
     assert job == JobRef("slurm", "12", name="here") and (tmp_path / "logs" / "12_submission.sh").is_file()
     sbatch.answers("sbatch", r"printf 'sbatch: error: Konto w\344hlen\n' >&2; exit 1")
@@ -74,15 +83,103 @@ def test_a_submission_in_a_sites_own_encoding(submit: Any, sbatch: Sbatch, tmp_p
 
 @SUBMITS
 @pytest.mark.parametrize(
-    "words", ["Socket timed out on send/recv operation", "Zero Bytes were transmitted or received"]
+    "words",
+    [
+        "Socket timed out on send/recv operation",
+        "Zero Bytes were transmitted or received",
+        "Unable to contact slurm controller (receive failure)",
+        "Unexpected message received",
+    ],
 )
 def test_a_submission_of_which_nobody_knows_is_not_called_refused(
     words: str, submit: Any, sbatch: Sbatch, tmp_path: Path
 ) -> None:
     sbatch.answers("sbatch", f"echo 'sbatch: error: Batch job submission failed: {words}' >&2; exit 1")
-    with pytest.raises(RunError, match=f"Slurm did not say whether it took the job.*{words}.*squeue -n a tells"):
+    found = f"Slurm did not say whether it took the job.*{re.escape(words)}.*squeue -n a tells, and scancel ends it"
+    with pytest.raises(RunError, match=found):
         submit(tmp_path / "logs")
     assert list((tmp_path / "logs").iterdir()) == []
+
+
+@SUBMITS
+def test_a_submission_without_an_id_leaves_nothing_and_is_not_called_refused(
+    submit: Any, sbatch: Sbatch, tmp_path: Path
+) -> None:
+    sbatch.answers("sbatch", "echo Welcome")
+    with pytest.raises(RunError, match=r"did not say whether it took the job.*no job id.*: Welcome"):
+        submit(tmp_path / "logs")
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_each_task_of_an_array_finds_its_own_call(sbatch: Sbatch, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    sbatch.answers("sbatch", "echo $((12 + $(ls %s | grep -c _submission.sh)))" % folder)  # noqa: UP031
+    jobs = submitit_executor.submit_array(
+        abs, range(-12, 0), resources=Resources(setup=("true",)), folder=folder, name="a"
+    )
+    assert [job.job_id for job in jobs] == [*(f"12_{task}" for task in range(10)), "13_0", "13_1"]
+    calls = [pickled_rank.load(submitit_executor.JobPaths(folder, job.job_id).submitted_pickle) for job in jobs]
+    assert [call.result() for call in calls] == list(range(12, 0, -1))
+    text = (folder / "13_submission.sh").read_text()
+    assert "#SBATCH --array=0-1\n" in text and f"#SBATCH --error={folder}/%A_%a_0_log.err\n" in text
+    assert f"-m fashion_dist.cluster.pickled_rank {folder}\n" in text and "eval true" in text
+    (one,) = submitit_executor.submit_array(abs, [-5], resources=Resources(), folder=folder, name="a")
+    assert one.job_id == "14" and "--array" not in (folder / "14_submission.sh").read_text()
+
+
+def follow(run: Path, *names: str) -> None:
+    chain.submit(run, names, "slurm", Resources(), [JobRef("slurm", "5", name="here")])
+
+
+def links(run: Path) -> dict[str, str]:
+    """The jobs of what follows, and what each waits for."""
+    found = {}
+    for link in chain.read(run):
+        assert link.job is not None
+        text = (run / "logs" / f"{link.job.job_id}_submission.sh").read_text()
+        found[link.name] = f"{link.job.job_id} {re.findall('--dependency=(.*)', text)[0]}"
+    return found
+
+
+def test_a_link_of_which_nobody_knew_is_taken_up_and_not_doubled(sbatch: Sbatch, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "r"
+    (run / "logs").mkdir(parents=True)
+    sbatch.answers("sbatch", f"cp $2 {run}/logs/6_submission.sh; echo 'Socket timed out' >&2; exit 1")
+    with pytest.raises(
+        RunError, match=r"r itself is submitted .* collect, .* may not be: .*same command again takes it"
+    ):
+        follow(run, "collect", "report")
+    (comment,) = re.findall("--comment=(.*)", (run / "logs" / "6_submission.sh").read_text())
+    sbatch.queue("6", name="r-collect", comment=comment)
+    sbatch.answers("sbatch", "echo 7")
+    follow(run, "collect", "report")
+    assert links(run) == {"collect": "6 afterok:5", "report": "7 afterok:6"}
+    assert (sbatch.folder / "notes").read_text().split().count("sbatch") == 2
+
+
+def test_a_link_that_was_refused_still_follows_the_one_before(sbatch: Sbatch, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "r"
+    (run / "logs").mkdir(parents=True)
+    sbatch.answers("sbatch", f"[ -e {run}/logs/6_submission.sh ] && {{ echo Limit >&2; exit 1; }}; echo 6")
+    with pytest.raises(
+        ConfigError, match=r"report, which is to follow it, is not: .*Limit; the same command again adds"
+    ):
+        follow(run, "collect", "report")
+    sbatch.queue("6", name="r-collect")
+    sbatch.answers("sbatch", "echo 7")
+    follow(run, "collect", "report")
+    assert links(run) == {"collect": "6 afterok:5", "report": "7 afterok:6"}
+
+
+def test_nothing_follows_a_job_of_another_cluster_by_its_number(sbatch: Sbatch, tmp_path: Path) -> None:
+    sbatch.answers("sbatch", "echo 7")
+    run, there = tmp_path / "runs" / "r", [JobRef("slurm", "5", name="there")]
+    run.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="Slurm job 5 is on cluster there: what follows r is asked for there"):
+        chain.submit(run, ("collect",), "slurm", Resources(), there)
+    (run / "then.json").write_text("{}")
+    chain.submit(run, (), "slurm", Resources(), there)
+    assert "sbatch" not in (sbatch.folder / "notes").read_text()
 
 
 @SUBMITS
