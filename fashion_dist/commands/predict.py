@@ -47,6 +47,10 @@ class Args(cli.CommonArgs):
     """Cluster preset of the array."""
     skip_bad: bool = False
     """List pictures of --source that cannot be read in rejected.csv instead of stopping."""
+    path_column: str = ""
+    """Of a table: the column of paths, where it has no usual name."""
+    split_column: str = ""
+    """Of a table: the column of splits, where it has no usual name."""
     shards: str = ""
     """Folder of shard sets, or of one, where the run's has been moved; its content must be the same."""
 
@@ -70,13 +74,15 @@ def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[T
     """The run, the schema that it learned, what it predicts, and what there is to say of that."""
     from fashion_dist.results import predict as results
     from fashion_dist.runs import learned_packing, learned_schema, own_config
-    from shards import ShardSet
+    from shards import ReadOptions, ShardSet
 
     home = Home.find(args.home, args.shards)
     if args.name and not args.source and not args.dataset:
         raise ConfigError(
             "--name is of the predictions of --source and --dataset; those of a split are called as it is"
         )
+    if not args.source and (args.skip_bad or args.path_column or args.split_column):
+        raise ConfigError("--skip-bad, --path-column and --split-column are of --source; allowed: beside it")
     if not args.source and not args.dataset:
         opened, target = results.own_split(home, args.run, args.split or "test", moved=bool(args.shards))
         return opened.folder, opened.schema, [target], ""
@@ -87,9 +93,13 @@ def _targets(args: Args, progress: cli.Progress) -> tuple[RunDir, Schema, list[T
         found = ShardSet.open(home.shard_set(args.dataset))
         return run, schema, results.targets_of(run, found, args.name, args.split, args.dataset), ""
     source = expanded(args.source).absolute()
+    options = ReadOptions(
+        val_fraction=0.0, labelled=False, skip_bad=args.skip_bad, path_column=args.path_column,
+        split_column=args.split_column,
+    )  # fmt: skip
     found = results.pack_source(
-        home, source, schema, learned_packing(run, home if args.shards else None), workers=len(cpus()),
-        skip_bad=args.skip_bad, on_progress=progress, on_found=progress.tell,
+        home, source, schema, options, learned_packing(run, home if args.shards else None), workers=len(cpus()),
+        on_progress=progress, on_found=progress.tell,
     )  # fmt: skip
     left_out = found.manifest.rejected
     notes = f"; {left_out} files left out, listed in {found.path / 'rejected.csv'}" if left_out else ""

@@ -22,7 +22,7 @@ from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
 from fashion_dist.runs import OpenRun, open_run, own_config, read_config
 from fashion_dist.tasks.common.learned_set import LearnedSet
-from shards import Schema, ShardSet, worker_pool
+from shards import ReadOptions, Schema, ShardSet, worker_pool
 
 OnProgress = Callable[[str, int, int], Any]
 
@@ -156,12 +156,17 @@ def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: 
     splits = [split] if split else list(shard_set.splits)
     shard_set.split(splits[0])
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(source).stem).strip("-.") or "pictures"
-    found = []
+    found, own = [], ("train", "val", "test")
     for one in splits:
         called = plain if len(splits) == 1 else f"{plain}-{one}"
-        if called in ("train", "val", "test") or _is_of_other(run, called, source, one):
+        if called in own or _is_of_other(run, called, source, one):
             if name:
-                raise ConfigError(f"--name {name}: run {run.run_id} has predictions {called!r} of other pictures")
+                told = (
+                    f"keeps {called!r} for its split"
+                    if called in own
+                    else f"has predictions {called!r} of other pictures"
+                )
+                raise ConfigError(f"--name {name}: run {run.run_id} {told}; allowed: another name")
             called += "-" + hashlib.sha256(f"{source} {one}".encode()).hexdigest()[:6]
         found.append(Target(called, shard_set.path, one, source))
     return found
@@ -178,23 +183,24 @@ def pack_source(
     home: Home,
     source: Path,
     schema: Schema,
+    options: ReadOptions,
     reshaped: Mapping[str, Any],
     *,
     workers: int,
-    skip_bad: bool,
     on_progress: OnProgress,
     on_found: Callable[[str], object],
 ) -> ShardSet:
     """The shard set of a folder of pictures, a picture, a table, a shard set or a folder of tars.
 
     What is no shard set is packed or indexed in `HOME/sources`, and taken from there while its content is the same.
-    Pictures are `reshaped` as those were that the run learned from (`Manifest.reshaped`).
+    `options` say how a table is read, and whether what cannot be read is skipped. Pictures are `reshaped` as those were
+    that the run learned from (`Manifest.reshaped`).
 
     Raises:
         InputError: there are no pictures, or some that cannot be read.
     """
     from fashion_dist.data.dali import open_check
-    from shards import PackOptions, ReadOptions, readers
+    from shards import PackOptions, readers
     from shards.manifest import MANIFEST
     from shards.packing import pack_opened
     from shards.readers import _pictures, _tables
@@ -202,15 +208,18 @@ def pack_source(
 
     if not source.exists():
         raise InputError(f"--source {source} does not exist; allowed: a folder, a picture, a table or a shard set")
+    columns, skip_bad = (options.path_column, options.split_column), options.skip_bad
+    is_table = source.is_file() and source.suffix.lower() in _tables.LOADERS
+    if any(columns) and not is_table:
+        raise InputError(f"--path-column and --split-column are of a table, and {source} is none")
     if (source / MANIFEST).is_file():
         return ShardSet.open(source)
-    told = repr([str(source.resolve()), schema.to_json(), skip_bad, *sorted(reshaped.items())])
+    told = repr([str(source.resolve()), schema.to_json(), skip_bad, *columns * any(columns), *sorted(reshaped.items())])
     out = home.sources / f"{source.stem[:40] or 'pictures'}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
     if source.is_dir() and any(source.glob("*.tar")):
         reindex(source, out, ReindexOptions(skip_bad=skip_bad), workers=workers, on_progress=on_progress)
         return ShardSet.open(out)
-    if source.is_file() and source.suffix.lower() in _tables.LOADERS:
-        options = ReadOptions(val_fraction=0.0, labelled=False, skip_bad=skip_bad)
+    if is_table:
         opened = _pictures.as_learned(readers.load("table").read(source, options), schema)
     else:
         opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", skip_bad=skip_bad)

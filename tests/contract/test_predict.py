@@ -133,6 +133,16 @@ def test_a_table_of_pictures_says_what_it_knows(run: RunDir, tmp_path: Path) -> 
     table = lines(said.paths["list.csv"])
     assert {line["file"]: line["true_class"] for line in table} == {"3/0.png": "5", "2.png": "unknown"}
     assert collect_source(run, said).is_file()
+    (tmp_path / "new" / "list.csv").write_text("where,part,label\n3/0.png,test,5\n2.png,train,5\n")
+    with pytest.raises(InputError, match="has no column of paths: --path-column names it"):
+        predicted(run, source=str(tmp_path / "new" / "list.csv"))
+    columns = {"path_column": "where", "split_column": "part"}
+    said = predicted(run, source=str(tmp_path / "new" / "list.csv"), split="test", name="parted", **columns)
+    assert [line["file"] for line in lines(said.paths["parted.csv"])] == ["3/0.png"]
+    with pytest.raises(InputError, match=r"--path-column and --split-column are of a table, and .*new is none"):
+        predicted(run, source=str(tmp_path / "new"), **columns)
+    with pytest.raises(ConfigError, match="--skip-bad, --path-column and --split-column are of --source"):
+        predicted(run, dataset="clipart", **columns)
 
 
 def collect_source(run: RunDir, said: cli.Result) -> Path:
@@ -224,6 +234,12 @@ def test_no_predictions_take_others_place(run: RunDir, tmp_path: Path) -> None:
         predicted(run, split="holdout")
     shutil.rmtree(run.predictions("holdout"))
     assert [line["file"] for line in lines(predicted(run, split="holdout").paths["holdout.csv"])] == ["holdout/1.png"]
+    with pytest.raises(ConfigError, match=r"--name val: run .* keeps 'val' for its split; allowed: another name"):
+        predicted(run, source=str(source), name="val")
+    with pytest.raises(
+        ConfigError, match=r"--name clipart: run .* has predictions 'clipart' of other pictures; allowed"
+    ):
+        predicted(run, source=str(source), name="clipart")
     with pytest.raises(ConfigError, match="--name is of the predictions of --source and --dataset"):
         predicted(run, split="val", name="mine")
 
