@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 import time
 import warnings
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 _OWN = "backbone."
 """What the names of a backbone's tensors begin with in the state of a whole network of ours."""
+_HOLDERS = ("state_dict", "model", "model_state_dict")
+"""Where checkpoints of others keep their state dict."""
+_WRAPPERS = re.compile(r"^((module|_orig_mod|model)\.)+")
+"""What DistributedDataParallel, torch.compile and modules of Lightning put before the names of a network's tensors."""
 
 
 def load_initial(model: nn.Module, config: ModelConfig, folder: Path, sha256: str = "") -> None:
@@ -61,19 +66,22 @@ def read_state_dict(path: Path, sha256: str = "") -> dict[str, Tensor]:
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds; each means that this is no state dict
         raise ConfigError(f"weights {path} are not a state dict: {why_not_loaded(error)}") from None
-    loaded = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
+    held = [name for name in _HOLDERS if isinstance(loaded, dict) and name in loaded]
+    loaded = loaded[held[0]] if held else loaded
     if not isinstance(loaded, dict) or not all(map(_is_entry, loaded.items())):
         raise ConfigError(f"weights {path} are not a state dict of tensors")
     if bad := sorted(key for key, value in loaded.items() if not torch.isfinite(value).all()):
         raise ConfigError(f"weights {path} hold NaN or infinity in {_some(bad)}")
-    state = {key.removeprefix("module."): value for key, value in loaded.items()}
+    state = {_WRAPPERS.sub("", key): value for key, value in loaded.items()}
     own = {key.removeprefix(_OWN): value for key, value in state.items() if key.startswith(_OWN)}
     return own or state
 
 
 def _is_entry(item: tuple[object, object]) -> bool:
     key, value = item
-    dense = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
+    dense = (
+        isinstance(value, torch.Tensor) and value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+    )
     return isinstance(key, str) and dense
 
 

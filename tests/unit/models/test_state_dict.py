@@ -52,7 +52,8 @@ def test_what_is_no_state_dict_is_one_sentence(tmp_path: Path) -> None:
     for name, content in (("a.pt", b"no pickle"), ("b.safetensors", b"no header"), ("c.pth", b"")):
         (tmp_path / name).write_bytes(content)
         assert f"weights {tmp_path / name} are not a state dict: " in refusal("resnet18", str(tmp_path / name))
-    assert "are not a state dict of tensors" in refusal("resnet18", saved(tmp_path / "d.pt", [1, 2]))
+    for nothing in ([1, 2], {"weight": torch.ones(3, device="meta")}):
+        assert "are not a state dict of tensors" in refusal("resnet18", saved(tmp_path / "d.pt", nothing))
 
 
 def test_a_network_of_ours_gives_its_backbone(tmp_path: Path) -> None:
@@ -63,6 +64,18 @@ def test_a_network_of_ours_gives_its_backbone(tmp_path: Path) -> None:
     state_dict.load_initial(other, ModelConfig(name="mlp", weights=str(path)), tmp_path)
     found = other.backbone.state_dict()
     assert all(torch.equal(value, network.backbone.state_dict()[key]) for key, value in found.items())
+
+
+@pytest.mark.parametrize("holder", ["", "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_checkpoints_of_the_usual_loops_are_read(tmp_path: Path, holder: str, wrapper: str) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    wrapped = {f"{wrapper}{key}": value for key, value in state.items()}
+    path = Path(saved(tmp_path / "w.pt", {holder: wrapped, "epoch": 3} if holder else wrapped))
+    backbone, _ = build_backbone(ModelConfig(name="resnet18"), 32)
+    fitted = state_dict.fitted(backbone, state_dict.read_state_dict(path), path)
+    assert fitted.keys() == backbone.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in fitted.items())
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit_b_16"])
