@@ -225,12 +225,20 @@ def learned_schema(folder: RunDir, moved: Home | None = None) -> Schema:
 
 
 def learned_packing(folder: RunDir, moved: Home | None = None) -> dict[str, Any]:
-    """The options that changed the pixels of what a run learned from when that was packed (`Manifest.reshaped`)."""
+    """The options that changed the pixels of what a run learned from when that was packed (`Manifest.reshaped`).
+
+    Raises:
+        InputError: what the run notes of it is none.
+    """
+    from shards import PackOptions
+    from shards.manifest import RESHAPING
+
     noted = read_object(folder.schema).get("packed") if folder.schema.is_file() else None
     if noted is None:  # a run of an earlier version, of which nothing is known where its shard set is gone
         with contextlib.suppress(InputError, CheckpointError):
             noted = open_run(folder, strict=False, moved=moved).shard_set.manifest.reshaped
-    return noted or {}
+    options = parse_dataclass(PackOptions, noted or {}, f"packed, in {folder.schema}")
+    return {name: value for name in RESHAPING if (value := getattr(options, name))}
 
 
 def require_weights(run: OpenRun) -> None:

@@ -19,6 +19,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _XMP_TURN = re.compile(rb"tiff:Orientation(?:=\"|>)[^1]")
 _EXIF_KEYS = (b"exif", b"Raw profile type exif")
 """Of texts in PNG files that Pillow takes for EXIF."""
+_ADOBE = 14
+"""Bytes of Adobe's segment; shorter ones say nothing to decoders."""
 _LEAST_WEBP = 32
 """DALI hands WebP to OpenCV, which refuses shorter files."""
 
@@ -94,7 +96,7 @@ def _jpeg(data: bytes) -> Image | None:
                 orientation, exifs = _orientation(content[6:]), exifs + 1
             xmp_turns = xmp_turns or _XMP_TURN.search(content) is not None
         elif marker == 0xEE:
-            adobe = adobe or data[position + 4 : position + 9] == b"Adobe"
+            adobe = adobe or (data[position + 4 : position + 9] == b"Adobe" and length >= _ADOBE)
         elif marker == 0xDA:
             break
         elif marker == 0xD9:
@@ -177,20 +179,33 @@ def _png(data: bytes) -> Image | None:
     return Image(data, "png", width, height, transparent=transparent, short_palette=short)
 
 
-def without_side_chunks(data: bytes) -> bytes:
-    """A PNG without the ancillary chunks that Pillow may stumble over and that say nothing about its pixels.
+def without_side_data(data: bytes) -> bytes:
+    """A JPEG or PNG without what Pillow may stumble over and that says nothing about its pixels.
 
-    Of those that do, the ones with a wrong checksum go, which decoders jump over and Pillow does not.
+    Of a PNG's chunks that do, those with a wrong checksum go, and transparency of another length than the pixels ask
+    for: decoders jump over both, and Pillow does not.
     """
-    kept, position = [data[:8]], 8
-    while data[:8] == _PNG and position + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        chunk = data[position : position + 12 + length]
-        position += len(chunk)
-        sound = chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big")
-        if not chunk[4] & 0x20 or (sound and chunk[4:8] in (b"tRNS", b"eXIf", b"iTXt")):
-            kept.append(chunk)
-    return b"".join(kept) if data[:8] == _PNG else data
+    jpeg = data[:3] == b"\xff\xd8\xff"
+    if not jpeg and data[:8] != _PNG:
+        return data
+    kept, position = [data[: 2 if jpeg else 8]], 2 if jpeg else 8
+    while position + 12 <= len(data):
+        if jpeg:
+            marker, length = struct.unpack_from(">xBH", data, position)
+            part = data[position : position + 2 + length]
+            if marker == 0xDA or data[position] != 0xFF or marker in (0, 1, 0xFF) or 0xD0 <= marker <= 0xD9:
+                break
+            told = marker == 0xE1 or (marker == 0xEE and part[4:9] == b"Adobe" and length >= _ADOBE)
+            keep = told or not (0xE0 <= marker <= 0xEF or marker == 0xFE)
+        else:
+            (length,) = struct.unpack_from(">I", data, position)
+            part = data[position : position + 12 + length]
+            sound = part[-4:] == zlib.crc32(part[4:-4]).to_bytes(4, "big")
+            sound = sound and (part[4:8] != b"tRNS" or length == {0: 2, 2: 6}.get(data[25], length))
+            keep = not part[4] & 0x20 or (sound and part[4:8] in (b"tRNS", b"eXIf", b"iTXt"))
+        position += len(part)
+        kept += [part] if keep else []
+    return b"".join([*kept, data[position:]] if jpeg else kept)
 
 
 def _webp(data: bytes) -> Image | None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from shards.headers import BadImageError, Image, from_header, without_side_chunks
+from shards.headers import BadImageError, Image, from_header, without_side_data
 from shards.limits import limit, over
 
 if TYPE_CHECKING:
@@ -145,11 +145,20 @@ def _names_missing_colours(pixels: PillowImage.Image) -> bool:
 
 
 @_guarded
-def sketch(data: bytes, side: int, background: str) -> PillowImage.Image:
-    """Upright RGB, decoded at a fraction of its size where the format can; raises BadImageError."""
-    pixels = _upright(_opened(data, draft=(side, side)))
-    layered = _laid_over(pixels, background)
-    return _eight_bits(_plain(pixels)).convert("RGB") if layered is None else layered
+def shown(data: bytes, draft: int = 0) -> PillowImage.Image:
+    """What training sees of a picture that is stored as it is: upright RGB; raises BadImageError.
+
+    `draft` decodes it at a fraction of its size, not below so many pixels a side, where the format can.
+    """
+    return _eight_bits(_plain(_upright(_opened(data, draft=(draft, draft) if draft else None)))).convert("RGB")
+
+
+def packed(data: bytes, resize_px: int = 0, background: str = "") -> PillowImage.Image:
+    """What training sees of a picture file in a set that was packed with these options; raises BadImageError."""
+    image = inspect(data)
+    if image is None or is_changed(image, resize_px, background):
+        image = reread(data, image, resize_px, background)
+    return shown(image.data)
 
 
 def colour(name: str) -> tuple[int, int, int]:
@@ -191,7 +200,7 @@ def _opened(data: bytes, draft: tuple[int, int] | None = None) -> PillowImage.Im
     except BadImageError:
         raise
     except Exception as error:
-        sound = without_side_chunks(data)
+        sound = without_side_data(data)
         if len(sound) < len(data):
             return _opened(sound, draft)
         if not isinstance(error, UnidentifiedImageError):
@@ -225,6 +234,9 @@ def _laid_over(pixels: PillowImage.Image, background: str) -> PillowImage.Image 
     from PIL import Image as Pillow
 
     see_through = pixels.info.get("transparency")
+    if isinstance(see_through, bytes) and len(see_through) > 256:  # of more colours than there can be: none is meant
+        del pixels.info["transparency"]
+        return None
     if pixels.mode == "I;16":
         if not isinstance(see_through, int):
             return None
@@ -287,7 +299,7 @@ def _eight_bits(pixels: PillowImage.Image) -> PillowImage.Image:
     from PIL import Image as Pillow
 
     if pixels.mode == "I;16":
-        return Pillow.fromarray((_values(pixels) >> 8).astype("uint8"))
+        return Pillow.fromarray(((_values(pixels) * 255 + 32895) >> 16).astype("uint8"))  # as DALI rounds
     return pixels.convert({"1": "L", "P": "RGB"}.get(pixels.mode, pixels.mode))
 
 

@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 CARD = "card.html"
+RESHAPING = ("resize_px", "background")
 LEARNED = ("train", "val")
 """The splits that a run learns from and is validated on; no other is part of what a run is."""
 _TYPES = {"reindexed": bool, "seed": int, "taking": Mapping[str, Any], "read": Mapping[str, Any]}
@@ -100,7 +101,7 @@ class Manifest:
     @property
     def reshaped(self) -> dict[str, Any]:
         """The options of packing that changed pixels, so that pictures which come later are changed likewise."""
-        return {name: value for name in ("resize_px", "background") if (value := self.options.get(name))}
+        return {name: value for name in RESHAPING if (value := self.options.get(name))}
 
     @property
     def data_hash(self) -> str:

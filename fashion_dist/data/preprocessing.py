@@ -1,21 +1,25 @@
 """From a picture file to what a network is asked in evaluation: the one definition, for training's evaluation,
 predictions, archives and whoever opens a run.
 
-    settings = describe(config.data)                     # all that matters, as JSON holds it
-    image = preprocess(open_picture(path), settings)     # float32 [3, P, P]
+    settings = describe(config.data, learned_packing(run))         # all that matters, as JSON holds it
+    image = preprocess(open_picture(path, settings), settings)     # float32 [3, P, P]
 
-Needs torch, NumPy and Pillow alone: every archive holds this file. The loader computes the same for whole batches.
+Needs torch, NumPy and Pillow alone: every archive holds this file and the modules of `shards` that it names. The loader
+computes the same for whole batches.
 
 Legend: n pictures, P the side of what the network sees.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from shards import images
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +27,8 @@ if TYPE_CHECKING:
     from fashion_dist.config import DataConfig
 
 STEPS = (
-    "decode, turn upright as EXIF says, RGB without transparency, uint8",
+    "decode, turn upright as EXIF says, RGB of 8 bits; transparent pixels show their own colour, or packed.background",
+    "where packed.resize_px is not 0 and the shorter side is larger: resize to that as packing does, with its JPEG",
     "where cache_px is not 0 and the shorter side is larger: resize to that shorter side, both sides rounded",
     "eval_order resize_crop (torchvision): with S = round(image_px * eval_resize), resize the shorter side to S, the "
     "longer one to int(S * longer / shorter) (fit crop), or both sides to S (fit squash); then cut image_px x image_px "
@@ -36,28 +41,31 @@ STEPS = (
 """What `preprocess` does, and what is done with the network's outputs; round is to the nearest, halves to even."""
 
 
-def describe(data: DataConfig) -> dict[str, Any]:
-    """Everything that `preprocess`, and averaging over mirror images, depend on, as JSON holds it."""
+def describe(data: DataConfig, packed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that `open_picture`, `preprocess` and averaging over mirror images depend on, as JSON holds it.
+
+    Args:
+        data: the run's settings.
+        packed: how the pictures were changed that it learned from (`Manifest.reshaped`).
+    """
     return {
-        "steps": list(STEPS),
+        "steps": list(STEPS), "packed": dict(packed or {}),
         "interpolation": f"{data.interpolation} with antialiasing on uint8: torch's interpolate, as torchvision v2's",
         "image_px": data.image_px, "cache_px": data.cache_px, "fit": data.fit, "eval_resize": data.eval_resize,
         "eval_order": data.eval_order, "mean": list(data.mean), "std": list(data.std), "eval_flip": data.eval_flip,
     }  # fmt: skip
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """A picture file as RGB pixels: upright, 16 bits of gray reduced to 8.
+def open_picture(path: str | Path, settings: Mapping[str, Any] | None = None) -> Image.Image:
+    """A picture file as training saw its like: RGB pixels, changed as `packed` of the settings says.
 
     Raises:
         OSError: it cannot be read as a picture.
     """
-    from PIL import Image, ImageOps
-
-    opened: Image.Image = Image.open(path)
-    if opened.mode.startswith("I"):  # 16 bits of gray
-        opened = Image.fromarray((np.asarray(opened) / 257).round().clip(0, 255).astype(np.uint8))
-    return ImageOps.exif_transpose(opened).convert("RGB")
+    try:
+        return images.packed(Path(path).read_bytes(), **(settings or {}).get("packed", {}))
+    except images.BadImageError as error:
+        raise OSError(str(error)) from None
 
 
 def geometry(

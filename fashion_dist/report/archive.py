@@ -4,13 +4,13 @@
     code/                          the tracked files, and untracked ones of the packages; code.diff is what differs
     run/                           config.json, run.json, metrics.jsonl, attempts.json, submission/
     report/                        the page, as HTML and PDF, and its figures
-    model/                         model.pt2, model.safetensors, preprocessing.json and .py, classes.json, load.py
+    model/                         model.pt2, model.safetensors, preprocessing.json, .py, pictures/, classes, load.py
 
 Of several runs, run/ and model/ have a folder for each, beside one load.py, and report/ is the page of all.
 
 `python load.py PICTURE` in model/ needs torch, NumPy and Pillow alone: model.pt2 is the network as a program of
-torch.export. `load.py` is the module beside this one and `preprocessing.py` that of `fashion_dist.data`, the same bytes
-in every archive.
+torch.export. `load.py` is the module beside this one, `preprocessing.py` that of `fashion_dist.data`, and those in
+`pictures` are of `shards`: the same bytes in every archive.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
 from fashion_dist.report.run_data import RunData
 from fashion_dist.results.named import names_by_column
-from fashion_dist.runs import require_none_gone
+from fashion_dist.runs import learned_packing, require_none_gone
 from fashion_dist.train.checkpoint import Checkpoints
+from shards import images
 from shards.safe_io import create, read_regular, refuse_link, temporary
 
 ROOT = Path(fashion_dist.__file__).parents[1]
 PACKAGES = ("fashion_dist", "shards")
+PICTURES = ("errors.py", "headers.py", "images.py", "limits.py")
+"""Of `shards`: what makes pixels of a picture file."""
 
 PAIRS = (
     "The network scores pairs of pictures; exported is what it gives for one. Of the rows a and b of two pictures, "
@@ -72,7 +75,9 @@ def write_archive(
     below = {facts.run_id: f"{facts.called}/" if len(found) > 1 else "" for facts in found}
     parts = {f"model/{below[facts.run_id]}{name}": data for facts in found for name, data in _model(facts)}
     for module in (Path(__file__).with_name("load.py"), Path(preprocessing.__file__)):
-        parts[f"model/{module.name}"] = module.read_bytes()
+        parts[f"model/{module.name}"] = _renamed(module)
+    parts |= {f"model/pictures/{name}": _renamed(Path(images.__file__).with_name(name)) for name in PICTURES}
+    parts["model/pictures/__init__.py"] = b""
     final = page.parent / f"{found[0].run_id if len(found) == 1 else page.parent.name}.zip"
     OwnFiles(final.parent).claim(final.name)
     fresh = temporary(final)
@@ -93,6 +98,11 @@ def write_archive(
     finally:
         fresh.unlink(missing_ok=True)
     return final
+
+
+def _renamed(module: Path) -> bytes:
+    """A module that imports the archive's `pictures`, not this project's packages."""
+    return module.read_bytes().replace(b"from shards", b"from pictures")
 
 
 def _files(run: RunDir, below: str) -> Iterator[tuple[str, Path]]:
@@ -239,6 +249,6 @@ def _preprocessing(
         outputs["embedding"]["note"] = PAIRS
     return {
         "run": facts.run_id, "task": config.task, "model": config.model.name, "torch": torch.__version__,
-        "precision": "float32", **preprocessing.describe(config.data),
+        "precision": "float32", **preprocessing.describe(config.data, learned_packing(facts.run)),
         "outputs": outputs, "options": options,
     }  # fmt: skip

@@ -148,7 +148,7 @@ def _decode(data: bytes) -> PillowImage.Image:
     Only sets that were packed with `--check header` have such images, and the card is not to fail for them.
     """
     try:
-        return images.sketch(data, 2 * THUMB_PX, "white")
+        return images.shown(data, 2 * THUMB_PX)
     except images.BadImageError:
         from PIL import Image
 

@@ -45,7 +45,7 @@ class Model:
 
     def preprocess(self, path: str | Path) -> torch.Tensor:
         """A picture file as the network gets it, float32 [3, P, P]: upright, resized, cut to the centre, normalised."""
-        return preprocess(open_picture(path), self.settings)
+        return preprocess(open_picture(path, self.settings), self.settings)
 
     @torch.no_grad()
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -73,7 +73,7 @@ class Thumbnails:
 
         if row not in self._made:
             try:
-                picture = images.sketch(self._files.read(row).tobytes(), 2 * self._px, "white")
+                picture = images.shown(self._files.read(row).tobytes(), 2 * self._px)
             except (DamageError, OSError, images.BadImageError):
                 picture = Image.new("RGB", (self._px, self._px), "#999999")
             self._made[row] = encode(picture, self._px)

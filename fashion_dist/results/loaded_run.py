@@ -18,7 +18,7 @@ from fashion_dist.data.preprocessing import describe, open_picture, preprocess
 from fashion_dist.errors import CheckpointError, InputError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import named_columns, view_names, views_of
-from fashion_dist.runs import learned_schema, own_config
+from fashion_dist.runs import learned_packing, learned_schema, own_config
 from fashion_dist.tasks import load
 from fashion_dist.tasks.common.evaluators import concatenate
 from fashion_dist.tracking.metrics_log import read_metrics
@@ -60,7 +60,7 @@ class LoadedRun:
         """From images [N, 3, P, P], as `preprocess` makes them, to named outputs; in evaluation mode."""
         self.model.load_state_dict(found[1]["model"])
         self.model.to(self.device).eval()
-        self.settings = describe(config.data)
+        self.settings = describe(config.data, learned_packing(folder))
         """What `preprocess` does, as JSON holds it."""
 
     def __repr__(self) -> str:
@@ -75,7 +75,7 @@ class LoadedRun:
     def preprocess(self, picture: str | Path) -> Tensor:
         """A picture file as the network gets it in evaluation, float32 [3, P, P]."""
         try:
-            return preprocess(open_picture(picture), self.settings)
+            return preprocess(open_picture(picture, self.settings), self.settings)
         except OSError as error:
             raise InputError(f"{picture} cannot be read as a picture: {error}") from None
 

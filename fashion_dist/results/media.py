@@ -112,7 +112,7 @@ def _examples(run: RunDir, config: Config, shard_set: ShardSet, split: str) -> l
     try:
         for row in np.unique(np.linspace(0, len(part) - 1, min(EXAMPLES, len(part))).astype(int)).tolist():
             try:
-                picture = images.sketch(files.read(row).tobytes(), 2 * SHOWN_PX, "white")
+                picture = images.shown(files.read(row).tobytes(), 2 * SHOWN_PX)
             except (DamageError, OSError, images.BadImageError):
                 continue
             picture.thumbnail((SHOWN_PX, SHOWN_PX))

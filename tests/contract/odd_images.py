@@ -137,6 +137,8 @@ def jpegs() -> dict[str, Kind]:
     def with_segment(marker: int, content: bytes) -> bytes:
         return start + segment(marker, content) + plain[2:]
 
+    colours = np.asarray(Image.open(io.BytesIO(plain)))
+    inks = _without_adobe(saved(rgb().convert("CMYK"), "JPEG"))
     kinds = {
         "jpeg": Kind("JPEG", plain),
         "jpeg, progressive": Kind("JPEG", saved(rgb(), "JPEG", progressive=True)),
@@ -151,6 +153,9 @@ def jpegs() -> dict[str, Kind]:
         "jpeg, fill bytes": Kind("JPEG", start + b"\xff\xff\xff" + plain[2:]),
         "jpeg, a comment like an end": Kind("JPEG", with_segment(0xFE, b"\xff\xd9")),
         "jpeg, EXIF orientation 0": Kind("JPEG", saved(rgb(), "JPEG", exif=exif(0))),
+        "jpeg, JFIF cut short": Kind("JPEG, damaged", with_segment(0xE0, b"JFIF\0\1"), pixels=colours),
+        "jpeg, Adobe cut short": Kind("JPEG, damaged", with_segment(0xEE, b"Adobe\0d"), pixels=colours),
+        "jpeg, a profile cut short": Kind("JPEG, damaged", with_segment(0xE2, b"ICC_PROFILE\0\1"), pixels=colours),
         "jpeg, EXIF that is none": Kind("JPEG, odd", with_segment(0xE1, b"Exif\0\0garbage of a camera"), "png"),
         "jpeg, EXIF twice": Kind(
             "JPEG, odd", start + segment(0xE1, exif(6)) + with_segment(0xE1, exif(3))[2:], "png"
@@ -160,7 +165,13 @@ def jpegs() -> dict[str, Kind]:
         ),
         "jpeg, junk between segments": Kind("JPEG, odd", plain[:20] + b"\0\0" + plain[20:], "png"),
         "jpeg, frame of ff00": Kind("JPEG, odd", start + b"\xff\x00" + plain[2:], "png"),
-        "jpeg, CMYK not by Adobe": Kind("JPEG, odd", _without_adobe(saved(rgb().convert("CMYK"), "JPEG")), "png"),
+        "jpeg, CMYK not by Adobe": Kind("JPEG, odd", inks, "png"),
+        "jpeg, CMYK of an Adobe cut short": Kind(
+            "JPEG, damaged",
+            start + segment(0xEE, b"Adobe") + inks[2:],
+            "png",
+            pixels=np.asarray(Image.open(io.BytesIO(inks)).convert("RGB")),
+        ),
         "jpeg, arithmetic": Kind("JPEG, odd", _arithmetic(), "refused"),
         "jpeg, cut in its header": Kind("JPEG, damaged", plain[:60], "refused"),
         "jpeg, cut in its pixels": Kind("JPEG, damaged", plain[:-40], "refused"),
@@ -264,6 +275,10 @@ def pngs() -> dict[str, Kind]:
         "png, a short palette": Kind("PNG", png(8, 3, rows_of(indices), chunk(b"PLTE", few))),
         "png, wrong checksum of a text": Kind(
             "PNG, damaged", head + spoilt(chunk(b"tEXt", b"Comment\0hello"), 21) + body, pixels=colours
+        ),
+        "png, transparency cut short": Kind("PNG, damaged", head + chunk(b"tRNS", bytes(5)) + body, pixels=colours),
+        "png, transparency of a palette too long": Kind(
+            "PNG, damaged", before(saved(rgb().quantize(16), "PNG"), b"IDAT", chunk(b"tRNS", bytes(300)))
         ),
         "png, gamma cut short": Kind("PNG, damaged", head + chunk(b"gAMA", b"\0") + body, pixels=colours),
         "png, wrong checksum of its pixels": Kind(

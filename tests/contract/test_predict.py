@@ -19,8 +19,9 @@ from PIL import Image
 from report_runs import make_run
 
 import shards
-from fashion_dist import cli, tasks
+from fashion_dist import cli, load_run, tasks
 from fashion_dist.commands import collect, pack, predict
+from fashion_dist.data.preprocessing import open_picture
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import write_json
 from fashion_dist.paths import Home, RunDir
@@ -112,6 +113,13 @@ def test_new_pictures_are_changed_as_those_were_that_the_run_learned_from(tmp_pa
     write_json(run.schema, {**learned.schema.to_json(), "packed": learned.manifest.reshaped})  # as launching does
     shutil.rmtree(run.home.shards)
     assert first_pixel(run, tmp_path / "raw") == (32, 24, (255, 255, 255))
+    settings = load_run(run.path, run.home.path).settings
+    assert settings["packed"] == {"background": "white", "resize_px": 24}
+    picture = open_picture(tmp_path / "raw" / "0" / "0.png", settings)
+    assert picture.size == (32, 24) and picture.getpixel((0, 0)) == (255, 255, 255)
+    write_json(run.schema, {**learned.schema.to_json(), "packed": {"resize_px": "wide"}})
+    with pytest.raises(InputError, match=r"packed, in .*schema\.json: resize_px = 'wide' is not possible"):
+        load_run(run.path, run.home.path)
     write_json(run.schema, {**learned.schema.to_json(), "packed": {}})
     assert first_pixel(run, tmp_path / "raw")[:2] == (40, 30)
 

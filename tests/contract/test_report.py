@@ -167,10 +167,16 @@ def test_every_task_has_a_page_and_an_archive(task: str, mini_set: Callable[[str
 def test_networks_and_ways_of_seeing_answer_from_an_archive(
     settings: tuple[str, ...], mini_set: Callable[[str], ShardSet], tmp_path: Path
 ) -> None:
-    _, facts = untrained("clipart", mini_set("clipart"), tmp_path, *settings)
+    run, facts = untrained("clipart", mini_set("clipart"), tmp_path, *settings)
+    write_json(run.schema, {**mini_set("clipart").schema.to_json(), "packed": {"background": "blue"}})
     made = make.report_run(facts, quick=True)
     answers_alike(write_archive([facts], made.page), facts, tmp_path / "elsewhere")
     if settings[0] == "model.name=mlp":
+        Image.new("RGBA", (60, 50), (9, 80, 70, 0)).save(tmp_path / "clear.png")
+        Image.new("RGB", (60, 50), "blue").save(tmp_path / "blue.png")
+        both = [f"model.preprocess({str(tmp_path / name)!r})" for name in ("clear.png", "blue.png")]
+        seen = alone(tmp_path / "elsewhere", "-c", f"import load; model = load.Model(); print({' - '.join(both)})")
+        assert seen.stderr == "" and set(re.findall(r"[-\d.]+", seen.stdout)) <= {"0.", "..."}, seen
         wrong = alone(tmp_path / "elsewhere", "load.py", "nowhere.png")
         assert wrong.returncode == 2 and wrong.stderr.startswith("error: nowhere.png cannot be read as a picture: ")
 
