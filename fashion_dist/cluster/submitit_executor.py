@@ -355,10 +355,10 @@ def submit_module(
         parameters["map_count"] = 1  # names the logs after array and task
     text = _script(words, resources, folder, parameters)
     with job_environment("slurm", code, resources):
-        return slurm_job(_sbatch(text, folder, name, bool(comment), "job array" if task_ids else "job"))
+        return slurm_job(_sbatch(text, folder, name, bool(comment), " array" if task_ids else ""))
 
 
-def _sbatch(text: str, folder: Path, name: str, is_marked: bool, what: str = "job") -> str:
+def _sbatch(text: str, folder: Path, name: str, is_marked: bool, what: str = "") -> str:
     """Hand a script in, and keep it in `folder` under the job's id, which is returned; raises as `submit` does.
 
     One that `is_marked` by a comment is found again by whoever submits it.
@@ -373,9 +373,9 @@ def _sbatch(text: str, folder: Path, name: str, is_marked: bool, what: str = "jo
         if _UNKNOWN.search(str(error)):
             way = "the same command again takes it up" if is_marked else "scancel ends it before the same command again"
             raise RunError(
-                f"Slurm did not say whether it took the {what} ({error}); squeue -n {name} tells, and {way}"
+                f"Slurm did not say whether it took the job{what} ({error}); squeue -n {name} tells, and {way}"
             ) from None
-        raise ConfigError(f"the {what} was refused, nothing was submitted: {error}") from None
+        raise ConfigError(f"the job{what} was refused, nothing was submitted: {error}") from None
     path.rename(folder / f"{job_id}_submission.sh")
     return job_id
 
