@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_home import SETTINGS, Said, Workplace, read, until
+from cluster_home import SETTINGS, Said, Workplace, read, told, until
 from slurm_cluster import SlurmCluster
 
 from fashion_dist.cluster import slurm
@@ -109,4 +109,5 @@ def test_a_trial_on_two_nodes_that_is_requeued_takes_up_itself(place: Workplace)
     assert read(run / "job.json")["trial"] == 0 and place.runs == [run]
     assert read(run / "attempts.json")["attempts"][1]["ranks"] == 2
     assert place.status(said.json["sweep"], "--cancel").status == 0
-    until(lambda: states(place) == ["stopped"], "the trial has saved and stopped")
+    # `stopped` where a step took less than Slurm's patience, so that it saved.
+    until(lambda: states(place) in (["stopped"], ["cancelled"]), "the trial is stopped", lambda: told(run))
