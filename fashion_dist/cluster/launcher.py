@@ -169,9 +169,13 @@ class LaunchContext:
             own, self.shard_set.path, self.shard_set.training_hash, run, self.cluster, self.resources,
             self.request.options, program.typed(),
             differs=runs.differences(own, config), origins=self.origins,
-            notes=(*self.notes, *filter(None, [self._left_out(own), requirements.small_share(own, self.resources)])),
+            notes=(*self.notes, *filter(None, self._notes(own))),
             config_origins=self.config_origins,
         )  # fmt: skip
+
+    def _notes(self, config: Config) -> list[str]:
+        warmup = "" if self.request.debug else requirements.long_warmup(config)
+        return [self._left_out(config), requirements.small_share(config, self.resources), warmup]
 
     def _left_out(self, config: Config) -> str:
         batch = config.train.batch_size

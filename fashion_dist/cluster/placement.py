@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,9 +70,18 @@ def resolve(request: LaunchRequest, cluster: Cluster, before: Resources | None =
     if before is not None and not _RANKS_OF_A_NODE.isdisjoint(k for k, v in flags.items() if v is not None):
         values["cpus_per_task"] = 0  # its share of a node is another now
     resources = Resources(**values)
+    lacking = [name for name in resources.export if name not in os.environ]
+    if typed := [name for name in flags.get("export") or () if name in lacking]:
+        raise ConfigError(
+            f"--export {typed[0]}: this shell exports no such variable; allowed: one that it does, or a value in the "
+            f"[environment] of a preset"
+        )
     if cluster == "local":
-        return _here(resources, flags, before)
-    return fill(resources, origins, slurm.survey(), is_limit_asked="time_min" in values)
+        placed = _here(resources, flags, before)
+    else:
+        placed = fill(resources, origins, slurm.survey(), is_limit_asked="time_min" in values)
+    told = f"export: the job does not get {', '.join(lacking)}, which this shell does not export"
+    return replace(placed, notes=(*placed.notes, told)) if lacking else placed
 
 
 def _here(resources: Resources, flags: Mapping[str, Any], before: Resources | None) -> Placement:

@@ -11,7 +11,7 @@ from fashion_dist import tasks
 from fashion_dist.cluster import machine, network_check
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
-from fashion_dist.config import Config
+from fashion_dist.config import Config, Stage
 from fashion_dist.data.decode_record import DecodeRecord, require_possible
 from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.paths import Home, RunDir
@@ -142,6 +142,19 @@ def require_divisible(config: Config, resources: Resources) -> None:
     if near:
         advice += f"; nearest numbers of ranks: {', '.join(map(str, near))}"
     raise ConfigError(f"train.batch_size = {batch} does not divide over {shared}; {advice}")
+
+
+def long_warmup(config: Config) -> str:
+    """That the learning rate only rises in the run, or in its first stage; empty where the schedule gets its part."""
+    optim = config.optim
+    epochs = Stage.parse(optim.stages[0]).epochs if optim.stages else config.train.epochs
+    if optim.schedule == "onecycle" or optim.warmup_epochs < epochs:
+        return ""
+    where = "first stage" if optim.stages else "run"
+    return (
+        f"the recipe's warm-up of {optim.warmup_epochs:g} epochs takes all {epochs} of the {where}, in which the "
+        f"learning rate only rises: --set optim.warmup_epochs={epochs / 10:g} leaves the schedule its part"
+    )
 
 
 def small_share(config: Config, resources: Resources) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fashion_dist import cli
+from fashion_dist.errors import ConfigError
 from fashion_dist.io import OwnFiles
 from fashion_dist.paths import Home
 from shards.safe_io import expanded
@@ -48,6 +49,8 @@ def main(args: Args) -> cli.Result:
 
     home = Home.find(args.home)
     first, second = (open_run(home.find_run(name), strict=False) for name in (args.first, args.second))
+    if first.folder == second.folder:
+        raise ConfigError(f"both names mean run {first.folder.run_id}; allowed: two runs")
     runs, names = (first, second), (first.called, second.called)
     if scored := differences(*runs, args.split):
         lines = [found.sentence(names) for found in scored]

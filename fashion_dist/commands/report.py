@@ -73,6 +73,10 @@ def main(args: Args) -> cli.Result:
         notebook = require_new(expanded(args.notebook).absolute())
     damaged: dict[str, str] = {}
     found = read_facts(folders, None if args.archive or args.notebook else damaged)
+    if args.archive:
+        from fashion_dist.report.archive import require_archivable
+
+        require_archivable(found)
     notes = [f"left out, because it cannot be read: {why}" for why in damaged.values()]
     for note in notes:
         cli.tell(note)

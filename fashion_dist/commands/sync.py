@@ -76,6 +76,8 @@ def _sync(run: RunDir, folder: Path | None) -> tuple[str, int]:
     from fashion_dist.runs import open_run, read_config
     from fashion_dist.tracking import wandb_sync
 
+    if not run.metrics.is_file():
+        raise InputError(f"run {run.run_id} has nothing to send: {run.metrics} is not there")
     (config, _), submission, progress = read_config(run), JobRecord.read(run), RunState.read(run.state)
     group = Path(submission.sweep).name if submission is not None else ""
     shown, bare = None, ""

@@ -120,6 +120,8 @@ def clean(
             staying.add(run.path)
         else:
             _clean_folder(run.path, found, keep_best=keep_best, dry_run=dry_run)
+            if view.name and not keep_best and run.run_id not in found.kept:
+                _remove([run.home.names.folder / view.name], found, dry_run=dry_run)
     for sweep in sweeps:
         alive = sum(path in staying for path in trials)
         if alive or (alive := sum(of == sweep.sweep_id for of in waiting.values())):

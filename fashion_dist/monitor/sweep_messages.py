@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fashion_dist import cli
-from fashion_dist.cluster import slurm
+from fashion_dist.cluster import requirements, slurm
 from fashion_dist.cluster.queue_view import Scheduler
 from fashion_dist.cluster.run_view import typed
 from fashion_dist.errors import RunError
@@ -44,7 +44,7 @@ def of_draft(draft: SweepDraft) -> cli.Result:
     if not rows:
         lines = [f"{len(sweep.trials)} trials, whose settings are chosen as they start"]
     return cli.Result(
-        "nothing was submitted", text="\n".join([f"sweep {sweep.folder.sweep_id}", *_notes(draft), *lines]),
+        "nothing was submitted", text="\n".join([f"sweep {sweep.folder.sweep_id}", *_shown(draft), *lines]),
         data={"sweep": sweep.folder.sweep_id, "trials": [{"settings": t.settings, "run": t.run_id} for t in rows]},
     )  # fmt: skip
 
@@ -74,15 +74,20 @@ def of_submission(draft: SweepDraft, submitted: Submitted) -> cli.Result:
     return cli.Result(
         headline, {"sweep folder": folder.path}, dict(commands(view)),
         {
-            **view.to_json(), "submitted": count, "left": submitted.left, "notes": list(draft.context.notes),
+            **view.to_json(), "submitted": count, "left": submitted.left, "notes": _notes(draft),
             "arrays": [a.job.to_json() for a in submitted.arrays if a.job],
         },
-        "\n".join(filter(None, [*_notes(draft), sweep_table.trials(view, 200, SHOWN), takes])),
+        "\n".join(filter(None, [*_shown(draft), sweep_table.trials(view, 200, SHOWN), takes])),
     )  # fmt: skip
 
 
+def _shown(draft: SweepDraft) -> list[str]:
+    return [f"note: {note}" for note in _notes(draft)]
+
+
 def _notes(draft: SweepDraft) -> list[str]:
-    return [f"note: {note}" for note in draft.context.notes]
+    found = [] if draft.request.request.debug else map(requirements.long_warmup, draft.configs)
+    return [*draft.context.notes, *dict.fromkeys(filter(None, found))]
 
 
 def of_end(folder: SweepDir) -> cli.Result:

@@ -31,7 +31,7 @@ from torch import nn
 
 import fashion_dist
 from fashion_dist.data import preprocessing
-from fashion_dist.errors import CheckpointError
+from fashion_dist.errors import CheckpointError, ConfigError
 from fashion_dist.io import OwnFiles, read_json
 from fashion_dist.models.siamese import PairNetwork
 from fashion_dist.paths import RunDir
@@ -54,6 +54,20 @@ PAIRS = (
 )
 
 
+def require_archivable(found: Sequence[RunData]) -> None:
+    """Refuse runs whose models cannot be handed in, before a page is made.
+
+    Raises:
+        ConfigError: one was made with settings that are gone, has no best weights yet, or its shard set is gone.
+    """
+    for facts in found:
+        if facts.shard_set is None:
+            raise ConfigError(f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}")
+        require_none_gone(facts.run, facts.gone)
+        if not any(facts.run.checkpoints.glob("best-*")):
+            raise ConfigError(f"run {facts.run_id} has no best weights yet, so there is no model to hand in")
+
+
 def write_archive(
     found: Sequence[RunData], page: Path, notebook: Path | None = None, document: bytes = b""
 ) -> Path:  # fmt: skip
@@ -62,16 +76,11 @@ def write_archive(
     The notebook, and the page as PDF (`document`), go in too.
 
     Raises:
-        ConfigError: the run was made with settings that are gone.
-        CheckpointError: the run has no best weights yet, its shard set is gone, or its network cannot be exported.
+        ConfigError: see `require_archivable`.
+        CheckpointError: the best weights are damaged, or a network cannot be exported.
         InputError: a link stands among what goes into it, or a zip of the same name that we did not write.
     """
-    for facts in found:
-        if facts.shard_set is None:
-            raise CheckpointError(
-                f"run {facts.run_id} cannot be archived without its shard set: {' '.join(facts.notes)}"
-            )
-        require_none_gone(facts.run, facts.gone)
+    require_archivable(found)
     below = {facts.run_id: f"{facts.called}/" if len(found) > 1 else "" for facts in found}
     parts = {f"model/{below[facts.run_id]}{name}": data for facts in found for name, data in _model(facts)}
     for module in (Path(__file__).with_name("load.py"), Path(preprocessing.__file__)):
@@ -173,8 +182,7 @@ def _model(facts: RunData) -> Iterator[tuple[str, bytes]]:
     assert facts.shard_set is not None
     with contextlib.closing(Checkpoints(facts.run.checkpoints)) as checkpoints:
         found = checkpoints.load("best")
-    if found is None:
-        raise CheckpointError(f"run {facts.run_id} has no best weights yet, so there is no model to hand in")
+    assert found is not None, "require_archivable saw some"
     model = facts.task.build_model(facts.config, facts.shard_set.schema)
     try:
         model.load_state_dict(found[1]["model"])

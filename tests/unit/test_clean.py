@@ -85,6 +85,19 @@ def test_what_is_not_ours_stays_and_is_named(tmp_path: Path) -> None:
     assert run_clean(tmp_path, "b")["kept"] == {} and not other.path.exists()
 
 
+def test_a_name_goes_with_its_run(tmp_path: Path) -> None:
+    run, names = made(tmp_path, "a"), Home(tmp_path).names
+    (run.path / "notes.txt").write_text("mine")
+    names.give("model-a", "a")
+    run_clean(tmp_path, "model-a", keep_best=True)
+    assert "names/model-a" in str(run_clean(tmp_path, "a", dry_run=True)["removed"])
+    assert names.all() == {"a": "model-a"}
+    run_clean(tmp_path, "a")
+    assert list(names.folder.iterdir()) == [] and run.path.exists()
+    made(tmp_path, "b")
+    names.give("model-a", "b")
+
+
 def test_a_run_that_lives_stays(tmp_path: Path) -> None:
     run = made(tmp_path, "a", "running")
     me = JobRef.of_process(os.getpid())

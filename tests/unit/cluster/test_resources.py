@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fashion_dist.cluster import resources
+from fashion_dist.cluster import placement, resources
+from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.cluster.resources import Preset, Resources
 from fashion_dist.errors import ConfigError
 
@@ -40,6 +41,19 @@ def test_one_rank_per_gpu_unless_told(resources: Resources, ranks: int) -> None:
 def test_a_short_job_is_told_half_way() -> None:
     assert Resources(time_min=1, signal_delay_s=120).signal_delay_s == 30
     assert Resources(time_min=60, signal_delay_s=120).signal_delay_s == 120
+
+
+def test_a_variable_that_the_shell_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THERE", "1")
+    preset = tmp_path / "p.toml"
+    preset.write_text('export = ["THERE", "LACKING"]\n')
+    request = LaunchRequest("clipart", preset=str(preset))
+    assert placement.resolve(request, "local").notes == (
+        "export: the job does not get LACKING, which this shell does not export",
+    )
+    assert not placement.resolve(LaunchRequest("clipart", resources={"export": ("THERE",)}), "local").notes
+    with pytest.raises(ConfigError, match="--export ABSENT: this shell exports no such variable; allowed: one that"):
+        placement.resolve(LaunchRequest("clipart", resources={"export": ("THERE", "ABSENT")}), "local")
 
 
 def test_a_preset_of_the_user_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,6 +381,9 @@ def test_what_a_report_prints_can_be_done(shard_set: ShardSet, tmp_path: Path) -
     asked = Args(runs=(str(failed.path),), home=str(tmp_path), quick=True)
     (name, hint), *others = main(asked).next.items()
     assert name == "look" and "status" in hint and not others  # there is nothing to collect
+    with pytest.raises(ConfigError, match="run r0 has no best weights yet, so there is no model to hand in"):
+        main(dataclasses.replace(asked, archive=True, out=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
     for also in ({"archive": True}, {"notebook": "a.ipynb"}, {"wandb": "offline"}):
         with pytest.raises(ConfigError, match="--table makes no page, so --archive, --notebook and --wandb are not"):
             main(dataclasses.replace(asked, table=True, **also))

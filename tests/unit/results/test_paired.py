@@ -12,6 +12,7 @@ from report_runs import guess, make_run, with_settings
 from sklearn.metrics import accuracy_score, f1_score
 
 from fashion_dist.commands import compare as command
+from fashion_dist.errors import ConfigError
 from fashion_dist.paths import RunDir
 from fashion_dist.results.paired import PAIR_DRAWS, _difference, _mean, differences
 from fashion_dist.runs import OpenRun
@@ -37,6 +38,9 @@ def test_attributes_and_categories_of_two_runs(packed_home: Path, tmp_path: Path
     command.main(command.Args(first=str(runs[0]), second=str(runs[1]), split="val", out=str(out)))
     with out.open(encoding="utf-8-sig", newline="") as file:
         (head, first, *_) = csv.reader(file)
+    with pytest.raises(ConfigError, match="both names mean run r0; allowed: two runs"):
+        command.main(command.Args(first=str(runs[0]), second=str(runs[0]), split="val", out=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
     assert head[:4] == ["measure", "r0", "r1", "difference"] and float(first[1]) == found[first[0]].first
 
 

@@ -23,6 +23,7 @@ from fashion_dist.cluster import launcher
 from fashion_dist.cluster.launcher import LaunchRequest
 from fashion_dist.config import Config
 from fashion_dist.errors import ConfigError, InputError
+from fashion_dist.monitor.sweep_messages import of_draft
 from fashion_dist.sweep import launcher as sweeps
 from fashion_dist.sweep.launcher import SweepRequest
 from fashion_dist.tasks import classification, load, multilabel
@@ -73,6 +74,24 @@ def test_a_set_of_classes_is_found_and_its_column_stands_in_the_run(packed: Pack
     assert found == resolved(home, "task.label=label")
     assert (found.train.batch_size, found.model.name) == (8, "fashionnet")
     assert resolved(home, "train.batch_size=4").train.batch_size == 4
+
+
+def test_a_recipes_warm_up_that_takes_the_whole_run_is_told(packed: Pack) -> None:
+    home = packed("own", CLASSES, {"train": classes(TRAIN), "val": classes([0, 1])})
+    request = LaunchRequest("classification", dataset="own", home=str(home), cluster="local")
+
+    def told(*settings: str, **more: Any) -> list[str]:
+        plan = launcher.resolve(replace(request, settings=settings, **more))
+        return [note for note in plan.notes if "warm-up" in note]
+
+    (note,) = told("train.epochs=2")
+    assert note.startswith("the recipe's warm-up of 3 epochs takes all 2 of the run") and note.count("epochs=0.2") == 1
+    (note,) = told("optim.stages=adam:0.001:3,sgd:0.01:9", "train.epochs=12")
+    assert "all 3 of the first stage" in note and "optim.warmup_epochs=0.3 " in note
+    assert not told() and not told("train.epochs=2", "optim.warmup_epochs=0.2")
+    assert not told("train.epochs=2", "optim.schedule=onecycle") and not told(debug=True)
+    draft = sweeps.resolve(SweepRequest(request, settings=("train.epochs=2,4",)))
+    assert sum("takes all 2 of the run" in line for line in of_draft(draft).text.splitlines()) == 1
 
 
 def test_a_sweep_learns_one_column_of_several(packed: Pack) -> None:

@@ -310,6 +310,14 @@ def test_what_wandb_does_not_take_is_one_sentence_and_leaves_nothing(
     assert [path.name for path in (tmp_path / "other").iterdir()] == [".fashion-dist"]
 
 
+def test_a_run_whose_metrics_are_gone_is_refused(tmp_path: Path) -> None:
+    run = make_run(make_sweep(tmp_path), 0, "done", [0.1])
+    run.metrics.unlink()
+    with pytest.raises(InputError, match=rf"run {run.run_id} has nothing to send: .*metrics\.jsonl is not there"):
+        sync.main(sync.Args(home=str(tmp_path), runs=(run.run_id,), to_folder=str(tmp_path / "there")))
+    assert not (tmp_path / "there").exists()
+
+
 def test_one_run_that_cannot_be_read_keeps_no_other_from_being_sent(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path)
     runs = [make_run(sweep, at, state, [0.1, 0.2]) for at, state in enumerate(("failed", "failed", "done"))]
