@@ -43,7 +43,7 @@ class SplitPredictions:
 
 
 def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> SplitPredictions | None:
-    """The predictions of a split, each image once; None where there are none."""
+    """The predictions of a split, each image once; None where there are none. Raises DamageError where some are NaN."""
     try:
         files = PredictionFiles.of_run(run, split)
     except InputError:
@@ -55,6 +55,8 @@ def read_answers(run: RunDir, task: Task, config: Config, split: Split) -> Split
     if not len(rows):
         return None
     chosen = files.columns(files.row_of[rows])
+    if any(values.dtype.kind == "f" and np.isnan(values).any() for values in chosen.values()):
+        raise DamageError(run.run_id, "", 0, f"its network answered NaN for some pictures of {split.name}")
     targets = {k: np.asarray(v)[rows] for k, v in task.image_targets(split, config).items()}
     return SplitPredictions(split, rows, chosen, targets, note)
 

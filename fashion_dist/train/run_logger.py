@@ -69,7 +69,9 @@ class RunLogger:
         norms = stacked.pop("gradient_norm").double()
         added = {**self._dist.all_reduce_sum(stacked), "gradient_norm": norms}
         found = {name: value.cpu() for name, value in added.items()}
-        state.require_finite(*found["loss"].tolist(), *found["gradient_norm"].tolist())
+        # A batch of which nothing is known has no loss, and a gradient of 0.
+        judged = found["loss"][~(found["loss"].isnan() & (found["gradient_norm"] == 0))]
+        state.require_finite(*judged.tolist(), *found["gradient_norm"].tolist())
         values: dict[str, float] = {}
         for name, each in found.items():
             if each.ndim > 1:

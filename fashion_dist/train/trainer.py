@@ -282,7 +282,7 @@ class Trainer:
 
         Returns:
             on the device, the gradient's norm, this rank's part of `loss` and of the means of its terms over the global
-            batch as scalars, NaN where none of the batch has a term, and the task's `train_metrics` [2].
+            batch as scalars, NaN where none of the batch has a term, or any, and the task's `train_metrics` [2].
         """
         config, state, task = self.config, self.state, self.task
         rng.seed_step(config.train.seed, state.global_step, self.dist.world.rank)
@@ -315,7 +315,8 @@ class Trainer:
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach()
         norm = state.clip_gradients()
         state.step_optimizer(norm, before, lambda: any(self.dist.gather(not bool(terms["loss"].isfinite()))))
-        absent = {name: torch.where(total[name] > 0, terms[name], torch.nan) for name in total if name != "loss"}
+        known = {**total, "loss": torch.stack([*total.values()]).sum()}
+        absent = {name: torch.where(count > 0, terms[name], torch.nan) for name, count in known.items()}
         return {**terms, **absent, "gradient_norm": norm}
 
     def _losses(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -150,6 +150,20 @@ def test_what_is_logged_is_the_mean_of_the_steps_that_have_it(packed_home: Path,
     assert 0 < missing < len(window)
 
 
+def test_a_batch_of_which_nothing_is_known_has_no_loss(packed_home: Path, tmp_path: Path) -> None:
+    with training(packed_home, tmp_path / "r", "train.precision=fp32") as (trainer, train):
+        trainer.logger.open(trainer.config, 0)
+        window = [step(trainer, train)]
+        train.targets = {name: torch.full_like(values, -1) for name, values in train.targets.items()}
+        window.append(step(trainer, train))
+        trainer.logger.log_window(window, trainer.state, 1.0, 0.0)
+        (line,) = [point for point in read_metrics(RunDir(tmp_path / "r").metrics) if point["split"] == "train"]
+        window[1]["gradient_norm"] = torch.tensor(1.0)
+        with pytest.raises(RunError, match="the gradient is not finite"):
+            trainer.logger.log_window(window, trainer.state, 1.0, 0.0)
+    assert line["loss"] == pytest.approx(float(window[0]["loss"])) and bool(window[1]["loss"].isnan())
+
+
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_a_card_that_only_emulates_bf16_computes_in_fp16(
     native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

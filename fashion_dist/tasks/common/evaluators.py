@@ -9,6 +9,7 @@ Legend: N samples of a batch, K classes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -118,8 +119,11 @@ class SumEvaluator(Evaluator):
                     self._losses[term] = float(added[f"loss:{term}"]) / count
 
     def compute(self) -> dict[str, float]:
-        """See `Evaluator.compute`; the means of the loss terms over what is known come last."""
-        return {**self.metrics(self.sums), **self._losses}
+        """See `Evaluator.compute`; the means of the loss terms over what is known come last. Where the loss is NaN all
+        is: the largest of NaN is the first class, and right as often as that occurs.
+        """
+        found = self.metrics(self.sums)
+        return {**(dict.fromkeys(found, math.nan) if math.isnan(self._losses["loss"]) else found), **self._losses}
 
 
 class GatheredEvaluator(Evaluator):

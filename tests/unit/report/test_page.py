@@ -394,7 +394,9 @@ def test_of_ten_runs_what_is_damaged_is_told_and_the_rest_stands(
 ) -> None:
     folders = []
     for n in range(10):
-        given = {"val": guess(shard_set, "val", seed=n)} if n < 3 else {}
+        given = {"val": guess(shard_set, "val", seed=n)} if n < 3 or n == 8 else {}
+        if n == 8:
+            given["val"]["attribute_probability"][3] = np.nan
         config = with_settings(RECIPE, f"train.seed={n}")
         folders.append(make_run(tmp_path / "runs" / f"deepfashion-{n}", config, shard_set, given).path)
     (folders[4] / "config.json").write_text('{"train": ')
@@ -414,6 +416,7 @@ def test_of_ten_runs_what_is_damaged_is_told_and_the_rest_stands(
             assert re.search(rf"left out, because it cannot be read: .*{run}.*{file}", told)
     assert "deepfashion-6: The shard set cannot be opened" in page.text
     assert "deepfashion-7: 1 line of metrics.jsonl could not be read and is left out." in page.text
+    assert "deepfashion-8: The predictions of val are not shown: deepfashion-8: its network answered NaN" in page.text
     assert re.search("deepfashion-1: The predictions of val are not shown: .* cannot be read", page.text)
     assert [row[0] for row in page.rows if row[:1] and row[0].startswith("deepfashion-0")]
     table = main(dataclasses.replace(asked, table=True, out=""))

@@ -72,6 +72,15 @@ def test_unknown_labels_count_for_nothing() -> None:
     assert float(none) == 0
 
 
+def test_a_network_whose_answers_are_nan_is_right_on_nothing_known() -> None:
+    outputs, targets = batch()
+    outputs["label"][7] = torch.nan
+    found = evaluated(TASK, SPLIT, RECIPE, *parts(outputs, targets, 31, 100)).compute()
+    assert set(found) == set(TASK.metrics(SCHEMA, RECIPE)) and all(np.isnan(value) for value in found.values())
+    targets["label"][7] = -1
+    assert all(np.isfinite(value) for value in evaluated(TASK, SPLIT, RECIPE, (outputs, targets)).compute().values())
+
+
 def test_the_tables_say_which_classes_are_confused() -> None:
     outputs, targets = batch()
     tables = evaluated(TASK, SPLIT, RECIPE, *parts(outputs, targets, 31, 100)).tables()
