@@ -87,7 +87,7 @@ def reindex(
             if out.resolve() != folder.resolve() and _is_packed(out):
                 raise InputError(f"{out} is a packed set: --name or --out puts the index elsewhere, or remove it first")
             reading = _Reindex(folder, out, fresh, options or ReindexOptions())
-            reading.rejected = [Rejected(name, "", tar_list.unpacking(name)) for name in packed]
+            reading.rejected = [Rejected(name, "", tar_list.unpacking(folder / name)) for name in packed]
             return reading.run(names, workers, on_progress)
         finally:
             staging.clear(fresh)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,16 @@ _REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _SUM = sum(_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_REST)
 _ZEROS = bytes(BLOCK)
 _MAX_SIZE = 8**11
+_PACKERS = (
+    (rb"\x1f\x8b", "gz", "gunzip"), (rb"BZh[1-9](1AY&SY|\x17rE8P)", "bz2", "bunzip2"), (rb"\xfd7zXZ\0", "xz", "unxz"),
+    (rb"\x28\xb5\x2f\xfd", "zst", "unzstd"), (rb"\x04\x22\x4d\x18", "lz4", "unlz4"),
+)  # fmt: skip
+_NO_TARS = (
+    (rb"PK[\x03\x05]", "a zip archive", "unzip {0} -d DIR"), (rb"7z\xbc\xaf", "a 7z archive", "7z x {0} -oDIR"),
+    (rb"Rar!\x1a", "a rar archive", "unrar x {0} DIR/"), (rb"version https://git-lfs", "a pointer of Git LFS", ""),
+    (rb"\s*<(!DOCTYPE|html|\?xml)", "a web page, not what was to be downloaded", ""),
+)  # fmt: skip
+"""How other files begin (regular expressions), what they are, and what unpacks them."""
 
 
 def header(name: bytes, size: int) -> bytes:
@@ -39,6 +50,19 @@ def header(name: bytes, size: int) -> bytes:
     digits = b"%011o\0" % size
     checksum = b"%06o\0 " % (_SUM + sum(name) + sum(prefix) + sum(digits))
     return b"".join((name.ljust(100, b"\0"), _OWNER, digits, _TIME, checksum, rest))
+
+
+def foreign(name: str, start: bytes) -> str:
+    """What a file called a tar is instead, and what to type; empty where its first bytes tell nothing."""
+    for begins, ending, tool in _PACKERS:
+        if re.match(begins, start):
+            packed = f"{name.partition('.tar')[0]}.tar.{ending}" if ".tar" in name else f"{name}.{ending}"
+            return f"is compressed; `{'' if packed == name else f'mv {name} {packed} && '}{tool} {packed}`"
+    for begins, what, unpack in _NO_TARS:
+        if re.match(begins, start, re.IGNORECASE):
+            todo = f"`{unpack.format(name)}`, and pack what comes out with --dataset" if unpack else "fetch it again"
+            return f"not a tar header but {what}: {todo if 'LFS' not in what else '`git lfs pull` fetches the file'}"
+    return ""
 
 
 def padding(size: int) -> bytes:
@@ -104,6 +128,8 @@ class Walk:
             while True:
                 position = self.size
                 block = self._read(file, BLOCK)
+                if not position and (told := foreign(self.path.name, block)):
+                    raise DamageError(self.path.name, "", 0, told)
                 if len(block) < BLOCK:
                     reason = "the tar was cut: it has no zero blocks at its end" if total else "the tar is empty"
                     raise DamageError(self.path.name, last, position, reason)
@@ -167,8 +193,6 @@ def _long_name(path: Path, member: Member, content: bytes, kind: bytes) -> str:
 
 
 def _parse(path: Path, block: bytes, position: int) -> Member:
-    if block[:2] == b"\x1f\x8b" and not position:
-        raise DamageError(path.name, "", 0, f"is compressed; `mv {path.name} {path.name}.gz && gunzip {path.name}.gz`")
     try:
         told = int(block[148:156].rstrip(b" \0") or b"0", 8)
         size = _number(block[124:136])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.labels import natural, shown
 from shards.manifest import index_name
-from shards.safe_io import name_fault, require_regular
+from shards.safe_io import name_fault, open_regular, require_regular
+from shards.tar import BLOCK, foreign
 
 _PACKED = re.compile(r".*\.(tar\.(gz|xz|bz2|zst)|tgz|txz|tbz2?)")
 _UNPACK = {"gz": "gunzip", "tgz": "gunzip", "xz": "unxz", "txz": "unxz", "zst": "unzstd"}
@@ -49,7 +51,9 @@ def find(named: Sequence[str]) -> tuple[Path, list[str], list[str]]:
         if odd := [name for name in tars if not name.endswith(".tar")]:
             raise InputError(f"{folder / odd[0]} is no .tar file, nor a folder of them")
     if packed and not tars:
-        raise InputError(f"{folder} holds no .tar files but compressed ones: {shown(packed)}; {unpacking(packed[0])}")
+        raise InputError(
+            f"{folder} holds no .tar files but compressed ones: {shown(packed)}; {unpacking(folder / packed[0])}"
+        )
     if not tars:
         raise InputError(f"{folder} holds no .tar files")
     for name in tars:
@@ -64,10 +68,16 @@ def find(named: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     return folder, sorted(tars, key=natural), packed
 
 
-def unpacking(name: str) -> str:
-    """How to make a tar that can be read in place of a compressed one."""
-    tool = _UNPACK.get(name.rpartition(".")[2], "bunzip2")
-    return f"samples are read where they lie, so unpack it: {tool} {name}"
+def unpacking(path: Path) -> str:
+    """How to make a tar that can be read in place of one that is called compressed, by what it is."""
+    start = b""
+    with contextlib.suppress(InputError, OSError), os.fdopen(open_regular(path), "rb") as file:
+        start = file.read(BLOCK)
+    told = foreign(path.name, start)
+    tool = _UNPACK.get(path.suffix[1:], "bunzip2")
+    if told and f"{tool} " not in told:
+        return f"{path.name} {told}"
+    return f"samples are read where they lie, so unpack it: {tool} {path.name}"
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import lzma
 import re
 import subprocess
 import tarfile
@@ -351,6 +353,44 @@ def test_what_is_odd_is_told_with_its_tar_and_left_out_where_asked_for(
     assert sum(manifest.splits.values()) == left and manifest.rejected > 0
     assert "b.tar" in (tmp_path / "rejected.csv").read_text()
     assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "told"),
+    [
+        ("b.tar", lzma.compress(b"x"), "b.tar: byte 0: is compressed; `mv b.tar b.tar.xz && unxz b.tar.xz`"),
+        ("b.tar", bz2.compress(b"x"), "b.tar: byte 0: is compressed; `mv b.tar b.tar.bz2 && bunzip2 b.tar.bz2`"),
+        ("b.tar", b"\x28\xb5\x2f\xfd", "b.tar: byte 0: is compressed; `mv b.tar b.tar.zst && unzstd b.tar.zst`"),
+        (
+            "b.tar",
+            b"PK\x03\x04",
+            "not a tar header but a zip archive: `unzip b.tar -d DIR`, and pack",
+        ),
+        (
+            "b.tar",
+            b"7z\xbc\xaf\x27\x1c",
+            "not a tar header but a 7z archive: `7z x b.tar -oDIR`, and pack",
+        ),
+        ("b.tar", b"Rar!\x1a\x07\0" + bytes(600), "not a tar header but a rar archive: `unrar x b.tar DIR/`, and pack"),
+        (
+            "b.tar",
+            b"\n<!doctype html>",
+            "not a tar header but a web page, not what",
+        ),
+        (
+            "b.tar",
+            b"version https://git-lfs.github.com",
+            "not a tar header but a pointer of Git LFS: `git lfs pull`",
+        ),
+        ("b.tar.gz", b"\x28\xb5\x2f\xfd", "b.tar.gz is compressed; `mv b.tar.gz b.tar.zst && unzstd b.tar.zst`"),
+        ("b.tgz", b"PK\x03\x04", "b.tgz not a tar header but a zip archive: `unzip b.tgz -d DIR`"),
+    ],
+)
+def test_another_file_with_a_tars_name_is_told_as_what_it_is(
+    tmp_path: Path, name: str, begins: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(begins)
+    assert told in refused(tmp_path)
 
 
 def test_the_advice_for_old_tars_works(tmp_path: Path) -> None:
