@@ -10,9 +10,11 @@ Which sample is read when, and how it is augmented, is a function of (seed, epoc
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import hashlib
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.batch import Batch, on_device
+from fashion_dist.data.dali import import_dali
 from fashion_dist.data.loader import Loader
 from fashion_dist.data.options import LoaderOptions
 from fashion_dist.errors import CheckpointError, ConfigError, InputError
@@ -55,7 +58,8 @@ class ShardLoader:
         data: fields of `DataConfig`, such as `image_px`, `mean`, `std`, `crop_scale`, `flip`, `fit`.
 
     Raises:
-        InputError: no such set or split, or tars that several ranks would have to index at once.
+        InputError: no such set or split, or tars that several ranks would have to index at once; in an iteration, that
+            another one or another place was begun meanwhile.
         ConfigError: a field or a value that is none, a batch that cannot be divided, or no column that is the target.
     """
 
@@ -77,15 +81,17 @@ class ShardLoader:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         require(type(batch_size) is int and batch_size > 0, "batch_size", batch_size, "a whole number from 1")
         require(type(seed) is int, "seed", seed, "a whole number")
+        require(training in (None, True, False), "training", training, "True, False, None")
         self.shard_set = open_set(source, self.world_size)
         self.split, self.keys, self.seed, self.batch_size = self.shard_set.split(split), keys, seed, batch_size
         self.training = split == "train" if training is None else training
         self.epoch = self.step = 0
         """The epoch that is read next or now, and how many of its batches this rank has been given."""
         self._resumed = False
+        self._batches: Iterator[Batch] | None = None
         names = column.split(",") if column else _target_columns(self.shard_set)
         self._columns = self.split.columns(*names)
-        self._device = torch.device(device) if device is not None else _own_device(local)
+        self._device = _device_of(device) if device is not None else _own_device(local)
         known = {field.name for field in dataclasses.fields(DataConfig)}
         if unknown := sorted(data.keys() - known):
             raise ConfigError(f"{', '.join(unknown)} is no setting of the pictures; known: {', '.join(sorted(known))}")
@@ -105,6 +111,11 @@ class ShardLoader:
             classes=self._drawn_by("class_balanced", "int"),
             weights=self._drawn_by("sample_weight", "float", "int"),
         )
+        # Where nobody closes it, it is closed when it is forgotten or, before what DALI does then, when Python ends.
+        import_dali()
+        self._close = weakref.finalize(self, _close_in, os.getpid(), self._loader)
+        self._close.atexit = False
+        atexit.register(self._close)
 
     def _drawn_by(self, setting: str, *kinds: str) -> np.ndarray | None:
         """The column by which training samples are drawn, if the setting names one."""
@@ -127,13 +138,20 @@ class ShardLoader:
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """The batches of the current epoch that are left; after the last one the next epoch is the current one."""
+        if not self._close.alive:
+            raise InputError(f"the loader of {self.split.path} is closed, and gives no more batches")
         resumed, self._resumed = self._resumed, False
         if 0 < len(self) <= self.step and not resumed:  # its last batch was taken, and no more asked for
             self.epoch, self.step = self.epoch + 1, 0
-        batches = self._loader.epoch(self.epoch if self.training else 0, self.step)
+        self._batches = batches = self._loader.epoch(self.epoch if self.training else 0, self.step)
         while (given := self._next(batches)) is not None:
             self.step += 1  # before the caller has it, so that a state taken while it is worked on is behind it
             yield given
+            if self._batches is not batches:
+                raise InputError(
+                    f"an iteration of {self.split.path} cannot go on after another one, load_state_dict or set_epoch "
+                    f"began elsewhere; allowed: one at a time of each loader"
+                )
         self.epoch, self.step = self.epoch + 1, 0
 
     @torch.inference_mode(False)  # the caller's mode is no business of the threads that render the next batches
@@ -154,8 +172,9 @@ class ShardLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Begin at the beginning of an epoch, unless it is `self.epoch`, which a state may have left in the middle."""
+        require(type(epoch) is int and epoch >= 0, "epoch", epoch, "a whole number from 0")
         if epoch != self.epoch:
-            self.epoch, self.step = epoch, 0
+            self.epoch, self.step, self._batches = epoch, 0, None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: (epoch, step), and what it must be a loader of for that to mean the same."""
@@ -193,11 +212,11 @@ class ShardLoader:
                 f"allowed: steps 0 to {steps} of an epoch from 0"
             )
         self.epoch, self.step = (epoch + 1, 0) if self.training and step == steps else (epoch, step)
-        self._resumed = True
+        self._resumed, self._batches = True, None
 
     def close(self) -> None:
         """Stop all threads and give memory and files back."""
-        self._loader.close()
+        self._close()
 
     def __enter__(self) -> ShardLoader:
         return self
@@ -207,6 +226,11 @@ class ShardLoader:
 
 
 _RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+def _close_in(process: int, loader: Loader) -> None:
+    if os.getpid() == process:  # threads do not come along to a fork
+        loader.close()
 
 
 def _checked(name: str, value: object) -> Any:
@@ -247,6 +271,12 @@ def _target_columns(shard_set: ShardSet) -> list[str]:
     if len(named) > 1:
         raise ConfigError(f"{shard_set.path}: {' and '.join(named)} could be the target; column= names one or several")
     return named
+
+
+def _device_of(name: torch.device | str) -> torch.device:
+    kind, _, index = str(name).partition(":")
+    require(kind in ("cpu", "cuda") and (not index or index.isdecimal()), "device", str(name), "cpu, cuda, cuda:N")
+    return torch.device(name)
 
 
 def _own_device(local_world_size: int) -> torch.device:

@@ -20,7 +20,7 @@ import fashion_dist
 from fashion_dist import ShardLoader, load_run
 from fashion_dist.config import DataConfig
 from fashion_dist.data import Loader
-from fashion_dist.errors import CheckpointError, ConfigError
+from fashion_dist.errors import CheckpointError, ConfigError, InputError
 from shards import ShardSet, pack
 from shards.manifest import MANIFEST
 from shards.readers.synthetic import draw_garment
@@ -229,12 +229,58 @@ def test_training_draws_by_the_column_that_is_named(tmp_path: Path) -> None:
         ("batch_size", 16.0, "a whole number from 1"),
         ("batch_size", 0, "a whole number from 1"),
         ("seed", 0.5, "a whole number"),
+        ("training", "no", "True, False, None"),
+        ("device", "meta", "cpu, cuda, cuda:N"),
+        ("device", "gpu", "cpu, cuda, cuda:N"),
     ],
 )
 def test_a_value_that_a_setting_cannot_have_is_refused(name: str, value: object, allowed: str, here: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         ShardLoader(here / "shards" / "mine", **{"batch_size": 16, name: value})  # type: ignore[arg-type]
     assert str(refused.value).endswith(f"{name} = {value!r} is not possible; allowed: {allowed}")
+
+
+def test_an_iteration_that_another_one_ended_says_so_and_loses_no_batch(here: Path) -> None:
+    with ShardLoader(here / "shards" / "mine", batch_size=16, image_px=32, keys=True) as loader:
+        expected = [batch[2] for batch in loader]
+        for begin in (
+            lambda: next(iter(loader)),
+            lambda: loader.set_epoch(loader.epoch + 1),
+            lambda: loader.load_state_dict({**loader.state_dict(), "epoch": 0, "step": 2}),
+        ):
+            loader.set_epoch(9)
+            loader.set_epoch(0)
+            first = iter(loader)
+            assert next(first)[2] == expected[0]
+            begin()
+            stands = loader.epoch, loader.step
+            with pytest.raises(InputError, match="cannot go on after another one, load_state_dict or set_epoch"):
+                next(first)
+            assert (loader.epoch, loader.step) == stands
+        assert [batch[2] for batch in loader] == expected[2:]
+        with pytest.raises(ConfigError, match="epoch = -1 is not possible"):
+            loader.set_epoch(-1)
+    with pytest.raises(InputError, match="is closed, and gives no more batches"):
+        next(iter(loader))
+
+
+def test_a_script_that_ends_or_forgets_a_loader_gives_all_back_without_a_word(here: Path) -> None:
+    code = """
+import os
+from fashion_dist import ShardLoader
+
+def opened():
+    loader = ShardLoader("shards/mine", batch_size=16, image_px=32)
+    next(batches := iter(loader))
+    return loader, batches, len(os.listdir("/proc/self/fd"))
+
+first, *others = [opened()[2] for _ in range(4)]
+assert others == [first] * 3, (first, others)
+kept = opened()
+print("end")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 def test_anybodys_tars_are_indexed_first(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
