@@ -157,10 +157,10 @@ def parse_value(key: str, text: str, hint: Any) -> Any:
     """`text` as a value of the type `hint`; raises ConfigError naming what the key takes."""
     origin = get_origin(hint)
     if origin is Literal:
-        choices = get_args(hint)
+        choices = {str(choice): choice for choice in get_args(hint)}
         if text not in choices:
             raise ConfigError(f"{key} = {text!r} is not possible; allowed: {', '.join(choices)}")
-        return text
+        return choices[text]
     if origin is tuple:
         parts = [part.strip() for part in text.strip("()[]").split(",")]
         kinds = get_args(hint)

@@ -86,6 +86,9 @@ def require_built(config: ModelConfig, image_px: int) -> nn.Module:
         ConfigError: it cannot be built, or a batch of such images cannot pass; says which sizes it takes.
     """
     source, name = registry.locate(config.name)
+    theirs = [library for library in ("torchvision", "timm") if name in registry.library_models(library)]
+    if source == "ours" and theirs:
+        raise ConfigError(f"{name}.py in fashion_dist/models has the name of {theirs[0]}'s network; allowed: another")
     try:
         return _passed(config, image_px)
     except ConfigError:
@@ -121,7 +124,7 @@ def _passed(config: ModelConfig, image_px: int) -> nn.Module:
     # Ours are small, and may compute what the meta device cannot.
     ours = registry.locate(config.name)[0] == "ours"
     device = torch.device("cpu" if ours else "meta")
-    with device, torch.random.fork_rng(devices=()), torch.no_grad(), warnings.catch_warnings():
+    with device, torch.random.fork_rng(devices=()), torch.set_grad_enabled(ours), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nothing is computed, and older networks warn of their initialisation
         try:
             backbone, num_features = build_backbone(config, image_px)
@@ -132,14 +135,30 @@ def _passed(config: ModelConfig, image_px: int) -> nn.Module:
         patch: Any = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
         if image_px % (patch[0] if isinstance(patch, tuple) else patch):
             raise ValueError(f"patches of {patch[0]} px would leave a border out")
+        if any(map(nn.parameter.is_lazy, backbone.parameters())):
+            raise ValueError("its lazy layers have no size yet when build returns it")
         try:
             # Some of the libraries' networks return more than features in training.
-            features: Any = backbone.train(not ours)(torch.empty(2, 3, image_px, image_px))
+            features: Any = backbone.train()(torch.rand(2, 3, image_px, image_px))
         except NotImplementedError:  # an operator that only works on real numbers: nothing is known
             return backbone
     if not isinstance(features, Tensor) or features.shape != (2, num_features):
         raise ValueError(f"its output is not a tensor of {num_features} features an image")
+    if features.dtype != torch.float32:
+        raise ValueError(f"its output is {features.dtype}, not torch.float32")
+    if ours:
+        _require_learning(backbone, features)
     return backbone
+
+
+def _require_learning(backbone: nn.Module, features: Tensor) -> None:
+    """Refuse what DistributedDataParallel would wait for in vain, and features that no loss can use."""
+    parts = {name: part for name, part in backbone.named_parameters() if part.requires_grad}
+    known = features.requires_grad and torch.autograd.grad(features.sum(), list(parts.values()), allow_unused=True)
+    if idle := [name for name, gradient in zip(parts, known or [None] * len(parts), strict=True) if gradient is None]:
+        raise ValueError(f"of its parameters {', '.join(idle)} take no part in its output")
+    if not features.isfinite().all():
+        raise ValueError("its output is not finite")
 
 
 def _drop_classifier(model: nn.Module, name: str) -> int:

@@ -44,8 +44,11 @@ _BUILD = re.compile(r"^def build\(", re.MULTILINE)
 
 def own_models() -> list[str]:
     """Our own networks."""
-    modules = Path(__file__).parent.glob("[!_]*.py")
-    return sorted(path.stem for path in modules if _BUILD.search(path.read_text(encoding="utf-8")))
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if _has_build(path))
+
+
+def _has_build(path: Path) -> bool:
+    return _BUILD.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def known_models() -> list[str]:
@@ -80,7 +83,7 @@ def locate(name: str) -> tuple[Source, str]:
     if (retired := f"model.name={name}") in RETIRED:
         raise ConfigError(RETIRED[retired])
     if name.isidentifier() and not name.startswith("_") and (path := _path(name)).is_file():
-        if not _BUILD.search(path.read_text(encoding="utf-8")):
+        if not _has_build(path):
             raise ConfigError(f"{path} is not a network: it has no function build(config, image_px)")
         return "ours", name
     plain = ALIASES.get(name, name)
@@ -145,8 +148,10 @@ def _own_args(name: str, given: Mapping[str, Any]) -> dict[str, Scalar]:
     values = {key: parse_value(f"model.{key}", str(value), hints[key]) for key, value in given.items()}
     try:
         made = args(**values)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    except Exception as error:  # the file is the user's, and may do anything
+        told = " ".join(str(error).split())
+        is_told = isinstance(error, ValueError) and told
+        raise ConfigError(told if is_told else f"the class Args of {path}: {type(error).__name__}: {told}") from error
     asked = [f for f in dataclasses.fields(made) if not f.metadata.get("added") or getattr(made, f.name) != f.default]
     return {f.name: getattr(made, f.name) for f in asked}
 
@@ -160,7 +165,7 @@ def read_args(path: Path, mtime_ns: int) -> tuple[Any, Mapping[str, Any]]:
     """
     del mtime_ns  # a changed file is another entry of the cache
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        tree = ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
         raise ConfigError(f"{path}, line {error.lineno}, is not Python: {error.msg}") from error
     found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Args"), None)
@@ -182,6 +187,9 @@ def read_args(path: Path, mtime_ns: int) -> tuple[Any, Mapping[str, Any]]:
         ) from error
     if not dataclasses.is_dataclass(args):
         raise ConfigError(f"the class Args of {path} is not a dataclass")
+    if common := {"name", "args", *(key.removeprefix("model.") for key in COMMON)} & hints.keys():
+        names = ", ".join(sorted(common))
+        raise ConfigError(f"the class Args of {path} has {names}, of which every network has its own; allowed: others")
     return args, {field.name: hints[field.name] for field in dataclasses.fields(args)}
 
 

@@ -192,7 +192,7 @@ def drop_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     monkeypatch.setattr(registry, "_path", lambda name: path if name == "toy" else real(name))
 
     def write(source: str) -> Path:
-        path.write_text(source)
+        path.write_text(source, errors="surrogateescape")
         return path
 
     return write
@@ -214,6 +214,7 @@ class Args:
     depth: int = 2
     slope: float = math.pi
     kind: Literal["a", "b"] = "a"
+    size: Literal[3, 5] = 3
     later: bool = field(default=False, metadata={"added": True})
 
     def __post_init__(self):
@@ -222,11 +223,13 @@ class Args:
 """
     drop_in(HEAD + declared + BUILD)
     made = resolve_model(ModelConfig(name="toy", args={"depth": "3"}))
-    assert made.args == {"depth": 3, "slope": pytest.approx(3.14159, rel=1e-5), "kind": "a"}
+    assert made.args == {"depth": 3, "slope": pytest.approx(3.14159, rel=1e-5), "kind": "a", "size": 3}
     assert resolve_model(ModelConfig(name="toy", args={"later": True})).args["later"] is True
+    assert resolve_model(ModelConfig(name="toy", args={"size": "5"})).args["size"] == 5
     for args, words in (
         ({"depth": 0}, "model.depth = 0 is not possible; allowed: 1 or more"),
         ({"depth": "two"}, "model.depth takes a whole number"),
+        ({"size": 4}, "model.size = '4' is not possible; allowed: 3, 5"),
         ({"width": 1}, "the network 'toy' does not take model.width; it takes model.weights, "),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -240,7 +243,18 @@ class Args:
         ("def build(:", "toy.py, line 1, is not Python"),
         ("class Args:\n    width: int = 2\n" + BUILD, "is not a dataclass"),
         (HEAD + "WIDTH = 3\n@dataclass\nclass Args:\n    width: int = WIDTH\n" + BUILD, "name 'WIDTH' is not defined"),
+        ("CUP = 'caf\udce9'\n" + BUILD, "is not Python"),
+        (
+            HEAD + "@dataclass\nclass Args:\n    width: int = 1\n    dropout: float = 0.1\n" + BUILD,
+            "has dropout, of which",
+        ),
         (HEAD + "@dataclass\nclass Args:\n    width: int\n" + BUILD, "each with a default"),
+        (
+            HEAD
+            + "@dataclass\nclass Args:\n    width: int = 2\n    def __post_init__(self): assert self.width > 1\n"
+            + BUILD,
+            "AssertionError",
+        ),
         (HEAD + "@dataclass\nclass Args:\n    width: object = 1\n" + BUILD, "of bool, int, float, str and Literal"),
     ],
 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from pathlib import Path
+
 import pytest
 import torch
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
+from fashion_dist.models import registry
 from fashion_dist.models.backbone import build_backbone, require_built
 
 SEVEN = (
@@ -57,3 +62,45 @@ def test_a_transformer_of_timms_and_of_torchvisions_is_made_for_the_size() -> No
         with torch.no_grad():
             assert backbone.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, num_features)
     assert build_backbone(ModelConfig(name="vit_tiny_patch16_224", args={"img_size": 64}), 32)[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("layers", "forward", "words"),
+    [
+        ("nn.Linear(3, 8)", "first(mean)", ""),
+        ("nn.Linear(3, 8), nn.Linear(3, 8)", "first(mean)", "parameters parts.1.weight, parts.1.bias take no part"),
+        ("nn.Linear(3, 8)", "first(mean).detach()", "of its parameters parts.0.weight, parts.0.bias take no part"),
+        ("nn.Linear(3, 8)", "first(mean).half()", "its output is torch.float16, not torch.float32"),
+        ("nn.Linear(3, 8)", "first(mean) / 0 * 0", "its output is not finite"),
+        ("nn.Linear(3, 8)", "first(mean)[:1] if self.training else first(mean)", "not a tensor of 8 features"),
+        ("nn.LazyLinear(8)", "first(mean)", "its lazy layers have no size yet"),
+    ],
+)  # fmt: skip
+def test_a_network_of_ones_own_that_cannot_learn_is_refused(
+    layers: str, forward: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "toy.py", registry._path
+    path.write_text(
+        f"""from torch import nn
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([{layers}])
+    def forward(self, images):
+        first, mean = self.parts[0], images.mean((2, 3))
+        return {forward}
+def build(config, image_px):
+    return Toy(), 8
+"""
+    )
+    toy = types.ModuleType("fashion_dist.models.toy")
+    exec(path.read_text(), toy.__dict__)
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setattr(registry, "_path", lambda name: path if name == "toy" else real(name))
+    if not words:
+        require_built(ModelConfig(name="toy"), 8)
+        monkeypatch.setattr(registry, "library_models", lambda library: {"toy"} if library == "timm" else set())
+        words = "toy.py in fashion_dist/models has the name of timm's network"
+    with pytest.raises(ConfigError) as refused:
+        require_built(ModelConfig(name="toy"), 8)
+    assert words in str(refused.value)
