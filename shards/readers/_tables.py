@@ -19,6 +19,11 @@ from shards.schema import RESERVED
 from shards.tar_summary import kind_of, merged, stored
 from shards.typed_json import is_sound
 
+PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_file", "image_name",
+    "img", "img_path", "imagepath", "imagename",
+)  # fmt: skip
+"""Usual names of the column of paths."""
 _NOTHING = frozenset({"", "nan", "NaN"})
 
 
@@ -52,11 +57,7 @@ def load(path: Path) -> Table:
 
 
 def _load_csv(path: Path) -> Table:
-    with path.open("rb") as file:
-        first = file.readline(1 << 20).decode("utf-8", "replace")
-    tabs = path.suffix.lower() == ".tsv" and "\t" in first
-    delimiter = "\t" if tabs else max(",\t;", key=first.count)  # a comma where all are absent
-    header, rows = _text.rows(path, [], delimiter)
+    header, rows = _text.rows(path, [], _text.delimiter(path, PATHS))
     cells: list[list[Any]] = [[] for _ in header]
     lines: list[int] = []
     table = Table(path, dict(zip(header, cells, strict=True)), lines)
@@ -105,11 +106,13 @@ def _fraction(text: str) -> float:
 
 def _load_json(path: Path) -> Table:
     try:
-        text = read_source(path).decode("utf-8-sig")
+        text = read_source(path).decode(_text.encoding(path))
         if text.lstrip()[:1] == "[":
             objects = list(enumerate(json.loads(text), 1))
         else:
             objects = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {_text.told(error)}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is neither JSON lines nor a JSON list of objects: {error}") from None
     lines: list[int] = []

@@ -20,13 +20,9 @@ from typing import Any
 from shards.errors import InputError, RowsError
 from shards.labels import Coding, Observed, UnknownLabelError, check_count, read_classes, shown, told_unknown
 from shards.readers import Reader, ReadOptions, Rejected, Source, _folders, _tables
-from shards.readers._tables import Table
+from shards.readers._tables import PATHS, Table
 from shards.schema import Record, Schema, split_fault, split_order
 
-PATHS = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_file", "image_name",
-    "img", "img_path", "imagepath", "imagename",
-)  # fmt: skip
 LABELS = (
     "label", "labels", "class", "classes", "category", "categories", "target", "cls", "class_name", "classname",
     "label_name", "class_id", "category_id", "label_id", "tags", "tag", "y",
@@ -182,6 +178,8 @@ class _Reading:
         """(path below the root, what is wrong with it)."""
         if not isinstance(path, str) or not path:
             return "", f"{str(path)[:60]!r} is no path" if path is not None else "no path"
+        if "\0" in path:
+            return "", f"{path!r} has a zero byte, which no path has"
         if "://" in path:
             return "", f"{path!r} is an address, not a file: download the images first, as with img2dataset"
         if path.startswith("/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -518,3 +519,46 @@ def test_labels_within_labels_are_no_traceback(tmp_path: Path) -> None:
     rows = [{"path": "0.jpg", "label": "[" * 700 + "]" * 700}, {"path": "1.jpg", "label": "b"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert "is no label; labels are words" in refused(table.read, tmp_path, ReadOptions())
+
+
+def table_of(sign: str, label: str = "grün", note: str = "x") -> str:
+    rows = [sign.join(("path", "label", f'"{note}"')), sign.join(("a.png", label, f'"{note}"'))]
+    return "\n".join([*rows, *(sign.join((f"{name}.png", "rot", f'"{note}"')) for name in "bcd")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("excel.csv", table_of("\t").encode("utf-16")),  # Excel's "Unicode text"
+        ("excel.tsv", b"\xfe\xff" + table_of("\t").encode("utf-16-be")),
+        ("commas.tsv", table_of("\t", note="a, b, c, d").replace('"', "").encode()),
+        ("europe.csv", table_of(";", note="a, b, c, d").encode("utf-8-sig")),
+        ("told.csv", b"sep=;\r\n" + table_of(";").encode()),
+        ("lines.csv", table_of(",", note="one;\ntwo;;;").encode()),
+        ("bars.csv", table_of("|").encode()),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, name: str, content: bytes) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / name).write_bytes(content)
+    source = table.read(tmp_path / name, ReadOptions(val_fraction=0.0))
+    assert source.schema.names["label"] == ("grün", "rot")
+    assert len(list(source.records())) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("t.csv", table_of(",").encode("latin-1"), "t.csv, line 1: not UTF-8: .*; save it as UTF-8, as by `iconv -f W"),
+        ("t.jsonl", '{"path": "ä"}'.encode("latin-1"), "t.jsonl: not UTF-8: .*; save it as UTF-8, as by `iconv -f W"),
+        ("t.csv", table_of(",").encode("utf-16")[:-1], "t.csv, line 5: not UTF-16, as it begins: truncated data"),
+        ("t.csv", table_of(",", "a").encode("utf-16-le"), "t.csv, line 1: a zero byte, which no text has; save it as"),
+        ("t.csv", table_of(",").encode() + b"\n" + bytes(9), "t.csv, line 6: a zero byte, which no text has"),
+        ("t.jsonl", b'{"path": "a\\u0000.png", "label": 1}', "t.jsonl, line 1: 'a.x00.png' has a zero byte, which no"),
+        ("t.csv", b'path,label\na.png,"5" x"\n', "t.csv, line 2: ',' expected after '\"'"),
+    ],
+)
+def test_text_that_is_none_is_told_with_what_to_do(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    put(tmp_path, "a.png")
+    (tmp_path / name).write_bytes(content)
+    assert re.search(told, refused(table.read, tmp_path / name, ReadOptions()))
