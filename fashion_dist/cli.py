@@ -170,7 +170,7 @@ def parse(args_type: type[A], argv: Sequence[str], prog: str | None = None) -> A
     """The arguments as an instance of the dataclass `args_type`.
 
     Raises:
-        ConfigError: an unknown flag (the nearest are named) or a value its flag does not take.
+        ConfigError: an unknown flag (the nearest are named), an empty word, or a value its flag does not take.
         SystemExit: status 0 after `--help`.
     """
     _refuse_unknown_flags(args_type, argv)
@@ -196,6 +196,9 @@ def _refuse_unknown_flags(args_type: type[CommonArgs], argv: Sequence[str]) -> N
         flag = token.partition("=")[0].replace("_", "-")
         if token == "--":
             return
+        if not token or (flag in known and token.endswith("=")):
+            told = token.rstrip("=") or (argv[at - 1] if at and argv[at - 1].startswith("--") else "")
+            raise ConfigError(f"{told or 'a word of the command line'} is empty; give a value, or leave it out")
         if flag.startswith("--") and flag not in known:
             value = token.partition("=")[2] or " ".join(argv[at + 1 : at + 2])
             if "--set" in known and (meant := _settings_named(flag[2:], "" if value.startswith("--") else value)):

@@ -223,3 +223,19 @@ def test_flags_that_change_no_set_are_taken_everywhere(argv: list[str], capsys: 
     with pytest.raises(SystemExit):
         cli.run(Args, main, [*argv, "--no-card", "--workers", "1", "--home", "/nowhere"])
     assert capsys.readouterr().err.startswith("error: /nowhere ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--reindex", ""], "--reindex is empty; give a value, or leave it out"),
+        (["--dataset", "table", "--source="], "--source is empty"),
+        (["--reindex", "a.tar", ""], "a word of the command line is empty"),
+    ],
+)
+def test_an_empty_word_stands_for_nothing(words: list[str], told: str) -> None:
+    """Such as a variable of the shell that is not set; a folder of that name would be the current one."""
+    from fashion_dist.commands.pack import Args as PackArgs
+
+    with pytest.raises(ConfigError, match=told):
+        cli.parse(PackArgs, words)
