@@ -166,6 +166,7 @@ def _pack(args: Args) -> cli.Result:
         from fashion_dist.cluster.pack_array import on_slurm
 
         run_shards = on_slurm(args.nodes, args.preset, args.workers)
+    there = not args.replace and (out / "manifest.json").exists()
     with cli.Progress() as progress:
         if not args.source and reader.draw is not None:
             reader.draw(source, args.seed, _workers(args), progress)
@@ -180,7 +181,8 @@ def _pack(args: Args) -> cli.Result:
     rejected = {"rejected": out / "rejected.csv"} if manifest.rejected else {}
     return cli.Result(
         f"packed {args.dataset}: {counts} images in {len(manifest.shards)} shards"
-        + (f"; {manifest.rejected} left out" if manifest.rejected else ""),
+        + (f"; {manifest.rejected} left out" if manifest.rejected else "")
+        + (" when it was packed: --replace packs it again and tries them anew" if manifest.rejected and there else ""),
         paths={"shard set": out, **card, **rejected},
         next=_next(args, out, manifest),
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},

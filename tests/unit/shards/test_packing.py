@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
 import multiprocessing
@@ -389,3 +390,25 @@ def test_a_quota_is_told_from_a_full_disk(number: int, words: str, tmp_path: Pat
         raise OSError(number, "x")
     said = [str(caught.value), str(pickle.loads(pickle.dumps(caught.value)))]  # it comes from a worker process
     assert all(text.startswith(words.format(tmp_path / "a" / "x.tar")) for text in said)
+
+
+def test_what_was_left_out_of_a_finished_set_is_told_with_what_tries_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fashion_dist.commands import pack as command
+
+    for number in range(4):
+        folder = tmp_path / "in" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(jpeg(number, 200 if number == 3 else 20))
+    args = command.Args(
+        dataset="image_folder", source=str(tmp_path / "in"), out=str(tmp_path / "out"), skip_bad=True, no_card=True,
+        val=0.0, home=str(tmp_path / "home"), workers=1,
+    )  # fmt: skip
+    monkeypatch.setenv("SHARDS_MAX_SIDE", "100")
+    assert command.main(args).headline.endswith("; 1 left out")
+    monkeypatch.delenv("SHARDS_MAX_SIDE")
+    told = command.main(args).headline
+    assert told.endswith("; 1 left out when it was packed: --replace packs it again and tries them anew")
+    assert command.main(dataclasses.replace(args, replace=True)).data["rejected"] == 0
+    assert command.main(args).headline.endswith(" shards")
