@@ -28,7 +28,7 @@ _ZEROS = bytes(BLOCK)
 _MAX_SIZE = 8**11
 _PACKERS = (
     (rb"\x1f\x8b", "gz", "gunzip"), (rb"BZh[1-9](1AY&SY|\x17rE8P)", "bz2", "bunzip2"), (rb"\xfd7zXZ\0", "xz", "unxz"),
-    (rb"\x28\xb5\x2f\xfd", "zst", "unzstd"), (rb"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (rb"\x28\xb5\x2f\xfd", "zst", "unzstd --rm"), (rb"\x04\x22\x4d\x18", "lz4", "unlz4 --rm"),
 )  # fmt: skip
 _NO_TARS = (
     (rb"PK[\x03\x05]", "a zip archive", "unzip {0} -d DIR"), (rb"7z\xbc\xaf", "a 7z archive", "7z x {0} -oDIR"),

@@ -16,7 +16,7 @@ from shards.safe_io import name_fault, open_regular, require_regular
 from shards.tar import BLOCK, foreign
 
 _PACKED = re.compile(r".*\.(tar\.(gz|xz|bz2|zst)|tgz|txz|tbz2?)")
-_UNPACK = {"gz": "gunzip", "tgz": "gunzip", "xz": "unxz", "txz": "unxz", "zst": "unzstd"}
+_UNPACK = {"gz": "gunzip", "tgz": "gunzip", "xz": "unxz", "txz": "unxz", "zst": "unzstd --rm"}
 _MAX_TARS = 1_000_000
 
 

@@ -360,7 +360,7 @@ def test_what_is_odd_is_told_with_its_tar_and_left_out_where_asked_for(
     [
         ("b.tar", lzma.compress(b"x"), "b.tar: byte 0: is compressed; `mv b.tar b.tar.xz && unxz b.tar.xz`"),
         ("b.tar", bz2.compress(b"x"), "b.tar: byte 0: is compressed; `mv b.tar b.tar.bz2 && bunzip2 b.tar.bz2`"),
-        ("b.tar", b"\x28\xb5\x2f\xfd", "b.tar: byte 0: is compressed; `mv b.tar b.tar.zst && unzstd b.tar.zst`"),
+        ("b.tar", b"\x28\xb5\x2f\xfd", "b.tar: byte 0: is compressed; `mv b.tar b.tar.zst && unzstd --rm b.tar.zst`"),
         (
             "b.tar",
             b"PK\x03\x04",
@@ -382,7 +382,7 @@ def test_what_is_odd_is_told_with_its_tar_and_left_out_where_asked_for(
             b"version https://git-lfs.github.com",
             "not a tar header but a pointer of Git LFS: `git lfs pull`",
         ),
-        ("b.tar.gz", b"\x28\xb5\x2f\xfd", "b.tar.gz is compressed; `mv b.tar.gz b.tar.zst && unzstd b.tar.zst`"),
+        ("b.tar.gz", b"\x28\xb5\x2f\xfd", "b.tar.gz is compressed; `mv b.tar.gz b.tar.zst && unzstd --rm b.tar.zst`"),
         ("b.tgz", b"PK\x03\x04", "b.tgz not a tar header but a zip archive: `unzip b.tgz -d DIR`"),
     ],
 )
