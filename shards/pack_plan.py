@@ -177,16 +177,16 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
         finally:
             with contextlib.suppress(OSError):  # what is buffered does not fit on a full disk either
                 spool.file.close()
-    if problems:
-        raise RowsError(str(source.root), problems)
-    if not total:
-        left_out = [f"; left out: {len(source.rejected)}, {one.where}: {one.reason}" for one in source.rejected[:1]]
-        raise InputError(f"{source.root} holds no images for {dataset}{''.join(left_out)}")
-    kept = np.setdiff1d(np.arange(total), list(doubled))
-    columns = (np.array(spool.splits)[kept], np.array(spool.order)[kept], np.array(spool.sizes)[kept])
-    order, shards = arrange(*columns, spool.split_names, options.shard_mb)
-    np.save(folder / "order.npy", np.array(spool.places).reshape(-1, 3)[kept[order]])
-    tables = {name: write_table(folder / f"{name}.parquet", table) for name, table in sorted(source.tables().items())}
+        if problems:
+            raise RowsError(str(source.root), problems)
+        if not total:
+            left_out = [f"; left out: {len(source.rejected)}, {one.where}: {one.reason}" for one in source.rejected[:1]]
+            raise InputError(f"{source.root} holds no images for {dataset}{''.join(left_out)}")
+        kept = np.setdiff1d(np.arange(total), list(doubled))
+        columns = (np.array(spool.splits)[kept], np.array(spool.order)[kept], np.array(spool.sizes)[kept])
+        order, shards = arrange(*columns, spool.split_names, options.shard_mb)
+        np.save(folder / "order.npy", np.array(spool.places).reshape(-1, 3)[kept[order]])
+        tables = {name: write_table(folder / f"{name}.parquet", it) for name, it in sorted(source.tables().items())}
     source_hash = hashlib.sha256((spool.content.hexdigest() + json.dumps(tables)).encode()).hexdigest()
     fingerprint = hashlib.sha256((source_hash + spool.files_hash.hexdigest()).encode()).hexdigest()
     rejected = tuple(source.rejected)

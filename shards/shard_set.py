@@ -18,7 +18,9 @@ from shards import index, program, readers
 from shards.errors import DamageError, InputError
 from shards.limits import limit, over
 from shards.manifest import INDEX, MANIFEST, Manifest
+from shards.safe_io import read_regular
 from shards.schema import Schema
+from shards.typed_json import parse_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,20 +47,23 @@ class ShardSet:
             return cls(folder, Manifest.load(folder))
         except (FileNotFoundError, NotADirectoryError):
             pass
-        dataset = folder.name
-        make = f"{program.command('pack', '--dataset', dataset)} --source DIR"
+        dataset = _layout(folder)
+        source = () if dataset == "synthetic" else ("--source", "DIR")  # which draws it
+        pack = program.command("pack", "--dataset", dataset, *source)
+        make = f"{pack} --out {shlex.quote(str(folder))}"  # wherever HOME and --shards are
         if (folder / ".packing" / "ours.json").is_file() and not (folder / ".packing" / "plan.json").is_file():
             raise InputError(
                 f"{folder} is half indexed; `{program.command('pack')} --reindex DIR` with the same DIR finishes it"
             )
         if (folder / ".packing").is_dir():
+            if (folder / ".packing" / "before").is_dir():  # a split was being added
+                make = program.command("pack", "--name", folder.name, "--add", "SPLIT=DIR", "--out", folder)
             raise InputError(f"{folder} is half packed; the command that began it finishes it: {make}")
         if folder.is_dir() and any(folder.glob("*.tar")):
             index = f"`{program.command('pack', '--reindex', folder)}` makes a set of the tars as they are"
-            raise InputError(f"{folder} holds tars but no {MANIFEST}; {index}, `{make} --out DIR` packs another folder")
-        if dataset not in readers.names():
+            raise InputError(f"{folder} holds tars but no {MANIFEST}; {index}, `{pack} --out DIR` packs another folder")
+        if dataset != folder.name:
             beside = sorted(path.parent.name for path in folder.parent.glob(f"*/{MANIFEST}"))
-            make = f"{program.command('pack')} --dataset image_folder --source DIR --name {shlex.quote(dataset)}"
             make += f"; packed in {folder.parent}: {', '.join(beside)}" if beside else ""
         raise InputError(f"{folder} is no shard set (no {MANIFEST}); make it: {make}")
 
@@ -116,6 +121,15 @@ class ShardSet:
         if index.table_hash(table) != self.manifest.tables[name]:
             raise DamageError(path.name, "", 0, "its rows are not those that were packed")
         return table
+
+
+def _layout(folder: Path) -> str:
+    """What `pack --dataset` takes for the set in `folder`: as the plan of a half packed one says, else as its name."""
+    plan = folder / ".packing" / "plan.json"
+    with contextlib.suppress(InputError, OSError):
+        if (planned := parse_object(read_regular(plan), plan).get("dataset")) in readers.names():
+            return str(planned)
+    return folder.name if folder.name in readers.names() else "image_folder"
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,9 @@ def test_a_run_that_was_stopped_keeps_its_finished_shards(source: Path, tmp_path
     with pytest.raises(KeyboardInterrupt):
         pack("deep_fashion", source, tmp_path / "out", SMALL, run_shards=stop_after_two)
     assert final_names(tmp_path / "out") == []
-    with pytest.raises(InputError, match=r"half packed.*python jobs/pack\.py --dataset out"):
+    with pytest.raises(
+        InputError, match=r"half packed.*python jobs/pack\.py --dataset deep_fashion --source DIR --out \S+out$"
+    ):
         ShardSet.open(tmp_path / "out")
     pack("deep_fashion", source, tmp_path / "out", SMALL, run_shards=remember)
     shards = [shard.name.removesuffix(".tar") for shard in Manifest.load(tmp_path / "whole").shards]
@@ -261,6 +263,29 @@ def test_a_disk_that_is_too_small_is_told_before_the_work_begins(
     with pytest.raises(SpaceError, match=r"no space left for .*out: \d+ bytes needed, 8192 free"):
         pack("deep_fashion", source, tmp_path / "out")
     assert final_names(tmp_path / "out") == []
+
+
+def test_a_disk_that_fills_up_with_the_order_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(SpaceError, match=r"no space left for .*planning: \d+ bytes needed, \d+ free"):
+            pack("deep_fashion", source, tmp_path / "out")
+    assert len(pack("deep_fashion", source, tmp_path / "out").shards) > 0
+
+
+def test_the_command_for_a_set_that_is_not_there_makes_it(tmp_path: Path) -> None:
+    for name, words in (
+        ("synthetic", "--dataset synthetic"),
+        ("clipart", "--dataset clipart --source DIR"),
+        ("mine", "--dataset image_folder --source DIR"),
+    ):
+        with pytest.raises(InputError, match=rf"make it: python jobs/pack\.py {words} --out {tmp_path / name}$"):
+            ShardSet.open(tmp_path / name)
 
 
 def test_a_disk_that_fills_up_leaves_no_final_names_and_another_disk_works(source: Path, tmp_path: Path) -> None:
