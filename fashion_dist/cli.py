@@ -97,13 +97,15 @@ def run(
     tokens = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in tokens
     os.environ["PYTHONSAFEPATH"] = "1"  # processes that this one starts take no code from the current folder
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks, as stderr does
     signal.signal(signal.SIGTERM, _terminate)  # so that `finally` runs, and child processes are not left behind
     try:
         result = main(parse(args_type, tokens, prog))
         status = result.exit_status
         print(result.to_json() if as_json else result.to_text(), flush=True)
     except InputError as error:
-        status = _complain(error, EXIT_MISTAKE, as_json)
+        status = _complain(words_of(error), EXIT_MISTAKE, as_json)
     except BrokenPipeError:
         status = _seen_enough()
     except (FashionDistError, ShardsError, OSError) as error:
@@ -111,10 +113,14 @@ def run(
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # a name that somebody gave
             error.strerror = f"{error.strerror}; allowed: names of up to 255 bytes, paths of up to 4,095"
             status = EXIT_MISTAKE
-        status = _complain(error, status, as_json)
+        status = _complain(words_of(error), status, as_json)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        status = EXIT_INTERRUPTED
+        print(file=sys.stderr)  # behind the terminal's ^C
+        status = _complain("interrupted", EXIT_INTERRUPTED, as_json)
+    except SystemExit as stop:
+        if stop.code != EXIT_TERMINATED:
+            raise
+        status = _complain("terminated", EXIT_TERMINATED, as_json)
     sys.exit(status)
 
 
@@ -135,7 +141,7 @@ def _seen_enough() -> int:
 
 def refuse(error: InputError, *, as_json: bool = False) -> NoReturn:
     """Says what is wrong with the command line and exits, before there is a command to run."""
-    sys.exit(_complain(error, EXIT_MISTAKE, as_json))
+    sys.exit(_complain(words_of(error), EXIT_MISTAKE, as_json))
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
@@ -158,8 +164,7 @@ def tell(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)
 
 
-def _complain(error: Exception, status: int, as_json: bool) -> int:
-    words = words_of(error)
+def _complain(words: str, status: int, as_json: bool) -> int:
     tell(f"error: {words}")
     if as_json:
         print(json.dumps({"error": words, "exit_status": status}), flush=True)

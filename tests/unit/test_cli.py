@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -106,6 +107,23 @@ def test_errors_have_their_status_and_json(capsys: pytest.CaptureFixture[str]) -
         "xx: File name too long; allowed: names of up to 255 bytes, paths of up to 4,095\n"
     )
     assert run(interrupted, "--task", "x") == 130
+    assert capsys.readouterr() == ("", "\nerror: interrupted\n")
+    assert run(interrupted, "--task", "x", "--json") == 130
+    assert json.loads(capsys.readouterr().out) == {"error": "interrupted", "exit_status": 130}
+    assert run(lambda _: os.kill(os.getpid(), signal.SIGTERM), "--task", "x", "--json") == 143
+    assert json.loads(capsys.readouterr().out) == {"error": "terminated", "exit_status": 143}
+
+
+def test_what_the_encoding_of_stdout_lacks_is_escaped() -> None:
+    code = "from fashion_dist import cli; cli.run(cli.CommonArgs, lambda _: cli.Result('Ärmel 袖'), [])"
+    for encoding, said in (
+        ("ascii", rb"\xc4rmel \u8896"),
+        ("latin-1", b"\xc4rmel \\u8896"),
+        ("utf-8", "Ärmel 袖".encode()),
+    ):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, cwd=ROOT)
+        assert (done.returncode, done.stdout, done.stderr) == (0, said + b"\n", b"")
 
 
 def test_a_result_is_text_or_json(capsys: pytest.CaptureFixture[str]) -> None:
