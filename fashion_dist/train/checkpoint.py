@@ -314,10 +314,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def _write_error(path: Path, size: int, error: OSError | InputError) -> CheckpointError:
+    before = any(_COMMITTED.fullmatch(other.name) for other in path.parent.glob("*"))
+    told = f"{path}: {size:,} bytes needed; {'the one before is intact' if before else 'there is none before it'}"
     if isinstance(error, OSError) and error.errno == errno.EDQUOT:
-        return CheckpointError(
-            f"your quota is used up at checkpoint {path}: {size:,} bytes needed; the one before is intact"
-        )
+        return CheckpointError(f"your quota is used up at checkpoint {told}")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return CheckpointError(f"no space for checkpoint {path}: {size:,} bytes needed; the one before is intact")
+        return CheckpointError(f"no space for checkpoint {told}")
     return CheckpointError(f"checkpoint {path} ({size:,} bytes) could not be written: {error}")

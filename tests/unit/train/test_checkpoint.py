@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -72,6 +73,23 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     assert found[0].step == 5
     assert "step-00000012" in caplog.text
     checkpoints.close()
+
+
+def test_a_full_disk_is_told_with_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for before, left in ((0, "there is none before it"), (1, "the one before is intact")):
+        checkpoints = Checkpoints(tmp_path / "c")
+        for step in range(1, before + 1):
+            checkpoints.save("step", step, state(step), {})
+        checkpoints.close()
+        checkpoints = Checkpoints(tmp_path / "c")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            checkpoints.save("step", 9, state(9), {})
+            with pytest.raises(CheckpointError, match=rf"no space for checkpoint .*9: [0-9,]+ bytes needed; {left}$"):
+                checkpoints.close()
 
 
 def test_a_write_that_failed_is_told_before_the_next_one(tmp_path: Path) -> None:
