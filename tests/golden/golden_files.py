@@ -14,6 +14,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import sys
 import tempfile
@@ -157,10 +158,12 @@ def json_keys(home: Path) -> dict[str, list[str]]:
     """The keys of each command's JSON, with the kinds of their values."""
     at = ("--home", str(home), "--json")
     where = ("--cluster", "local", "--wandb", "off")
-    launch = ("--task", "fashion_mnist", *where, *at, "--set", *SMALL)
+    tried = ("--task", "fashion_mnist", *where, *at, "--set", *SMALL)
+    launch = (*tried, "optim.warmup_epochs=0")
     dataset = home / "shards" / "clipart"
     said = {"launch --wait": command("launch", *launch, "--wait")}
     run = str(json.loads(said["launch --wait"].out.splitlines()[-1])["run_id"])
+    twin = shutil.copytree(home / "runs" / run, home / "twin" / "runs" / run)
     said |= {
         "launch, done": command("launch", *launch),
         "launch --dry-run": command("launch", *launch, "--dry-run"),
@@ -169,11 +172,11 @@ def json_keys(home: Path) -> dict[str, list[str]]:
         "status RUN": command("status", run, *at),
         "predict": command("predict", run, "--split", "val", *at),
         "collect": command("collect", run, *at),
-        "compare": command("compare", run, run, *at),
+        "compare": command("compare", run, str(twin), *at),
         "report --quick": command("report", run, "--quick", "--wandb", "off", *at),
         "report --table": command("report", run, "--table", *at),
         "sync --to-folder": command("sync", run, "--to-folder", str(home / "offline"), *at),
-        "sweep --dry-run": command("sweep", *launch, "optim.lr=1,2", "--dry-run"),
+        "sweep --dry-run": command("sweep", *tried, "optim.lr=1,2", "--dry-run"),
         "pack": command("pack", *pack_argv(home / "raw", "clipart", home / "again")),
         "pack --verify": command("pack", "--verify", str(dataset), *at),
         "pack --reindex": command("pack", "--reindex", str(dataset), "--out", str(home / "reindexed"), *at),
