@@ -83,9 +83,11 @@ def write_archive(
     require_archivable(found)
     below = {facts.run_id: f"{facts.called}/" if len(found) > 1 else "" for facts in found}
     parts = {f"model/{below[facts.run_id]}{name}": data for facts in found for name, data in _model(facts)}
-    for module in (Path(__file__).with_name("load.py"), Path(preprocessing.__file__)):
-        parts[f"model/{module.name}"] = _renamed(module)
-    parts |= {f"model/pictures/{name}": _renamed(Path(images.__file__).with_name(name)) for name in PICTURES}
+    modules = [Path(__file__).with_name("load.py"), Path(preprocessing.__file__)]
+    modules += [Path(images.__file__).with_name(name) for name in PICTURES]
+    for module in modules:  # which import the archive's `pictures`, not this project's packages
+        name = f"model/{'pictures/' * (module.name in PICTURES)}{module.name}"
+        parts[name] = module.read_bytes().replace(b"from shards", b"from pictures")
     parts["model/pictures/__init__.py"] = b""
     final = page.parent / f"{found[0].run_id if len(found) == 1 else page.parent.name}.zip"
     OwnFiles(final.parent).claim(final.name)
@@ -107,11 +109,6 @@ def write_archive(
     finally:
         fresh.unlink(missing_ok=True)
     return final
-
-
-def _renamed(module: Path) -> bytes:
-    """A module that imports the archive's `pictures`, not this project's packages."""
-    return module.read_bytes().replace(b"from shards", b"from pictures")
 
 
 def _files(run: RunDir, below: str) -> Iterator[tuple[str, Path]]:

@@ -17,8 +17,7 @@ from shards.safe_io import hole_fault, is_there
 def encoding(path: Path) -> str:
     """UTF-16 where a byte-order mark says so, as of Excel's "Unicode text"; else UTF-8."""
     with path.open("rb") as file:
-        start = file.read(2)
-    return "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def told(error: UnicodeDecodeError) -> str:
