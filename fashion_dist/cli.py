@@ -167,7 +167,10 @@ def tell(text: str) -> None:
 def _complain(words: str, status: int, as_json: bool) -> int:
     tell(f"error: {words}")
     if as_json:
-        print(json.dumps({"error": words, "exit_status": status}), flush=True)
+        try:
+            print(json.dumps({"error": words, "exit_status": status}), flush=True)
+        except BrokenPipeError:  # Ctrl-C ends a whole pipeline
+            _seen_enough()
     return status
 
 

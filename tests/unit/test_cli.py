@@ -114,6 +114,21 @@ def test_errors_have_their_status_and_json(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == {"error": "terminated", "exit_status": 143}
 
 
+def test_an_interrupt_of_a_whole_pipeline_is_no_traceback() -> None:
+    code = (
+        "import sys\nfrom fashion_dist import cli\n"
+        "def stop(_): sys.stdin.read(); raise KeyboardInterrupt\n"
+        "cli.run(cli.CommonArgs, stop, ['--json'])"
+    )
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b"\nerror: interrupted\n"
+    assert process.returncode == 130
+
+
 def test_what_the_encoding_of_stdout_lacks_is_escaped() -> None:
     code = "from fashion_dist import cli; cli.run(cli.CommonArgs, lambda _: cli.Result('Ärmel 袖'), [])"
     for encoding, said in (
