@@ -320,7 +320,13 @@ class Trainer:
         return {**terms, **absent, "gradient_norm": norm}
 
     def _losses(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.task.losses(outputs, targets, self.config)
+        terms = self.task.losses(outputs, targets, self.config)
+        for name, value in terms.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                shown = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                told = f"losses() of task {self.config.task!r} gives {shown} for {name!r}"
+                raise ConfigError(f"{told}; allowed: a tensor without dimensions")
+        return terms
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that forward passes run in."""

@@ -107,11 +107,36 @@ def test_a_toy_task_goes_from_shards_to_its_submission_and_a_report(
         (PILES.replace("    monitor = ", "    metric = "), "Piles lacks monitor"),
         (PILES + "\n\nclass Others(Piles):\n    pass\n", "it defines several tasks, Piles, Others; allowed: one"),
         (PILES.replace('task="piles"', 'task="heaps"'), "Piles.recipe is of task 'heaps', not 'piles'"),
+        (
+            PILES.replace(".astype(np.float32)}", ".tolist()}"),
+            r"targets\(\) of task 'piles' fails \(AttributeError: 'list'",
+        ),
+        (
+            PILES.replace('"label"] % 2', '"lable"] % 2'),
+            r"targets\(\) of task 'piles' fails \(KeyError: 'lable'\); allowed:",
+        ),
+        (
+            PILES.replace(".astype(np.float32)}", "[:1]}"),
+            r"targets\(\) of task 'piles' gives odd; allowed: NumPy arrays of num",
+        ),
         (PILES.replace('"classes", truth', '"bars", truth'), "unknown report view 'bars'; known: attributes, classes"),
         ("VALUE = 1\ndef broken(:\n", r"piles.py, line 2: invalid syntax"),
         ("import no_such_module\n", r"piles.py, line 1: ModuleNotFoundError: No module named 'no_such_module'"),
     ],
-    ids=["no task", "another module's", "methods", "attribute", "several", "another name", "view", "syntax", "import"],
+    ids=[
+        "no task",
+        "another module's",
+        "methods",
+        "attribute",
+        "several",
+        "another name",
+        "list",
+        "key",
+        "rows",
+        "view",
+        "syntax",
+        "import",
+    ],
 )
 def test_a_file_that_is_no_whole_task_is_refused_in_a_sentence(
     content: str, says: str, mini_home: Path, mini_set: Callable[[str], ShardSet], edition: Path

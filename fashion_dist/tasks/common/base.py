@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fashion_dist.config import Config
-from fashion_dist.errors import unknown
+from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.models import registry
 from fashion_dist.settings import Scalar
 
@@ -136,6 +136,8 @@ def over(sums: Tensors, counts: Tensors) -> dict[str, Tensor]:
 
     found = {}
     for name, value in sums.items():
+        if name not in counts:
+            raise ConfigError(f"losses() has the term {name!r}, which counts() has not: {', '.join(counts)}")
         count = counts[name]
         found[name] = value / torch.where(count > 0, count, torch.ones_like(count))
     return found
