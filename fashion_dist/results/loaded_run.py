@@ -19,6 +19,7 @@ from fashion_dist.errors import CheckpointError, InputError
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import named_columns, view_names, views_of
 from fashion_dist.runs import learned_packing, learned_schema, own_config
+from fashion_dist.settings import require
 from fashion_dist.tasks import load
 from fashion_dist.tasks.common.evaluators import concatenate
 from fashion_dist.tracking.metrics_log import read_metrics
@@ -85,6 +86,8 @@ class LoadedRun:
         Returns:
             A data frame of pandas, where it is installed, else a table of Arrow; a row a picture.
         """
+        require(not isinstance(paths, str | Path), "paths", paths, "a list of picture files")
+        require(type(batch_size) is int and batch_size > 0, "batch_size", batch_size, "a whole number from 1")
         columns: dict[str, list[Any]] = {"file": [str(path) for path in paths]}
         batches = []
         with one_thread(), torch.inference_mode():

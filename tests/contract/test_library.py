@@ -309,6 +309,10 @@ def test_a_loaded_run_answers_as_predict_does(
     by_command = {line["file"]: line for line in lines(predicted(folder, source=str(source)).paths["new.csv"])}
     monkeypatch.setenv("FASHION_DIST_HOME", str(tmp_path / "home"))
     run = load_run("clipart-0123")
+    with pytest.raises(ConfigError, match="paths = 'new' is not possible; allowed: a list of picture files"):
+        run.predict("new")
+    with pytest.raises(ConfigError, match="batch_size = 0 is not possible"):
+        run.predict(["new/1.jpg"], batch_size=0)
     assert run.class_names == list(mini_set("clipart").schema.names["label"]) and not run.model.training
     assert run.preprocess(source / "2.png").shape == (3, 32, 32)
     found = _rows(run.predict([source / name for name in by_command]))
