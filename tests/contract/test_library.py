@@ -279,7 +279,9 @@ assert others == [first] * 3, (first, others)
 kept = opened()
 print("end")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=here, env=_environment(), check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 

@@ -19,7 +19,7 @@ def place(packed_home: Path) -> Workplace:
         (("--task", "deepfashon"), (), "unknown task 'deepfashon'; known: "),
         (("--model", "resnet81"), (), "unknown model 'resnet81'; nearest: "),
         (("--model", "resnet18"), ("model.pool=max",), "'resnet18' of torchvision does not take model.pool; it takes "),
-        (("--dataset", "deep_fashio"), (), "--name deep_fashio; packed in"),
+        (("--dataset", "deep_fashio"), (), "deep_fashio; packed in"),
         (("--dataset", "../x"), (), "dataset '../x' is not the plain name of a folder"),
         (("--preset", "nope"), (), "unknown preset 'nope'; known: "),
         (("--cluster", "cloud"), (), "Expected one of ('auto', 'slurm', 'local')"),
