@@ -171,7 +171,7 @@ def test_a_single_task_is_no_array(
 
 
 def test_an_array_that_slurm_refuses_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the job was refused"):
+    with pytest.raises(ConfigError, match="the job array was refused"):
         submitit_executor.submit_array(
             squared, [1, 2], resources=Resources(constraint="no-such-feature"), folder=tmp_path, name="x"
         )
