@@ -165,7 +165,7 @@ def tell(text: str) -> None:
 
 
 def _complain(words: str, status: int, as_json: bool) -> int:
-    tell(f"error: {words}")
+    tell("error: " + re.sub(r"[\n\r](?! )", "\n  ", words))  # a name may hold a line that looks like one of ours
     if as_json:
         try:
             print(json.dumps({"error": words, "exit_status": status}), flush=True)

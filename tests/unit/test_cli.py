@@ -14,7 +14,7 @@ import tyro
 
 from fashion_dist import cli
 from fashion_dist.commands import COMMANDS
-from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.errors import ConfigError, InputError, RunError
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,6 +127,17 @@ def test_an_interrupt_of_a_whole_pipeline_is_no_traceback() -> None:
         process.stdin.close()
         assert process.stderr.read() == b"\nerror: interrupted\n"
     assert process.returncode == 130
+
+
+def test_a_name_of_several_lines_says_nothing_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: cli.CommonArgs) -> cli.Result:
+        raise InputError("a\nerror: all is well.png: no image\n  b.png: no image")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(cli.CommonArgs, refuse, [])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "error: a\n  error: all is well.png: no image\n  b.png: no image\n"
 
 
 def test_what_the_encoding_of_stdout_lacks_is_escaped() -> None:
