@@ -86,8 +86,8 @@ def require_built(config: ModelConfig, image_px: int) -> nn.Module:
         ConfigError: it cannot be built, or a batch of such images cannot pass; says which sizes it takes.
     """
     source, name = registry.locate(config.name)
-    theirs = [library for library in ("torchvision", "timm") if name in registry.library_models(library)]
-    if source == "ours" and theirs:
+    libraries = ("torchvision", "timm")
+    if source == "ours" and (theirs := [library for library in libraries if name in registry.library_models(library)]):
         raise ConfigError(f"{name}.py in fashion_dist/models has the name of {theirs[0]}'s network; allowed: another")
     try:
         return _passed(config, image_px)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fashion_dist.errors import ConfigError, InputError, RunError
-from fashion_dist.io import parse_dataclass, read_json
+from fashion_dist.io import read_json
 from fashion_dist.paths import Home, RunDir
 from fashion_dist.results.named import write_named
 from fashion_dist.results.prediction_files import PredictionFiles
@@ -225,7 +225,7 @@ def pack_source(
         opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", skip_bad=skip_bad)
     if opened.found:
         on_found(opened.found)
-    packing = parse_dataclass(PackOptions, {**reshaped, "skip_bad": skip_bad}, "what the run notes of its pictures")
+    packing = PackOptions(**reshaped, skip_bad=skip_bad)
     pack_opened(
         "pictures", opened, out, packing, workers=workers, open_decoder=open_check, while_same=True,
         on_progress=on_progress,

@@ -110,8 +110,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         words = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"--sweep {path}: {words}; allowed: a file in W&B's sweep format") from None
     try:
-        _require_single(yaml.compose(text, Loader=yaml.SafeLoader))
-        loaded = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        _require_single(root)
+        loaded = loader.construct_document(root) if root is not None else None
         _require_bounded(loaded)
         values = json.loads(json.dumps(loaded, default=str))  # a bare 2026-01-31 is text
     except RecursionError:

@@ -127,6 +127,14 @@ def test_each_task_of_an_array_finds_its_own_call(sbatch: Sbatch, tmp_path: Path
     assert one.job_id == "14" and "--array" not in (folder / "14_submission.sh").read_text()
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run with its logs."""
+    folder = tmp_path / "runs" / "r"
+    (folder / "logs").mkdir(parents=True)
+    return folder
+
+
 def follow(run: Path, *names: str) -> None:
     chain.submit(run, names, "slurm", Resources(), [JobRef("slurm", "5", name="here")])
 
@@ -141,9 +149,7 @@ def links(run: Path) -> dict[str, str]:
     return found
 
 
-def test_a_link_of_which_nobody_knew_is_taken_up_and_not_doubled(sbatch: Sbatch, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "r"
-    (run / "logs").mkdir(parents=True)
+def test_a_link_of_which_nobody_knew_is_taken_up_and_not_doubled(sbatch: Sbatch, run: Path) -> None:
     sbatch.answers("sbatch", f"cp $2 {run}/logs/6_submission.sh; echo 'Socket timed out' >&2; exit 1")
     with pytest.raises(
         RunError, match=r"r itself is submitted .* collect, .* may not be: .*same command again takes it"
@@ -157,9 +163,7 @@ def test_a_link_of_which_nobody_knew_is_taken_up_and_not_doubled(sbatch: Sbatch,
     assert (sbatch.folder / "notes").read_text().split().count("sbatch") == 2
 
 
-def test_a_link_that_was_refused_still_follows_the_one_before(sbatch: Sbatch, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "r"
-    (run / "logs").mkdir(parents=True)
+def test_a_link_that_was_refused_still_follows_the_one_before(sbatch: Sbatch, run: Path) -> None:
     sbatch.answers("sbatch", f"[ -e {run}/logs/6_submission.sh ] && {{ echo Limit >&2; exit 1; }}; echo 6")
     with pytest.raises(
         ConfigError, match=r"report, which is to follow it, is not: .*Limit; the same command again adds"
@@ -171,10 +175,9 @@ def test_a_link_that_was_refused_still_follows_the_one_before(sbatch: Sbatch, tm
     assert links(run) == {"collect": "6 afterok:5", "report": "7 afterok:6"}
 
 
-def test_nothing_follows_a_job_of_another_cluster_by_its_number(sbatch: Sbatch, tmp_path: Path) -> None:
+def test_nothing_follows_a_job_of_another_cluster_by_its_number(sbatch: Sbatch, run: Path) -> None:
     sbatch.answers("sbatch", "echo 7")
-    run, there = tmp_path / "runs" / "r", [JobRef("slurm", "5", name="there")]
-    run.mkdir(parents=True)
+    there = [JobRef("slurm", "5", name="there")]
     with pytest.raises(ConfigError, match="Slurm job 5 is on cluster there: what follows r is asked for there"):
         chain.submit(run, ("collect",), "slurm", Resources(), there)
     (run / "then.json").write_text("{}")
