@@ -298,6 +298,9 @@ class TrainConfig:
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = added("default", as_before="default")
     """`torch.compile`'s mode; `reduce-overhead` replays a step's kernels as CUDA graphs, for GPUs that wait for the
     host, and so does `max-autotune`."""
+    cuda_graph: bool = added(False, as_before=False)
+    """The network's passes are replayed as CUDA graphs, for small networks whose GPU waits for the host. Nothing is
+    compiled; the network has to do the same at every step."""
     predict_with: Literal["best", "last"] = added("best", as_before="best")
     """The weights that are kept to predict with: the best by `monitor`, or those of the last evaluation."""
 
@@ -403,9 +406,15 @@ class Config:
         require(not scratch, "model.freeze", self.model.freeze, allowed)
         mode, allowed = self.train.compile_mode, "default without train.compile=true"
         require(self.train.compile or mode == "default", "train.compile_mode", mode, allowed)
-        allowed = f"1 with train.compile_mode={mode}: CUDA graphs overwrite a micro-batch's gradients by the next one's"
-        require(mode == "default" or self.train.accumulate == 1, "train.accumulate", self.train.accumulate, allowed)
         kind, _, count = self.model.freeze.partition(":")
+        graph = "train.cuda_graph=true" if self.train.cuda_graph else f"train.compile_mode={mode}"
+        allowed = f"1 with {graph}: CUDA graphs overwrite a micro-batch's gradients by the next one's"
+        alone = self.train.cuda_graph or mode != "default"
+        require(not alone or self.train.accumulate == 1, "train.accumulate", self.train.accumulate, allowed)
+        others = {"train.compile": self.train.compile, "train.sync_batchnorm": self.train.sync_batchnorm}
+        others["model.freeze=epochs:N"] = kind == "epochs"
+        allowed = f"false with {', '.join(name for name, given in others.items() if given)}"
+        require(not self.train.cuda_graph or not any(others.values()), "train.cuda_graph", True, allowed)
         allowed = f"epochs:N with N below train.epochs ({self.train.epochs}), or backbone, which never joins"
         require(kind != "epochs" or int(count) < self.train.epochs, "model.freeze", self.model.freeze, allowed)
         return self

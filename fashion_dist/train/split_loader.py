@@ -52,6 +52,9 @@ class SplitLoader:
         self._device = dist.device
         self._set_examples(examples)
         world, train = world or dist.world, config.train
+        loaded = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        micro_batch = train.batch_size // train.accumulate // world.world_size
+        self._blank = micro_batch, examples.images.shape[1], config.data.image_px, loaded
         self.loader = Loader(
             split,
             examples.images,
@@ -66,7 +69,7 @@ class SplitLoader:
             local_world_size=world.local_world_size,
             seed=train.seed,
             device=dist.device,
-            dtype=torch.bfloat16 if dtype == torch.bfloat16 else torch.float32,
+            dtype=loaded,
             options=options,
             bad_log=bad_log,
         )
@@ -96,6 +99,12 @@ class SplitLoader:
         if name not in self.examples.targets:
             raise unknown("target (data.class_balanced, data.sample_weight)", name, self.examples.targets)
         return self.examples.targets[name]
+
+    def blank_images(self) -> Tensor:
+        """Zeros of the shape, type and layout that a micro-batch of training has, on the device."""
+        count, k, side, dtype = self._blank
+        blank = torch.zeros(count * k, side, side, 3, dtype=dtype, device=self._device).permute(0, 3, 1, 2)
+        return blank if k == 1 else blank.view(count, k, *blank.shape[1:])
 
     def targets_of(self, batch: Batch) -> Mapping[str, Tensor]:
         """The targets of a batch by name, on the device."""

@@ -40,7 +40,7 @@ from fashion_dist.runs import OpenRun
 from fashion_dist.tasks import Columns, ExampleSet, Task, load
 from fashion_dist.tasks.common.base import over, sum_of
 from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_in_order
-from fashion_dist.train import inference, memory, rng
+from fashion_dist.train import cuda_graph, inference, memory, rng
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.mixup import mix_batch, mixes, without_targets
@@ -328,9 +328,10 @@ class Trainer:
                 raise ConfigError(f"{told}; allowed: a tensor without dimensions")
         return terms
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context that forward passes run in."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+    def autocast(self, cached: bool = True) -> AbstractContextManager[Any]:
+        """The context that forward passes run in; `cached` casts a parameter once."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled, cache_enabled=cached)
 
     def _begin_epoch(self, train: SplitLoader) -> None:
         """Examples, optimizer and frozen layers of the current epoch."""
@@ -338,6 +339,8 @@ class Trainer:
         if train.epoch != state.epoch and self.task.overrides("build_examples"):
             train.set_epoch(state.epoch, self._build_examples(train.split, training=True))
         if state.prepare_epoch():
+            if self.config.train.cuda_graph:
+                cuda_graph.record(self.model, train.blank_images(), self.autocast(cached=False))
             # DistributedDataParallel looks at what is trainable once, when it wraps.
             self.ddp_model = self.dist.wrap_ddp(self.model, self.config.train.gradients)
 
