@@ -297,7 +297,7 @@ def _decode_pipeline(max_images: int, threads: int, whole: bool) -> Any:
         batch_size=max_images, num_threads=threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True
     )
     def graph() -> Any:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
         if whole:
             return fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
         anchor = fn.external_source(name="anchor", dtype=types.INT32, ndim=1)
@@ -373,7 +373,7 @@ def operators(device: str, encoded: bool, bicubic: bool, decode: str, side: int,
         return fn.external_source(name=name, dtype=kind, ndim=ndim)
 
     if encoded:
-        files = fn.external_source(name="images", dtype=types.UINT8, ndim=1)
+        files = fn.external_source(name="images", dtype=types.UINT8, ndim=1, no_copy=True)
         anchor, shape = numbers("anchor", types.INT32, 1), numbers("shape", types.INT32, 1)
         images = _decode_for_gpu(files, anchor, shape, decode) if device == "gpu" else _slice(files, anchor, shape)
     else:

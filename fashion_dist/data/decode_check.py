@@ -40,7 +40,7 @@ START_S, DECODE_S = 120.0, 10.0
 SIDE, ROUNDS, LATE = 48, 6, 20_000_000
 """Height and width of the crops, batches, and clock cycles (10 ms) for which the stream is kept busy after each."""
 CHILD = (sys.executable, "-P", "-m", "fashion_dist.data.decode_check")
-_DRIVER = Path("/proc/driver/nvidia")
+_DRIVER, _SAMPLE = Path("/proc/driver/nvidia"), re.compile(r"Failed to decode sample #(\d+)")
 
 
 @dataclass(frozen=True)
@@ -158,14 +158,18 @@ def odd_jpegs() -> tuple[list[str], list[np.ndarray], np.ndarray]:
 
 
 def render(device: torch.device, way: str) -> Iterator[np.ndarray]:
-    """Each round's crops of all pictures, float32 [n, SIDE, SIDE, 3] of 0 to 255, in the order of the pictures."""
+    """Each round's crops of all pictures, float32 [n, SIDE, SIDE, 3] of 0 to 255, in the order of the pictures.
+
+    Raises:
+        SystemExit: a picture does not decode; with DALI's reason.
+    """
     import torch
     from torch.utils.dlpack import from_dlpack
 
     from fashion_dist.data.augment import AugmentParams
-    from fashion_dist.data.dali import Graph
+    from fashion_dist.data.dali import Graph, reason_of
 
-    _, images, sizes = odd_jpegs()
+    names, images, sizes = odd_jpegs()
     count = len(images)
     colours = np.broadcast_to(np.eye(3, 4, dtype=np.float32), (count, 3, 4))
     flips, erased = np.zeros(count, bool), np.zeros((count, 4), np.int32)
@@ -182,7 +186,12 @@ def render(device: torch.device, way: str) -> Iterator[np.ndarray]:
     late: list[torch.Tensor] = []
     start(0)
     for number in range(ROUNDS):
-        batch = from_dlpack(graph.finish())
+        try:
+            batch = from_dlpack(graph.finish())
+        except RuntimeError as error:
+            wrong = _SAMPLE.search(str(error))
+            told = f"{names[(int(wrong[1]) - number) % count]}: DALI cannot decode it" if wrong else reason_of(error)
+            raise SystemExit(f"decoding by {way} on {device}: {told}") from error
         if number + 1 < ROUNDS:
             start(number + 1)  # as the loader does, before anything reads the batch
         if device.type == "cuda":

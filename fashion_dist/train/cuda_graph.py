@@ -32,6 +32,8 @@ def record(network: nn.Module, images: Tensor, autocast: AbstractContextManager[
     """
     if images.device.type != "cuda":
         raise ConfigError(f"{SETTING} needs a GPU, and this rank is on a CPU; allowed: false")
+    # Gradients are handed from the stream of the recording to that of training, by an event, which torch warns of.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     before = [buffer.clone() for buffer in network.buffers()]
     try:
         with autocast:

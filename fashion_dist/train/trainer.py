@@ -43,6 +43,7 @@ from fashion_dist.tasks.common.evaluators import Evaluator, concatenate, gather_
 from fashion_dist.train import cuda_graph, inference, memory, rng
 from fashion_dist.train.checkpoint import Checkpoints
 from fashion_dist.train.distributed import ProcessGroup, World
+from fashion_dist.train.idle_steps import IdleSteps
 from fashion_dist.train.mixup import mix_batch, mixes, without_targets
 from fashion_dist.train.optim import set_learning_rate
 from fashion_dist.train.options import Callbacks, TrainerOptions
@@ -124,6 +125,7 @@ class Trainer:
         self.ddp_model: nn.Module = self.model
         self.checkpoints = Checkpoints(run.checkpoints, config.train.keep)
         self.logger = RunLogger(run, dist, self.options, self.callbacks)
+        self._idle = IdleSteps.on(self.device, config.train.cuda_graph)
         self._saved_at = time.monotonic()
         self._caches: dict[str, str] = {}
 
@@ -249,7 +251,11 @@ class Trainer:
         window: list[dict[str, Tensor]] = []
         started = began = time.monotonic()
         while state.step_in_epoch < train.steps:
-            window.append(self.train_step(train, [next(batches) for _ in range(settings.accumulate)]))
+            asked = time.monotonic()
+            micro_batches = [next(batches) for _ in range(settings.accumulate)]
+            with self._idle.step(time.monotonic() - asked):
+                window.append(self.train_step(train, micro_batches))
+            del micro_batches
             state.step_in_epoch += 1
             state.global_step += 1
             self.logger.first_step_done(self.config.train.compile)
@@ -257,6 +263,7 @@ class Trainer:
                 rate = len(window) * settings.batch_size / (time.monotonic() - started)
                 self.logger.log_window(window, state, state.epoch + state.step_in_epoch / train.steps, rate)
                 window, started = [], time.monotonic()
+                self._idle.forget()
             self.logger.update_status(epoch=state.epoch, step=state.global_step)
             self.checkpoints.check()
             now = time.monotonic()
@@ -275,6 +282,8 @@ class Trainer:
             if saving:
                 self.save_checkpoint()
         state.require_steps(train.steps)
+        if (told := self._idle.told()) and self.dist.world.is_main:
+            print(told, flush=True)
         return True
 
     def train_step(self, train: SplitLoader, micro_batches: list[Batch]) -> dict[str, Tensor]:

@@ -107,6 +107,7 @@ def never_waits_in_a_step(ground: Ground, settings: tuple[str, ...], cache: str)
                 trainer.train_step(loader, [next(batches) for _ in range(micro)])
                 trainer.state.global_step += 1
 
+        trainer._begin_epoch(loader)
         steps(0)  # fills the cache, chooses kernels, makes the optimizer's state
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -185,6 +186,25 @@ def repeats_bit_by_bit(ground: Ground) -> None:
     assert all(map(torch.equal, *found)), "the weights differ"
 
 
+def replays_the_same_steps(ground: Ground) -> None:
+    """As CUDA graphs, steps have the losses that they have without, and the same bits each time."""
+    losses, weights = [], []
+    for graph in ("false", "true", "true"):
+        settings = ("train.precision=fp32", "train.deterministic=true", f"train.cuda_graph={graph}")
+        with opened(ground, *settings) as (trainer, loader):
+            trainer._begin_epoch(loader)
+            batches, terms = loader.loader.epoch(0), []
+            for _ in range(4):
+                terms.append(trainer.train_step(loader, [next(batches)])["loss"])
+                trainer.state.global_step += 1
+            losses.append(torch.stack(terms).cpu())
+            weights.append([value.detach().cpu() for value in trainer.state.model.state_dict().values()])
+    choose_kernels(False)
+    assert all(map(torch.equal, *weights[1:])), "two runs have other bits"
+    apart = ((losses[0] - losses[1]) / losses[0]).abs().tolist()
+    assert apart[0] < 1e-3 and max(apart) < 2e-2, f"losses {losses[1].tolist()} beside {losses[0].tolist()} without"
+
+
 def trains_to_its_end(ground: Ground, settings: tuple[str, ...]) -> None:
     """Epochs with evaluation and checkpoints, whose last one is taken up again."""
     with opened(ground, "train.ema=0.9", *settings, cache="auto") as (trainer, loader):
@@ -212,7 +232,8 @@ CHECKS: dict[str, Check] = {
     "a step in bf16": Check(computes_in_bf16, False),
     **{f"no wait in a step, cache {cache}, {' '.join(settings) or 'recipe'}":
        Check(partial(never_waits_in_a_step, settings=settings, cache=cache), False)
-       for cache in ("none", "gpu") for settings in ((), ("train.accumulate=2", "optim.clip_norm=1"))},
+       for cache in ("none", "gpu")
+       for settings in ((), ("train.accumulate=2", "optim.clip_norm=1"), ("train.cuda_graph=true",))},
     **{f"loading while busy, cache {cache}": Check(partial(loads_while_the_gpu_is_busy, cache=cache), False)
        for cache in ("none", "gpu")},
     "saving behind the step": Check(saves_behind_the_step, True),
@@ -220,6 +241,8 @@ CHECKS: dict[str, Check] = {
     "loss in bf16": Check(partial(has_the_cpus_loss, precision="bf16", near=5e-2), False),
     "a run": Check(partial(trains_to_its_end, settings=()), True),
     "a run, twice, deterministic": Check(repeats_bit_by_bit, True),
+    "steps as CUDA graphs": Check(replays_the_same_steps, False),
+    "a run by CUDA graphs": Check(partial(trains_to_its_end, settings=("train.cuda_graph=true",)), False),
     "a run in fp16": Check(partial(trains_to_its_end, settings=("train.precision=fp16",)), False),
     "predictions": Check(predicts, True),
 }  # fmt: skip
