@@ -35,6 +35,7 @@ def require_trainable(config: Config, task: tasks.Task, shard_set: ShardSet, res
     require_drawn_by(config, shard_set)
     require_unmixed(task, config)
     require_divisible(config, resources)
+    require_gpus(config, resources)
     samples = shard_set.splits["train"]
     if samples < config.train.batch_size:
         raise ConfigError(f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'")
@@ -88,6 +89,14 @@ def require_shards(shard_set: ShardSet) -> None:
 def require_decode(options: RuntimeOptions, run: RunDir, resources: Resources) -> None:
     """Refuse a way of decoding that cannot be there, or is another than the run began with."""
     require_possible(options.decode, options.cache, DecodeRecord.read(run), resources.gpus_if_known)
+
+
+def require_gpus(config: Config, resources: Resources) -> None:
+    """Refuse settings that only GPUs can do on ranks without."""
+    train = config.train
+    wanted = {"cuda_graph": train.cuda_graph, "sync_batchnorm": train.sync_batchnorm and resources.ranks > 1}
+    for name in (name for name, given in wanted.items() if given and resources.gpus_if_known == 0):
+        raise ConfigError(f"train.{name} = True needs GPUs, and none is asked for: --gpus-per-node N; allowed: false")
 
 
 def require_unmixed(task: tasks.Task, config: Config) -> None:

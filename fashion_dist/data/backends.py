@@ -167,7 +167,8 @@ class CachedBackend:
         self._decoder = decoder
         self._graph = graph
         self._dtype = dtype
-        self._device = device
+        self._upload = Upload(device)
+        self._on_cpu = device.type == "cpu"
         self.missing, self.begin, self.drop, self.probe = decoder.missing, decoder.begin, decoder.drop, decoder.probe
         self.close = decoder.close
 
@@ -178,34 +179,46 @@ class CachedBackend:
             return decoded.wrong
         if not len(work.rows):
             return Rendered(torch.empty(0), [])
-        decoded.fill(lambda images: to_device(images, self._device))
+        decoded.fill(self._upload)
         block = self._decoder.block(work, decoded, self._graph.side) if work.draws.plain else None
         if isinstance(block, Tensor):
             return Rendered(render_block(block, work.rows, work.draws, self._dtype), [])
         images: list[np.ndarray | Tensor] = [decoded.pixels(i) for i in range(len(work.rows))]
-        if self._device.type == "cpu":
+        if self._on_cpu:
             self._graph.start([np.ascontiguousarray(image) for image in images], work.draws)
         else:
-            self._graph.start(to_device(images, self._device), work.draws)
+            self._graph.start(self._upload(images), work.draws)
         return Rendered(_tensor(self._graph.finish(), self._dtype), [])
 
 
-def to_device(images: Sequence[np.ndarray | Tensor], device: torch.device) -> list[Tensor]:
-    """Images uint8 [height, width, 3], contiguous and on the device, those from the CPU by one copy.
+class Upload:
+    """Brings images to a device, those from the CPU by one asynchronous copy from pinned memory.
 
-    One that is asynchronous from pinned memory: image by image from pageable memory, each would wait for the step
-    that the GPU has queued.
+    Image by image from pageable memory, each would wait for the step that the GPU has queued. So would new pinned
+    memory: what was the most so far is asked for each time, and torch has it at hand.
+
+    Args:
+        device: to which.
     """
-    here = {i: image for i, image in enumerate(images) if isinstance(image, np.ndarray)}
-    sizes = [image.size for image in here.values()]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for part, image in zip(torch.split(packed, sizes), here.values(), strict=True):
-        part.view(image.shape).numpy()[...] = image
-    there = dict(zip(here, torch.split(packed.to(device, non_blocking=True), sizes), strict=True))
-    return [
-        there[i].view(image.shape) if isinstance(image, np.ndarray) else image.contiguous()
-        for i, image in enumerate(images)
-    ]
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._most = 0
+
+    def __call__(self, images: Sequence[np.ndarray | Tensor]) -> list[Tensor]:
+        """Images uint8 [height, width, 3], contiguous and on the device."""
+        here = {i: image for i, image in enumerate(images) if isinstance(image, np.ndarray)}
+        sizes = [image.size for image in here.values()]
+        count = sum(sizes)
+        self._most = max(self._most, count)
+        packed = torch.empty(self._most, dtype=torch.uint8, pin_memory=self._device.type == "cuda")[:count]
+        if here:
+            np.concatenate([image.reshape(-1) for image in here.values()], out=packed.numpy())
+        there = dict(zip(here, torch.split(packed.to(self._device, non_blocking=True), sizes), strict=True))
+        return [
+            there[i].view(image.shape) if isinstance(image, np.ndarray) else image.contiguous()
+            for i, image in enumerate(images)
+        ]
 
 
 def _tensor(dlpack: Any, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ just now or kept. What does not fit is decoded every time: a small cache costs t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -204,9 +205,14 @@ class GpuCache:
 
     def put(self, row: int, pixels: torch.Tensor) -> None:
         """Keep the image in `row`, on the GPU already, if it has a place."""
-        if row < self._places.fits and not self._places.ready[row]:
-            self.get(row).copy_(pixels)
-            self._places.ready[row] = 1
+        self.put_all([row], [pixels])
+
+    def put_all(self, rows: Sequence[int], images: Sequence[torch.Tensor]) -> None:
+        """Keep images, by a few kernels for all of them."""
+        new = [i for i, row in enumerate(rows) if row < self._places.fits and not self._places.ready[row]]
+        if new:
+            torch._foreach_copy_([self.get(rows[i]) for i in new], [images[i] for i in new])
+        self._places.ready[[rows[i] for i in new]] = 1
 
     def block(self, side: int) -> torch.Tensor | None:
         """All places as uint8 [places, side, side, 3] on the GPU, where all images are squares of that side."""

@@ -123,8 +123,8 @@ class Decoded:
         kept = positions[self._cache.keeps(self._work.rows[positions])].tolist()
         rows = self._work.rows[kept].tolist()
         whole = [reduce(self.decoded(self.numbers[i]), self.sizes[row]) for i, row in zip(kept, rows, strict=True)]
-        for position, row, pixels in zip(kept, rows, move(whole), strict=True):
-            self._cache.put(row, pixels)
+        self._cache.put_all(rows, move(whole))
+        for position in kept:
             del self.numbers[position]
 
     def pixels(self, position: int) -> Any:

@@ -14,7 +14,9 @@ ENOUGH, MOST = 20, 0.5
 
 
 class IdleSteps:
-    """Counts the steps at whose beginning the GPU has nothing left to do, and what the host does meanwhile.
+    """Counts an epoch's steps at whose beginning the GPU has nothing left to do, and what the host does meanwhile.
+
+    The first epoch of a start says nothing: it fills caches and chooses kernels.
 
     Args:
         make_event: a CUDA event; None on a CPU, where nothing is counted.
@@ -24,6 +26,7 @@ class IdleSteps:
     def __init__(self, make_event: Callable[[], Any] | None, graphed: bool = False) -> None:
         self._make_event, self._graphed = make_event, graphed
         self._done: Any = None
+        self._first = True
         self._steps = self._idle = 0
         self._images_s = self._kernels_s = 0.0
 
@@ -38,12 +41,12 @@ class IdleSteps:
         if self._make_event is None:
             yield
             return
-        if self._done is not None:
-            self._steps, self._idle = self._steps + 1, self._idle + bool(self._done.query())
-            self._images_s += images_s
-        began = time.monotonic()
+        before, began = self._done, time.monotonic()
+        idle = before is not None and before.query()
         yield
-        self._kernels_s += time.monotonic() - began if self._done is not None else 0.0
+        if before is not None:
+            self._steps, self._idle = self._steps + 1, self._idle + idle
+            self._images_s, self._kernels_s = self._images_s + images_s, self._kernels_s + time.monotonic() - began
         self._done = self._make_event()
         self._done.record()
 
@@ -51,16 +54,17 @@ class IdleSteps:
         """The host has just waited for the GPU, which says nothing about the next step."""
         self._done = None
 
-    def told(self) -> str:
-        """What the GPU waits for and what helps, in a sentence; empty before enough steps, where it does not wait, and
-        after it was told.
-        """
-        if self._steps < ENOUGH or self._idle < MOST * self._steps:
+    def end_epoch(self) -> str:
+        """What the GPU waited for in it and what helps, in a sentence; empty where it did not, and once it was told."""
+        steps, idle, seconds = self._steps, self._idle, (self._images_s, self._kernels_s)
+        judged, self._first = not self._first and steps >= ENOUGH and idle > MOST * steps, False
+        self._steps, self._idle, self._images_s, self._kernels_s = 0, 0, 0.0, 0.0
+        if not judged:
             return ""
-        images, kernels = (1000 * seconds / self._steps for seconds in (self._images_s, self._kernels_s))
         self._make_event = None
-        told = f"the GPU had nothing to do at the start of {self._idle} of {self._steps} steps: "
-        told += f"the host waits {images:.0f} ms for a step's images and takes {kernels:.0f} ms to start its kernels; "
+        images, kernels = (1000 * spent / steps for spent in seconds)
+        told = f"the GPU had nothing to do at the start of {idle} of {steps} steps: the host waits {images:.1f} ms for "
+        told += f"a step's images and takes {kernels:.1f} ms to start its kernels; "
         if images > kernels or self._graphed:
             return told + "--cache, more cores (--cpus-per-task) or another --decode may help"
         return told + "--set train.cuda_graph=true starts them at once"

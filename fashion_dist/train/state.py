@@ -133,10 +133,15 @@ class TrainState:
         assert isinstance(module, nn.Module)
         return module
 
+    @functools.cached_property
+    def _parameters(self) -> list[nn.Parameter]:
+        """The model's: to search its modules takes as long as some kernels of a step."""
+        return list(self.model.parameters())
+
     def clip_gradients(self) -> Tensor:
         """Clip the gradient to `optim.clip_norm` if set; returns its norm before, a scalar on the device."""
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
         if self.config.optim.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm, foreach=True)

@@ -282,7 +282,7 @@ class Trainer:
             if saving:
                 self.save_checkpoint()
         state.require_steps(train.steps)
-        if (told := self._idle.told()) and self.dist.world.is_main:
+        if (told := self._idle.end_epoch()) and self.dist.world.is_main:
             print(told, flush=True)
         return True
 

@@ -261,8 +261,8 @@ def peers(ground: Ground) -> Iterator[Row]:
 
 
 FASHION_MNIST = (
-    "model.name=fashionnet", "model.hue_jitter_prob=0", "model.palette=false", "train.epochs=20",
-    "train.batch_size=512", "train.eval_batch_size=2048", "optim.lr=4e-3", "optim.schedule=onecycle",
+    "model.name=fashionnet", "model.hue_jitter_prob=0", "model.palette=false", "train.epochs=24",
+    "train.batch_size=1024", "train.eval_batch_size=2048", "optim.lr=6e-3", "optim.schedule=onecycle",
     "optim.weight_decay=0.05", "train.ema=0.99", "train.patience=0", "train.cudnn_benchmark=false", "data.flip=0.5",
     "data.eval_flip=true", "data.erase=0.3",
 )  # fmt: skip

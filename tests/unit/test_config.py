@@ -54,6 +54,13 @@ def test_a_mode_of_compiling_is_of_a_run_that_compiles() -> None:
         RECIPE.override(["train.compile_mode=reduce-overhead"]).check()
     with pytest.raises(ConfigError, match=r"train.accumulate = 4 .* allowed: 1 with train.compile_mode=max-autotune"):
         RECIPE.override(["train.compile=true", "train.compile_mode=max-autotune", "train.accumulate=4"]).check()
+    graph = "train.cuda_graph=true"
+    with pytest.raises(ConfigError, match=r"train.accumulate = 2 .* allowed: 1 with train.cuda_graph=true"):
+        RECIPE.override([graph, "train.accumulate=2"]).check()
+    with pytest.raises(ConfigError, match=r"train.cuda_graph = True .* false with train.compile, train.sync_batchnorm"):
+        RECIPE.override([graph, "train.compile=true", "train.sync_batchnorm=true"]).check()
+    with pytest.raises(ConfigError, match=r"train.cuda_graph = True .* false with model.freeze=epochs:N"):
+        RECIPE.override([graph, "model.weights=imagenet", "model.freeze=epochs:2"]).check()
 
 
 def test_a_backbone_that_joins_late_joins() -> None:

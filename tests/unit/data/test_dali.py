@@ -12,7 +12,7 @@ from PIL import Image
 
 from fashion_dist.config import DataConfig
 from fashion_dist.data.augment import AugmentParams
-from fashion_dist.data.backends import CachedBackend, CpuBackend, GpuBackend, to_device
+from fashion_dist.data.backends import CachedBackend, CpuBackend, GpuBackend, Upload
 from fashion_dist.data.batch_plan import BatchPlanner, Work
 from fashion_dist.data.cache import Cache, GpuCache, areas
 from fashion_dist.data.dali import Decoder, Graph
@@ -172,5 +172,8 @@ def test_images_of_the_cpu_and_of_the_device_come_as_one_batch() -> None:
         torch.full((1, 1, 3), 2, dtype=torch.uint8),
         np.full((4, 1, 3), 3, np.uint8),
     ]
-    found = to_device([np.flip(mixed[0], 0), *mixed[1:]], CPU)
+    upload = Upload(CPU)
+    assert upload([]) == []
+    found = upload([np.flip(mixed[0], 0), *mixed[1:]])
     assert all(torch.equal(mine, torch.as_tensor(image)) for mine, image in zip(found, mixed, strict=True))
+    assert torch.equal(upload(mixed[2:])[0], torch.as_tensor(mixed[2])), "of fewer images than before"

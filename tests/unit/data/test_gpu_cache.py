@@ -67,3 +67,17 @@ def test_only_squares_of_the_right_side_are_a_block() -> None:
     block = filled(SIZES).block(SIDE)
     assert block is not None and block.shape == (COUNT, SIDE, SIDE, 3)
     assert torch.equal(block[5], filled(SIZES).get(5))
+
+
+def test_images_are_kept_at_once_where_they_have_a_place() -> None:
+    sizes = np.array([[4, 3], [2, 5], [6, 6]], np.int32)
+    cache = GpuCache(sizes, int(areas(sizes)[:2].sum()), CPU)
+    images = [
+        torch.full((int(height), int(width), 3), row, dtype=torch.uint8) for row, (width, height) in enumerate(sizes)
+    ]
+    cache.put_all([1, 2], images[1:])
+    assert cache.missing(np.arange(3)).tolist() == [True, False, True] and torch.equal(cache.get(1), images[1])
+    cache.put_all([0, 1], [images[0], images[1] + 9])
+    assert torch.equal(cache.get(0), images[0]) and torch.equal(cache.get(1), images[1]), "kept once"
+    cache.put_all([2], images[2:])
+    assert cache.missing(np.arange(3)).tolist() == [False, False, True]

@@ -14,14 +14,14 @@ from gpu_proof.ground import Ground
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fashion_dist.cluster.requirements import small_share
+from fashion_dist.cluster.requirements import require_gpus, small_share
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config, TrainConfig
 from fashion_dist.data import dali
 from fashion_dist.data.options import DECODES
 from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.tasks import load
-from fashion_dist.train import memory
+from fashion_dist.train import cuda_graph, memory
 from fashion_dist.train.distributed import ProcessGroup, World
 from fashion_dist.train.trainer import choose_kernels
 
@@ -109,6 +109,55 @@ def test_few_images_a_rank_are_told(settings: tuple[str, ...], nodes: int, gpus:
     found = small_share(config, Resources(nodes=nodes, gpus_per_node=gpus))
     assert told in found and bool(told) is bool(found)
     assert "sync" not in found or gpus
+
+
+@pytest.mark.parametrize("setting", ["train.cuda_graph=true", "train.sync_batchnorm=true"])
+def test_what_only_a_gpu_does_is_refused_before_a_job_waits(setting: str) -> None:
+    config = load("deepfashion").recipe.override([setting]).check()
+    with pytest.raises(ConfigError, match=r"True needs GPUs, and none is asked for: --gpus-per-node N; allowed: false"):
+        require_gpus(config, Resources(nodes=2))
+    require_gpus(config, Resources(nodes=2, gpus_per_node=1))
+    require_gpus(config, Resources(nodes=2, sbatch={"gpus": "2"}))
+    require_gpus(load("deepfashion").recipe.override(["train.sync_batchnorm=true"]), Resources())
+
+
+class OnCard:
+    """What is asked of a batch on a GPU before torch is."""
+
+    device = CUDA
+
+
+def test_recording_a_network_leaves_its_statistics_and_says_what_no_graph_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    seen = torch.rand(2, 3, 4, 4)
+
+    def record(model: nn.Module, images: tuple[Any, ...], allow_unused_input: bool) -> None:
+        assert allow_unused_input, "frozen layers have no gradient"
+        assert not torch.is_autocast_cache_enabled(), "a graph holds every cast"
+        for _ in range(3):
+            model(seen)
+        assert int(network[1].num_batches_tracked) == 3  # type: ignore[arg-type]
+        if images[0] is None:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    cuda_graph.record(network, OnCard(), torch.autocast("cpu", cache_enabled=False))  # type: ignore[arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *_, **__: record(network, (None,), True))
+    with pytest.raises(ConfigError, match=r"with this network, 'operation not permitted .* capturing'; allowed: false"):
+        cuda_graph.record(network, OnCard(), torch.autocast("cpu", cache_enabled=False))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cuda_graph = True needs a GPU"):
+        cuda_graph.record(network, seen, torch.autocast("cpu"))
+
+
+def test_the_batch_that_is_recorded_is_one_of_training(ground: Ground) -> None:
+    trainer, loader = ground.open("blank", TINY)
+    with trainer, loader:
+        images, blank = next(iter(loader.loader.epoch(0))).images, loader.blank_images()
+    assert (images.shape, images.dtype, images.stride()) == (blank.shape, blank.dtype, blank.stride())
 
 
 @pytest.fixture
