@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 ENOUGH, MOST = 20, 0.5
 """Steps to judge by, and the share of them at whose beginning a GPU may be idle without a word."""
 
@@ -26,14 +24,7 @@ class IdleSteps:
     def __init__(self, make_event: Callable[[], Any] | None, graphed: bool = False) -> None:
         self._make_event, self._graphed = make_event, graphed
         self._done: Any = None
-        self._first = True
-        self._steps = self._idle = 0
-        self._images_s = self._kernels_s = 0.0
-
-    @classmethod
-    def on(cls, device: torch.device, graphed: bool) -> IdleSteps:
-        """Of that device."""
-        return cls(torch.cuda.Event if device.type == "cuda" else None, graphed)
+        self._first, self._steps = True, list[tuple[bool, float, float]]()
 
     @contextmanager
     def step(self, images_s: float) -> Iterator[None]:
@@ -45,8 +36,7 @@ class IdleSteps:
         idle = before is not None and before.query()
         yield
         if before is not None:
-            self._steps, self._idle = self._steps + 1, self._idle + idle
-            self._images_s, self._kernels_s = self._images_s + images_s, self._kernels_s + time.monotonic() - began
+            self._steps.append((idle, images_s, time.monotonic() - began))
         self._done = self._make_event()
         self._done.record()
 
@@ -56,15 +46,14 @@ class IdleSteps:
 
     def end_epoch(self) -> str:
         """What the GPU waited for in it and what helps, in a sentence; empty where it did not, and once it was told."""
-        steps, idle, seconds = self._steps, self._idle, (self._images_s, self._kernels_s)
-        judged, self._first = not self._first and steps >= ENOUGH and idle > MOST * steps, False
-        self._steps, self._idle, self._images_s, self._kernels_s = 0, 0, 0.0, 0.0
-        if not judged:
+        (steps, self._steps), (first, self._first) = (self._steps, []), (self._first, False)
+        idle = sum(step[0] for step in steps)
+        if first or len(steps) < ENOUGH or idle <= MOST * len(steps):
             return ""
         self._make_event = None
-        images, kernels = (1000 * spent / steps for spent in seconds)
-        told = f"the GPU had nothing to do at the start of {idle} of {steps} steps: the host waits {images:.1f} ms for "
-        told += f"a step's images and takes {kernels:.1f} ms to start its kernels; "
+        images, kernels = (1000 * sum(step[i] for step in steps) / len(steps) for i in (1, 2))
+        told = f"the GPU had nothing to do at the start of {idle} of {len(steps)} steps: the host waits {images:.1f} ms"
+        told += f" for a step's images and takes {kernels:.1f} ms to start its kernels; "
         if images > kernels or self._graphed:
             return told + "--cache, more cores (--cpus-per-task) or another --decode may help"
         return told + "--set train.cuda_graph=true starts them at once"

@@ -125,7 +125,7 @@ class Trainer:
         self.ddp_model: nn.Module = self.model
         self.checkpoints = Checkpoints(run.checkpoints, config.train.keep)
         self.logger = RunLogger(run, dist, self.options, self.callbacks)
-        self._idle = IdleSteps.on(self.device, config.train.cuda_graph)
+        self._idle = IdleSteps(torch.cuda.Event if self.device.type == "cuda" else None, config.train.cuda_graph)
         self._saved_at = time.monotonic()
         self._caches: dict[str, str] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from fashion_dist.train.idle_steps import ENOUGH, IdleSteps
 
@@ -56,7 +55,7 @@ def test_one_that_waits_for_images_is_told_what_brings_them(images_s: float, gra
 
 
 def test_nothing_is_told_of_a_busy_gpu_of_few_steps_and_of_a_cpu() -> None:
-    busy, few, cpu = IdleSteps(Busy), IdleSteps(Event), IdleSteps.on(torch.device("cpu"), graphed=False)
+    busy, few, cpu = IdleSteps(Busy), IdleSteps(Event), IdleSteps(None)
     assert epoch(busy) == "" == epoch(busy)
     assert epoch(few) == "" == epoch(few, steps=ENOUGH)
     assert epoch(cpu) == "" == epoch(cpu)
