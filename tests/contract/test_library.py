@@ -264,6 +264,16 @@ def test_an_iteration_that_another_one_ended_says_so_and_loses_no_batch(here: Pa
         next(iter(loader))
 
 
+def test_a_script_beside_the_shards_finds_the_package_of_that_name(here: Path) -> None:
+    path = here / "where.py"
+    path.write_text("import fashion_dist, shards\nprint(shards.__file__)")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, path.name], cwd=here, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str(ROOT / "shards" / "__init__.py"), done.stderr
+
+
 def test_a_script_that_ends_or_forgets_a_loader_gives_all_back_without_a_word(here: Path) -> None:
     code = """
 import os
