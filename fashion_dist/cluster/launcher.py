@@ -175,7 +175,8 @@ class LaunchContext:
 
     def _notes(self, config: Config) -> list[str]:
         warmup = "" if self.request.debug else requirements.long_warmup(config)
-        return [self._left_out(config), requirements.small_share(config, self.resources), warmup]
+        slow = requirements.slow_precision(config, self.resources)
+        return [self._left_out(config), requirements.small_share(config, self.resources), warmup, slow]
 
     def _left_out(self, config: Config) -> str:
         batch = config.train.batch_size

@@ -174,6 +174,13 @@ def require_divisible(config: Config, resources: Resources) -> None:
     raise ConfigError(f"train.batch_size = {batch} does not divide over {shared}; {advice}")
 
 
+def slow_precision(config: Config, resources: Resources) -> str:
+    """That CPUs have no fp16 arithmetic to speak of; empty where the precision is another one, or GPUs may be there."""
+    if config.train.precision != "fp16" or resources.gpus_if_known != 0:
+        return ""
+    return "fp16 is a GPU's: a step on a CPU takes ten times as long; --set train.precision=auto is bf16 or fp32 there"
+
+
 def long_warmup(config: Config) -> str:
     """That the learning rate only rises in the run, or in its first stage; empty where the schedule gets its part."""
     optim = config.optim

@@ -14,7 +14,7 @@ from gpu_proof.ground import Ground
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fashion_dist.cluster.requirements import require_gpus, small_share
+from fashion_dist.cluster.requirements import require_gpus, slow_precision, small_share
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config, TrainConfig
 from fashion_dist.data import dali
@@ -119,6 +119,12 @@ def test_what_only_a_gpu_does_is_refused_before_a_job_waits(setting: str) -> Non
     require_gpus(config, Resources(nodes=2, gpus_per_node=1))
     require_gpus(config, Resources(nodes=2, sbatch={"gpus": "2"}))
     require_gpus(load("deepfashion").recipe.override(["train.sync_batchnorm=true"]), Resources())
+
+
+def test_fp16_on_a_cpu_is_told_and_done() -> None:
+    fp16, auto = (load("deepfashion").recipe.override([f"train.precision={name}"]) for name in ("fp16", "auto"))
+    assert "takes ten times as long; --set train.precision=auto is bf16 or fp32" in slow_precision(fp16, Resources())
+    assert slow_precision(fp16, Resources(gpus_per_node=1)) == "" == slow_precision(auto, Resources())
 
 
 class OnCard:
