@@ -317,6 +317,11 @@ class TrainConfig:
         require(0 <= self.label_smoothing < 1, "train.label_smoothing", self.label_smoothing, "0 <= value < 1")
         require(0 <= self.ema < 1, "train.ema", self.ema, "0 <= decay < 1")
 
+    def advise(self, accumulate: int) -> str:
+        """The settings of this training in so many micro-batches, for a person; CUDA graphs take one."""
+        without = " train.cuda_graph=false" * self.cuda_graph + " train.compile_mode=default" * self.compile
+        return f"--set train.accumulate={accumulate}{without} with the same global batch of {self.batch_size}"
+
 
 @dataclass(frozen=True)
 class Config:

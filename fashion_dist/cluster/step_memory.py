@@ -67,10 +67,8 @@ class StepMemory:
         whole, share = self.per_image * self.images * train.accumulate, train.batch_size // ranks
         more = range(train.accumulate + 1, share + 1)
         fitting = next((n for n in more if share % n == 0 and self.fixed + whole // n <= card), 0)
-        advice = f"--set train.accumulate={fitting} with the same global batch of {train.batch_size} fits"
-        return f"{self.told()}; a GPU has {_size(card)}: " + (
-            advice if fitting else "only a smaller network or data.image_px fits"
-        )
+        advice = train.advise(fitting) if fitting else "only a smaller network or data.image_px"
+        return f"{self.told()}; a GPU has {_size(card)}: {advice} fits"
 
 
 def estimate(config: Config, resources: Resources, home: Home, *, ask: bool) -> StepMemory | None:

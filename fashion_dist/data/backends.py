@@ -145,8 +145,8 @@ class GpuBackend:
     def drop(self) -> None:
         """Forget a batch that was begun and not finished."""
         if self._begun:
-            self._begun = []
             self._graph.discard()
+            self._begun = []  # DALI reads the files where they lie
 
     def close(self) -> None:
         """Forget a batch that was begun."""

@@ -6,9 +6,6 @@ longer. A graph is launched as one (https://docs.pytorch.org/docs/stable/notes/c
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +14,7 @@ from fashion_dist.errors import ConfigError
 SETTING = "train.cuda_graph = True"
 
 
-def record(network: nn.Module, images: Tensor, autocast: AbstractContextManager[Any]) -> None:
+def record(network: nn.Module, images: Tensor, autocast: torch.autocast) -> None:
     """Let `network` replay in training what it does with `images`: the same kernels for any values of that shape.
 
     Before DistributedDataParallel wraps it; evaluation goes on without. Statistics of normalisation stay as they were.
@@ -34,14 +31,20 @@ def record(network: nn.Module, images: Tensor, autocast: AbstractContextManager[
         raise ConfigError(f"{SETTING} needs a GPU, and this rank is on a CPU; allowed: false")
     # Gradients are handed from the stream of the recording to that of training, by an event, which torch warns of.
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-    before = [buffer.clone() for buffer in network.buffers()]
+    before, plain = [buffer.clone() for buffer in network.buffers()], network.forward
+    # The forward pass alone, as at every step: a backward pass under autocast rounds what the network keeps in fp32.
+    network.forward = autocast(plain)
     try:
-        with autocast:
-            torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        reason = str(error).splitlines()[0]
+        torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, AttributeError) as error:  # so are hooks, and outputs that are no tensors
+        first = error.__context__ or error  # torch ends the recording after an error, which fails as well
+        if isinstance(first, torch.OutOfMemoryError):
+            raise first from None
+        reason = str(first).splitlines()[0]
         raise ConfigError(f"{SETTING} is not possible with this network, {reason!r}; allowed: false") from error
-    with torch.no_grad():
+    graphed = network.forward
+    network.forward = lambda batch: (graphed if network.training else plain)(batch)
+    if before:
         torch._foreach_copy_(list(network.buffers()), before)

@@ -17,7 +17,7 @@ class IdleSteps:
     The first epoch of a start says nothing: it fills caches and chooses kernels.
 
     Args:
-        make_event: a CUDA event; None on a CPU, where nothing is counted.
+        make_event: a CUDA event; None where nothing is counted: on a CPU, or where the host waits for each step.
         graphed: the network's kernels are started at once, by `train.cuda_graph`.
     """
 
@@ -56,4 +56,5 @@ class IdleSteps:
         told += f" for a step's images and takes {kernels:.1f} ms to start its kernels; "
         if images > kernels or self._graphed:
             return told + "--cache, more cores (--cpus-per-task) or another --decode may help"
-        return told + "--set train.cuda_graph=true starts them at once"
+        others = "train.accumulate, train.compile, train.sync_batchnorm and model.freeze=epochs:N"
+        return told + f"--set train.cuda_graph=true starts them at once, without {others}"

@@ -11,7 +11,8 @@ from torch import Tensor
 from fashion_dist.config import TrainConfig
 from fashion_dist.train.state import TrainState
 
-_DOING = {"train_step": "training", "evaluate": "evaluating", "predict": "predicting", "embed_split": "evaluating"}
+_DOING = {"train_step": "training", "record": "training", "predict": "predicting"}
+_DOING |= dict.fromkeys(("evaluate", "embed_split"), "evaluating")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -78,7 +79,7 @@ def _fitting(where: str, training: bool, train: TrainConfig, ranks: int, cached:
     more = next((n for n in range(train.accumulate + 1, share + 1) if share % n == 0 and n >= 2 * train.accumulate), 0)
     found = ["--cache none"] if cached else []
     if training and more:
-        found.append(f"--set train.accumulate={more} with the same global batch of {train.batch_size}")
+        found.append(train.advise(more))
     elif not training and train.eval_batch_size > 1:
         found.append(f"--set train.eval_batch_size={train.eval_batch_size // 2}")
     if where == "this node":

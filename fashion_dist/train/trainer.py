@@ -20,7 +20,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +124,8 @@ class Trainer:
         self.ddp_model: nn.Module = self.model
         self.checkpoints = Checkpoints(run.checkpoints, config.train.keep)
         self.logger = RunLogger(run, dist, self.options, self.callbacks)
-        self._idle = IdleSteps(torch.cuda.Event if self.device.type == "cuda" else None, config.train.cuda_graph)
+        watched = self.device.type == "cuda" and not self.state.may_skip  # else each step waits for its gradient
+        self._idle = IdleSteps(torch.cuda.Event if watched else None, config.train.cuda_graph)
         self._saved_at = time.monotonic()
         self._caches: dict[str, str] = {}
 
@@ -337,10 +337,9 @@ class Trainer:
                 raise ConfigError(f"{told}; allowed: a tensor without dimensions")
         return terms
 
-    def autocast(self, cached: bool = True) -> AbstractContextManager[Any]:
+    def autocast(self, cached: bool = True) -> torch.autocast:
         """The context that forward passes run in; `cached` casts a parameter once."""
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled, cache_enabled=cached)
+        return torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32, cached)
 
     def _begin_epoch(self, train: SplitLoader) -> None:
         """Examples, optimizer and frozen layers of the current epoch."""

@@ -90,6 +90,9 @@ def test_more_than_a_card_has_is_told_with_what_fits() -> None:
     told = step.too_much(2 * 10**9, config, 1)
     assert "about 6.0 GB" in told and "a GPU has 2.0 GB" in told and "activations of 128 images" in told
     assert told.endswith("--set train.accumulate=8 with the same global batch of 256 fits")
+    graphed = SGD.override(["train.batch_size=256", "train.cuda_graph=true"])
+    told = step.too_much(2 * 10**9, graphed, 1)
+    assert "--set train.accumulate=4 train.cuda_graph=false with" in told, "graphs take one micro-batch"
     assert step.too_much(10**8, config, 1).endswith("only a smaller network or data.image_px fits")
 
 

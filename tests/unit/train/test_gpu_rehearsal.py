@@ -20,10 +20,12 @@ from fashion_dist.config import Config, TrainConfig
 from fashion_dist.data import dali
 from fashion_dist.data.options import DECODES
 from fashion_dist.errors import ConfigError, RunError
+from fashion_dist.paths import RunDir
 from fashion_dist.tasks import load
 from fashion_dist.train import cuda_graph, memory
 from fashion_dist.train.distributed import ProcessGroup, World
-from fashion_dist.train.trainer import choose_kernels
+from fashion_dist.train.state import TrainState
+from fashion_dist.train.trainer import Trainer, choose_kernels
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 TINY = ("data.image_px=32", "train.batch_size=8", "train.eval_batch_size=8", "model.name=mlp", "optim.warmup_epochs=0")
@@ -137,24 +139,41 @@ def test_recording_a_network_leaves_its_statistics_and_says_what_no_graph_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network[0].register_forward_hook(lambda *_: caching.append(torch.is_autocast_cache_enabled()))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    seen = torch.rand(2, 3, 4, 4)
+    seen, caching, autocast = torch.rand(2, 3, 4, 4), list[bool](), torch.autocast("cpu", cache_enabled=False)
+    wrong: list[Exception] = []
 
-    def record(model: nn.Module, images: tuple[Any, ...], allow_unused_input: bool) -> None:
+    def record(model: nn.Module, _images: tuple[Any, ...], allow_unused_input: bool) -> None:
         assert allow_unused_input, "frozen layers have no gradient"
-        assert not torch.is_autocast_cache_enabled(), "a graph holds every cast"
-        for _ in range(3):
-            model(seen)
-        assert int(network[1].num_batches_tracked) == 3  # type: ignore[arg-type]
-        if images[0] is None:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        assert not torch.is_autocast_enabled("cpu"), "the backward pass would round what the network keeps in fp32"
+        assert {model(seen).dtype for _ in range(3)} == {torch.bfloat16}
+        try:
+            for error in wrong[:1]:
+                raise error
+        finally:
+            for error in wrong[1:]:
+                raise error
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
-    cuda_graph.record(network, OnCard(), torch.autocast("cpu", cache_enabled=False))  # type: ignore[arg-type]
+    cuda_graph.record(network, OnCard(), autocast)  # type: ignore[arg-type]
+    assert not any(caching), "a graph holds every cast"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *_, **__: record(network, (None,), True))
-    with pytest.raises(ConfigError, match=r"with this network, 'operation not permitted .* capturing'; allowed: false"):
-        cuda_graph.record(network, OnCard(), torch.autocast("cpu", cache_enabled=False))  # type: ignore[arg-type]
+    assert network(seen).dtype == torch.bfloat16, "it replays"
+    assert network.eval()(seen).dtype == torch.float32, "evaluation says for itself"
+    cuda_graph.record(nn.Conv2d(3, 4, 1), OnCard(), autocast)  # type: ignore[arg-type] # without any statistics
+    last = RuntimeError("operation failed due to a previous error during capture")
+    for first in (RuntimeError("not permitted\nmore"), AssertionError("no hooks"), AttributeError("no tensor")):
+        wrong[:] = first, last
+        with pytest.raises(ConfigError, match=f"with this network, '{str(first).splitlines()[0]}'; allowed: false"):
+            cuda_graph.record(nn.Conv2d(3, 4, 1), OnCard(), autocast)  # type: ignore[arg-type]
+        wrong.pop()
+        with pytest.raises(ConfigError, match="allowed: false"):
+            cuda_graph.record(nn.Conv2d(3, 4, 1), OnCard(), autocast)  # type: ignore[arg-type]
+    wrong[:] = torch.OutOfMemoryError("CUDA out of memory"), last
+    with pytest.raises(torch.OutOfMemoryError) as ended:
+        cuda_graph.record(nn.Conv2d(3, 4, 1), OnCard(), autocast)  # type: ignore[arg-type]
+    assert memory.doing(ended.value) == "training"
     with pytest.raises(ConfigError, match="cuda_graph = True needs a GPU"):
         cuda_graph.record(network, seen, torch.autocast("cpu"))
 
@@ -164,6 +183,20 @@ def test_the_batch_that_is_recorded_is_one_of_training(ground: Ground) -> None:
     with trainer, loader:
         images, blank = next(iter(loader.loader.epoch(0))).images, loader.blank_images()
     assert (images.shape, images.dtype, images.stride()) == (blank.shape, blank.dtype, blank.stride())
+
+
+@pytest.mark.parametrize(
+    ("setting", "watched"), [("precision=bf16", True), ("precision=fp16", False), ("on_nonfinite=skip", False)]
+)
+def test_a_gpu_is_not_watched_where_each_step_waits_for_its_gradient(
+    ground: Ground, setting: str, watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cpu = TrainState.create
+    monkeypatch.setattr(TrainState, "create", lambda model, config, _device, dtype: on_cpu(model, config, CPU, dtype))
+    task, dist = load("fashion_mnist"), ProcessGroup(World(), CUDA)
+    config = task.recipe.override([*TINY, "train.precision=bf16", f"train.{setting}"])
+    with Trainer(config, task, ground.set_of(), dist, RunDir(ground.folder / setting)) as trainer:
+        assert (trainer._idle._make_event is torch.cuda.Event) is watched
 
 
 @pytest.fixture
@@ -229,6 +262,7 @@ def test_a_run_out_of_memory_says_what_it_held_and_what_fits(
         ({"batch_size": 256}, 4, True, ["--cache none", "train.accumulate=2"]),
         ({"batch_size": 6, "accumulate": 1}, 2, False, ["train.accumulate=3"]),
         ({"batch_size": 4}, 4, False, ["a smaller network or data.image_px"]),
+        ({"batch_size": 8, "cuda_graph": True}, 4, False, ["train.accumulate=2 train.cuda_graph=false with the same"]),
     ],
 )
 def test_what_fits_divides_the_batch(settings: dict[str, int], ranks: int, cached: bool, fits: list[str]) -> None:
