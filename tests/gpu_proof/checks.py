@@ -243,6 +243,8 @@ CHECKS: dict[str, Check] = {
     "a run, twice, deterministic": Check(repeats_bit_by_bit, True),
     "steps as CUDA graphs": Check(replays_the_same_steps, False),
     "a run by CUDA graphs": Check(partial(trains_to_its_end, settings=("train.cuda_graph=true",)), False),
-    "a run in fp16": Check(partial(trains_to_its_end, settings=("train.precision=fp16",)), False),
+    **{f"a run in fp16{', by CUDA graphs' if graph else ''}":
+       Check(partial(trains_to_its_end, settings=("train.precision=fp16", *graph)), False)
+       for graph in ((), ("train.cuda_graph=true",))},
     "predictions": Check(predicts, True),
 }  # fmt: skip
