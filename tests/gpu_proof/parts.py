@@ -142,12 +142,13 @@ def training(ground: Ground) -> Iterator[Row]:
         for way in _all_ways(ground) if graph or not ground.on_gpu else ["cpu"]:
             found, wanted = _ours(ground, way, settings, "none"), bool(graph) and way != "gpu-hardware"
             yield Row(f"ours{told}, from JPEG, {way}", round(found.rate, 1), "images/s", 3000 if wanted else None)
-            yield Row("    of synthetic", round(found.rate / synthetic.rate, 3), "", 0.95 if wanted else None)
-            yield Row("    until an epoch's first batch", round(1000 * found.begin_s), "ms")
+            share = round(found.rate / synthetic.rate, 3)
+            yield Row(f"    of synthetic, {way}{told}", share, "", 0.95 if wanted else None)
+            yield Row(f"    until an epoch's first batch, {way}{told}", round(1000 * found.begin_s), "ms")
         if graph or not ground.on_gpu:
             found = _ours(ground, "cpu", settings, "auto" if ground.on_gpu else "ram")
             yield Row(f"ours{told}, cached", round(found.rate, 1), "images/s")
-            yield Row("    of synthetic", round(found.rate / synthetic.rate, 3))
+            yield Row(f"    of synthetic, cached{told}", round(found.rate / synthetic.rate, 3))
 
 
 GRAPH = ("train.cuda_graph=true",)
