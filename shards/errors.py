@@ -41,17 +41,17 @@ class RowsError(InputError):
     Args:
         where: the file or folder the rows stand in.
         problems: one sentence a row, in the order they were found.
+        skippable: whether `--skip-bad` leaves all of them out.
     """
 
     SHOWN = 20
 
-    def __init__(self, where: str, problems: Sequence[str]) -> None:
+    def __init__(self, where: str, problems: Sequence[str], *, skippable: bool = False) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        lines = [
-            f"{where}: {count} bad row{'s' if count != 1 else ''}, nothing was written",
-            *self.problems[: self.SHOWN],
-        ]
+        told = f"{where}: {count} bad row{'s' if count != 1 else ''}, nothing was written"
+        told += "; --skip-bad leaves such out and lists them" if skippable else ""
+        lines = [told, *self.problems[: self.SHOWN]]
         if count > self.SHOWN:
             lines.append(f"... and {count - self.SHOWN} more")
         super().__init__("\n  ".join(lines))

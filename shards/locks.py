@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
+from shards.errors import InputError, SpaceError
 from shards.portable import pread
 from shards.safe_io import open_regular
 
@@ -122,15 +122,16 @@ def _sign(descriptor: int, path: Path) -> None:
     told = pread(descriptor, 4096, 0)
     if told and not _holder(told):
         raise InputError(f"{path} is no lock of ours; move it away")
-    note = {
+    note = json.dumps({
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "command": " ".join(sys.argv)[:400],
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-    }
+    }).encode()  # fmt: skip
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, json.dumps(note).encode())
+    with SpaceError.told(path, note.__len__):
+        os.write(descriptor, note)
 
 
 def _holder(told: bytes) -> str:

@@ -178,7 +178,7 @@ def make(folder: Path, dataset: str, source: Source, options: PackOptions, on_pr
             with contextlib.suppress(OSError):  # what is buffered does not fit on a full disk either
                 spool.file.close()
         if problems:
-            raise RowsError(str(source.root), problems)
+            raise RowsError(str(source.root), problems, skippable=not (source.problems or options.skip_bad))
         if not total:
             left_out = [f"; left out: {len(source.rejected)}, {one.where}: {one.reason}" for one in source.rejected[:1]]
             raise InputError(f"{source.root} holds no images for {dataset}{''.join(left_out)}")

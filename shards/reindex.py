@@ -178,9 +178,8 @@ class _Reindex:
     def _refuse(self) -> None:
         """Stops at what cannot be used, unless it is to be left out."""
         if self.rejected and not self.options.skip_bad:
-            keys = [f", key {one.key!r}" if one.key else "" for one in self.rejected]
-            problems = [f"{one.where}{key}: {one.reason}" for one, key in zip(self.rejected, keys, strict=True)]
-            raise RowsError(str(self.folder), [*problems[:-1], f"{problems[-1]} (--skip-bad leaves these out)"])
+            problems = [f"{one.where}{one.key and f', key {one.key!r}'}: {one.reason}" for one in self.rejected]
+            raise RowsError(str(self.folder), problems, skippable=True)
 
     def _doubled(self, order: Sequence[TarSummary]) -> dict[str, set[int]]:
         """Rows of each tar whose key stands in the tars before, at most in another case; the first is kept."""

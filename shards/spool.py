@@ -140,11 +140,11 @@ class _Files:
         try:
             status = os.lstat(path)
             if not self._inside(path.rpartition("/")[0]):
-                return f"{path} lies outside of {self.root}, behind a symbolic link", 0, 0
+                return f"{path} lies outside of {self.root}, behind a symbolic link; copy what it points to", 0, 0
             if stat.S_ISLNK(status.st_mode):
                 status = Path(path).stat()  # fails where links go in circles
                 if not Path(path).resolve().is_relative_to(self.root):
-                    return f"{path} is a symbolic link out of {self.root}", 0, 0
+                    return f"{path} is a symbolic link out of {self.root}; copy what it points to", 0, 0
         except (FileNotFoundError, NotADirectoryError):
             return f"{path} does not exist", 0, 0
         except OSError as error:

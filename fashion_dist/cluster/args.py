@@ -12,6 +12,7 @@ from fashion_dist import cli
 from fashion_dist.cluster import sbatch_options
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.errors import ConfigError
+from shards.safe_io import expanded
 
 if TYPE_CHECKING:
     from fashion_dist.cluster.launcher import LaunchRequest
@@ -154,6 +155,8 @@ class RunArgs(cli.CommonArgs):
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(RuntimeOptions)}
         if self.debug:
             given["wandb"] = "off"
+        if self.stage not in (None, "off", "auto"):
+            given["stage"] = str(expanded(self.stage).absolute())  # as this shell means it
         if self.track is not None:
             from fashion_dist.tracking import trackers  # numpy and more, which --help need not wait for
 

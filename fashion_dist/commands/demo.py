@@ -18,7 +18,7 @@ from typing import Any
 
 from fashion_dist import cli
 from fashion_dist.cluster import safe_python
-from fashion_dist.errors import RunError
+from fashion_dist.errors import ConfigError, RunError
 from fashion_dist.paths import Home
 from shards import program
 from shards.readers.synthetic import ATTRIBUTES, TRAITS
@@ -42,10 +42,9 @@ def main(args: Args) -> cli.Result:
     started = time.monotonic()
     home = Home.find(args.home)
     dataset = "deep_fashion" if args.data else "synthetic"
-    source = ("--source", args.data) if args.data else ()
     settings = PHOTOS if args.data else SYNTHETIC
     at = ("--home", str(home.path))
-    step("pack", "--dataset", dataset, *source, *at)
+    step("pack", "--dataset", dataset, *(("--source", args.data) if args.data else ()), *at)
     launch = ("launch", "--task", "deepfashion", "--dataset", dataset, "--nodes", "2", "--cluster", "local", "--wait")
     run_id = step(*launch, "--set", *settings, *at)["run_id"]
     collected = step("collect", run_id, *at)
@@ -73,7 +72,8 @@ def step(command: str, *arguments: str) -> dict[str, Any]:
     env = {**os.environ, **safe_python.search_path(os.environ)}
     done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise RunError(f"{command} ended with status {done.returncode}")
+        kind = ConfigError if done.returncode == cli.EXIT_MISTAKE else RunError
+        raise kind(f"{command} ended with status {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     cli.tell(result["message"])
     return result

@@ -106,7 +106,7 @@ def compare(first: OpenRun, second: OpenRun, split: str = "test") -> Comparison:
 def no_labels(part: Split) -> ConfigError:
     """The refusal to compare two runs by a split without labels."""
     return ConfigError(
-        f"split {part.name!r} of {part.path} has no labels to compare by; allowed: one that has, such as val"
+        f"split {part.name!r} of {part.path} has no labels to compare by; allowed: one that has, as by --split val"
     )
 
 

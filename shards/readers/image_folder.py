@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 
 from shards.errors import InputError
 from shards.labels import check_count, natural, shown, told_unknown
@@ -74,6 +75,8 @@ class _Tree:
         if not self.names:
             raise InputError(f"{self.splits.get('train', self.root)} has no class folders; expected {READER.layout}")
         least = 1 if self.options.added else 2
+        if len(self.names) < least and self.walk.folders(only := self.root / self.names[0]):  # as archives unpack
+            raise InputError(f"{self.root} holds one folder, of folders: --source {quote(str(only))} reads these")
         check_count(len(self.names), f"{self.root}: folders of classes ({shown(self.names)})", least)
         for split, classes in listed.items():
             folder = self.splits[split]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from shards import worker_pool
-from shards.errors import InputError
+from shards.errors import InputError, SpaceError
 from shards.readers import Reader, ReadOptions, Source, deep_fashion
 from shards.readers._synthetic_shapes import SHAPES, Points, choose_traits
 from shards.readers._synthetic_shapes import TRAITS as TRAITS
@@ -118,7 +118,8 @@ def _draw_range(job: tuple[Path, int, str, int, int], count: Callable[[int], Non
         category = int(rng.integers(len(CATEGORIES)))
         data, attributes = draw_garment(rng, CATEGORIES[category])
         name = f"{split}/{number + 1:05d}.jpg"
-        (folder / name).write_bytes(data)
+        with SpaceError.told(folder / name, data.__len__):
+            (folder / name).write_bytes(data)
         count(1)
         rows.append([f"synthetic/{name}", category, *(int(attribute in attributes) for attribute in ATTRIBUTES)])
     return rows

@@ -51,8 +51,6 @@ def _find(source: Path) -> tuple[Path, list[tuple[Path, str]]]:
         if source.suffix.lower() not in _tables.LOADERS:
             raise InputError(f"{source} is no table; allowed: {', '.join(_tables.LOADERS)}")
         return source.parent, [(source, "")]
-    if not source.is_dir():
-        raise InputError(f"{source} does not exist")
     paths = sorted(path for path in source.iterdir() if path.suffix.lower() in _tables.LOADERS and path.is_file())
     named = [(path, split) for path in paths if (split := _folders.split_of(path.stem)) is not None]
     if len(paths) == 1:
@@ -62,9 +60,8 @@ def _find(source: Path) -> tuple[Path, list[tuple[Path, str]]]:
         return source, [(of_split[split], split) for split in sorted(of_split, key=split_order)]
     if not paths:
         raise InputError(f"{source} holds no table; allowed: {', '.join(_tables.LOADERS)}")
-    raise InputError(
-        f"{source} holds {len(paths)} tables ({shown(path.name for path in paths)}): --source FILE names one"
-    )
+    names = shown(path.name for path in paths)
+    raise InputError(f"{source} holds {len(paths)} tables ({names}): --source FILE names one")
 
 
 def _column(tables: Sequence[Table], named: str, usual: Sequence[str], what: str, advice: str) -> str:
@@ -96,7 +93,7 @@ class _Reading:
         self.files = self._files(dict(zip([t.path for t in self.tables], [s for _, s in tables], strict=True)))
         self.splits = self._splits([split for table, split in tables for _ in table.lines])
         if self.problems:  # before what they may be the cause of
-            raise RowsError(str(root), self.problems)
+            raise RowsError(str(root), self.problems, skippable=True)
         self.columns: dict[str, list[Any]] = {}
         kinds: dict[str, str] = {"file": "str", "row": "int"}
         self.names: dict[str, tuple[str, ...]] = {}
@@ -165,8 +162,8 @@ class _Reading:
 
     def _base(self, table: Table, split: str) -> str:
         """The folder below the root that a table's paths are relative to, by its first few: the root, or one in it."""
-        told = (path for path in table.columns.get(self.path_column, []) if not self._located(path, "")[1])
-        first = list(itertools.islice(told, 5))  # of which some may be missing
+        told = (self._located(path, "") for path in table.columns.get(self.path_column, []))
+        first = list(itertools.islice((file for file, fault in told if not fault), 5))  # of which some may be missing
         if any((self.root / path).exists() for path in first):
             return ""
         inside = sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -182,6 +179,8 @@ class _Reading:
             return "", f"{path!r} has a zero byte, which no path has"
         if "://" in path:
             return "", f"{path!r} is an address, not a file: download the images first, as with img2dataset"
+        if "\\" in path and not os.path.lexists(self.root / base / path):
+            path = path.replace("\\", "/")  # a table that Windows wrote
         if path.startswith("/"):
             if not Path(path).is_relative_to(self.root):
                 return "", f"{path!r} lies outside of {self.root}; paths are relative to it"
@@ -214,10 +213,9 @@ class _Reading:
         if not self.options.labelled:
             return
         labels = list(first[1]) if first is not None and not first[0].several else [""] * len(self.rows)
-        own_test = "test" in self.splits
-        if own_test and self.options.test_fraction:
-            raise InputError(f"{self.tables[0].path} has a test split of its own; --test cannot draw another")
-        if not own_test and self.options.test_fraction:
+        if self.options.test_fraction:
+            if "test" in self.splits:
+                raise InputError(f"{self.tables[0].path} has a test split of its own; --test cannot draw another")
             self._draw("test", self.options.test_fraction, f"test {self.options.seed}", labels, groups)
         if "val" not in self.splits:
             self._draw("val", self.options.val_fraction, self.options.seed, labels, groups)

@@ -55,6 +55,12 @@ def test_an_unknown_command_names_the_known() -> None:
     assert json.loads(said.stdout)["exit_status"] == 2
 
 
+def test_the_demo_of_a_folder_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    said = ask("-m", "fashion_dist", "demo", "--data", str(tmp_path / "lost"), "--home", str(tmp_path / "home"))
+    assert said.returncode == 2
+    assert said.stderr.endswith(f"error: {tmp_path / 'lost'} does not exist\nerror: pack ended with status 2\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -64,6 +70,7 @@ def test_an_unknown_command_names_the_known() -> None:
         ("pack", "--reindex", "~nobody-so-named/x"),
         ("status", "--home", "~nobody-so-named/x"),
         ("launch", "--task", "clipart", "--shards", "~nobody-so-named/x"),
+        ("launch", "--task", "clipart", "--stage", "~nobody-so-named/x"),
         ("report", "run", "--notebook", "~nobody-so-named/x"),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_split_without_labels_is_refused_with_one_that_has(tmp_path: Path) -> 
     task = load("classification")
     run = OpenRun(RunDir(tmp_path / "one"), task.resolve(shard_set, task.recipe), shard_set)
     with pytest.raises(
-        ConfigError, match=r"'test' of .* has no labels to compare by; allowed: one that has, such as val"
+        ConfigError, match=r"'test' of .* has no labels to compare by; allowed: one that has, as by --split val"
     ):
         compare(run, run)
 

@@ -83,7 +83,7 @@ def test_all_bad_rows_are_counted_and_the_first_twenty_listed(source: Path, tmp_
     for number in range(30):
         add_row(source, f"train/missing{number}.jpg,1,0,1")
     words = refused(source, tmp_path / "out")
-    assert "30 bad rows, nothing was written" in words
+    assert "30 bad rows, nothing was written; --skip-bad leaves such out and lists them\n" in words
     assert "missing0.jpg" in words
     assert "missing19.jpg" in words
     assert "missing20.jpg" not in words

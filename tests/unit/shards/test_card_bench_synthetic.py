@@ -92,7 +92,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--dataset", "clipart", "--verify", "x"), "exactly one of"),
         (("--dataset", "nothing"), "unknown dataset 'nothing'; known: clipart, deep_fashion"),
         (("--dataset", "clipart"), "--source DIR is needed: the folder that holds train/<class>/*"),
-        (("--dataset", "clipart", "--source", "/nowhere"), "/nowhere holds no"),
+        (("--dataset", "clipart", "--source", "/nowhere"), "/nowhere does not exist"),
         (("--verify", "/nowhere"), "/nowhere is no shard set"),
         (("--reindex", "/nowhere"), "/nowhere holds no .tar files"),
         (("--reindex", "/nowhere", "--classes", "/nowhere/x.txt"), "/nowhere/x.txt cannot be read"),

@@ -204,6 +204,8 @@ def test_too_few_and_too_many_classes_are_refused(tmp_path: Path, monkeypatch: p
     )
     assert "has no class folders" in refused(classes_of, flat)
     assert "1 class; allowed: 2 to 100,000" in refused(classes_of, one)
+    wrapped = put(tmp_path / "3", "my pictures/a/0.jpg", "my pictures/b/0.jpg")
+    assert f"one folder, of folders: --source '{wrapped}/my pictures' reads" in refused(classes_of, wrapped)
     monkeypatch.setattr("shards.labels.MAX_CLASSES", 1)
     assert "2 classes; allowed: 2 to 1" in refused(classes_of, two)
 
@@ -393,6 +395,14 @@ def test_names_without_their_folder_are_found_below_it(tmp_path: Path) -> None:
     assert labels_of(tmp_path, "breed", label_columns=("breed",)) == {"train": {"images/x.jpg": 1, "images/y.jpg": 0}}
 
 
+def test_paths_as_windows_writes_them_are_found(tmp_path: Path) -> None:
+    put(tmp_path, "images/a/x.jpg", "images/b/y.jpg", "images/a\\z.jpg")
+    (tmp_path / "t.csv").write_text("path,label\na\\x.jpg,a\nb\\y.jpg,b\na\\z.jpg,a\n")
+    expected = {"images/a/x.jpg": 0, "images/b/y.jpg": 1, "images/a\\z.jpg": 0}
+    assert labels_of(tmp_path / "t.csv") == {"train": expected}
+    assert pack("table", tmp_path, tmp_path / "out", HEADER, ReadOptions(val_fraction=0.0)).splits == {"train": 3}
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -466,8 +476,9 @@ def test_bad_rows_are_left_out_and_listed_where_asked_for(tmp_path: Path) -> Non
         *column("label", ["a", "b", "a", "b", None]),
         {"path": "s3://x/y.jpg", "label": "a"}, {"path": "lost.jpg", "label": "a"}, {"path": NAMES[0], "label": "b"},
     ]  # fmt: skip
-    options = ReadOptions(val_fraction=0.0, skip_bad=True, unknown="skip")
     path = write(tmp_path / "in", "t.csv", rows)
+    assert "nothing was written; --skip-bad leaves such out" in refused(pack, "table", path, tmp_path / "out", HEADER)
+    options = ReadOptions(val_fraction=0.0, skip_bad=True, unknown="skip")
     manifest = pack("table", path, tmp_path / "out", replace(HEADER, skip_bad=True), options)
     assert (manifest.splits, manifest.rejected) == ({"train": 4}, 4)
     listed = (tmp_path / "out" / "rejected.csv").read_text()

@@ -278,6 +278,19 @@ def test_a_disk_that_fills_up_with_the_order_is_told(
     assert len(pack("deep_fashion", source, tmp_path / "out").shards) > 0
 
 
+def test_a_disk_that_is_full_from_the_start_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(SpaceError, match=r"no space left for .*lock: \d+ bytes needed, \d+ free"):
+            pack("deep_fashion", source, tmp_path / "out")
+    assert len(pack("deep_fashion", source, tmp_path / "out").shards) > 0
+
+
 def test_the_command_for_a_set_that_is_not_there_makes_it(tmp_path: Path) -> None:
     for name, words in (
         ("synthetic", "--dataset synthetic"),
