@@ -94,9 +94,9 @@ class ShardSet:
 
     def split(self, name: str) -> Split:
         """The split `name`; raises InputError naming those there are."""
-        splits = self.splits
-        if name not in splits:
-            raise InputError(f"{self.path} has no split {name!r}; it has: {', '.join(splits)}")
+        if name not in (splits := self.splits):
+            told = f"it has: {', '.join(splits)}; pack --add {name}=DIR adds it"
+            raise InputError(f"{self.path} has no split {name!r}; {told}")
         row0 = sum(splits[other] for other in itertools.takewhile(lambda other: other != name, splits))
         shard_names = tuple(shard.name for shard in self.manifest.shards)
         return Split(name, self.schema, self.path, self.tar_folder, shard_names, row0, splits[name])

@@ -46,6 +46,7 @@ def main(args: Args) -> cli.Result:
     from fashion_dist.cluster import launcher
     from fashion_dist.cluster.dry_run import dry_run
     from fashion_dist.monitor import chain, messages, overview  # numpy and more, which --help need not wait for
+    from shards import ShardSet
 
     then = chain.parse(args.then)
     settings = cli.settings(args.set)
@@ -58,6 +59,8 @@ def main(args: Args) -> cli.Result:
         raise ConfigError("--task is required, or --resume with a run; --help shows all options")
     else:
         plan = launcher.resolve(replace(args.request(settings, args.fresh), name=args.name))
+    if "collect" in then:  # which could only fail without it
+        ShardSet.open(plan.shard_set).split("test")
     if args.dry_run:
         follows_it = f"# then: {', '.join(then)}" if then else ""
         text = "\n".join(filter(None, [dry_run(plan), messages.differing(plan), follows_it]))

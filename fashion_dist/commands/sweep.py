@@ -59,6 +59,8 @@ def main(args: Args) -> cli.Result:
         args.rerun_failed, args.hold, args.yes, args.max_submit,
     )  # fmt: skip
     draft = launcher.resolve(sweep_request)
+    if "collect" in then:
+        draft.context.shard_set.split("test")
     if args.dry_run:
         return sweep_messages.of_draft(draft)
     submitted = launcher.submit(draft)

@@ -161,11 +161,7 @@ def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: 
         called = plain if len(splits) == 1 else f"{plain}-{one}"
         if called in own or _is_of_other(run, called, source, one):
             if name:
-                told = (
-                    f"keeps {called!r} for its split"
-                    if called in own
-                    else f"has predictions {called!r} of other pictures"
-                )
+                told = f"keeps {called!r} for its split" if called in own else f"has {called!r} of other pictures"
                 raise ConfigError(f"--name {name}: run {run.run_id} {told}; allowed: another name")
             called += "-" + hashlib.sha256(f"{source} {one}".encode()).hexdigest()[:6]
         found.append(Target(called, shard_set.path, one, source))
@@ -175,8 +171,7 @@ def targets_of(run: RunDir, shard_set: ShardSet, name: str, split: str, source: 
 def _is_of_other(run: RunDir, called: str, source: str, split: str) -> bool:
     """Whether there are predictions of this name, of other pictures."""
     known = read_json(run.named(called, "json"))
-    other = (known.get("source", ""), known.get("split", split)) != (source, split)
-    return run.predictions(called).exists() and other
+    return run.predictions(called).exists() and (known.get("source", ""), known.get("split", split)) != (source, split)
 
 
 def pack_source(
@@ -190,7 +185,7 @@ def pack_source(
     on_progress: OnProgress,
     on_found: Callable[[str], object],
 ) -> ShardSet:
-    """The shard set of a folder of pictures, a picture, a table, a shard set or a folder of tars.
+    """The shard set of a folder of pictures, a picture, a table, a shard set, a tar or a folder of tars.
 
     What is no shard set is packed or indexed in `HOME/sources`, and taken from there while its content is the same.
     `options` say how a table is read, and whether what cannot be read is skipped. Pictures are `reshaped` as those were
@@ -207,7 +202,7 @@ def pack_source(
     from shards.reindex import ReindexOptions, reindex
 
     if not source.exists():
-        raise InputError(f"--source {source} does not exist; allowed: a folder, a picture, a table or a shard set")
+        raise InputError(f"--source {source} does not exist; allowed: a folder, picture, table, tar or shard set")
     columns, skip_bad = (options.path_column, options.split_column), options.skip_bad
     is_table = source.is_file() and source.suffix.lower() in _tables.LOADERS
     if any(columns) and not is_table:
@@ -216,7 +211,7 @@ def pack_source(
         return ShardSet.open(source)
     told = repr([str(source.resolve()), schema.to_json(), skip_bad, *columns * any(columns), *sorted(reshaped.items())])
     out = home.sources / f"{source.stem[:40] or 'pictures'}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
-    if source.is_dir() and any(source.glob("*.tar")):
+    if source.suffix == ".tar" or any(source.glob("*.tar")):
         reindex(source, out, ReindexOptions(skip_bad=skip_bad), workers=workers, on_progress=on_progress)
         return ShardSet.open(out)
     if is_table:

@@ -21,7 +21,7 @@ _SYSTEM = frozenset({
 })  # fmt: skip
 _SIDE = frozenset({
     "xml", "txt", "json", "jsonl", "csv", "tsv", "parquet", "md", "html", "htm", "yaml", "yml", "mat", "npy", "npz",
-    "pkl", "log", "db", "py", "rst",
+    "pkl", "log", "db", "py", "rst", "xls", "xlsx", "ods", "doc", "docx",
 })  # fmt: skip
 """Endings of files that lie beside images and are none."""
 _UNREADABLE = frozenset({

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from report_runs import make_run
 
 import shards
 from fashion_dist import cli, load_run, tasks
-from fashion_dist.commands import collect, pack, predict
+from fashion_dist.commands import collect, launch, pack, predict, sweep
 from fashion_dist.data.preprocessing import open_picture
 from fashion_dist.errors import ConfigError, InputError, RunError
 from fashion_dist.io import write_json
@@ -211,6 +212,28 @@ def test_another_set_is_answered_and_judged_by_names(tmp_path: Path) -> None:
         assert [line["true_class"] for line in lines(run.named(name, "csv"))] == [line["true_class"] for line in table]
 
 
+def test_collecting_is_not_begun_for_a_set_without_a_test_split(tmp_path: Path) -> None:
+    of_classes(tmp_path / "one", "mine", "ab")
+    shutil.rmtree(tmp_path / "one" / "raw" / "test")
+    pack_set("image_folder", tmp_path / "one" / "raw", tmp_path / "shards" / "mine", PackOptions(), ReadOptions())
+    flags: dict[str, Any] = {"task": "classification", "dataset": "mine", "model": "mlp", "then": "collect,report"}
+    flags |= {"home": str(tmp_path), "cluster": "local"}
+    told = "no split 'test'; it has: train, val; pack --add test=DIR adds it"
+    with pytest.raises(InputError, match=told):
+        launch.main(launch.Args(**flags))
+    with pytest.raises(InputError, match=told):
+        sweep.main(sweep.Args(**flags, seeds=2))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tar_is_answered_as_a_folder_of_tars_is(run: RunDir, tmp_path: Path) -> None:
+    new_pictures(run, tmp_path / "new")
+    with tarfile.open(tmp_path / "later.tar", "w") as archive:
+        archive.add(tmp_path / "new" / "a" / "b" / "1.png", "1.png")
+    said = predicted(run, source=str(tmp_path / "later.tar"))
+    assert [line["key"] for line in lines(said.paths["later.csv"])] == ["1"]
+
+
 def test_a_test_split_that_comes_later_is_predicted_with_the_run_as_it_is(run: RunDir, tmp_path: Path) -> None:
     home = str(run.home.path)
     args = {"dataset": "clipart", "add": f"later={new_pictures(run, tmp_path / 'new') / 'a'}", "home": home}
@@ -244,9 +267,7 @@ def test_no_predictions_take_others_place(run: RunDir, tmp_path: Path) -> None:
     assert [line["file"] for line in lines(predicted(run, split="holdout").paths["holdout.csv"])] == ["holdout/1.png"]
     with pytest.raises(ConfigError, match=r"--name val: run .* keeps 'val' for its split; allowed: another name"):
         predicted(run, source=str(source), name="val")
-    with pytest.raises(
-        ConfigError, match=r"--name clipart: run .* has predictions 'clipart' of other pictures; allowed"
-    ):
+    with pytest.raises(ConfigError, match=r"--name clipart: run .* has 'clipart' of other pictures; allowed"):
         predicted(run, source=str(source), name="clipart")
     with pytest.raises(ConfigError, match="--name is of the predictions of --source and --dataset"):
         predicted(run, split="val", name="mine")
@@ -320,6 +341,6 @@ def test_predictions_of_other_pictures_are_never_replaced(run: RunDir, tmp_path:
     names = {str(predicted(run, source=str(source)).data["predictions"][0]) for source in (one, two, one)}
     assert len(names) == 2 and all(name.startswith("test-") for name in names)
     predicted(run, source=str(one), name="mine")
-    with pytest.raises(ConfigError, match="--name mine: run clipart-0123456789 has predictions 'mine' of other"):
+    with pytest.raises(ConfigError, match="--name mine: run clipart-0123456789 has 'mine' of other"):
         predicted(run, source=str(two), name="mine")
     assert Home(run.home.path).sources.is_dir()

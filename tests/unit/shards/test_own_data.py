@@ -102,6 +102,11 @@ def test_what_stands_beside_the_splits_stops_nothing(tmp_path: Path, beside: str
     assert classes_of(source, layout="splits").keys() == {"train", "val"}
 
 
+def test_a_spreadsheet_beside_the_pictures_is_none(tmp_path: Path) -> None:
+    put(tmp_path, "a/0.jpg", "b/1.jpg", "b/labels.xlsx", "labels.xlsx")
+    assert classes_of(tmp_path) == {"train": {"a/0.jpg": 0, "b/1.jpg": 1}}
+
+
 def test_systems_folders_and_side_files_are_left_out_and_counted(tmp_path: Path) -> None:
     files = ["cat/0.jpg", "cat/0.xml", "cat/0.txt", "cat/0.json", "dog/1.jpg", "dog/Thumbs.db", "dog/._1.jpg"]
     source = put(tmp_path, *files, "__MACOSX/cat/0.jpg", "@eaDir/x.jpg", ".ipynb_checkpoints/y.jpg", "labels/0.txt")
