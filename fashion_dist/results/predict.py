@@ -198,7 +198,7 @@ def pack_source(
     from shards import PackOptions, readers
     from shards.manifest import MANIFEST
     from shards.packing import pack_opened
-    from shards.readers import _pictures, _tables
+    from shards.readers import _folders, _pictures, _tables
     from shards.reindex import ReindexOptions, reindex
 
     if not source.exists():
@@ -217,7 +217,8 @@ def pack_source(
     if is_table:
         opened = _pictures.as_learned(readers.load("table").read(source, options), schema)
     else:
-        opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", skip_bad=skip_bad)
+        walk = _folders.Walk(skip_bad, frozenset({home.path.resolve(), home.shards.resolve()}))
+        opened = _pictures.read(source, _pictures.prediction_schema(schema), "pictures", walk)
     if opened.found:
         on_found(opened.found)
     packing = PackOptions(**reshaped, skip_bad=skip_bad)

@@ -22,15 +22,14 @@ def prediction_schema(schema: Schema) -> Schema:
     return Schema({**schema.columns, "file": "str", "row": "int"}, dict(schema.names))
 
 
-def read(source: Path, schema: Schema, split: str, prefix: str = "", *, skip_bad: bool = False) -> Source:
-    """The pictures in `source`, a folder or one picture.
+def read(source: Path, schema: Schema, split: str, walk: _folders.Walk, prefix: str = "") -> Source:
+    """The pictures in `source`, a folder that `walk` goes through or one picture.
 
     All columns of `schema` but their place and class are unknown; `prefix` stands before their keys and paths.
 
     Raises:
         InputError: there are no pictures.
     """
-    walk = _folders.Walk(skip_bad)
     root = source if source.is_dir() else source.parent
     names = walk.images(source) if source.is_dir() else [source.name]
     walk.finish()

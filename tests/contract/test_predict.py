@@ -226,6 +226,16 @@ def test_collecting_is_not_begun_for_a_set_without_a_test_split(tmp_path: Path) 
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_working_folder_is_none_of_the_source(run: RunDir, tmp_path: Path) -> None:
+    new_pictures(run, run.home.path.parent / "here")
+    moved = run.home.path.rename(run.home.path.parent / "here" / "workspace")
+    (moved / "runs" / run.run_id / "report").mkdir()
+    shutil.copy(moved.parent / "2.png", moved / "runs" / run.run_id / "report" / "figure.png")
+    run = RunDir(moved / "runs" / run.run_id)
+    said = predicted(run, source=str(moved.parent))
+    assert [line["file"] for line in lines(said.paths["here.csv"])] == ["2.png", "3/0.png", "a/b/1.png"]
+
+
 def test_a_tar_is_answered_as_a_folder_of_tars_is(run: RunDir, tmp_path: Path) -> None:
     new_pictures(run, tmp_path / "new")
     with tarfile.open(tmp_path / "later.tar", "w") as archive:
