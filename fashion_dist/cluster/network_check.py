@@ -27,7 +27,7 @@ TIMEOUT_S = 120.0
 """Longest wait for the child, whose imports take 3 to 10 s and may take longer from a filesystem that is busy."""
 
 
-class _NoAnswerError(ConfigError):
+class NoAnswerError(ConfigError):
     """Nothing was found, for now."""
 
 
@@ -56,7 +56,7 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
     model = registry.resolve_model(model)
     try:
         found = probe(model, image_px) if "torch" in sys.modules else _asked(model, image_px)
-    except _NoAnswerError:
+    except NoAnswerError:
         raise
     except ConfigError as error:
         pretrained.remember(home.networks, _key(model, image_px, home), {"error": str(error)})
@@ -95,9 +95,14 @@ def _asked(model: ModelConfig, image_px: int) -> Found:
     """`probe` in a child process."""
     size = f" at {image_px} px" if image_px else ""
     begins = "" if model.weights == "none" else f" with the weights {model.weights}"
-    print(f"looking at the network {model.name}{size}{begins} ...", file=sys.stderr, flush=True)
     values = {"model": dataclasses.asdict(model), "image_px": image_px}
-    command = [*safe_python.interpreter(), "-m", "fashion_dist.models.probe"]
+    return Found(**ask_child("fashion_dist.models.probe", values, f"the network {model.name}{size}{begins}"))
+
+
+def ask_child(module: str, values: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    """What `python -m module` answers of `what`; raises ConfigError, its own or that there was no answer."""
+    print(f"looking at {what} ...", file=sys.stderr, flush=True)
+    command = [*safe_python.interpreter(), "-m", module]
     environment = {**os.environ, **safe_python.search_path(os.environ), "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
@@ -105,13 +110,11 @@ def _asked(model: ModelConfig, image_px: int) -> Found:
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise _NoAnswerError(
-            f"looking at the network {model.name} took longer than {TIMEOUT_S:.0f} s; try again"
-        ) from None
+        raise NoAnswerError(f"looking at {what} took longer than {TIMEOUT_S:.0f} s; try again") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise _NoAnswerError(f"the network {model.name} could not be looked at: {last}")
+        raise NoAnswerError(f"{what} could not be looked at: {last}")
     answer: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise ConfigError(str(answer["error"]))
-    return Found(**answer)
+    return answer

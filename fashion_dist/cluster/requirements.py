@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fashion_dist import tasks
-from fashion_dist.cluster import machine, network_check
+from fashion_dist.cluster import machine, network_check, task_trial
 from fashion_dist.cluster.job_record import RuntimeOptions
 from fashion_dist.cluster.resources import Resources
 from fashion_dist.config import Config, Stage
 from fashion_dist.data.decode_record import DecodeRecord, require_possible
-from fashion_dist.errors import ConfigError, InputError, unknown
+from fashion_dist.errors import ConfigError, unknown
 from fashion_dist.paths import Home, RunDir
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def require_trainable(config: Config, task: tasks.Task, shard_set: ShardSet, res
     require_dali()
     tasks.require_monitor(config, shard_set.schema)
     network_check.require_network(config, task.recipe, home)
+    task_trial.require_task(task, config, shard_set, home)
     task.validate(shard_set, config)
-    require_targets(task, config, shard_set)
     require_drawn_by(config, shard_set)
     require_unmixed(task, config)
     require_divisible(config, resources)
@@ -39,26 +39,6 @@ def require_trainable(config: Config, task: tasks.Task, shard_set: ShardSet, res
     samples = shard_set.splits["train"]
     if samples < config.train.batch_size:
         raise ConfigError(f"train.batch_size = {config.train.batch_size} is more than the {samples} samples of 'train'")
-
-
-def require_targets(task: tasks.Task, config: Config, shard_set: ShardSet) -> None:
-    """Refuse a task whose targets of the first images are no numbers, a row an image."""
-    names = task.columns_of(config)
-    if not names or task.overrides("build_examples") or task.overrides("image_targets"):
-        return
-    columns = next(iter(shard_set.split("train").iter_columns(*names)))
-    allowed = "NumPy arrays of numbers by name, with a row for each of the columns' rows"
-    try:
-        shapes = {name: (values.dtype.kind, values.shape[:1]) for name, values in task.targets(columns, config).items()}
-    except InputError:
-        raise
-    except Exception as error:  # the file is the user's, and may do anything
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"targets() of task {config.task!r} fails ({told}); allowed: {allowed}") from error
-    rows = len(columns[names[0]])
-    wrong = [name for name, (kind, shape) in shapes.items() if kind not in "biuf" or shape != (rows,)]
-    if wrong or not shapes:
-        raise ConfigError(f"targets() of task {config.task!r} gives {', '.join(wrong) or 'none'}; allowed: {allowed}")
 
 
 def require_drawn_by(config: Config, shard_set: ShardSet) -> None:

@@ -44,6 +44,8 @@ def build_backbone(config: ModelConfig, image_px: int) -> tuple[nn.Module, int]:
             sized = {"image_size": image_px}
         elif name.startswith("maxvit"):
             sized = {"input_size": (image_px, image_px)}
+        elif name in ("googlenet", "inception_v3"):  # without what only answers in training; as their weights see it
+            sized = {"aux_logits": False, "transform_input": True, "init_weights": True}
         model = torchvision.models.get_model(name, weights=None, **sized)
         return model, _drop_classifier(model, name)
     model = create_timm(name, config.args, image_px)
@@ -137,21 +139,22 @@ def _passed(config: ModelConfig, image_px: int) -> nn.Module:
             raise ValueError(f"patches of {patch[0]} px would leave a border out")
         if any(map(nn.parameter.is_lazy, backbone.parameters())):
             raise ValueError("its lazy layers have no size yet when build returns it")
-        try:
-            # Some of the libraries' networks return more than features in training.
-            features: Any = backbone.train()(torch.rand(2, 3, image_px, image_px))
-        except NotImplementedError:  # an operator that only works on real numbers: nothing is known
-            return backbone
-    if not isinstance(features, Tensor) or features.shape != (2, num_features):
-        raise ValueError(f"its output is not a tensor of {num_features} features an image")
-    if features.dtype != torch.float32:
-        raise ValueError(f"its output is {features.dtype}, not torch.float32")
-    if ours:
-        _require_learning(backbone, features)
+        for training in (True, False) if ours else (True,):
+            try:
+                features: Any = backbone.train(training)(torch.rand(2, 3, image_px, image_px))
+            except NotImplementedError:  # an operator that only works on real numbers: nothing is known
+                return backbone
+            when = "" if training else " in evaluation"
+            if not isinstance(features, Tensor) or features.shape != (2, num_features):
+                raise ValueError(f"its output{when} is not a tensor of {num_features} features an image")
+            if features.dtype != torch.float32:
+                raise ValueError(f"its output{when} is {features.dtype}, not torch.float32")
+            if ours and training:
+                require_learning(backbone, features)
     return backbone
 
 
-def _require_learning(backbone: nn.Module, features: Tensor) -> None:
+def require_learning(backbone: nn.Module, features: Tensor) -> Tensor:
     """Refuse what DistributedDataParallel would wait for in vain, and features that no loss can use."""
     parts = {name: part for name, part in backbone.named_parameters() if part.requires_grad}
     known = features.requires_grad and torch.autograd.grad(features.sum(), list(parts.values()), allow_unused=True)
@@ -159,6 +162,7 @@ def _require_learning(backbone: nn.Module, features: Tensor) -> None:
         raise ValueError(f"of its parameters {', '.join(idle)} take no part in its output")
     if not features.isfinite().all():
         raise ValueError("its output is not finite")
+    return features
 
 
 def _drop_classifier(model: nn.Module, name: str) -> int:

@@ -117,6 +117,8 @@ def _adapted(backbone: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, T
 
                 size: Any = backbone
                 return dict(interpolate_embeddings(size.image_size, size.patch_size, dict(state)))
+            if module in ("torchvision.models.googlenet", "torchvision.models.inception"):
+                return {key: value for key, value in state.items() if not key.lower().startswith("aux")}
     except Exception:  # it is of another network, which is told by its names
         return state
     return state

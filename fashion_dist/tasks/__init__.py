@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from shards import Schema
 
 __all__ = ["Arrays", "Columns", "Embed", "ExampleSet", "Monitor", "ReportView", "Task", "Tensors", "load", "names"]
+OURS = (
+    "classification", "clipart", "deepfashion", "fashion_mnist", "fashion_mnist_binary", "multilabel",
+    "polyvore_category", "polyvore_outfits", "polyvore_pairs",
+)  # fmt: skip
+"""Tasks that came with this edition; the other files of the folder are the user's."""
 
 
 def names() -> list[str]:

@@ -78,7 +78,6 @@ class ImageClassification(Classification):
         names = self.class_names(shard_set.schema, config)
         own_data.require_count(config, names, 2, "class")
         super().validate(shard_set, config)
-        own_data.require_labelled(shard_set, column)
         counts = own_data.counts_of(shard_set, column)
         seen = counts["train"] > 0
         if seen.sum() == 1:

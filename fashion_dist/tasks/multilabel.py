@@ -70,7 +70,6 @@ class MultiLabel(Task):
         column, names = str(config.options["label"]), self.class_names(shard_set.schema, config)
         own_data.require_count(config, names, 1, "label")
         attributes.thresholds(config, len(names))
-        own_data.require_labelled(shard_set, column)
         if not own_data.counts_of(shard_set, column)["train"].any():
             raise ConfigError(f"{shard_set.path}: no training image has any of the labels; allowed: some have one")
         for name in shard_set.splits:

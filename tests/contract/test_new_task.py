@@ -113,11 +113,11 @@ def test_a_toy_task_goes_from_shards_to_its_submission_and_a_report(
         ),
         (
             PILES.replace('"label"] % 2', '"lable"] % 2'),
-            r"targets\(\) of task 'piles' fails \(KeyError: 'lable'\); allowed:",
+            r"targets\(\) of task 'piles' fails \(line \d+: KeyError: 'lable'\); allowed:",
         ),
         (
             PILES.replace(".astype(np.float32)}", "[:1]}"),
-            r"targets\(\) of task 'piles' gives odd; allowed: NumPy arrays of num",
+            r"targets\(\) of task 'piles' gives int64 \[1\] for 'odd'; allowed: NumPy",
         ),
         (PILES.replace('"classes", truth', '"bars", truth'), "unknown report view 'bars'; known: attributes, classes"),
         ("VALUE = 1\ndef broken(:\n", r"piles.py, line 2: invalid syntax"),

@@ -187,13 +187,6 @@ def counts_of(shard_set: ShardSet, column: str, *splits: str, value: int = 1) ->
     return found
 
 
-def require_labelled(shard_set: ShardSet, column: str) -> None:
-    """Refuse a training or validation split in which no image has a known label."""
-    for name in ("train", "val"):
-        if not any((piece[column] >= 0).any() for piece in shard_set.split(name).iter_columns(column)):
-            raise ConfigError(f"{shard_set.path}: no image of split {name!r} has a known {column!r}; allowed: some do")
-
-
 def answer_lines(columns: Columns, head: Sequence[str], answers: Sequence[Sequence[object]]) -> str:
     """`predictions.csv`: key, file and an answer for each image, by their `row` in the source where the set has it."""
     keys = [decode_key(str(key)) for key in columns["key"]]

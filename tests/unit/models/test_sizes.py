@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from fashion_dist.config import ModelConfig
 from fashion_dist.errors import ConfigError
 from fashion_dist.models import registry
 from fashion_dist.models.backbone import build_backbone, require_built
+from fashion_dist.models.state_dict import fitted
 
 SEVEN = (
     "resnet18", "timm/resnet18", "resnet50", "timm/resnet50", "convnext_tiny", "timm/convnext_tiny",
@@ -32,6 +34,14 @@ def test_a_network_that_reads_tensors_as_it_is_made_is_taken() -> None:
     require_built(ModelConfig(name="torchvision/regnet_y_400mf"), 64)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_outputs_that_only_training_has_are_left_out(name: str, tmp_path: Path) -> None:
+    backbone = require_built(ModelConfig(name=name), 96)
+    published = torchvision.models.get_model(name, weights=None, init_weights=False).state_dict()
+    assert any(key.lower().startswith("aux") for key in published)
+    assert fitted(backbone, published, tmp_path).keys() == backbone.state_dict().keys()
+
+
 @pytest.mark.parametrize("args", [{}, {"sketch": True, "palette": False}])
 def test_our_own_takes_every_size(args: dict[str, bool]) -> None:
     for image_px in (8, 9, 23, 28, 81, 127, 224):
@@ -46,7 +56,7 @@ def test_our_own_takes_every_size(args: dict[str, bool]) -> None:
         ("maxvit_t", 100, "it takes for example 224, 448"),
         ("convnext_tiny", 16, "it takes for example 32, 64, "),
         ("alexnet", 32, "it takes for example 64, 96, 112, 128"),
-        ("inception_v3", 299, "its output is not a tensor of 2048 features an image); nor with any usual size"),
+        ("inception_v3", 28, "it takes for example 96, 112, 128, 160"),
     ],
 )
 def test_what_cannot_be_built_says_which_sizes_can(name: str, image_px: int, words: str) -> None:
@@ -73,6 +83,7 @@ def test_a_transformer_of_timms_and_of_torchvisions_is_made_for_the_size() -> No
         ("nn.Linear(3, 8)", "first(mean).half()", "its output is torch.float16, not torch.float32"),
         ("nn.Linear(3, 8)", "first(mean) / 0 * 0", "its output is not finite"),
         ("nn.Linear(3, 8)", "first(mean)[:1] if self.training else first(mean)", "not a tensor of 8 features"),
+        ("nn.Linear(3, 8)", "first(mean) if self.training else mean", "its output in evaluation is not a tensor of 8"),
         ("nn.LazyLinear(8)", "first(mean)", "its lazy layers have no size yet"),
     ],
 )  # fmt: skip
