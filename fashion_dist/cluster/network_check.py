@@ -59,7 +59,8 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
     except NoAnswerError:
         raise
     except ConfigError as error:
-        pretrained.remember(home.networks, _key(model, image_px, home), {"error": str(error)})
+        refused = {"error": str(error), "code": code_version.code_hash()}
+        pretrained.remember(home.networks, _key(model, image_px, home), refused)
         raise
     plain = dataclasses.asdict(found)
     for px in {image_px, found.image_px}:
@@ -72,7 +73,8 @@ def look_at(model: ModelConfig, image_px: int, home: Home) -> Found:
 def known(model: ModelConfig, image_px: int, home: Home) -> Found | None:
     """What `look_at` found before, if it did; raises what it raised."""
     answer = read_json(home.networks).get(_key(registry.resolve_model(model), image_px, home))
-    if isinstance(answer, dict) and "error" in answer:
+    # Another edition may take what one refused, or say why in better words.
+    if isinstance(answer, dict) and "error" in answer and answer.get("code") == code_version.code_hash():
         raise ConfigError(str(answer["error"]))
     with contextlib.suppress(InputError):  # nobody asked, or somebody changed the answer
         return parse_dataclass(Found, answer, home.networks)

@@ -299,4 +299,6 @@ def why_not_loaded(error: Exception) -> str:
         )
     if "weights_only" in words:
         return "it holds more than tensors and plain values, and is not loaded: save a state_dict()"
+    if isinstance(error, LookupError):  # of a text, whose letters are read as instructions
+        return "it is no file that torch.save wrote"
     return " ".join(words.split())[:200] or type(error).__name__

@@ -22,6 +22,7 @@ from fashion_dist.models.backbone import build_backbone
 from fashion_dist.models.pretrained import kind, tagged
 from fashion_dist.models.probe import probe
 from fashion_dist.paths import Home, RunDir
+from fashion_dist.settings import require
 from fashion_dist.sweep import launcher as sweep_launcher
 from fashion_dist.sweep.launcher import SweepRequest
 from fashion_dist.sweep.sweep_record import SubmittedArray
@@ -237,6 +238,18 @@ def test_what_was_found_is_kept_and_a_child_finds_the_same(home: Path, weights: 
     assert child == network_check.look_at(model, 96, Home(home)) and (home / "networks.json").read_text() == kept
     with pytest.raises(ConfigError, match="patches of 16 px would leave a border out"):
         network_check._asked(ModelConfig(name="vit_tiny_patch16_224"), 100)
+
+
+def test_what_another_edition_refused_is_looked_at_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(name="timm/resnet18")
+    with monkeypatch.context() as older:
+        older.setattr(network_check, "probe", lambda *_: require(False, "data.image_px", 32, "others"))
+        older.setattr(network_check.code_version, "code_hash", lambda: "older")
+        for ask in (network_check.look_at, network_check.known):
+            with pytest.raises(ConfigError, match="allowed: others"):
+                ask(model, 32, Home(home))
+    assert network_check.known(model, 32, Home(home)) is None
+    assert network_check.look_at(model, 32, Home(home)).image_px == 32
 
 
 def test_no_answer_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

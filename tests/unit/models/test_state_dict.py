@@ -38,12 +38,16 @@ def test_weights_of_another_network_say_whose_they_are(tmp_path: Path) -> None:
     assert "has the weights of mobilenet_v2 (--model mobilenet_v2), not of fashionnet: " in refusal(
         "fashionnet", of_torchvision
     )
+    larger = saved(tmp_path / "larger.pt", torchvision.models.resnet34().state_dict())
+    assert "has the weights of resnet34 (--model resnet34), not of resnet18: " in refusal("resnet18", larger)
     assert refusal("resnet18", saved(tmp_path / "odd.pt", {"weight": torch.ones(3)})).startswith(
         f"{tmp_path / 'odd.pt'} does not fit the model: missing bn1.bias"
     )
 
 
 def test_what_is_no_state_dict_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    assert "not a state dict: it is no file that torch.save wrote" in refusal("resnet18", str(tmp_path / "text.pt"))
     whole = saved(tmp_path / "whole.pt", torchvision.models.resnet18())
     assert (
         f"weights {whole} are not a state dict: it holds 'torchvision.models.resnet.ResNet', which may run"
