@@ -89,6 +89,14 @@ def test_a_sound_task_is_tried_once_also_in_a_child(
         network_check.ask_child(task_trial.__name__, values, "the task")
 
 
+def test_an_evaluator_may_need_more_than_a_split_begins_with(tried: Try, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_class = '{"accuracy": int("only one class") + '
+    with pytest.raises(ConfigError, match=r"evaluator\(\) of task 'piles' fails \(line \d+: ValueError"):
+        tried('{"accuracy": ', one_class)
+    monkeypatch.setattr(task_trial, "EXAMPLES", 2)
+    tried('{"accuracy": ', one_class)
+
+
 def test_a_split_without_any_label_is_refused(tried: Try) -> None:
     with pytest.raises(ConfigError, match="no image of split 'val' has a known 'label'; allowed: some do"):
         tried("odd", "odd", [None, None])
