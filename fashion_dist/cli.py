@@ -118,16 +118,18 @@ def run(
         print(file=sys.stderr)  # behind the terminal's ^C
         status = _complain("interrupted", EXIT_INTERRUPTED, as_json)
     except SystemExit as stop:
+        if stop.code == EXIT_DONE:
+            say("", end="")  # help was printed, and is seen now
         if stop.code != EXIT_TERMINATED:
             raise
         status = _complain("terminated", EXIT_TERMINATED, as_json)
     sys.exit(status)
 
 
-def say(text: str) -> NoReturn:
+def say(text: str, end: str = "\n") -> NoReturn:
     """Prints what was asked for instead of a command, such as the table of them, and exits."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except BrokenPipeError:
         _seen_enough()
     sys.exit(EXIT_DONE)

@@ -42,7 +42,8 @@ def test_a_reader_that_has_seen_enough_is_no_fault(words: tuple[str, ...]) -> No
     reading, writing = os.pipe()
     os.close(reading)
     argv = [sys.executable, "-m", "fashion_dist", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment = {**buffered, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
