@@ -162,6 +162,8 @@ def _pack(args: Args) -> cli.Result:
     options = PackOptions(args.seed, args.shard_mb, args.resize, args.check, args.skip_bad, args.background)
     read_options = _read_options(args, frozenset({home.path.resolve(), home.shards.resolve(), out.resolve()}))
     run_shards = None
+    if args.replace:
+        _require_unused(home, out)
     if args.nodes:
         from fashion_dist.cluster.pack_array import on_slurm
 
@@ -187,6 +189,18 @@ def _pack(args: Args) -> cli.Result:
         next=_next(args, out, manifest),
         data={"splits": manifest.splits, "data_hash": manifest.data_hash, "rejected": manifest.rejected},
     )
+
+
+def _require_unused(home: Home, out: Path) -> None:
+    """Refuse to replace a set that a job reads or waits to read: it would end, and could not be taken up."""
+    from fashion_dist.cluster.run_view import read_run_views
+    from fashion_dist.io import read_json
+
+    of_set = [run for run in home.all_runs() if Path(read_json(run.run).get("shard_set", "")) == out]
+    for view in read_run_views(of_set):
+        if view.there in ("queued", "running"):
+            allowed = f"another --name, or {program.command('status')} {view.run_id} --cancel first"
+            raise ConfigError(f"{out} is not replaced, which run {view.run_id} trains on; allowed: {allowed}")
 
 
 def _add(args: Args) -> cli.Result:

@@ -65,6 +65,11 @@ def test_a_cancelled_run_is_stopped_and_can_go_on(place: Workplace) -> None:
     run = place.run()
     place.wait_for_steps(run, steps=2)
     assert place.launch("--nodes", "2", settings=small).json["outcome"] == "active"
+    shards = Path(read(run / "run.json")["shard_set"])
+    before = (shards / "manifest.json").read_bytes()
+    refused = place.do(place.argv("pack", "--dataset", "synthetic", "--out", str(shards), "--replace"))
+    assert refused.status == 2 and f"is not replaced, which run {run.name} trains on; allowed: another" in refused.err
+    assert (shards / "manifest.json").read_bytes() == before
     assert place.status(run.name, "--cancel").status == 0
     until(lambda: processes_of(run) == [], "the ranks have ended")
     (view,) = place.status(run.name, "--json").json["runs"]
