@@ -94,6 +94,7 @@ def _require_packed(out: Path, manifest: Manifest) -> None:
 
 def _opened(source: Path, split: str, manifest: Manifest, skip_bad: bool) -> Source:
     """The source as records of one split, with the set's columns and class numbers."""
+    readers.require_there(source)
     if _is_of_set(source, manifest):
         return _pictures.read(source, manifest.schema, split, _folders.Walk(skip_bad), f"{split}/")
     if manifest.dataset == "image_folder" and manifest.schema.names:

@@ -71,8 +71,7 @@ def pack(
     reader = readers.load(dataset)
     read_options = read_options or readers.ReadOptions()
     read_options.refuse_unused(reader.uses, dataset)
-    if not source.exists():
-        raise InputError(f"{source} does not exist")
+    readers.require_there(source)
     opened = reader.read(source, read_options)
     if opened.found:
         on_found(opened.found)

@@ -168,6 +168,12 @@ def load(name: str) -> Reader:
     return reader
 
 
+def require_there(source: Path) -> None:
+    """Refuse a source that is not there, whatever its layout would be."""
+    if not source.exists():
+        raise InputError(f"{source} does not exist")
+
+
 def select(kind: str, wanted: tuple[str, ...], known: list[str]) -> list[int]:
     """Positions of `wanted` in `known`, or all of them; raises InputError naming the known ones."""
     unknown = [name for name in wanted if name not in known]

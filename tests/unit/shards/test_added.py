@@ -224,6 +224,14 @@ def test_a_table_that_does_not_fit_is_told_by_what_differs(tmp_path: Path, new: 
     assert tree_hash(folder) == before
 
 
+def test_a_source_that_is_not_there_is_told_of_any_layout(out: Path, tmp_path: Path) -> None:
+    rows = ["path,label", *(f"{n}.jpg,{'cat' if n % 2 else 'dog'}" for n in range(8))]
+    pack("table", table_of(tmp_path / "old", rows), tmp_path / "table")
+    for there in (out, tmp_path / "table"):
+        with pytest.raises(InputError, match=r"nowhere does not exist$"):
+            add_split(there, "test", tmp_path / "nowhere")
+
+
 def test_labels_in_columns_may_be_absent_and_a_set_without_labels_grows(tmp_path: Path) -> None:
     bits = table_set(tmp_path / "bits", ["path,x,y", "0.jpg,1,0", "1.jpg,0,1"], label_bits=("x", "y"), val_fraction=0)
     none = table_set(tmp_path / "none", ["path,hue", "0.jpg,3", "1.jpg,4"], labelled=False)
