@@ -168,7 +168,6 @@ class CachedBackend:
         self._graph = graph
         self._dtype = dtype
         self._upload = Upload(device)
-        self._on_cpu = device.type == "cpu"
         self.missing, self.begin, self.drop, self.probe = decoder.missing, decoder.begin, decoder.drop, decoder.probe
         self.close = decoder.close
 
@@ -184,10 +183,7 @@ class CachedBackend:
         if isinstance(block, Tensor):
             return Rendered(render_block(block, work.rows, work.draws, self._dtype), [])
         images: list[np.ndarray | Tensor] = [decoded.pixels(i) for i in range(len(work.rows))]
-        if self._on_cpu:
-            self._graph.start([np.ascontiguousarray(image) for image in images], work.draws)
-        else:
-            self._graph.start(self._upload(images), work.draws)
+        self._graph.start(self._upload(images), work.draws)
         return Rendered(_tensor(self._graph.finish(), self._dtype), [])
 
 
@@ -209,8 +205,7 @@ class Upload:
         """Images uint8 [height, width, 3], contiguous and on the device."""
         here = {i: image for i, image in enumerate(images) if isinstance(image, np.ndarray)}
         sizes = [image.size for image in here.values()]
-        count = sum(sizes)
-        self._most = max(self._most, count)
+        self._most = max(self._most, count := sum(sizes))
         packed = torch.empty(self._most, dtype=torch.uint8, pin_memory=self._device.type == "cuda")[:count]
         if here:
             np.concatenate([image.reshape(-1) for image in here.values()], out=packed.numpy())

@@ -182,7 +182,7 @@ class Graph:
             self._kind, self._pipe = kind, _built_aside(functools.partial(self._build, self.side, *kind))
         feed = self._pipe.feed_input
         if self._encoded or self._device_id is None:
-            feed("images", list(images))
+            feed("images", [np.asarray(image) for image in images])  # of a tensor DALI asks for torch's CUDA stream
         else:
             import torch
 
