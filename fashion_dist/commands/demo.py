@@ -42,9 +42,10 @@ def main(args: Args) -> cli.Result:
     started = time.monotonic()
     home = Home.find(args.home)
     dataset = "deep_fashion" if args.data else "synthetic"
+    source = ("--source", args.data) if args.data else ()
     settings = PHOTOS if args.data else SYNTHETIC
     at = ("--home", str(home.path))
-    step("pack", "--dataset", dataset, *(("--source", args.data) if args.data else ()), *at)
+    step("pack", "--dataset", dataset, *source, *at)
     launch = ("launch", "--task", "deepfashion", "--dataset", dataset, "--nodes", "2", "--cluster", "local", "--wait")
     run_id = step(*launch, "--set", *settings, *at)["run_id"]
     collected = step("collect", run_id, *at)

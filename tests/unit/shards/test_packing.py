@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -265,28 +266,16 @@ def test_a_disk_that_is_too_small_is_told_before_the_work_begins(
     assert final_names(tmp_path / "out") == []
 
 
-def test_a_disk_that_fills_up_with_the_order_is_told(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("module", "name", "at"), [(np, "save", "planning"), (os, "write", "lock")])
+def test_a_disk_that_is_full_from_the_start_or_by_the_order_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, at: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(SpaceError, match=r"no space left for .*planning: \d+ bytes needed, \d+ free"):
-            pack("deep_fashion", source, tmp_path / "out")
-    assert len(pack("deep_fashion", source, tmp_path / "out").shards) > 0
-
-
-def test_a_disk_that_is_full_from_the_start_is_told(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        with pytest.raises(SpaceError, match=r"no space left for .*lock: \d+ bytes needed, \d+ free"):
+        patch.setattr(module, name, full)
+        with pytest.raises(SpaceError, match=rf"no space left for .*{at}: \d+ bytes needed, \d+ free"):
             pack("deep_fashion", source, tmp_path / "out")
     assert len(pack("deep_fashion", source, tmp_path / "out").shards) > 0
 
